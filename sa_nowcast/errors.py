@@ -1,0 +1,91 @@
+"""Everything that can go wrong, as one tree.
+
+    SaNowcastError                     exit 70   an internal fault when raised as such
+    ├── RecipeError                    exit 2    the recipe, or an argument
+    ├── MissingLibraryError            exit 2    an optional library is not installed
+    ├── DataError                      exit 3    frames, times, units, grid, gaps, a damaged chunk
+    ├── ModelError                     exit 4    the bundle or checkpoint: damaged, newer, for another grid
+    ├── StorageError                   exit 5    full, read-only, locked by another writer
+    └── Interrupted                    exit 75   stopped from outside; the run can be resumed
+
+Every message is one line: ``KIND where: what was found, expected what. Fix: the remedy``.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class SaNowcastError(Exception):
+    """Base of every error that this package raises on purpose.
+
+    Parameters
+    ----------
+    where : str
+        The object at fault: a variable and time, a file, a recipe key, an argument.
+    found : str
+        What was found there, as a clause ("step is 4 min").
+    expected : str, optional
+        What was expected instead ("2 min").
+    fix : str, optional
+        What the user can do about it, as an instruction.
+    """
+
+    kind: ClassVar[str] = "ERROR"
+    exit_code: ClassVar[int] = 70
+
+    def __init__(self, where: str, found: str, expected: str | None = None, fix: str | None = None) -> None:
+        self.where, self.found, self.expected, self.fix = where, found, expected, fix
+        line = f"{self.kind} {where}: {found}"
+        if expected is not None:
+            line += f", expected {expected}"
+        line = line.rstrip(".") + "."
+        if fix is not None:
+            line += f" Fix: {fix.rstrip('.')}."
+        super().__init__(" ".join(line.split()))
+
+    def __reduce__(self) -> tuple[type[SaNowcastError], tuple[str, str, str | None, str | None]]:
+        # The default would re-create the error from its finished message; loader workers pickle errors.
+        return type(self), (self.where, self.found, self.expected, self.fix)
+
+
+class RecipeError(SaNowcastError, ValueError):
+    """A recipe, or an argument of a call, is not valid."""
+
+    kind = "RECIPE"
+    exit_code = 2
+
+
+class MissingLibraryError(SaNowcastError, ImportError):
+    """An optional library is needed and is not installed; the message holds the install command."""
+
+    kind = "INSTALL"
+    exit_code = 2
+
+
+class DataError(SaNowcastError, ValueError):
+    """The data cannot be used as they are: times, units, grid, gaps, missing values, damaged chunks."""
+
+    kind = "DATA"
+    exit_code = 3
+
+
+class ModelError(SaNowcastError, ValueError):
+    """A model cannot be built, read or applied to these data."""
+
+    kind = "MODEL"
+    exit_code = 4
+
+
+class StorageError(SaNowcastError):
+    """An output cannot be written, or an input cannot be read from storage."""
+
+    kind = "STORAGE"
+    exit_code = 5
+
+
+class Interrupted(SaNowcastError):
+    """The run was stopped from outside; it was saved and can be resumed."""
+
+    kind = "INTERRUPTED"
+    exit_code = 75
