@@ -1,0 +1,74 @@
+"""Nowcasting on gridded data: SA-ConvLSTM for xarray.
+
+Importing the package registers the accessor ``.sa_nowcast`` on Dataset and DataArray. It loads neither torch nor
+matplotlib: both come with the first call that needs them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from sa_nowcast import accessors as accessors
+from sa_nowcast import errors as errors
+from sa_nowcast._version import __version__
+from sa_nowcast.defaults import get_default_model, set_default_model
+from sa_nowcast.samples import open_sample
+
+if TYPE_CHECKING:
+    from sa_nowcast import models as models
+    from sa_nowcast.nowcaster import Nowcaster
+    from sa_nowcast.training.fit import fit
+    from sa_nowcast.verification.references import persistence
+    from sa_nowcast.verification.verify import verify
+
+__all__ = [
+    "Nowcaster",
+    "__version__",
+    "errors",
+    "fit",
+    "get_default_model",
+    "load",
+    "models",
+    "open_sample",
+    "persistence",
+    "set_default_model",
+    "verify",
+]
+
+_LAZY = {
+    "Nowcaster": "sa_nowcast.nowcaster",
+    "fit": "sa_nowcast.training.fit",
+    "persistence": "sa_nowcast.verification",
+    "verify": "sa_nowcast.verification",
+}
+
+
+def load(path: str) -> Nowcaster:
+    """Read a nowcaster that `Nowcaster.save` wrote.
+
+    Parameters
+    ----------
+    path : path
+        The model's folder.
+
+    Raises
+    ------
+    ModelError
+        No model there, one of a newer format, or one that was truncated or altered.
+    """
+    from sa_nowcast.nowcaster import Nowcaster
+
+    return Nowcaster.load(path)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "models":
+        return importlib.import_module("sa_nowcast.models")
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

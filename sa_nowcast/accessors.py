@@ -1,0 +1,83 @@
+"""``.sa_nowcast`` on Dataset and DataArray: thin delegates to the functions that do the work."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import xarray as xr
+
+from sa_nowcast.defaults import as_nowcaster, get_default_model
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from sa_nowcast.nowcaster import Nowcaster
+
+
+class _Gridded:
+    """What Dataset and DataArray share."""
+
+    def __init__(self, obj: Any) -> None:
+        self._obj = obj
+
+    def fit(self, *, history: int, steps: int, **options: Any) -> Nowcaster:
+        """Train a nowcaster on these data; all options of `sa_nowcast.fit`."""
+        from sa_nowcast.training.fit import fit
+
+        return fit(self._obj, history=history, steps=steps, **options)
+
+    def forecast(
+        self,
+        steps: int | None = None,
+        *,
+        model: Nowcaster | str | Path | None = None,
+        init_time: Any = None,
+        grid: Literal["check", "any"] = "check",
+        time: Hashable | None = None,
+        y: Hashable | None = None,
+        x: Hashable | None = None,
+        channel: Hashable | None = None,
+        device: str = "auto",
+    ) -> xr.DataArray:
+        """Forecast the frames after `init_time`; see `sa_nowcast.Nowcaster.forecast`.
+
+        Parameters
+        ----------
+        model : Nowcaster or path, optional
+            By default the one set with `sa_nowcast.set_default_model`, or the one that the environment variable
+            ``SA_NOWCAST_MODEL`` names.
+        """
+        nowcaster = get_default_model() if model is None else as_nowcaster(model)
+        return nowcaster.forecast(
+            self._obj, steps, init_time=init_time, grid=grid, time=time, y=y, x=x, channel=channel, device=device
+        )
+
+
+@xr.register_dataset_accessor("sa_nowcast")  # type: ignore[no-untyped-call]
+class DatasetAccessor(_Gridded):
+    """``ds.sa_nowcast``: train and forecast on a Dataset of gridded frames."""
+
+
+@xr.register_dataarray_accessor("sa_nowcast")  # type: ignore[no-untyped-call]
+class DataArrayAccessor(_Gridded):
+    """``da.sa_nowcast``: the same on a DataArray, and what a forecast can do with itself."""
+
+    def verify(self, truth: xr.DataArray | xr.Dataset, **options: Any) -> xr.Dataset:
+        """Score this forecast against `truth` by lead time; see `sa_nowcast.verify`."""
+        from sa_nowcast.verification import verify
+
+        return verify(self._obj, truth, **options)
+
+    def plot(self, truth: Any = None, history: Any = None, **options: Any) -> Figure:
+        """Draw this forecast by lead time, with history, truth and error where given; returns the figure."""
+        from sa_nowcast.plotting import plot_forecast
+
+        return plot_forecast(self._obj, truth, history, **options)
+
+    def to_cf(self) -> xr.Dataset:
+        """Return this forecast as a Dataset with the global attributes of CF; see `sa_nowcast.cf.to_dataset`."""
+        from sa_nowcast.cf import to_dataset
+
+        return to_dataset(self._obj)

@@ -1,0 +1,150 @@
+"""A trained model on disk: a folder with ``weights.safetensors`` and ``model.json``.
+
+``model.json`` holds the network's configuration, the scaling, the grid and cadence it was trained on, provenance,
+the SHA-256 of the weights file, and a SHA-256 of all of this. Neither safetensors nor torch notices a flipped bit;
+the digests do. They prove damage, not trust: whoever can change the files can change the digests too. Nothing in a
+bundle is ever executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sa_nowcast.errors import ModelError, StorageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = 1
+WEIGHTS, MODEL = "weights.safetensors", "model.json"
+MAX_JSON_BYTES = 10_000_000
+_NEW = "train the model again, or fetch it again from where it came"
+
+
+def write_bundle(
+    path: str | Path, weights: Mapping[str, Tensor], description: Mapping[str, Any], overwrite: bool
+) -> str:
+    """Write a bundle beside its final name and rename it there; return its digest.
+
+    Parameters
+    ----------
+    path : path
+        The bundle's folder; by convention ``name.nowcaster``.
+    weights : mapping of str to Tensor
+    description : mapping
+        All that `model.json` holds beside the digests; plain JSON data.
+    overwrite : bool
+        Whether a bundle that stands there is replaced. Anything else that stands there never is.
+
+    Raises
+    ------
+    StorageError
+        The folder exists, or cannot be written.
+    """
+    data, content = encode(weights, description)
+    target = Path(path)
+    if target.exists() and not (overwrite and (target / MODEL).is_file()):
+        what = "a model" if (target / MODEL).is_file() else "something that is no model"
+        fix = "choose another path" + (", or pass overwrite=True" if what == "a model" else "")
+        raise StorageError(str(target), f"{what} stands there", expected="a new path", fix=fix)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    former = target.with_name(f".{target.name}.{os.getpid()}.former")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        with (partial / WEIGHTS).open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        with (partial / MODEL).open("w", encoding="utf-8") as text:
+            json.dump(content, text, indent=2, sort_keys=True, allow_nan=False)
+            text.flush()
+            os.fsync(text.fileno())
+        if target.exists():
+            os.replace(target, former)
+        os.replace(partial, target)
+    except OSError as error:
+        if former.exists() and not target.exists():
+            os.replace(former, target)
+        raise StorageError(
+            str(target), f"the model could not be written ({error.strerror or error})", fix="choose another folder"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(former, ignore_errors=True)
+    return str(content["sha256"])
+
+
+def encode(weights: Mapping[str, Tensor], description: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    """Return the bytes of the weights file, and the content of `model.json` with both digests."""
+    from safetensors.torch import save
+
+    data: bytes = save({k: v.detach().cpu().contiguous() for k, v in weights.items()})
+    content = {"format": FORMAT, **description, "weights_sha256": hashlib.sha256(data).hexdigest()}
+    content["sha256"] = _digest(content)
+    return data, content
+
+
+def read_bundle(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a bundle and check every byte of it; return weights and description.
+
+    Raises
+    ------
+    ModelError
+        No bundle, one of a newer format, or one that was truncated or altered.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    folder = Path(path)
+    model = folder / MODEL
+    if not model.is_file():
+        what = "no such folder" if not folder.exists() else f"it holds no {MODEL}"
+        raise ModelError(
+            str(folder), what, expected="a saved nowcaster", fix="check the path; nowcaster.save(path) makes one"
+        )
+    try:
+        if model.stat().st_size > MAX_JSON_BYTES:
+            raise ModelError(
+                str(model), f"{model.stat().st_size} bytes", expected=f"at most {MAX_JSON_BYTES}", fix=_NEW
+            )
+        content = json.loads(model.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(str(model), f"cannot be read ({error.strerror})", fix="check the permissions") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelError(str(model), "damaged: not JSON", fix=_NEW) from error
+    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+        raise ModelError(str(model), "damaged: no format number", fix=_NEW)
+    if content["format"] > FORMAT:
+        raise ModelError(
+            str(model), f"format {content['format']}", expected=f"at most {FORMAT}", fix="install a newer sa-nowcast"
+        )
+    if _digest(content) != content.get("sha256"):
+        raise ModelError(str(model), "altered: its SHA-256 does not match its content", fix=_NEW)
+    file = folder / WEIGHTS
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise ModelError(str(file), f"cannot be read ({error.strerror})", fix=_NEW) from error
+    if hashlib.sha256(data).hexdigest() != content.get("weights_sha256"):
+        raise ModelError(str(file), "truncated or altered: its SHA-256 is not the one in model.json", fix=_NEW)
+    try:
+        return load(data), content
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise ModelError(str(file), f"damaged ({error})", fix=_NEW) from error
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    rest = {k: v for k, v in content.items() if k != "sha256"}
+    try:
+        text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        return ""  # a NaN or Infinity that no bundle was written with
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,108 @@
+"""Forecasts as CF files: global attributes, and NetCDF or Zarr written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import xarray as xr
+
+from sa_nowcast import dims
+from sa_nowcast._version import __version__
+from sa_nowcast.errors import StorageError
+from sa_nowcast.frames import show_time
+
+CONVENTIONS = "CF-1.11"
+REFERENCES = "Lin et al. 2020, Self-Attention ConvLSTM for Spatiotemporal Prediction, doi:10.1609/aaai.v34i07.6819"
+
+
+def to_dataset(forecast: xr.DataArray, title: str | None = None) -> xr.Dataset:
+    """Return a forecast as a Dataset that follows the CF conventions 1.11.
+
+    Parameters
+    ----------
+    forecast : DataArray
+        One forecast or an archive, as `sa_nowcast.Nowcaster.forecast` labels it.
+    title : str, optional
+        Global attribute; by default one made from the variable's name.
+
+    Returns
+    -------
+    Dataset
+        One variable; or one for each entry of the ``variable`` dimension, each with its own units.
+    """
+    mapping = forecast.encoding.get("grid_mapping")
+    if dims.VARIABLE in forecast.dims:
+        units = forecast.coords.get(dims.UNITS)
+        ds = forecast.drop_vars(dims.UNITS, errors="ignore").to_dataset(dim=dims.VARIABLE)
+        for i, name in enumerate(forecast[dims.VARIABLE].values):
+            ds[name].attrs = dict(forecast.attrs) | ({"units": str(units.values[i])} if units is not None else {})
+    else:
+        name = forecast.name or "forecast"
+        ds = forecast.to_dataset(name=name)
+    for variable in ds.data_vars.values():
+        if mapping is not None:
+            variable.encoding["grid_mapping"] = mapping
+        variable.encoding["_FillValue"] = np.float32(np.nan)
+    for name in ds.coords:
+        # CF section 2.5.1: a coordinate variable has no missing values.
+        ds[name].encoding["_FillValue"] = None
+    ds[dims.LEAD_TIME].encoding |= {"units": "seconds", "dtype": "int64"}
+    for name in (dims.INIT_TIME, dims.VALID_TIME):
+        # CF section 4.4: numpy's datetime64, and so every time that xarray decodes, counts no leap seconds.
+        ds[name].attrs["units_metadata"] = "leap_seconds: none"
+    ds.attrs = {
+        "Conventions": CONVENTIONS,
+        "title": title or f"Nowcast of {', '.join(str(n) for n in ds.data_vars)}",
+        "source": f"sa_nowcast {__version__}, network {forecast.attrs.get('sa_nowcast_network', 'unknown')}, "
+        f"model {forecast.attrs.get('sa_nowcast_model', 'unknown')}",
+        "history": f"forecast by sa_nowcast {__version__} from data up to {_period(forecast)}",
+        "references": REFERENCES,
+    }
+    return ds
+
+
+def _period(forecast: xr.DataArray) -> str:
+    init = np.atleast_1d(forecast[dims.INIT_TIME].values)
+    return " to ".join(dict.fromkeys(show_time(t) for t in (init.min(), init.max())))
+
+
+def write_forecast(
+    forecast: xr.DataArray,
+    path: str | Path,
+    file_format: Literal["netcdf", "zarr"] = "netcdf",
+    title: str | None = None,
+) -> Path:
+    """Write a forecast as NetCDF or Zarr (format 3), beside its final name, and rename it there.
+
+    What stood at `path` is replaced only when the new file is whole.
+
+    Raises
+    ------
+    StorageError
+        The file cannot be written.
+    """
+    target = Path(path)
+    partial = target.with_name(f".{os.getpid()}.partial.{target.name}")
+    ds = to_dataset(forecast, title)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if file_format == "netcdf":
+            for variable in ds.data_vars.values():
+                variable.encoding |= {"zlib": True, "complevel": 4}
+            ds.to_netcdf(partial, engine="netcdf4")
+        else:
+            ds.to_zarr(partial, zarr_format=3, consolidated=False, write_empty_chunks=True)
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.replace(partial, target)
+    except OSError as error:
+        raise StorageError(
+            str(target), f"the forecast could not be written ({error.strerror or error})", fix="choose another folder"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True) if partial.is_dir() else partial.unlink(missing_ok=True)
+    return target

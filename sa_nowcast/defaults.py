@@ -1,0 +1,65 @@
+"""The model that a forecast takes when none is named."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sa_nowcast.errors import ModelError
+
+if TYPE_CHECKING:
+    from sa_nowcast.nowcaster import Nowcaster
+
+ENVIRONMENT = "SA_NOWCAST_MODEL"
+
+_default: Nowcaster | None = None
+
+
+def set_default_model(model: Nowcaster | str | Path | None) -> None:
+    """Set the model that `forecast` uses when none is named, for this process.
+
+    Parameters
+    ----------
+    model : Nowcaster, path or None
+        A nowcaster, or the folder of a saved one; None forgets the default.
+
+    Raises
+    ------
+    ModelError
+        The folder holds no model, or a damaged one.
+    """
+    global _default
+    _default = None if model is None else as_nowcaster(model)
+
+
+def get_default_model() -> Nowcaster:
+    """Return the default model: the one that was set, else the one that ``SA_NOWCAST_MODEL`` names.
+
+    Raises
+    ------
+    ModelError
+        There is neither; the message says how to train or load one.
+    """
+    if _default is not None:
+        return _default
+    path = os.environ.get(ENVIRONMENT)
+    if path:
+        return as_nowcaster(path)
+    raise ModelError(
+        "forecast",
+        "no model was named and no default is set",
+        fix="train one with model = ds.sa_nowcast.fit(history=4, steps=4) and pass model=model, or load one with "
+        f"sa_nowcast.set_default_model('path.nowcaster') or the environment variable {ENVIRONMENT}",
+    )
+
+
+def as_nowcaster(model: Nowcaster | str | Path) -> Nowcaster:
+    """Return `model`, loaded where it is a path."""
+    from sa_nowcast.nowcaster import Nowcaster
+
+    if isinstance(model, Nowcaster):
+        return model
+    if isinstance(model, str | Path):
+        return Nowcaster.load(model)
+    raise ModelError("model", f"a {type(model).__name__}", expected="a Nowcaster, or the path of a saved one")

@@ -1,0 +1,555 @@
+"""A checked sequence of gridded frames: regular step, units, grid, gaps, mask.
+
+`Frames` is the trusted type of the package: whoever holds one knows that its times are unique, sorted and regular
+but for known gaps, that its dimensions are found, and that `Frames.read` gives float32 values in one fixed layout
+with NaN where the input had nothing. Only `Frames.from_xarray` makes one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from sa_nowcast import dims
+from sa_nowcast.errors import DataError
+
+Times = npt.NDArray[np.datetime64]
+Gaps = Literal["refuse", "skip"]
+
+_PACKING = ("scale_factor", "add_offset", "_FillValue", "missing_value")
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One channel of the sequence: its name, units (None where the input gave none) and CF attributes."""
+
+    name: str
+    units: str | None
+    attrs: Mapping[Hashable, Any]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The horizontal grid: dimension names, sizes, spacings in the coordinates' own units, and grid mapping.
+
+    Spacings are medians and None where a dimension has no numeric coordinate or fewer than two points.
+    `projection` holds what tells one map projection from another (``grid_mapping_name`` and its parameters).
+    """
+
+    y: Hashable
+    x: Hashable
+    height: int
+    width: int
+    dy: float | None
+    dx: float | None
+    units: str | None
+    projection: Mapping[str, str]
+
+    def spacing(self) -> str:
+        """Return the spacing as a user reads it: ``0.01 x 0.01 degrees_north``."""
+        if self.dy is None or self.dx is None:
+            return "no coordinates"
+        return f"{abs(self.dy):.6g} x {abs(self.dx):.6g} {self.units or ''}".rstrip()
+
+
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """A checked, regularly stepped sequence of gridded frames.
+
+    Made by `Frames.from_xarray`. The layout of everything read from it is (time, channel, row, column), rows from
+    the largest y to the smallest (north up) and columns from the smallest x to the largest, whatever the order of
+    dimensions or axes in the input: so a forecast does not depend on how a file happens to be laid out.
+
+    Attributes
+    ----------
+    arrays : tuple of DataArray
+        The variables, each (time, [channel,] y, x) by the input's own dimension names, lazy where the input was.
+    channels : tuple of Channel
+        One entry per channel of the tensor: the variables, or the entries of the channel dimension.
+    channel_dim : hashable or None
+        The input's channel dimension; ``"variable"`` where variables were stacked; None for a single field.
+    time_dim : hashable
+        The input's time dimension.
+    times : ndarray of datetime64[ns], shape (frames,)
+    step : timedelta64[ns]
+        The cadence.
+    segments : tuple of (int, int)
+        Half-open ranges of positions without a gap inside.
+    grid : Grid
+    coords : mapping
+        The coordinates that a forecast on this grid keeps (all that do not vary in time).
+    loaded : ndarray or None
+        All values in memory, where `load` has read them.
+    """
+
+    arrays: tuple[xr.DataArray, ...]
+    channels: tuple[Channel, ...]
+    channel_dim: Hashable | None
+    time_dim: Hashable
+    times: Times
+    step: np.timedelta64
+    segments: tuple[tuple[int, int], ...]
+    grid: Grid
+    coords: Mapping[Hashable, xr.DataArray]
+    loaded: npt.NDArray[np.float32] | None = None
+
+    @classmethod
+    def from_xarray(
+        cls,
+        obj: xr.DataArray | xr.Dataset,
+        *,
+        variables: Sequence[str] | None = None,
+        time: Hashable | None = None,
+        y: Hashable | None = None,
+        x: Hashable | None = None,
+        channel: Hashable | None = None,
+        gaps: Gaps = "refuse",
+        step: np.timedelta64 | None = None,
+    ) -> Frames:
+        """Check `obj` and return it as `Frames`; no data are read, only coordinates.
+
+        Parameters
+        ----------
+        obj : DataArray or Dataset
+            Any order of dimensions; NetCDF, Zarr, dask or in memory; packed integers, decoded or not, or floats.
+        variables : sequence of str, optional
+            Which variables of a Dataset to use. By default all that have time and both horizontal dimensions.
+        time, y, x, channel : hashable, optional
+            Dimension names, where CF attributes and common names do not tell.
+        gaps : {"refuse", "skip"}
+            What to do where times are missing: refuse (default, so that a gap is never met by surprise), or skip the
+            windows that a gap would cut.
+        step : timedelta64, optional
+            The cadence; by default the most common difference between successive times.
+
+        Raises
+        ------
+        DataError
+            Dimensions that cannot be told, no frames, duplicated, unsorted or irregular times, calendars and time
+            zones that numpy cannot hold, text instead of numbers, or variables on different grids.
+        """
+        arrays, found_dims, channel_dim = _select(obj, variables, time, y, x, channel)
+        t_dim, y_dim, x_dim = found_dims
+        name = str(arrays[0].name or "data")
+        times = _times(arrays[0], t_dim, name)
+        step_ns, segments = _segments(times, name, gaps, step)
+        coords = _kept_coords(obj, arrays[0], t_dim)
+        mapping = coords.get(grid_mapping_name(arrays[0]))
+        grid = _grid(arrays[0], y_dim, x_dim, name, mapping)
+        return cls(
+            arrays=arrays,
+            channels=_channels(arrays, channel_dim),
+            channel_dim=channel_dim,
+            time_dim=t_dim,
+            times=times,
+            step=step_ns,
+            segments=segments,
+            grid=grid,
+            coords=coords,
+        )
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    @property
+    def name(self) -> str:
+        """The variable's name, as errors and labels give it."""
+        return ", ".join(str(a.name) if a.name is not None else "data" for a in self.arrays)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(frames, channels, rows, columns)."""
+        return len(self), len(self.channels), self.grid.height, self.grid.width
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole sequence as float32."""
+        return int(np.prod(self.shape, dtype=np.int64)) * 4
+
+    def read(
+        self, start: int, stop: int, rows: slice = slice(None), columns: slice = slice(None)
+    ) -> npt.NDArray[np.float32]:
+        """Read frames ``start`` to ``stop`` as float32, NaN where missing.
+
+        Parameters
+        ----------
+        start, stop : int
+            Half-open range of positions in time.
+        rows, columns : slice
+            A part of the grid, in the layout of this class (north up).
+
+        Returns
+        -------
+        ndarray, shape (stop - start, channels, rows, columns), C-contiguous
+
+        Raises
+        ------
+        DataError
+            An infinite value (variable and time are named), or a chunk that storage cannot give.
+        """
+        if self.loaded is not None:
+            return np.ascontiguousarray(self.loaded[start:stop, :, rows, columns])
+        y_index = self._axis_slice(rows, self.grid.height, self._flip_y)
+        x_index = self._axis_slice(columns, self.grid.width, self._flip_x)
+        parts = []
+        for array in self.arrays:
+            order = [self.time_dim, *([] if self._stacked else [self.channel_dim]), self.grid.y, self.grid.x]
+            part = array.isel({self.time_dim: slice(start, stop), self.grid.y: y_index, self.grid.x: x_index})
+            values = self._values(part.transpose(*order), start, stop)
+            parts.append(values[:, None] if self._stacked else values)
+        stacked = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+        stacked = stacked[:, :, :: -1 if self._flip_y else 1, :: -1 if self._flip_x else 1]
+        infinite = np.isinf(stacked)
+        if infinite.any():
+            t, c = np.argwhere(infinite)[0][:2]
+            raise DataError(
+                f"{self.channels[c].name}, {self.label(start + int(t))}",
+                f"{int(infinite.sum())} infinite values",
+                expected="finite values, or NaN where missing",
+                fix="ds.where(abs(ds) < float('inf')) turns them into missing values",
+            )
+        return np.ascontiguousarray(stacked)
+
+    def load(self) -> Frames:
+        """Return the same sequence with all values in memory (`nbytes` of them)."""
+        return self if self.loaded is not None else replace(self, loaded=self.read(0, len(self)))
+
+    def label(self, position: int) -> str:
+        """Return the time at `position` as errors print it (ISO 8601, no trailing zeros)."""
+        return show_time(self.times[position])
+
+    def field(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Turn an array (..., row, column) in the layout of this class back to the input's axis directions."""
+        return values[..., :: -1 if self._flip_y else 1, :: -1 if self._flip_x else 1]
+
+    def position(self, time: np.datetime64) -> int | None:
+        """Return the position of `time`, or None where the sequence does not hold it."""
+        index = int(np.searchsorted(self.times, time))
+        return index if index < len(self) and self.times[index] == time else None
+
+    def select_positions(self, start: int, stop: int) -> Frames:
+        """Return the frames ``start`` to ``stop`` as a sequence of their own."""
+        cut = [(max(a, start) - start, min(b, stop) - start) for a, b in self.segments if max(a, start) < min(b, stop)]
+        arrays = tuple(a.isel({self.time_dim: slice(start, stop)}) for a in self.arrays)
+        loaded = None if self.loaded is None else self.loaded[start:stop]
+        return replace(self, arrays=arrays, times=self.times[start:stop], segments=tuple(cut), loaded=loaded)
+
+    @cached_property
+    def _flip_y(self) -> bool:
+        return self.grid.dy is not None and self.grid.dy > 0
+
+    @cached_property
+    def _flip_x(self) -> bool:
+        return self.grid.dx is not None and self.grid.dx < 0
+
+    @property
+    def _stacked(self) -> bool:
+        return self.channel_dim is None or (
+            self.channel_dim == dims.VARIABLE and self.channel_dim not in self.arrays[0].dims
+        )
+
+    @staticmethod
+    def _axis_slice(part: slice, size: int, flip: bool) -> slice:
+        start, stop, _ = part.indices(size)
+        return slice(size - stop, size - start) if flip else slice(start, stop)
+
+    def _values(self, part: xr.DataArray, start: int, stop: int) -> npt.NDArray[np.float32]:
+        try:
+            # Through float64 where xarray decoded to it: the cast to float32 is then the only rounding, and packed
+            # and unpacked inputs agree to the last bit.
+            return np.asarray(part.values, dtype=np.float32)
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            raise DataError(
+                f"{part.name}, {self.label(start)} to {self.label(stop - 1)}",
+                f"storage could not give the values ({type(error).__name__}: {error})",
+                fix="check the file; a damaged chunk has to be written again from its source",
+            ) from error
+
+
+def show_time(time: np.datetime64) -> str:
+    """Return a time as ISO 8601, to the minute where the seconds are zero."""
+    text = str(time.astype("datetime64[ns]")).rstrip("0").rstrip(".")
+    whole = str(time.astype("datetime64[s]"))
+    if text.startswith(whole) and len(text) > len(whole):
+        return text
+    return whole[:-3] if whole.endswith(":00") else whole
+
+
+def show_step(step: np.timedelta64) -> str:
+    """Return a time step in the largest unit that holds it without a fraction: ``2 min``, ``3 h``, ``1 d``."""
+    ns = int(step.astype("timedelta64[ns]").astype(np.int64))
+    for unit, size in (
+        ("d", 86400 * 10**9),
+        ("h", 3600 * 10**9),
+        ("min", 60 * 10**9),
+        ("s", 10**9),
+        ("ms", 10**6),
+    ):
+        if ns % size == 0 and ns != 0:
+            return f"{ns // size} {unit}"
+    return f"{ns} ns"
+
+
+def _select(
+    obj: xr.DataArray | xr.Dataset,
+    variables: Sequence[str] | None,
+    time: Hashable | None,
+    y: Hashable | None,
+    x: Hashable | None,
+    channel: Hashable | None,
+) -> tuple[tuple[xr.DataArray, ...], tuple[Hashable, Hashable, Hashable], Hashable | None]:
+    if not isinstance(obj, xr.DataArray | xr.Dataset):
+        raise DataError("data", f"a {type(obj).__name__}", expected="an xarray Dataset or DataArray")
+    t_dim, y_dim, x_dim = (dims.find_dim(obj, r, told) for r, told in (("time", time), ("y", y), ("x", x)))  # type: ignore[arg-type]
+    if len({t_dim, y_dim, x_dim}) < 3:
+        raise DataError("data", f"time={t_dim!r}, y={y_dim!r}, x={x_dim!r}", expected="three different dimensions")
+    if isinstance(obj, xr.DataArray):
+        if variables is not None:
+            raise DataError(str(obj.name or "data"), "variables= was given for a DataArray", expected="a Dataset")
+        chosen = [obj]
+    else:
+        chosen = _variables(obj, variables, (t_dim, y_dim, x_dim))
+    chosen = [_decoded(a) for a in chosen]
+    channel_dim: Hashable | None
+    known = (t_dim, y_dim, x_dim)
+    if len(chosen) == 1:
+        channel_dim = dims.find_channel(chosen[0], known, channel)
+    else:
+        for array in chosen:
+            if set(array.dims) != set(known):
+                raise DataError(
+                    str(array.name),
+                    f"dimensions {', '.join(map(str, array.dims))} beside other variables",
+                    expected=", ".join(map(str, known)),
+                    fix="take one variable at a time, or give each entry of the extra dimension as its own variable",
+                )
+        channel_dim = dims.VARIABLE
+    order = [t_dim, *([channel_dim] if channel_dim is not None and len(chosen) == 1 else []), y_dim, x_dim]
+    for array in chosen:
+        if array.dtype.kind not in "fiub":
+            raise DataError(str(array.name or "data"), f"values of type {array.dtype}", expected="numbers")
+        empty = [str(d) for d in array.dims if array.sizes[d] == 0]
+        if empty:
+            raise DataError(str(array.name or "data"), f"dimension {empty[0]} has no entries", expected="at least one")
+    return tuple(a.transpose(*order) for a in chosen), known, channel_dim
+
+
+def _variables(
+    ds: xr.Dataset, wanted: Sequence[str] | None, known: tuple[Hashable, Hashable, Hashable]
+) -> list[xr.DataArray]:
+    gridded = [str(n) for n, v in ds.data_vars.items() if set(known) <= set(v.dims)]
+    if wanted is not None:
+        unknown = [n for n in wanted if n not in ds.data_vars]
+        if unknown:
+            raise DataError("data", f"no variable {unknown[0]!r}", expected=f"one of {', '.join(gridded) or 'none'}")
+        wrong = [n for n in wanted if n not in gridded]
+        if wrong:
+            have = ", ".join(map(str, ds[wrong[0]].dims))
+            raise DataError(wrong[0], f"dimensions {have}", expected=f"at least {', '.join(map(str, known))}")
+        if not wanted:
+            raise DataError("data", "an empty list of variables", expected=f"some of {', '.join(gridded)}")
+        gridded = list(wanted)
+    if not gridded:
+        raise DataError(
+            "data", f"no variable has the dimensions {', '.join(map(str, known))}", fix="check ds.data_vars"
+        )
+    return [ds[n] for n in gridded]
+
+
+def _decoded(array: xr.DataArray) -> xr.DataArray:
+    """Unpack what was opened with ``mask_and_scale=False``, so that packed values are never taken for physical ones."""
+    if not any(k in array.attrs for k in _PACKING):
+        return array
+    decoded = xr.decode_cf(array.to_dataset(name="packed"), decode_times=False, decode_coords=False)["packed"]
+    return decoded.rename(array.name)
+
+
+def _times(array: xr.DataArray, dim: Hashable, name: str) -> Times:
+    if dim not in array.coords:
+        raise DataError(
+            name,
+            f"dimension {dim} has no coordinate",
+            expected="times",
+            fix=f"ds.assign_coords({dim}=pd.date_range(...))",
+        )
+    coord = array.coords[dim]
+    if coord.dtype.kind == "O" and coord.size:
+        first = coord.values[0]
+        if hasattr(first, "calendar"):
+            raise DataError(
+                f"{name}, {dim}",
+                f"cftime dates of calendar {first.calendar}",
+                expected="datetime64",
+                fix=f"ds.convert_calendar('standard', use_cftime=False, dim={str(dim)!r})",
+            )
+        raise DataError(
+            f"{name}, {dim}",
+            f"objects such as {first!r}",
+            expected="datetime64 without a time zone",
+            fix=f"ds.assign_coords({dim}=ds.indexes[{str(dim)!r}].tz_convert('UTC').tz_localize(None))",
+        )
+    zone = getattr(array.indexes.get(dim), "tz", None)
+    if zone is not None:
+        raise DataError(
+            f"{name}, {dim}",
+            f"times in time zone {zone}",
+            expected="UTC without a time zone",
+            fix=f"ds.assign_coords({dim}=ds.indexes[{str(dim)!r}].tz_convert('UTC').tz_localize(None))",
+        )
+    if not np.issubdtype(coord.dtype, np.datetime64):
+        raise DataError(
+            f"{name}, {dim}",
+            f"values of type {coord.dtype}",
+            expected="datetime64",
+            fix=f"ds.assign_coords({dim}=pd.date_range(...))",
+        )
+    times: Times = coord.values.astype("datetime64[ns]")
+    if np.isnat(times).any():
+        raise DataError(
+            f"{name}, {dim}",
+            f"no time at position {int(np.argmax(np.isnat(times)))}",
+            expected="a time for every frame",
+        )
+    return times
+
+
+def _segments(
+    times: Times, name: str, gaps: Gaps, step: np.timedelta64 | None
+) -> tuple[np.timedelta64, tuple[tuple[int, int], ...]]:
+    if gaps not in ("refuse", "skip"):
+        raise DataError(name, f"gaps={gaps!r}", expected="'refuse' or 'skip'")
+    differences = np.diff(times).astype(np.int64)
+    if (differences < 0).any():
+        at = int(np.argmax(differences < 0)) + 1
+        raise DataError(
+            f"{name}, {show_time(times[at])}",
+            f"times are not sorted: position {at} is before {show_time(times[at - 1])} at position {at - 1}",
+            fix="ds.sortby('time')",
+        )
+    if (differences == 0).any():
+        at = int(np.argmax(differences == 0))
+        count = int((times == times[at]).sum())
+        raise DataError(
+            f"{name}, {show_time(times[at])}",
+            f"the time occurs {count} times, first at position {at}",
+            expected="once",
+            fix="ds.drop_duplicates('time'), if the frames are the same",
+        )
+    if step is not None:
+        wanted = int(np.asarray(step).astype("timedelta64[ns]").astype(np.int64))
+    elif len(differences):
+        values, counts = np.unique(differences, return_counts=True)
+        wanted = int(values[np.argmax(counts)])
+    else:
+        raise DataError(name, "1 frame, which has no time step", expected="at least 2 frames", fix="give more frames")
+    wrong = np.flatnonzero(differences != wanted)
+    if len(wrong) and gaps == "refuse":
+        at = int(wrong[0])
+        missing = max(int(differences[at]) // wanted - 1, 0)
+        lost = f" ({missing} missing, first {show_time(times[at] + np.timedelta64(wanted, 'ns'))})" if missing else ""
+        more = f", and {len(wrong) - 1} more such places" if len(wrong) > 1 else ""
+        raise DataError(
+            f"{name}, {show_time(times[at + 1])}",
+            f"step is {show_step(np.timedelta64(int(differences[at]), 'ns'))}{lost}{more}",
+            expected=show_step(np.timedelta64(wanted, "ns")),
+            fix="fill in or resample the times, or allow gaps with gaps='skip' (data.gaps: skip in a recipe)",
+        )
+    cuts = [0, *(wrong + 1).tolist(), len(times)]
+    return np.timedelta64(wanted, "ns"), tuple(itertools.pairwise(cuts))
+
+
+def _grid(array: xr.DataArray, y: Hashable, x: Hashable, name: str, mapping: xr.DataArray | None) -> Grid:
+    spacings: list[float | None] = []
+    for dim in (y, x):
+        values = array.coords[dim].values if dim in array.coords else np.empty(0)
+        if values.dtype.kind not in "fiu" or values.size < 2:
+            spacings.append(None)
+            continue
+        differences = np.diff(values.astype(np.float64))
+        if not np.isfinite(differences).all() or not ((differences > 0).all() or (differences < 0).all()):
+            raise DataError(
+                f"{name}, {dim}",
+                "coordinate is neither increasing nor decreasing",
+                fix=f"ds.sortby({str(dim)!r})",
+            )
+        spacings.append(float(np.median(differences)))
+    units = array.coords[y].attrs.get("units") if y in array.coords else None
+    return Grid(
+        y=y,
+        x=x,
+        height=array.sizes[y],
+        width=array.sizes[x],
+        dy=spacings[0],
+        dx=spacings[1],
+        units=None if units is None else str(units),
+        projection=_projection(mapping),
+    )
+
+
+def grid_mapping_name(array: xr.DataArray) -> str | None:
+    """Return the name of the grid mapping variable (CF section 5.6), from encoding or attributes."""
+    text = array.encoding.get("grid_mapping") or array.attrs.get("grid_mapping")
+    return re.split(r"[\s:]", str(text).strip())[0] if text else None
+
+
+def _projection(mapping: xr.DataArray | None) -> dict[str, str]:
+    if mapping is None:
+        return {}
+    # WKT strings differ between writers of the same projection; the CF parameters do not.
+    skip = ("crs_wkt", "spatial_ref", "long_name", "GeoTransform")
+    return {str(k): str(v) for k, v in sorted(mapping.attrs.items(), key=lambda i: str(i[0])) if k not in skip}
+
+
+def _channels(arrays: tuple[xr.DataArray, ...], channel_dim: Hashable | None) -> tuple[Channel, ...]:
+    if len(arrays) > 1 or channel_dim is None:
+        return tuple(Channel(str(a.name or "data"), _units(a.attrs), _physical_attrs(a)) for a in arrays)
+    array = arrays[0]
+    labels = array.coords[channel_dim].values if channel_dim in array.coords else range(array.sizes[channel_dim])
+    per_channel = array.coords.get(dims.UNITS)
+    per = per_channel.values if per_channel is not None and per_channel.dims == (channel_dim,) else None
+    shared, attrs = _units(array.attrs), _physical_attrs(array)
+    return tuple(Channel(str(label), shared if per is None else str(per[i]), attrs) for i, label in enumerate(labels))
+
+
+def _physical_attrs(array: xr.DataArray) -> dict[Hashable, Any]:
+    """Return the attributes with valid bounds in physical units: CF gives them in packed ones (section 2.5.1)."""
+    attrs = dict(array.attrs)
+    factor, offset = (array.encoding.get(k) for k in ("scale_factor", "add_offset"))
+    if factor is not None or offset is not None:
+        for key in ("valid_min", "valid_max", "valid_range"):
+            if key in attrs:
+                attrs[key] = np.asarray(attrs[key]) * (1 if factor is None else factor) + (
+                    0 if offset is None else offset
+                )
+    return attrs
+
+
+def _units(attrs: Mapping[Hashable, Any]) -> str | None:
+    units = attrs.get("units")
+    return None if units is None else str(units)
+
+
+def _kept_coords(obj: xr.DataArray | xr.Dataset, array: xr.DataArray, time: Hashable) -> dict[Hashable, xr.DataArray]:
+    kept = {
+        n: c.variable
+        for n, c in array.coords.items()
+        if time not in c.dims and n not in (dims.INIT_TIME, dims.LEAD_TIME)
+    }
+    mapping = grid_mapping_name(array)
+    if mapping is not None and isinstance(obj, xr.Dataset) and mapping in obj.variables:
+        kept[mapping] = obj[mapping].variable
+    clean: dict[Hashable, xr.DataArray] = {}
+    for name, variable in kept.items():
+        attrs = dict(variable.attrs)
+        if attrs.get("bounds") not in kept:
+            attrs.pop("bounds", None)  # the bounds variable has a dimension that a DataArray cannot carry
+        clean[name] = xr.DataArray(variable.data, dims=variable.dims, attrs=attrs)
+    return clean

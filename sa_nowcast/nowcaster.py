@@ -1,0 +1,418 @@
+"""A trained network with its scaling and its terms: labelled data in, labelled forecasts out.
+
+The one place where tensors become labelled data again.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Hashable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import xarray as xr
+
+from sa_nowcast import bundle, dims
+from sa_nowcast._version import __version__
+from sa_nowcast.devices import resolve_device
+from sa_nowcast.errors import DataError, ModelError, RecipeError
+from sa_nowcast.frames import Frames, Grid, show_step, show_time
+from sa_nowcast.models import NetworkConfig, build
+from sa_nowcast.models.rollout import Network
+from sa_nowcast.scaling import Scaling
+from sa_nowcast.stream import prepare
+
+GRID_TOLERANCE = 0.01
+"""Relative difference of grid spacing that still counts as the same grid (rounded coordinates differ by less)."""
+
+# They describe the values of the input, or refer to variables that a forecast does not carry along.
+_DROPPED_ATTRS = (
+    "actual_range",
+    "valid_range",
+    "valid_min",
+    "valid_max",
+    "grid_mapping",
+    "ancillary_variables",
+    "coordinates",
+    "scale_factor",
+    "add_offset",
+    "_FillValue",
+    "missing_value",
+    "cell_measures",
+)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a nowcaster was trained for, and so what it accepts.
+
+    Attributes
+    ----------
+    history, steps : int
+        Frames that a forecast starts from, and lead times seen in training.
+    step_ns : int
+        Cadence in nanoseconds.
+    channels : tuple of (str, str or None)
+        Name and units of each channel.
+    dy, dx : float or None
+        Grid spacing; None where the training data had no coordinates.
+    grid_units : str or None
+    projection : mapping
+        Parameters of the grid mapping; empty where there was none.
+    """
+
+    history: int
+    steps: int
+    step_ns: int
+    channels: tuple[tuple[str, str | None], ...]
+    dy: float | None
+    dx: float | None
+    grid_units: str | None
+    projection: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, frames: Frames, history: int, steps: int) -> Terms:
+        """Return the terms that training on `frames` sets."""
+        grid = frames.grid
+        return cls(
+            history=history,
+            steps=steps,
+            step_ns=int(frames.step.astype("timedelta64[ns]").astype(np.int64)),
+            channels=tuple((c.name, c.units) for c in frames.channels),
+            dy=None if grid.dy is None else abs(grid.dy),
+            dx=None if grid.dx is None else abs(grid.dx),
+            grid_units=grid.units,
+            projection=dict(grid.projection),
+        )
+
+    @property
+    def step(self) -> np.timedelta64:
+        """The cadence."""
+        return np.timedelta64(self.step_ns, "ns")
+
+
+@dataclass(frozen=True, eq=False)
+class Nowcaster:
+    """A trained network, its scaling, its terms and where it comes from.
+
+    Made by `sa_nowcast.fit` and `sa_nowcast.load`.
+
+    Attributes
+    ----------
+    network : Network
+    scaling : Scaling
+    terms : Terms
+        History, cadence, channels, units and grid that it was trained for.
+    provenance : mapping
+        Plain JSON data: package version, training period, options, validation scores.
+    """
+
+    network: Network
+    scaling: Scaling
+    terms: Terms
+    provenance: Mapping[str, Any]
+
+    def forecast(
+        self,
+        data: xr.DataArray | xr.Dataset,
+        steps: int | None = None,
+        *,
+        init_time: Any = None,
+        grid: Literal["check", "any"] = "check",
+        time: Hashable | None = None,
+        y: Hashable | None = None,
+        x: Hashable | None = None,
+        channel: Hashable | None = None,
+        device: str = "auto",
+    ) -> xr.DataArray:
+        """Forecast the frames after `init_time`.
+
+        Parameters
+        ----------
+        data : DataArray or Dataset
+            At least `history` frames up to and including `init_time`, at the model's cadence, in its units.
+        steps : int, optional
+            Lead times; by default as many as the model was trained for. More are allowed: the network then runs on
+            from its own output, and the attribute ``sa_nowcast_steps_beyond_training`` counts them.
+        init_time : datetime-like, optional
+            The time of the last known frame; by default the last one of `data`.
+        grid : {"check", "any"}
+            Whether a grid of another spacing or projection than the model's is refused (default) or allowed. Size and
+            position of the grid are always free.
+        time, y, x, channel : hashable, optional
+            Dimension names, where CF attributes and common names do not tell.
+        device : str
+            ``auto`` (default), ``cpu``, ``cuda`` or ``cuda:N``.
+
+        Returns
+        -------
+        DataArray, dims (lead_time, [channel,] y, x); (variable, lead_time, y, x) where the model has several variables
+            float32, in the input's units. Coordinates: lead_time, init_time (scalar), valid_time, and all of the
+            input's that do not vary in time. NaN where the whole history was missing.
+
+        Raises
+        ------
+        DataError
+            Too few frames, a gap or an all-missing frame in the history, a time that is not there.
+        ModelError
+            Other units, cadence, channels or grid than the model was trained for.
+        RecipeError
+            `steps` below 1.
+        """
+        steps = self.terms.steps if steps is None else _whole("steps", steps)
+        frames = self._frames(data, time, y, x, channel)
+        self._check(frames, grid)
+        last = _init_position(frames, init_time)
+        values = self._history(frames, last)
+        forecast = self._predict(values, steps, resolve_device(device))
+        forecast[:, ~np.isfinite(values).any(axis=0)] = np.nan
+        return self._labelled(frames, last, forecast)
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the model to a folder (``weights.safetensors`` and ``model.json``) and return its path.
+
+        Raises
+        ------
+        StorageError
+            Something stands there already, or the folder cannot be written.
+        """
+        bundle.write_bundle(path, self.network.state_dict(), self._description(), overwrite)
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Nowcaster:
+        """Read what `save` wrote. Nothing in the folder is executed, and every byte is checked.
+
+        Raises
+        ------
+        ModelError
+            No model there, one of a newer format, or one that was truncated or altered.
+        """
+        weights, content = bundle.read_bundle(path)
+        try:
+            config = NetworkConfig.from_dict(content["network"])
+            terms = Terms(**{**content["terms"], "channels": tuple((n, u) for n, u in content["terms"]["channels"])})
+            scaling = Scaling.from_dict(content["scaling"])
+            # Built without memory of its own: a description that declares a huge network costs nothing before the
+            # weights have shown that they fit it.
+            with torch.device("meta"):
+                network = build(config)
+            network.load_state_dict(weights, strict=True, assign=True)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            line = " ".join(str(error).split())[:200]
+            raise ModelError(
+                str(path), f"description and weights do not fit together ({line})", fix="train it again"
+            ) from error
+        return cls(network.eval(), scaling, terms, content.get("provenance", {}))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over weights and description: the identity of the model."""
+        return str(bundle.encode(self.network.state_dict(), self._description())[1]["sha256"])
+
+    def __repr__(self) -> str:
+        channels = ", ".join(f"{n} [{u}]" if u else n for n, u in self.terms.channels)
+        period = self.provenance.get("training_period", "unknown")
+        return (
+            f"<Nowcaster {self.network.config.name}: {channels}, {self.terms.history} -> {self.terms.steps} frames of "
+            f"{show_step(self.terms.step)}, trained on {period}>"
+        )
+
+    def _description(self) -> dict[str, Any]:
+        return {
+            "network": self.network.config.to_dict(),
+            "scaling": self.scaling.to_dict(),
+            "terms": asdict(self.terms),
+            "provenance": dict(self.provenance),
+        }
+
+    def _frames(
+        self,
+        data: xr.DataArray | xr.Dataset,
+        time: Hashable | None,
+        y: Hashable | None,
+        x: Hashable | None,
+        channel: Hashable | None,
+    ) -> Frames:
+        names = [name for name, _ in self.terms.channels]
+        variables = None
+        if isinstance(data, xr.Dataset) and all(name in data.data_vars for name in names):
+            variables = names  # other variables may stand beside those that the model knows, in any order
+        return Frames.from_xarray(
+            data, variables=variables, time=time, y=y, x=x, channel=channel, gaps="skip", step=self.terms.step
+        )
+
+    def _check(self, frames: Frames, grid: str) -> None:
+        terms = self.terms
+        if grid not in ("check", "any"):
+            raise RecipeError("grid", f"{grid!r}", expected="'check' or 'any'")
+        found = [(c.name, c.units) for c in frames.channels]
+        if len(found) != len(terms.channels) or (
+            len(found) > 1 and [n for n, _ in found] != [n for n, _ in terms.channels]
+        ):
+            raise ModelError(
+                frames.name,
+                f"channels {', '.join(n for n, _ in found)}",
+                expected=", ".join(n for n, _ in terms.channels),
+                fix="select and order the channels as in training",
+            )
+        for (name, units), (_, wanted) in zip(found, terms.channels, strict=True):
+            if wanted is not None and dims.canonical_units(units) != dims.canonical_units(wanted):
+                shown = "no units" if units is None else f"units {units!r}"
+                raise ModelError(
+                    name,
+                    shown,
+                    expected=f"{wanted!r}, which the model was trained on",
+                    fix="convert the values, then set attrs['units']",
+                )
+        differences = np.diff(frames.times)
+        if len(differences) and not (differences == terms.step).any():
+            raise ModelError(
+                f"{frames.name}, {frames.label(len(frames) - 1)}",
+                f"step is {show_step(differences[-1])}",
+                expected=f"{show_step(terms.step)}, which the model was trained on",
+                fix="resample in time, or train a model",
+            )
+        if grid == "check":
+            self._check_grid(frames)
+
+    def _check_grid(self, frames: Frames) -> None:
+        terms, found = self.terms, frames.grid
+        for ours, theirs in ((found.dy, terms.dy), (found.dx, terms.dx)):
+            if ours is not None and theirs is not None and abs(abs(ours) - theirs) > GRID_TOLERANCE * theirs:
+                expected = Grid("y", "x", 0, 0, terms.dy, terms.dx, terms.grid_units, {}).spacing()
+                raise ModelError(
+                    frames.name,
+                    f"grid spacing {found.spacing()}",
+                    expected=f"{expected}, as in training",
+                    fix="regrid, train a model for this grid, or pass grid='any' to try it all the same",
+                )
+        if terms.projection and found.projection and dict(terms.projection) != dict(found.projection):
+            keys = {*terms.projection, *found.projection}
+            key = sorted(k for k in keys if terms.projection.get(k) != found.projection.get(k))[0]
+            raise ModelError(
+                frames.name,
+                f"grid mapping with {key}={found.projection.get(key)}",
+                expected=f"{key}={terms.projection.get(key)}, as in training",
+                fix="reproject, or pass grid='any'",
+            )
+
+    def _history(self, frames: Frames, last: int) -> npt.NDArray[np.float32]:
+        history = self.terms.history
+        begin = next(a for a, b in frames.segments if a <= last < b)
+        if last - begin + 1 < history:
+            have = last - begin + 1
+            gap = f" since the gap after {frames.label(begin - 1)}" if begin else ""
+            raise DataError(
+                f"{frames.name}, {frames.label(last)}",
+                f"needs {history} frames, has {have}{gap}",
+                fix="give earlier frames, fill the gap, or choose another init_time",
+            )
+        values = frames.read(last - history + 1, last + 1)
+        missing = np.flatnonzero(~np.isfinite(values).any(axis=(1, 2, 3)))
+        if len(missing):
+            raise DataError(
+                f"{frames.name}, {frames.label(last - history + 1 + int(missing[0]))}",
+                "every value is missing",
+                expected="some valid values in each frame of the history",
+                fix="choose another init_time",
+            )
+        return values
+
+    def _predict(self, values: npt.NDArray[np.float32], steps: int, device: torch.device) -> npt.NDArray[np.float32]:
+        self.network.to(device).eval()
+        with torch.inference_mode():
+            x, _ = prepare(torch.from_numpy(values)[None].to(device), self.scaling, self.terms.history)
+            z = self.network(x, steps=steps)
+            physical = self.scaling.to_physical(z, torch)[0]
+        result: npt.NDArray[np.float32] = physical.float().cpu().numpy()
+        return result
+
+    def _labelled(self, frames: Frames, last: int, values: npt.NDArray[np.float32]) -> xr.DataArray:
+        """Give (lead, channel, row, column) its labels back."""
+        grid, array = frames.grid, frames.arrays[0]
+        lead = (np.arange(1, len(values) + 1) * self.terms.step).astype("timedelta64[ns]")
+        init = frames.times[last]
+        coords: dict[Hashable, Any] = {}
+        field = frames.field(values)
+        out_dims: tuple[Hashable, ...]
+        if frames.channel_dim is None:
+            field, out_dims = field[:, 0], (dims.LEAD_TIME, grid.y, grid.x)
+        elif len(frames.arrays) > 1:
+            field, out_dims = field.swapaxes(0, 1), (dims.VARIABLE, dims.LEAD_TIME, grid.y, grid.x)
+            coords[dims.VARIABLE] = [c.name for c in frames.channels]
+            coords[dims.UNITS] = (
+                dims.VARIABLE,
+                [c.units or "" for c in frames.channels],
+                {"long_name": "units of the variable"},
+            )
+        else:
+            out_dims = (dims.LEAD_TIME, frames.channel_dim, grid.y, grid.x)
+        coords |= {name: c for name, c in frames.coords.items() if set(c.dims) <= set(out_dims)}
+        coords[dims.LEAD_TIME] = (dims.LEAD_TIME, lead, dims.LEAD_TIME_ATTRS)
+        coords[dims.INIT_TIME] = ((), init, dims.INIT_TIME_ATTRS)
+        coords[dims.VALID_TIME] = (dims.LEAD_TIME, init + lead, dims.VALID_TIME_ATTRS)
+        several = len(frames.arrays) > 1
+        attrs = {} if several else {k: v for k, v in array.attrs.items() if k not in _DROPPED_ATTRS}
+        result = xr.DataArray(
+            np.ascontiguousarray(field),
+            dims=out_dims,
+            coords=coords,
+            name="forecast" if several else (array.name or "forecast"),
+            attrs=attrs | self._provenance_attrs(len(lead)),
+        )
+        mapping = next(
+            (n for n, c in frames.coords.items() if "grid_mapping_name" in c.attrs or "crs_wkt" in c.attrs), None
+        )
+        if mapping is not None:
+            result.encoding["grid_mapping"] = mapping
+        for name in result.coords:
+            # So that a plain to_netcdf is CF too: coordinates have no fill value (section 2.5.1).
+            result[name].encoding["_FillValue"] = None
+        for name in (dims.INIT_TIME, dims.VALID_TIME):
+            result[name].encoding |= {"units": "seconds since 1970-01-01", "dtype": "int64"}
+        return result
+
+    def _provenance_attrs(self, steps: int) -> dict[str, Any]:
+        attrs: dict[str, Any] = {
+            "sa_nowcast_version": __version__,
+            "sa_nowcast_model": self.digest,
+            "sa_nowcast_network": self.network.config.name,
+            "sa_nowcast_training_period": str(self.provenance.get("training_period", "unknown")),
+            "sa_nowcast_recipe": str(self.provenance.get("recipe", "unknown")),
+        }
+        if steps > self.terms.steps:
+            attrs["sa_nowcast_steps_beyond_training"] = steps - self.terms.steps
+        return attrs
+
+
+def _init_position(frames: Frames, init_time: Any) -> int:
+    if init_time is None:
+        return len(frames) - 1
+    try:
+        wanted: np.datetime64 = np.array(getattr(init_time, "values", init_time), dtype="datetime64[ns]")[()]
+    except (ValueError, TypeError) as error:
+        raise RecipeError("init_time", f"{init_time!r}", expected="one time, such as '2019-06-10T00:30'") from error
+    position = frames.position(wanted)
+    if position is None:
+        raise DataError(
+            f"{frames.name}, {show_time(wanted)}",
+            "the init time is not among the data's times",
+            expected=f"a time from {frames.label(0)} to {frames.label(len(frames) - 1)}, every {show_step(frames.step)}",
+        )
+    return position
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if isinstance(value, bool) or number < 1:
+        raise RecipeError(name, f"{value!r}", expected="a whole number of at least 1")
+    return number

@@ -1,0 +1,316 @@
+"""Recipes: the frozen models of a recipe YAML, with every default in one place, and its strict reader.
+
+The same models check the arguments of `sa_nowcast.fit`; so a notebook and a batch job mean the same by a word.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from sa_nowcast.errors import RecipeError, SaNowcastError
+from sa_nowcast.models.config import NetworkConfig, preset
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 12
+M = TypeVar("M", bound=BaseModel)
+SAMPLE_PREFIX = "sample:"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+
+class DataRecipe(_Model):
+    """Where the frames come from, and how their dimensions are called."""
+
+    source: str = Field(
+        description="A path that xarray opens (NetCDF, Zarr), or 'sample:mrms' for the embedded sample."
+    )
+    variables: tuple[str, ...] | None = Field(None, description="Variables to use; by default all gridded ones.")
+    time: str | None = Field(None, description="Time dimension, where attributes and common names do not tell.")
+    y: str | None = Field(None, description="First horizontal dimension, likewise.")
+    x: str | None = Field(None, description="Second horizontal dimension, likewise.")
+    channel: str | None = Field(None, description="Channel dimension, likewise.")
+    gaps: Literal["refuse", "skip"] = Field(
+        "refuse", description="Missing times: refuse, or skip the windows they cut."
+    )
+
+
+class SplitRecipe(_Model):
+    """Three periods in time order, and optionally regions, so that scores come from unseen times and places."""
+
+    train: float | None = Field(None, gt=0, lt=1, description="Share of the frames to train on; by default all left.")
+    validation: float = Field(0.2, ge=0, lt=1, description="Share of the frames that chooses the best weights.")
+    test: float = Field(
+        0.2, ge=0, lt=1, description="Share of the frames that is forecast and scored, the latest ones."
+    )
+    guard: int | None = Field(None, ge=0, description="Frames left unused between periods; by default one history.")
+    train_region: dict[str, tuple[float, float]] | None = Field(
+        None, description="Coordinate ranges to train and validate in, such as {longitude: [-89, -86]}."
+    )
+    test_region: dict[str, tuple[float, float]] | None = Field(
+        None, description="Coordinate ranges to forecast and score in; by default the whole grid."
+    )
+
+
+class TrainingRecipe(_Model):
+    """How the network is trained. Defaults are the tuned ones; `faithful` values stand in the descriptions."""
+
+    max_steps: int = Field(2000, ge=1, description="Weight updates (paper: 80,000).")
+    batch_size: int = Field(4, ge=1, description="Windows an update (paper: 8).")
+    crop: int | None = Field(
+        96,
+        ge=1,
+        description="Rows and columns of the random crops of a training window (pixels); null: the whole grid.",
+    )
+    learning_rate: float = Field(2e-3, gt=0, description="Adam's highest learning rate (paper: 1e-3).")
+    schedule: Literal["one-cycle", "constant"] = Field(
+        "one-cycle", description="Learning rate over steps (paper: constant)."
+    )
+    loss: Literal["l2", "l1+l2"] = Field("l2", description="Mean over valid pixels of all T-1 predictions (paper: l2).")
+    clip_norm: float | None = Field(1.0, gt=0, description="Largest gradient norm; null: no clipping (paper).")
+    truth_start: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Probability that a forecast step reads the true frame, at step 0 (scheduled sampling; paper: 1).",
+    )
+    truth_decay: float = Field(2e-5, ge=0, description="What that probability loses with every update (paper: 2e-5).")
+    validate_every: int = Field(100, ge=1, description="Updates between two validations.")
+    validation_samples: int = Field(32, ge=1, description="Validation windows, the same ones every time.")
+    checkpoint_every: int = Field(
+        100, ge=1, description="Updates between two checkpoints, where there is a run folder."
+    )
+    seed: int = Field(0, ge=0, description="Decides weights, order, crops and sampling masks.")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    workers: int = Field(0, ge=0, description="Loader processes; 0 reads in the training process.")
+
+
+class VerificationRecipe(_Model):
+    """What the held-back period is scored with."""
+
+    thresholds: tuple[float, ...] = Field((), description="CSI thresholds in the data's units, compared with >=.")
+    reference: Literal["persistence"] = Field("persistence", description="The forecast that skill is measured against.")
+
+
+class OutputRecipe(_Model):
+    """Where results are written. One folder holds a whole run."""
+
+    folder: str = Field(description="The run's folder; relative to the working directory.")
+    format: Literal["netcdf", "zarr"] = Field("netcdf", description="Of the forecasts: forecast.nc or forecast.zarr.")
+
+
+class Recipe(_Model):
+    """One experiment: data, split, scaling, network, training, verification, output."""
+
+    name: str = Field(description="What the run is called in titles and provenance.")
+    description: str = Field("", description="For people.")
+    history: int = Field(ge=1, description="Frames that a forecast starts from.")
+    steps: int = Field(ge=1, description="Frames that are forecast.")
+    data: DataRecipe
+    split: SplitRecipe = SplitRecipe()
+    scaling: Literal["auto", "minmax", "standard", "log1p", "db"] = Field(
+        "auto", description="auto: log1p for rain rates and amounts, standard for the rest."
+    )
+    network: dict[str, Any] = Field(
+        default_factory=dict, description="A preset (preset: small) and fields of NetworkConfig that differ from it."
+    )
+    training: TrainingRecipe = TrainingRecipe()
+    verification: VerificationRecipe = VerificationRecipe()
+    output: OutputRecipe
+
+    @field_validator("network")
+    @classmethod
+    def _network_exists(cls, value: dict[str, Any]) -> dict[str, Any]:
+        network_config(value, channels=1)
+        return value
+
+    @model_validator(mode="after")
+    def _channels_come_from_data(self) -> Self:
+        if "channels" in self.network:
+            raise RecipeError(
+                "network.channels", "given in a recipe", expected="the data to decide it", fix="leave it out"
+            )
+        return self
+
+
+def network_config(options: Mapping[str, Any] | NetworkConfig | None, *, channels: int) -> NetworkConfig:
+    """Return the network that a recipe's ``network`` block (or the argument of `fit`) describes.
+
+    Parameters
+    ----------
+    options : mapping or NetworkConfig, optional
+        A mapping may hold ``preset`` (default ``"small"``, which trains in minutes on two cores) and fields that
+        differ from it.
+    channels : int
+        Channels of the data.
+    """
+    if isinstance(options, NetworkConfig):
+        if options.channels != channels:
+            raise RecipeError(
+                "network.channels", f"{options.channels}", expected=f"{channels}, the channels of the data"
+            )
+        return options
+    rest = dict(options or {})
+    name = rest.pop("preset", "small")
+    if isinstance(rest.get("hidden"), list):
+        rest["hidden"] = tuple(rest["hidden"])
+    return preset(name, **{**rest, "channels": channels})
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Read and check a recipe file.
+
+    Raises
+    ------
+    RecipeError
+        No such file, YAML that is not plain (duplicate keys, tags, aliases, deep nesting), unknown keys (the nearest
+        known one is named) or values that are not allowed. The message names file, line and key.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise RecipeError(str(path), f"{size} bytes", expected=f"a recipe of at most {MAX_BYTES}")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(
+            str(path), f"cannot be read ({error.strerror})", fix="check the path of the recipe"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(str(path), "is not UTF-8 text", expected="a YAML file") from error
+    return parse_recipe(text, str(path))
+
+
+def parse_recipe(text: str, name: str = "recipe") -> Recipe:
+    """Check the text of a recipe; `name` is what errors call it."""
+    tree, lines = _load_strict(text, name)
+    if not isinstance(tree, dict):
+        raise RecipeError(name, f"a {type(tree).__name__}" if tree is not None else "empty", expected="keys and values")
+    return checked(Recipe, tree, name, lines)
+
+
+def checked(
+    model: type[M], values: Mapping[str, Any], name: str, lines: Mapping[tuple[str, ...], int] | None = None
+) -> M:
+    """Validate `values` as `model`, or raise one `RecipeError` about the first thing that is wrong."""
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        raise _explained(error, model, name, lines or {}) from None
+    except SaNowcastError as error:
+        raise RecipeError(f"{name}, {error.where}", error.found, error.expected, error.fix) from None
+
+
+def _explained(
+    error: ValidationError, model: type[BaseModel], name: str, lines: Mapping[tuple[str, ...], int]
+) -> RecipeError:
+    first = error.errors(include_url=False)[0]
+    keys = tuple(str(k) for k in first["loc"])
+    line = next((lines[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in lines), None)
+    where = name + (f", line {line}" if line else "") + (f", {'.'.join(keys)}" if keys else "")
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    inner = first.get("ctx", {}).get("error")
+    if isinstance(inner, SaNowcastError):
+        return RecipeError(f"{where} ({inner.where})", inner.found, inner.expected, inner.fix)
+    if first["type"] == "extra_forbidden":
+        known = _fields(model, keys[:-1])
+        near = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
+        fix = f"did you mean {near[0]!r}" if near else "remove it"
+        return RecipeError(where, f"unknown key{more}", expected=f"one of {', '.join(known)}", fix=fix)
+    if first["type"] == "missing":
+        return RecipeError(where, f"missing{more}", fix="add it")
+    return RecipeError(where, f"{first['input']!r:.60}{more}", expected=first["msg"][0].lower() + first["msg"][1:])
+
+
+def _fields(model: type[BaseModel], path: tuple[str, ...]) -> list[str]:
+    for key in path:
+        field = model.model_fields.get(key)
+        annotation = field.annotation if field else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML without what makes it surprising: no tags, aliases, merges or duplicate keys; 1e-3 is a number."""
+
+
+# YAML 1.1 reads dates, yes/no/on/off and 1e-3 in ways that people do not mean; these are replaced below.
+_REPLACED = {f"tag:yaml.org,2002:{kind}" for kind in ("timestamp", "float", "merge", "bool")}
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _REPLACED]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9]+\.[0-9]*(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.[0-9]+(?:[eE][-+]?[0-9]+)?)$"),
+    list("-+0123456789."),
+)
+_StrictLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false|True|False)$"), list("tfTF"))
+
+
+def _load_strict(text: str, name: str) -> tuple[Any, dict[tuple[str, ...], int]]:
+    lines: dict[tuple[str, ...], int] = {}
+    try:
+        depth = 0
+        for event in yaml.parse(text, Loader=_StrictLoader):
+            line = 0 if event.start_mark is None else event.start_mark.line + 1
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+                raise RecipeError(
+                    f"{name}, line {line}", "an anchor or alias", expected="plain values", fix="write it out"
+                )
+            if getattr(event, "tag", None):
+                raise RecipeError(
+                    f"{name}, line {line}", f"the tag {event.tag}", expected="plain values", fix="remove it"
+                )
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise RecipeError(f"{name}, line {line}", "nested too deeply", expected=f"at most {MAX_DEPTH} levels")
+        loader = _StrictLoader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None, lines
+            _check_keys(node, (), lines, name)
+            return loader.construct_document(node), lines
+        finally:
+            loader.dispose()
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = name if mark is None else f"{name}, line {mark.line + 1}"
+        raise RecipeError(where, f"not YAML ({getattr(error, 'problem', None) or error})") from error
+    except (ValueError, RecursionError, OverflowError) as error:
+        if isinstance(error, SaNowcastError):
+            raise
+        raise RecipeError(name, f"a value that cannot be read ({error})") from error
+
+
+def _check_keys(node: yaml.Node, path: tuple[str, ...], lines: dict[tuple[str, ...], int], name: str) -> None:
+    if isinstance(node, yaml.SequenceNode):
+        for i, entry in enumerate(node.value):
+            _check_keys(entry, (*path, str(i)), lines, name)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode):
+            raise RecipeError(f"{name}, line {line}", "a key that is not a word")
+        place = (*path, key.value)
+        if place in lines:
+            raise RecipeError(
+                f"{name}, line {line}, {'.'.join(place)}",
+                "the key stands twice",
+                expected="once",
+                fix=f"remove it here or in line {lines[place]}",
+            )
+        lines[place] = line
+        _check_keys(value, place, lines, name)

@@ -1,0 +1,227 @@
+"""Invertible scalings between physical values and what a network sees, fitted on training times only.
+
+A scaling belongs to the model: it is stored with the weights, units included, and networks never see units.
+The formulas are written once for numpy arrays and torch tensors alike (`xp` is either module), so that batches are
+scaled on the device they are trained on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from sa_nowcast import dims
+from sa_nowcast.errors import DataError, ModelError, RecipeError
+from sa_nowcast.frames import Channel
+
+Kind = Literal["affine", "minmax", "standard", "log1p", "db"]
+KINDS: tuple[str, ...] = ("auto", *get_args(Kind))
+
+# Below this value (in the data's units) the decibel scaling sees no rain: 0.1 mm/h is the usual wet/dry threshold
+# in radar nowcasting (Pulkkinen et al. 2019, doi:10.5194/gmd-12-4185-2019, use the same).
+DB_THRESHOLD = 0.1
+# Dry pixels are put this far below the threshold, so that a network's small errors around "no rain" stay none.
+DRY_MARGIN_DB = 5.0
+
+
+@dataclass(frozen=True)
+class ChannelScaling:
+    """The scaling of one channel: ``z = (t(x) - offset) / scale``.
+
+    Attributes
+    ----------
+    kind : {"affine", "minmax", "standard", "log1p", "db"}
+        What t is, and how offset and scale were found. ``log1p``: t(x) = ln(1 + max(x, 0)); ``db``:
+        t(x) = 10 log10(x), and 5 dB below the threshold's level where x is below the threshold; the others: t(x) = x.
+    units : str or None
+        Units of x.
+    offset, scale : float
+    lower, upper : float or None
+        Physical bounds in the units of x; what the network gives beyond them is cut off.
+    threshold : float
+        Smallest x that ``db`` tells from none; what comes back below it is 0.
+    """
+
+    kind: Kind
+    units: str | None
+    offset: float
+    scale: float
+    lower: float | None = None
+    upper: float | None = None
+    threshold: float = DB_THRESHOLD
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ModelError("scaling.kind", f"{self.kind!r}", expected=f"one of {', '.join(get_args(Kind))}")
+        if not (math.isfinite(self.offset) and math.isfinite(self.scale) and self.scale > 0):
+            raise ModelError("scaling", f"offset {self.offset}, scale {self.scale}", expected="finite, scale above 0")
+
+    def transform(self, x: Any, xp: Any = np) -> Any:
+        """Apply t alone."""
+        if self.kind == "log1p":
+            return xp.log1p(xp.clip(x, 0, None))
+        if self.kind == "db":
+            wet = 10 * xp.log10(xp.clip(x, self.threshold, None))
+            # NaN must stay NaN, so the comparison is the one that NaN fails.
+            return xp.where(x < self.threshold, x * 0 + self._dry_level, wet)
+        return x
+
+    @property
+    def _dry_level(self) -> float:
+        return 10 * math.log10(self.threshold) - DRY_MARGIN_DB
+
+    def to_network(self, x: Any, xp: Any = np) -> Any:
+        """Turn physical values into network values; NaN stays NaN."""
+        return (self.transform(x, xp) - self.offset) / self.scale
+
+    def to_physical(self, z: Any, xp: Any = np) -> Any:
+        """Turn network values into physical values, within the physical bounds; NaN stays NaN."""
+        x = z * self.scale + self.offset
+        if self.kind == "log1p":
+            # A network gone astray must not overflow float32 into infinity: e**80 is beyond any physical rain.
+            x = xp.expm1(xp.clip(x, None, 80.0))
+        elif self.kind == "db":
+            dry = x < self._dry_level + DRY_MARGIN_DB / 2
+            x = xp.where(dry, x * 0, 10.0 ** (xp.clip(x, None, 300.0) / 10))
+        if self.lower is not None or self.upper is not None:
+            x = xp.clip(x, self.lower, self.upper)
+        return x
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """One `ChannelScaling` per channel, applied along the channel axis (third from the end)."""
+
+    channels: tuple[ChannelScaling, ...]
+
+    @classmethod
+    def fit(cls, kind: str, channels: Sequence[Channel], parts: Iterable[npt.NDArray[np.float32]]) -> Scaling:
+        """Fit a scaling to training frames, which may come in parts.
+
+        Parameters
+        ----------
+        kind : {"auto", "minmax", "standard", "log1p", "db"}
+            ``auto`` takes ``log1p`` for rain rates and amounts (by CF standard name or units) and ``standard`` else.
+        channels : sequence of Channel
+        parts : iterable of ndarray, each (frames, channel, row, column)
+            Training frames only; NaN is left out.
+
+        Raises
+        ------
+        DataError
+            A channel without any valid value in training, or with one value only, or negative under ``log1p``/``db``.
+        """
+        if kind not in KINDS or kind == "affine":
+            choices = ", ".join(k for k in KINDS if k != "affine")
+            raise RecipeError("scaling", f"{kind!r}", expected=f"one of {choices}")
+        kinds: list[Kind] = [_kind_for(c) if kind == "auto" else kind for c in channels]  # type: ignore[misc]
+        bare = [ChannelScaling(k, c.units, 0.0, 1.0) for k, c in zip(kinds, channels, strict=True)]
+        moments = [_Moments() for _ in channels]
+        for part in parts:
+            for i, (scaling, moment) in enumerate(zip(bare, moments, strict=True)):
+                values = part[:, i]
+                moment.add(scaling.transform(values[np.isfinite(values)].astype(np.float64)))
+        fitted = [
+            _fitted(scaling, moment, channel) for scaling, moment, channel in zip(bare, moments, channels, strict=True)
+        ]
+        return cls(tuple(fitted))
+
+    def to_network(self, x: Any, xp: Any = np) -> Any:
+        """Scale values of shape (..., channel, row, column)."""
+        return self._each("to_network", x, xp)
+
+    def to_physical(self, z: Any, xp: Any = np) -> Any:
+        """Turn network values of shape (..., channel, row, column) back into physical units."""
+        return self._each("to_physical", z, xp)
+
+    def _each(self, way: str, x: Any, xp: Any) -> Any:
+        if x.shape[-3] != len(self.channels):
+            raise ModelError("scaling", f"{x.shape[-3]} channels", expected=f"{len(self.channels)}")
+        parts = [getattr(c, way)(x[..., i, :, :], xp) for i, c in enumerate(self.channels)]
+        return parts[0][..., None, :, :] if len(parts) == 1 else xp.stack(parts, -3)
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """Return plain data for JSON."""
+        return [asdict(c) for c in self.channels]
+
+    @classmethod
+    def from_dict(cls, data: Sequence[Mapping[str, Any]]) -> Scaling:
+        """Read what `to_dict` wrote.
+
+        Raises
+        ------
+        ModelError
+            A constant is missing, unknown or of the wrong type.
+        """
+        try:
+            return cls(tuple(ChannelScaling(**dict(c)) for c in data))
+        except TypeError as error:
+            raise ModelError(
+                "scaling", f"unreadable constants ({error})", fix="train or fetch the model again"
+            ) from error
+
+
+class _Moments:
+    """Count, mean and spread of a stream of values.
+
+    Pairwise update after Chan et al. 1983, doi:10.1080/00031305.1983.10483115.
+    """
+
+    def __init__(self) -> None:
+        self.count, self.mean, self.squares = 0, 0.0, 0.0
+        self.low, self.high = math.inf, -math.inf
+
+    def add(self, values: npt.NDArray[np.float64]) -> None:
+        if not values.size:
+            return
+        count, mean = values.size, float(values.mean())
+        squares = float(np.square(values - mean).sum())
+        total, delta = self.count + count, mean - self.mean
+        self.squares += squares + delta * delta * self.count * count / total
+        self.mean += delta * count / total
+        self.count = total
+        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+
+    @property
+    def deviation(self) -> float:
+        return math.sqrt(self.squares / self.count)
+
+
+def _kind_for(channel: Channel) -> Kind:
+    return "log1p" if dims.is_rain(channel.attrs) else "standard"
+
+
+def _fitted(bare: ChannelScaling, moments: _Moments, channel: Channel) -> ChannelScaling:
+    if moments.count == 0:
+        raise DataError(channel.name, "no valid value in the training period", fix="choose another period or variable")
+    if moments.high - moments.low <= 0:
+        raise DataError(
+            channel.name,
+            f"one value only ({moments.low:g} after {bare.kind}) in the training period",
+            expected="values that vary",
+            fix="choose a period in which something happens",
+        )
+    lower, upper = _bounds(channel)
+    if bare.kind in ("log1p", "db"):
+        lower = max(lower or 0.0, 0.0)
+    # Dry pixels stay at exactly 0 for the network: they are most of a rain field, and padding and filling are 0 too.
+    if bare.kind in ("log1p", "db"):
+        offset = float(bare.transform(np.zeros(())))
+    else:
+        offset = moments.low if bare.kind == "minmax" else moments.mean
+    scale = moments.high - moments.low if bare.kind == "minmax" else moments.deviation
+    return ChannelScaling(bare.kind, bare.units, offset, scale, lower, upper, bare.threshold)
+
+
+def _bounds(channel: Channel) -> tuple[float | None, float | None]:
+    """Physical bounds by the CF attributes ``valid_min``, ``valid_max`` and ``valid_range`` (CF section 2.5.1)."""
+    attrs = channel.attrs
+    low, high = attrs.get("valid_min"), attrs.get("valid_max")
+    if "valid_range" in attrs:
+        low, high = np.asarray(attrs["valid_range"]).ravel()[:2]
+    return (None if low is None else float(low)), (None if high is None else float(high))

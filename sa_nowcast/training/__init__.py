@@ -1,0 +1,1 @@
+"""Training on Lightning: losses, schedules, the module, checkpoints, `fit`."""

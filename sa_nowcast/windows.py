@@ -1,0 +1,127 @@
+"""Planning of history/target windows, gaps and time splits: integers only, no input or output.
+
+A window of length L that starts at s uses the frames s, s + 1, …, s + L - 1. Every range is half-open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sa_nowcast.errors import DataError, RecipeError
+
+Range = tuple[int, int]
+Positions = npt.NDArray[np.int64]
+
+# Each use of randomness has a stream of its own, so that adding one never shifts another.
+_ORDER, _CROP = 1, 2
+
+
+@dataclass(frozen=True)
+class Split:
+    """Three periods in time order, separated by guard frames that no window may use."""
+
+    train: Range
+    validation: Range
+    test: Range
+
+
+def window_starts(
+    segments: Sequence[Range], length: int, within: Range, blocked: Sequence[int] | Positions = (), stride: int = 1
+) -> Positions:
+    """Return the starts of all windows that lie inside one segment and inside `within`, and use no blocked frame.
+
+    Parameters
+    ----------
+    segments : sequence of (int, int)
+        Ranges without a gap.
+    length : int
+        Frames a window: history + steps.
+    within : (int, int)
+        The split's range.
+    blocked : sequence of int
+        Frames that no window may use (frames without any valid value).
+    stride : int
+        Distance between successive starts within a segment.
+    """
+    bad = np.sort(np.asarray(blocked, dtype=np.int64))
+    starts: list[Positions] = []
+    for begin, end in segments:
+        first, last = max(begin, within[0]), min(end, within[1]) - length
+        if last >= first:
+            candidates = np.arange(first, last + 1, stride, dtype=np.int64)
+            hits = np.searchsorted(bad, candidates + length) - np.searchsorted(bad, candidates)
+            starts.append(candidates[hits == 0])
+    return np.concatenate(starts) if starts else np.empty(0, dtype=np.int64)
+
+
+def split_in_time(
+    frames: int, length: int, *, validation: float, test: float, guard: int, training: float | None = None
+) -> Split:
+    """Split `frames` positions into training, validation and test periods, in this order in time.
+
+    Parameters
+    ----------
+    frames : int
+        Frames in the sequence.
+    length : int
+        Frames a window needs; a period that is asked for gets at least so many.
+    validation, test : float
+        Shares of the sequence, each in [0, 1); 0 leaves the period out.
+    guard : int
+        Frames left unused between two periods: neighbouring frames are nearly the same, and without a guard the
+        last training frame would give the first validation frame away.
+    training : float, optional
+        Share of the sequence to train on; by default all that is left. The earliest frames are taken.
+
+    Raises
+    ------
+    RecipeError
+        Shares that are negative or leave nothing to train on, or a negative guard.
+    DataError
+        Fewer frames than the periods and guards need (both numbers are said).
+    """
+    for name, share in (("validation", validation), ("test", test), ("training", training or 0.0)):
+        if not 0 <= share < 1:
+            raise RecipeError(f"split.{name}", f"{share}", expected="a share from 0 to below 1")
+    if validation + test + (training or 0.0) > 1:
+        raise RecipeError("split", f"shares add up to {validation + test + (training or 0.0):g}", expected="at most 1")
+    if guard < 0:
+        raise RecipeError("split.guard", f"{guard}", expected="0 frames or more")
+    sizes = [max(round(share * frames), length) if share > 0 else 0 for share in (validation, test)]
+    guards = guard * sum(size > 0 for size in sizes)
+    left = frames - sum(sizes) - guards
+    if left < length:
+        needed = length + sum(max(length, 0) if size else 0 for size in sizes) + guards
+        raise DataError(
+            "time",
+            f"{frames} frames, of which {max(left, 0)} would be left to train on",
+            expected=f"at least {max(needed, frames - left + length)} (windows of {length}, guard {guard})",
+            fix="give more frames, shorten history or steps, or leave out a split",
+        )
+    train = left if training is None else min(max(round(training * frames), length), left)
+    validation_start = left + (guard if sizes[0] else 0)
+    validation_stop = validation_start + sizes[0]
+    test_start = validation_stop + (guard if sizes[1] else 0)
+    return Split(
+        train=(0, train), validation=(validation_start, validation_stop), test=(test_start, test_start + sizes[1])
+    )
+
+
+def epoch_order(seed: int, epoch: int, windows: int) -> Positions:
+    """Return the order in which an epoch visits `windows` windows: a function of (seed, epoch) alone."""
+    return np.random.default_rng((seed, _ORDER, epoch)).permutation(windows)
+
+
+def crop_corner(seed: int, sample: int, height: int, width: int, crop: tuple[int, int]) -> tuple[int, int]:
+    """Return the first row and column of the random crop of a sample: a function of (seed, sample) alone.
+
+    A crop that is larger than the grid in one direction takes the whole grid there.
+    """
+    rng = np.random.default_rng((seed, _CROP, sample))
+    rows = rng.integers(0, max(height - crop[0], 0) + 1)
+    columns = rng.integers(0, max(width - crop[1], 0) + 1)
+    return int(rows), int(columns)
