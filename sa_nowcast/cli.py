@@ -94,13 +94,12 @@ def _scores_table(scores: pd.DataFrame, title: str) -> Table:
     reference = str(mse["reference"].iloc[0])
     units = str(mse["units"].iloc[0])
     labels = [c for c in mse.columns if c in ("variable", "channel", "band", "flow") and mse[c].notna().any()]
-    table = Table(title=f"{title}: held-back times, by lead time", title_justify="left")
-    for heading in (*labels, "lead time [min]", f"MSE [{units}]", f"{reference}", f"MSE / {reference}"):
-        table.add_column(heading, justify="right")
+    table = Table(title=f"{title}: held-back times, by lead time", title_justify="left", caption_justify="left")
+    for heading in (*labels, "lead [min]", f"MSE [{units}]", reference, "ratio"):
+        table.add_column(heading, justify="right", no_wrap=True)
     thresholds = sorted(csi["threshold"].unique()) if len(csi) else []
     for threshold in thresholds:
-        table.add_column(f"CSI >= {threshold:g}", justify="right")
-        table.add_column(reference, justify="right")
+        table.add_column(f"CSI>={threshold:g}", justify="right", no_wrap=True)
     for _, row in mse.iterrows():
         cells = [str(row[c]) for c in labels]
         cells += [f"{row['lead_time_minutes']:g}", f"{row['value']:.4g}", f"{row['reference_value']:.4g}"]
@@ -109,6 +108,8 @@ def _scores_table(scores: pd.DataFrame, title: str) -> Table:
             same = csi[(csi["threshold"] == threshold) & (csi["lead_time_minutes"] == row["lead_time_minutes"])]
             for label in labels:
                 same = same[same[label] == row[label]]
-            cells += [f"{same['value'].iloc[0]:.3f}", f"{same['reference_value'].iloc[0]:.3f}"]
+            cells.append(f"{same['value'].iloc[0]:.3f} ({same['reference_value'].iloc[0]:.3f})")
         table.add_row(*cells)
+    if thresholds:
+        table.caption = f"ratio: MSE / MSE of {reference}; CSI: ours ({reference})"
     return table

@@ -153,10 +153,10 @@ def find_channel(da: xr.DataArray, known: Iterable[Hashable], told: Hashable | N
 
 
 _UNIT_ALIASES: Final = {
-    "hr": "h", "hour": "h", "hours": "h", "hrs": "h", "sec": "s", "second": "s", "seconds": "s", "minute": "min",
-    "minutes": "min", "meter": "m", "metre": "m", "meters": "m", "metres": "m", "kelvin": "K", "dbz": "dBZ", "dBz": "dBZ",
-    "millimeter": "mm", "millimetre": "mm", "millimeters": "mm", "millimetres": "mm", "degc": "degC", "celsius": "degC",
-    "Celsius": "degC", "°C": "degC", "degrees_celsius": "degC", "percent": "%", "dimensionless": "1", "": "1",
+    "hr": "h", "hrs": "h", "hour": "h", "hours": "h", "sec": "s", "second": "s", "seconds": "s", "minute": "min",
+    "minutes": "min", "meter": "m", "metre": "m", "meters": "m", "metres": "m", "kelvin": "K", "dbz": "dBZ",
+    "millimeter": "mm", "millimetre": "mm", "millimeters": "mm", "millimetres": "mm", "degc": "degC", "°c": "degC",
+    "celsius": "degC", "degrees_celsius": "degC", "percent": "%", "dimensionless": "1", "": "1",
 }  # fmt: skip
 
 

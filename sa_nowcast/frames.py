@@ -230,8 +230,8 @@ class Frames:
         """Turn an array (..., row, column) in the layout of this class back to the input's axis directions."""
         return values[..., :: -1 if self._flip_y else 1, :: -1 if self._flip_x else 1]
 
-    def position(self, time: np.datetime64) -> int | None:
-        """Return the position of `time`, or None where the sequence does not hold it."""
+    def position(self, time: Any) -> int | None:
+        """Return the position of a datetime64 `time`, or None where the sequence does not hold it."""
         index = int(np.searchsorted(self.times, time))
         return index if index < len(self) and self.times[index] == time else None
 

@@ -395,7 +395,7 @@ def _init_position(frames: Frames, init_time: Any) -> int:
     if init_time is None:
         return len(frames) - 1
     try:
-        wanted: np.datetime64 = np.array(getattr(init_time, "values", init_time), dtype="datetime64[ns]")[()]
+        wanted: Any = np.array(getattr(init_time, "values", init_time), dtype="datetime64[ns]")[()]
     except (ValueError, TypeError) as error:
         raise RecipeError("init_time", f"{init_time!r}", expected="one time, such as '2019-06-10T00:30'") from error
     position = frames.position(wanted)
@@ -403,7 +403,7 @@ def _init_position(frames: Frames, init_time: Any) -> int:
         raise DataError(
             f"{frames.name}, {show_time(wanted)}",
             "the init time is not among the data's times",
-            expected=f"a time from {frames.label(0)} to {frames.label(len(frames) - 1)}, every {show_step(frames.step)}",
+            expected=f"one from {frames.label(0)} to {frames.label(len(frames) - 1)}, every {show_step(frames.step)}",
         )
     return position
 

@@ -268,10 +268,9 @@ def _load_strict(text: str, name: str) -> tuple[Any, dict[tuple[str, ...], int]]
                 raise RecipeError(
                     f"{name}, line {line}", "an anchor or alias", expected="plain values", fix="write it out"
                 )
-            if getattr(event, "tag", None):
-                raise RecipeError(
-                    f"{name}, line {line}", f"the tag {event.tag}", expected="plain values", fix="remove it"
-                )
+            tag = getattr(event, "tag", None)
+            if tag:
+                raise RecipeError(f"{name}, line {line}", f"the tag {tag}", expected="plain values", fix="remove it")
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH:
                 raise RecipeError(f"{name}, line {line}", "nested too deeply", expected=f"at most {MAX_DEPTH} levels")

@@ -26,7 +26,7 @@ def main(source: str) -> None:
         "Conventions": "CF-1.11",
         "title": "MRMS surface precipitation rate, central United States, 2019-06-10 00:00 to 01:10 UTC (crop)",
         "institution": "NOAA National Severe Storms Laboratory",
-        "source": "Multi-Radar Multi-Sensor system, PrecipRate product (Zhang et al. 2016, doi:10.1175/BAMS-D-14-00174.1)",
+        "source": "Multi-Radar Multi-Sensor system, PrecipRate (Zhang et al. 2016, doi:10.1175/BAMS-D-14-00174.1)",
         "history": "cropped by tools/make_sample.py from the file in pySTEPS/pysteps-data; packed values unchanged",
         "license": "public domain (work of the United States government)",
         "comment": "Some frames repeat the one before them, as the mosaic did.",

@@ -1,0 +1,58 @@
+# Everything runs in a virtual environment of its own; nothing but Python 3.11 or later and make is needed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: quickstart test test-slow bench lint types docs docs-serve clean
+
+quickstart: $(VENV)/.run  ## train on the embedded radar sample, forecast, score, draw
+	$(BIN)/sa-nowcast run recipes/quickstart.yaml
+
+test: $(VENV)/.test  ## the test suite without the slow cases
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.test  ## all tests, the slow cases too
+	$(BIN)/python -m pytest -m "not benchmark"
+
+bench: $(VENV)/.test  ## ratios of time and memory, printed
+	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.lint
+	$(BIN)/mypy
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-serve: $(VENV)/.docs
+	$(BIN)/mkdocs serve
+
+clean:
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/.venv:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "sa_nowcast needs Python 3.11 or later, found " + sys.version.split()[0] + "; try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# torch goes first and alone, so that no other package can ask for another build of it.
+$(VENV)/.run: $(VENV)/.venv pyproject.toml constraints.txt
+	$(PIP) torch
+	$(PIP) -e ".[plot]"
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	$(PIP) -e ".[test]"
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.test
+	$(PIP) -e ".[test,lint]"
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.run
+	$(PIP) -e ".[plot,docs]"
+	@touch $@
