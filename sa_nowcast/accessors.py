@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import xarray as xr
 
+from sa_nowcast import dims
 from sa_nowcast.defaults import as_nowcaster, get_default_model
+from sa_nowcast.errors import DataError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,30 +56,45 @@ class _Gridded:
             self._obj, steps, init_time=init_time, grid=grid, time=time, y=y, x=x, channel=channel, device=device
         )
 
-
-@xr.register_dataset_accessor("sa_nowcast")  # type: ignore[no-untyped-call]
-class DatasetAccessor(_Gridded):
-    """``ds.sa_nowcast``: train and forecast on a Dataset of gridded frames."""
-
-
-@xr.register_dataarray_accessor("sa_nowcast")  # type: ignore[no-untyped-call]
-class DataArrayAccessor(_Gridded):
-    """``da.sa_nowcast``: the same on a DataArray, and what a forecast can do with itself."""
-
     def verify(self, truth: xr.DataArray | xr.Dataset, **options: Any) -> xr.Dataset:
         """Score this forecast against `truth` by lead time; see `sa_nowcast.verify`."""
         from sa_nowcast.verification import verify
 
-        return verify(self._obj, truth, **options)
+        return verify(self._field(), truth, **options)
 
     def plot(self, truth: Any = None, history: Any = None, **options: Any) -> Figure:
         """Draw this forecast by lead time, with history, truth and error where given; returns the figure."""
         from sa_nowcast.plotting import plot_forecast
 
-        return plot_forecast(self._obj, truth, history, **options)
+        return plot_forecast(self._field(), truth, history, **options)
 
     def to_cf(self) -> xr.Dataset:
         """Return this forecast as a Dataset with the global attributes of CF; see `sa_nowcast.cf.to_dataset`."""
         from sa_nowcast.cf import to_dataset
 
-        return to_dataset(self._obj)
+        return to_dataset(self._field())
+
+    def _field(self) -> xr.DataArray:
+        """Return the forecast: of a Dataset, such as one that was read back from a file, its only variable."""
+        if isinstance(self._obj, xr.DataArray):
+            return self._obj
+        names = [str(n) for n, v in self._obj.data_vars.items() if dims.LEAD_TIME in v.dims]
+        if len(names) != 1:
+            raise DataError(
+                "dataset",
+                f"{len(names)} variables with {dims.LEAD_TIME} ({', '.join(names) or 'none'})",
+                expected="one forecast",
+                fix="choose it, as in ds['name'].sa_nowcast",
+            )
+        field: xr.DataArray = self._obj[names[0]]
+        return field
+
+
+@xr.register_dataset_accessor("sa_nowcast")  # type: ignore[no-untyped-call]
+class DatasetAccessor(_Gridded):
+    """``ds.sa_nowcast``: train and forecast on a Dataset of gridded frames; score and plot a forecast read back."""
+
+
+@xr.register_dataarray_accessor("sa_nowcast")  # type: ignore[no-untyped-call]
+class DataArrayAccessor(_Gridded):
+    """``da.sa_nowcast``: the same on a DataArray."""

@@ -49,8 +49,8 @@ def write_bundle(
     """
     data, content = encode(weights, description)
     target = Path(path)
-    if target.exists() and not (overwrite and (target / MODEL).is_file()):
-        what = "a model" if (target / MODEL).is_file() else "something that is no model"
+    if target.exists() and not (overwrite and _is_bundle(target)):
+        what = "a model" if _is_bundle(target) else "something that is no model"
         fix = "choose another path" + (", or pass overwrite=True" if what == "a model" else "")
         raise StorageError(str(target), f"{what} stands there", expected="a new path", fix=fix)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
@@ -64,19 +64,19 @@ def write_bundle(
             file.flush()
             os.fsync(file.fileno())
         with (partial / MODEL).open("w", encoding="utf-8") as text:
-            json.dump(content, text, indent=2, sort_keys=True, allow_nan=False)
+            text.write(_text(content))
             text.flush()
             os.fsync(text.fileno())
         if target.exists():
             os.replace(target, former)
         os.replace(partial, target)
     except OSError as error:
-        if former.exists() and not target.exists():
-            os.replace(former, target)
         raise StorageError(
             str(target), f"the model could not be written ({error.strerror or error})", fix="choose another folder"
         ) from error
     finally:
+        if former.exists() and not target.exists():  # after an error, and after Ctrl-C
+            os.replace(former, target)
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(former, ignore_errors=True)
     return str(content["sha256"])
@@ -111,13 +111,14 @@ def read_bundle(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             str(folder), what, expected="a saved nowcaster", fix="check the path; nowcaster.save(path) makes one"
         )
     try:
-        if model.stat().st_size > MAX_JSON_BYTES:
-            raise ModelError(
-                str(model), f"{model.stat().st_size} bytes", expected=f"at most {MAX_JSON_BYTES}", fix=_NEW
-            )
-        content = json.loads(model.read_text(encoding="utf-8"))
+        with model.open("rb") as opened:
+            raw = opened.read(MAX_JSON_BYTES + 1)
     except OSError as error:
         raise ModelError(str(model), f"cannot be read ({error.strerror})", fix="check the permissions") from error
+    if len(raw) > MAX_JSON_BYTES:
+        raise ModelError(str(model), "too large", expected=f"at most {MAX_JSON_BYTES} bytes", fix=_NEW)
+    try:
+        content = json.loads(raw.decode())
     except (ValueError, RecursionError) as error:
         raise ModelError(str(model), "damaged: not JSON", fix=_NEW) from error
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
@@ -126,7 +127,8 @@ def read_bundle(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ModelError(
             str(model), f"format {content['format']}", expected=f"at most {FORMAT}", fix="install a newer sa-nowcast"
         )
-    if _digest(content) != content.get("sha256"):
+    # The digest is over the content; the text must be the one that this content has, so that every byte counts.
+    if _digest(content) != content.get("sha256") or _text(content).encode() != raw:
         raise ModelError(str(model), "altered: its SHA-256 does not match its content", fix=_NEW)
     file = folder / WEIGHTS
     try:
@@ -139,6 +141,15 @@ def read_bundle(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return load(data), content
     except (SafetensorError, ValueError, KeyError) as error:
         raise ModelError(str(file), f"damaged ({error})", fix=_NEW) from error
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Say whether a folder holds a model and nothing that is not part of it."""
+    return (folder / MODEL).is_file() and {f.name for f in folder.iterdir()} <= {MODEL, WEIGHTS}
+
+
+def _text(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
 
 
 def _digest(content: Mapping[str, Any]) -> str:

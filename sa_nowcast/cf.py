@@ -50,7 +50,12 @@ def to_dataset(forecast: xr.DataArray, title: str | None = None) -> xr.Dataset:
     for name in ds.coords:
         # CF section 2.5.1: a coordinate variable has no missing values.
         ds[name].encoding["_FillValue"] = None
-    ds[dims.LEAD_TIME].encoding |= {"units": "seconds", "dtype": "int64"}
+    lead, attrs = ds[dims.LEAD_TIME].values, ds[dims.LEAD_TIME].attrs
+    if not (lead % np.timedelta64(1, "s")).any():
+        # xarray writes a timedelta in the units of its resolution, and so that it is read back as one.
+        ds = ds.assign_coords({dims.LEAD_TIME: lead.astype("timedelta64[s]")})
+        ds[dims.LEAD_TIME].attrs = attrs
+        ds[dims.LEAD_TIME].encoding["_FillValue"] = None
     for name in (dims.INIT_TIME, dims.VALID_TIME):
         # CF section 4.4: numpy's datetime64, and so every time that xarray decodes, counts no leap seconds.
         ds[name].attrs["units_metadata"] = "leap_seconds: none"

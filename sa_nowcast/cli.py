@@ -57,7 +57,7 @@ def run(
         parsed = parsed.model_copy(update={"training": parsed.training.model_copy(update={"seed": seed})})
     if output is not None:
         parsed = parsed.model_copy(update={"output": parsed.output.model_copy(update={"folder": output})})
-    result = run_recipe(parsed, progress=not quiet, report=_err.print)
+    result = run_recipe(parsed, progress=not quiet, report=lambda line: _err.print(line, soft_wrap=True))
     if result.already_done:
         _err.print(f"{result.folder} holds this run, finished; remove the folder to run it again")
     _out.print(_scores_table(result.scores, parsed.name))

@@ -68,6 +68,8 @@ _NAMES: Final[Mapping[Role, tuple[str, ...]]] = {
         "x_osgb",
         "cols",
         "col",
+        "columns",
+        "column",
         "width",
         "w",
         "i",
@@ -157,7 +159,12 @@ _UNIT_ALIASES: Final = {
     "minutes": "min", "meter": "m", "metre": "m", "meters": "m", "metres": "m", "kelvin": "K", "dbz": "dBZ",
     "millimeter": "mm", "millimetre": "mm", "millimeters": "mm", "millimetres": "mm", "degc": "degC", "°c": "degC",
     "celsius": "degC", "degrees_celsius": "degC", "percent": "%", "dimensionless": "1", "": "1",
+    **dict.fromkeys(_UNITS["y"], "degrees_north"), **dict.fromkeys(_UNITS["x"], "degrees_east"),
 }  # fmt: skip
+
+
+_NUMBER: Final = re.compile(r"(\d+\.?\d*(?:[eE][+-]?\d+)?)(?:\^([+-]?\d))?")
+_NAMED: Final = re.compile(r"(.*?[^\d^+-])\^?([+-]?\d+)?")
 
 
 def canonical_units(units: str | None) -> str | None:
@@ -167,18 +174,23 @@ def canonical_units(units: str | None) -> str | None:
     """
     if units is None:
         return None
-    text = units.strip().replace("**", "").replace("^", "").replace("·", " ").replace("*", " ").replace(".", " ")
+    text = units.strip().replace("**", "^").replace("·", " ").replace("*", " ")
+    text = re.sub(r"\.(?!\d)|(?<!\d)\.", " ", text)  # a point between names multiplies; within a number it stays
     numerator, *denominators = text.split("/")
+    number = 1.0
     factors: dict[str, int] = {}
     for sign, part in [(1, numerator), *((-1, d) for d in denominators)]:
-        for token in part.split() or [""]:
-            match = re.fullmatch(r"(.*?[^\d+-])([+-]?\d+)?", token)
+        for token in part.split():
+            if (match := _NUMBER.fullmatch(token)) and 1e-30 < (value := float(match[1])) < 1e30:
+                number *= value ** (sign * int(match[2] or 1))
+                continue
+            match = _NAMED.fullmatch(token)
             name, power = (match[1], int(match[2] or 1)) if match else (token, 1)
             name = _UNIT_ALIASES.get(name, _UNIT_ALIASES.get(name.lower(), name))
-            if name not in ("", "1"):
+            if name != "1":
                 factors[name] = factors.get(name, 0) + sign * power
     shown = [n if p == 1 else f"{n}{p}" for n, p in sorted(factors.items(), key=lambda f: (f[1] < 0, f[0])) if p]
-    return " ".join(shown) or "1"
+    return " ".join([*([f"{number:g}"] if number != 1 else []), *shown]) or "1"
 
 
 _RAIN_RATE_UNITS: Final = frozenset({"mm h-1", "kg m-2 s-1", "mm min-1", "mm s-1", "kg m-2 h-1"})

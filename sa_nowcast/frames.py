@@ -140,7 +140,7 @@ class Frames:
         t_dim, y_dim, x_dim = found_dims
         name = str(arrays[0].name or "data")
         times = _times(arrays[0], t_dim, name)
-        step_ns, segments = _segments(times, name, gaps, step)
+        step_ns, segments = _segments(times, t_dim, name, gaps, step)
         coords = _kept_coords(obj, arrays[0], t_dim)
         mapping = coords.get(grid_mapping_name(arrays[0]))
         grid = _grid(arrays[0], y_dim, x_dim, name, mapping)
@@ -210,12 +210,7 @@ class Frames:
         infinite = np.isinf(stacked)
         if infinite.any():
             t, c = np.argwhere(infinite)[0][:2]
-            raise DataError(
-                f"{self.channels[c].name}, {self.label(start + int(t))}",
-                f"{int(infinite.sum())} infinite values",
-                expected="finite values, or NaN where missing",
-                fix="ds.where(abs(ds) < float('inf')) turns them into missing values",
-            )
+            raise infinite_values(self.channels[c].name, self.label(start + int(t)), int(infinite.sum()))
         return np.ascontiguousarray(stacked)
 
     def load(self) -> Frames:
@@ -265,13 +260,24 @@ class Frames:
         try:
             # Through float64 where xarray decoded to it: the cast to float32 is then the only rounding, and packed
             # and unpacked inputs agree to the last bit.
-            return np.asarray(part.values, dtype=np.float32)
+            with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and `read` refuses that
+                return np.asarray(part.values, dtype=np.float32)
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             raise DataError(
                 f"{part.name}, {self.label(start)} to {self.label(stop - 1)}",
                 f"storage could not give the values ({type(error).__name__}: {error})",
                 fix="check the file; a damaged chunk has to be written again from its source",
             ) from error
+
+
+def infinite_values(name: str, time: str, count: int) -> DataError:
+    """Return the error about infinite values."""
+    return DataError(
+        f"{name}, {time}",
+        f"{count} infinite values",
+        expected="finite values, or NaN where missing",
+        fix="ds.where(abs(ds) < float('inf')) turns them into missing values",
+    )
 
 
 def show_time(time: np.datetime64) -> str:
@@ -422,7 +428,7 @@ def _times(array: xr.DataArray, dim: Hashable, name: str) -> Times:
 
 
 def _segments(
-    times: Times, name: str, gaps: Gaps, step: np.timedelta64 | None
+    times: Times, dim: Hashable, name: str, gaps: Gaps, step: np.timedelta64 | None
 ) -> tuple[np.timedelta64, tuple[tuple[int, int], ...]]:
     if gaps not in ("refuse", "skip"):
         raise DataError(name, f"gaps={gaps!r}", expected="'refuse' or 'skip'")
@@ -432,7 +438,7 @@ def _segments(
         raise DataError(
             f"{name}, {show_time(times[at])}",
             f"times are not sorted: position {at} is before {show_time(times[at - 1])} at position {at - 1}",
-            fix="ds.sortby('time')",
+            fix=f"ds.sortby({str(dim)!r})",
         )
     if (differences == 0).any():
         at = int(np.argmax(differences == 0))
@@ -441,7 +447,7 @@ def _segments(
             f"{name}, {show_time(times[at])}",
             f"the time occurs {count} times, first at position {at}",
             expected="once",
-            fix="ds.drop_duplicates('time'), if the frames are the same",
+            fix=f"ds.drop_duplicates({str(dim)!r}), if the frames are the same",
         )
     if step is not None:
         wanted = int(np.asarray(step).astype("timedelta64[ns]").astype(np.int64))

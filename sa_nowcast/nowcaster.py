@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 import xarray as xr
 
@@ -89,6 +90,33 @@ class Terms:
             grid_units=grid.units,
             projection=dict(grid.projection),
         )
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Terms:
+        """Read the fields as JSON holds them.
+
+        Raises
+        ------
+        ModelError
+            A field is missing, unknown or cannot be what it says.
+        """
+        try:
+            channels = tuple((name, units) for name, units in fields["channels"])
+            terms = cls(**{**fields, "channels": channels, "projection": dict(fields["projection"])})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError("terms", f"unreadable ({error})") from error
+        for key in ("history", "steps", "step_ns"):
+            value = getattr(terms, key)
+            if type(value) is not int or value < 1:
+                raise ModelError(f"terms.{key}", f"{value!r}", expected="a whole number of at least 1")
+        for key in ("dy", "dx"):
+            value = getattr(terms, key)
+            if value is not None and not (type(value) in (int, float) and 0 < value < float("inf")):
+                raise ModelError(f"terms.{key}", f"{value!r}", expected="a spacing above 0")
+        texts = [terms.grid_units, *(text for pair in channels for text in pair), *terms.projection.values()]
+        if not channels or not all(isinstance(t, str | None) for t in texts):
+            raise ModelError("terms", "names and units that are no text")
+        return terms
 
     @property
     def step(self) -> np.timedelta64:
@@ -196,19 +224,27 @@ class Nowcaster:
         weights, content = bundle.read_bundle(path)
         try:
             config = NetworkConfig.from_dict(content["network"])
-            terms = Terms(**{**content["terms"], "channels": tuple((n, u) for n, u in content["terms"]["channels"])})
+            terms = Terms.from_dict(content["terms"])
             scaling = Scaling.from_dict(content["scaling"])
+            provenance = dict(content["provenance"])
+            if not config.channels == len(terms.channels) == len(scaling.channels):
+                raise ModelError("channels", f"{config.channels}, {len(terms.channels)} and {len(scaling.channels)}")
+            if len(config.hidden) > len(weights):
+                raise ModelError("network", f"{len(config.hidden)} layers with {len(weights)} tensors")
             # Built without memory of its own: a description that declares a huge network costs nothing before the
             # weights have shown that they fit it.
             with torch.device("meta"):
                 network = build(config)
+            wrong = [f"{n} is {w.dtype}" for n, w in weights.items() if w.dtype != torch.float32]
+            if wrong:
+                raise ModelError("weights", wrong[0], expected="torch.float32")
             network.load_state_dict(weights, strict=True, assign=True)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             line = " ".join(str(error).split())[:200]
             raise ModelError(
                 str(path), f"description and weights do not fit together ({line})", fix="train it again"
             ) from error
-        return cls(network.eval(), scaling, terms, content.get("provenance", {}))
+        return cls(network.eval(), scaling, terms, provenance)
 
     @cached_property
     def digest(self) -> str:
@@ -283,8 +319,11 @@ class Nowcaster:
 
     def _check_grid(self, frames: Frames) -> None:
         terms, found = self.terms, frames.grid
+        units = [dims.canonical_units(u) for u in (found.units, terms.grid_units) if u is not None]
         for ours, theirs in ((found.dy, terms.dy), (found.dx, terms.dx)):
-            if ours is not None and theirs is not None and abs(abs(ours) - theirs) > GRID_TOLERANCE * theirs:
+            if ours is None or theirs is None:
+                continue
+            if len(set(units)) > 1 or abs(abs(ours) - theirs) > GRID_TOLERANCE * theirs:
                 expected = Grid("y", "x", 0, 0, terms.dy, terms.dx, terms.grid_units, {}).spacing()
                 raise ModelError(
                     frames.name,
@@ -394,10 +433,15 @@ class Nowcaster:
 def _init_position(frames: Frames, init_time: Any) -> int:
     if init_time is None:
         return len(frames) - 1
+    value = getattr(init_time, "values", init_time)
     try:
-        wanted: Any = np.array(getattr(init_time, "values", init_time), dtype="datetime64[ns]")[()]
-    except (ValueError, TypeError) as error:
-        raise RecipeError("init_time", f"{init_time!r}", expected="one time, such as '2019-06-10T00:30'") from error
+        stamp = pd.Timestamp(value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value)
+    except (ValueError, TypeError):
+        stamp = pd.NaT
+    if stamp is pd.NaT or stamp.tz is not None:
+        shown = " ".join(repr(init_time).split())
+        raise RecipeError("init_time", f"{shown:.80}", expected="one time in UTC, such as '2019-06-10T00:30'")
+    wanted = stamp.to_datetime64().astype("datetime64[ns]")
     position = frames.position(wanted)
     if position is None:
         raise DataError(

@@ -212,7 +212,8 @@ def checked(
 def _explained(
     error: ValidationError, model: type[BaseModel], name: str, lines: Mapping[tuple[str, ...], int]
 ) -> RecipeError:
-    first = error.errors(include_url=False)[0]
+    # A mistyped key is both unknown and missing; the unknown one says what to mend.
+    first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
     keys = tuple(str(k) for k in first["loc"])
     line = next((lines[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in lines), None)
     where = name + (f", line {line}" if line else "") + (f", {'.'.join(keys)}" if keys else "")
@@ -223,7 +224,7 @@ def _explained(
     if first["type"] == "extra_forbidden":
         known = _fields(model, keys[:-1])
         near = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
-        fix = f"did you mean {near[0]!r}" if near else "remove it"
+        fix = f"write {near[0]!r}" if near else "remove it"
         return RecipeError(where, f"unknown key{more}", expected=f"one of {', '.join(known)}", fix=fix)
     if first["type"] == "missing":
         return RecipeError(where, f"missing{more}", fix="add it")

@@ -28,6 +28,9 @@ DB_THRESHOLD = 0.1
 # Dry pixels are put this far below the threshold, so that a network's small errors around "no rain" stay none.
 DRY_MARGIN_DB = 5.0
 
+# Interpolation leaves values this far below zero beside rain, relative to the heaviest; they count as none.
+NEGATIVE_TOLERANCE = 0.01
+
 
 @dataclass(frozen=True)
 class ChannelScaling:
@@ -60,6 +63,11 @@ class ChannelScaling:
             raise ModelError("scaling.kind", f"{self.kind!r}", expected=f"one of {', '.join(get_args(Kind))}")
         if not (math.isfinite(self.offset) and math.isfinite(self.scale) and self.scale > 0):
             raise ModelError("scaling", f"offset {self.offset}, scale {self.scale}", expected="finite, scale above 0")
+        bounds = [b for b in (self.lower, self.upper) if b is not None]
+        if not all(math.isfinite(b) for b in bounds) or bounds != sorted(bounds):
+            raise ModelError("scaling", f"bounds {self.lower} to {self.upper}", expected="finite, the smaller first")
+        if not 0 < self.threshold < math.inf:
+            raise ModelError("scaling.threshold", f"{self.threshold}", expected="finite and above 0")
 
     def transform(self, x: Any, xp: Any = np) -> Any:
         """Apply t alone."""
@@ -122,10 +130,23 @@ class Scaling:
         kinds: list[Kind] = [_kind_for(c) if kind == "auto" else kind for c in channels]  # type: ignore[misc]
         bare = [ChannelScaling(k, c.units, 0.0, 1.0) for k, c in zip(kinds, channels, strict=True)]
         moments = [_Moments() for _ in channels]
+        extremes = [(math.inf, -math.inf)] * len(channels)
         for part in parts:
             for i, (scaling, moment) in enumerate(zip(bare, moments, strict=True)):
                 values = part[:, i]
-                moment.add(scaling.transform(values[np.isfinite(values)].astype(np.float64)))
+                values = values[np.isfinite(values)].astype(np.float64)
+                if values.size:
+                    low, high = extremes[i]
+                    extremes[i] = min(low, float(values.min())), max(high, float(values.max()))
+                moment.add(scaling.transform(values))
+        for scaling, channel, (low, high) in zip(bare, channels, extremes, strict=True):
+            if scaling.kind in ("log1p", "db") and low < -NEGATIVE_TOLERANCE * abs(high):
+                raise DataError(
+                    channel.name,
+                    f"negative values, down to {low:g}, in the training period",
+                    expected=f"none under scaling {scaling.kind}",
+                    fix="use scaling='standard', or ds.where(ds >= 0) if they mean missing",
+                )
         fitted = [
             _fitted(scaling, moment, channel) for scaling, moment, channel in zip(bare, moments, channels, strict=True)
         ]
@@ -223,5 +244,19 @@ def _bounds(channel: Channel) -> tuple[float | None, float | None]:
     attrs = channel.attrs
     low, high = attrs.get("valid_min"), attrs.get("valid_max")
     if "valid_range" in attrs:
-        low, high = np.asarray(attrs["valid_range"]).ravel()[:2]
-    return (None if low is None else float(low)), (None if high is None else float(high))
+        pair = np.asarray(attrs["valid_range"]).ravel()
+        low, high = pair if pair.size == 2 else (math.nan, math.nan)
+    try:
+        lower, upper = -math.inf if low is None else float(low), math.inf if high is None else float(high)
+    except (TypeError, ValueError):
+        lower = upper = math.nan
+    if not lower <= upper:
+        key = "valid_range" if "valid_range" in attrs else "valid_min, valid_max"
+        shown = attrs["valid_range"] if "valid_range" in attrs else (low, high)
+        raise DataError(
+            channel.name,
+            f"{key} is {shown!r:.60}",
+            expected="two numbers, the smaller first",
+            fix="correct or remove the attribute",
+        )
+    return (lower if math.isfinite(lower) else None), (upper if math.isfinite(upper) else None)

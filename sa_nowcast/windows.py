@@ -17,7 +17,7 @@ Range = tuple[int, int]
 Positions = npt.NDArray[np.int64]
 
 # Each use of randomness has a stream of its own, so that adding one never shifts another.
-_ORDER, _CROP = 1, 2
+ORDER_STREAM, _CROP, _MOVE = 1, 2, 4
 
 
 @dataclass(frozen=True)
@@ -87,19 +87,23 @@ def split_in_time(
     for name, share in (("validation", validation), ("test", test), ("training", training or 0.0)):
         if not 0 <= share < 1:
             raise RecipeError(f"split.{name}", f"{share}", expected="a share from 0 to below 1")
-    if validation + test + (training or 0.0) > 1:
-        raise RecipeError("split", f"shares add up to {validation + test + (training or 0.0):g}", expected="at most 1")
+    total = validation + test + (training or 0.0)
+    if total > 1 + 1e-9 or validation + test > 1 - 1e-9:  # sums of decimal shares are off by a few 1e-16
+        room = ", with something left to train on" if total <= 1 + 1e-9 else ""
+        raise RecipeError("split", f"shares add up to {total:g}", expected=f"at most 1{room}")
     if guard < 0:
         raise RecipeError("split.guard", f"{guard}", expected="0 frames or more")
-    sizes = [max(round(share * frames), length) if share > 0 else 0 for share in (validation, test)]
-    guards = guard * sum(size > 0 for size in sizes)
-    left = frames - sum(sizes) - guards
+    shares = (validation, test)
+    sizes, left = _sizes(frames, length, shares, guard)
     if left < length:
-        needed = length + sum(max(length, 0) if size else 0 for size in sizes) + guards
+        needed, short = frames, length - left
+        while short > 0:
+            needed += short  # a frame more leaves at most a frame more, so that no smaller number is enough
+            short = length - _sizes(needed, length, shares, guard)[1]
         raise DataError(
             "time",
             f"{frames} frames, of which {max(left, 0)} would be left to train on",
-            expected=f"at least {max(needed, frames - left + length)} (windows of {length}, guard {guard})",
+            expected=f"at least {needed} (windows of {length}, guard {guard})",
             fix="give more frames, shorten history or steps, or leave out a split",
         )
     train = left if training is None else min(max(round(training * frames), length), left)
@@ -111,17 +115,33 @@ def split_in_time(
     )
 
 
+def _sizes(frames: int, length: int, shares: tuple[float, float], guard: int) -> tuple[list[int], int]:
+    """Return the sizes of validation and test, and the frames that they and the guards leave."""
+    sizes = [max(round(share * frames), length) if share > 0 else 0 for share in shares]
+    return sizes, frames - sum(sizes) - guard * sum(size > 0 for size in sizes)
+
+
 def epoch_order(seed: int, epoch: int, windows: int) -> Positions:
     """Return the order in which an epoch visits `windows` windows: a function of (seed, epoch) alone."""
-    return np.random.default_rng((seed, _ORDER, epoch)).permutation(windows)
+    return np.random.default_rng((seed, ORDER_STREAM, epoch)).permutation(windows)
 
 
-def crop_corner(seed: int, sample: int, height: int, width: int, crop: tuple[int, int]) -> tuple[int, int]:
-    """Return the first row and column of the random crop of a sample: a function of (seed, sample) alone.
+def crop_corner(
+    seed: int, sample: int, height: int, width: int, crop: tuple[int, int], attempt: int = 0
+) -> tuple[int, int]:
+    """Return the first row and column of a random crop of a sample: a function of (seed, sample, attempt) alone.
 
     A crop that is larger than the grid in one direction takes the whole grid there.
     """
     rng = np.random.default_rng((seed, _CROP, sample))
-    rows = rng.integers(0, max(height - crop[0], 0) + 1)
-    columns = rng.integers(0, max(width - crop[1], 0) + 1)
-    return int(rows), int(columns)
+    rows = columns = 0
+    for _ in range(attempt + 1):
+        rows = int(rng.integers(0, max(height - crop[0], 0) + 1))
+        columns = int(rng.integers(0, max(width - crop[1], 0) + 1))
+    return rows, columns
+
+
+def flips_and_turns(seed: int, sample: int) -> tuple[bool, bool, int]:
+    """Return whether to mirror a sample's rows and columns and how many quarters to turn it, from (seed, sample)."""
+    up, left, quarters = np.random.default_rng((seed, _MOVE, sample)).integers(0, (2, 2, 4))
+    return bool(up), bool(left), int(quarters)

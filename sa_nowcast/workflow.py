@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
     from sa_nowcast.nowcaster import Nowcaster
 
-MODEL, SCORES, PICTURE, DONE = "model.nowcaster", "scores.csv", "forecast.png", "run.json"
+MODEL, SCORES, PICTURE = "model.nowcaster", "scores.csv", "forecast.png"
+CLAIM, DONE = "recipe.json", "run.json"
 Report = Callable[[str], None]
 
 
@@ -76,18 +77,23 @@ def run(recipe: Recipe, *, progress: bool = True, report: Report = lambda line: 
     """
     import pandas as pd
 
+    from sa_nowcast.devices import resolve_device
     from sa_nowcast.training.fit import fit_frames, writable_folder
 
     folder = writable_folder(recipe.output.folder)
-    _claim(folder, recipe)
+    _check_claim(folder, recipe)
     finished = _finished(folder, recipe)
     if finished is not None:
         return RunResult(folder, pd.read_csv(folder / SCORES), finished, already_done=True)
-    _plotting()  # a missing library is found out before training
+    # A missing library or device is found out before any work is done.
+    _plotting()
+    resolve_device(recipe.training.device)
 
     train_ds, test_ds = _regions(open_source(recipe), recipe)
     train_frames, test_frames = _frames(train_ds, recipe), _frames(test_ds, recipe)
     split = _split(len(train_frames), recipe)
+    # Only now: a recipe that failed on its data must not keep the folder from the mended one.
+    _write_text(folder / CLAIM, json.dumps(recipe.model_dump(mode="json"), indent=2))
     report(f"training on {_period(train_frames, split.train)}, validating on {_period(train_frames, split.validation)}")
     nowcaster = fit_frames(
         train_frames,
@@ -288,23 +294,22 @@ def _recipe_digest(recipe: Recipe) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _claim(folder: Path, recipe: Recipe) -> None:
-    """Write the resolved recipe into the folder, or refuse a folder that holds another run."""
-    path = folder / "recipe.json"
-    text = json.dumps(recipe.model_dump(mode="json"), indent=2)
-    if path.exists():
-        try:
-            theirs = Recipe.model_validate_json(path.read_text())
-        except ValueError:
-            theirs = None
-        if theirs is None or _recipe_digest(theirs) != _recipe_digest(recipe):
-            raise RecipeError(
-                f"output.folder {folder}",
-                "it holds a run of another recipe",
-                expected="a folder of its own for each run",
-                fix="name another folder, or remove this one",
-            )
-    _write_text(path, text)
+def _check_claim(folder: Path, recipe: Recipe) -> None:
+    """Refuse a folder that holds another run."""
+    path = folder / CLAIM
+    if not path.exists():
+        return
+    try:
+        theirs = Recipe.model_validate_json(path.read_text())
+    except (OSError, ValueError):
+        theirs = None
+    if theirs is None or _recipe_digest(theirs) != _recipe_digest(recipe):
+        raise RecipeError(
+            f"output.folder {folder}",
+            "it holds a run of another recipe",
+            expected="a folder of its own for each run",
+            fix="name another folder, or remove this one",
+        )
 
 
 def _finished(folder: Path, recipe: Recipe) -> tuple[Path, ...] | None:

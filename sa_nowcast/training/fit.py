@@ -26,7 +26,7 @@ from sa_nowcast.models import NetworkConfig, build
 from sa_nowcast.nowcaster import Nowcaster, Terms
 from sa_nowcast.recipe import TrainingRecipe, checked, network_config
 from sa_nowcast.scaling import Scaling
-from sa_nowcast.stream import IN_MEMORY_BYTES, StepSampler, WindowDataset, batches
+from sa_nowcast.stream import IN_MEMORY_BYTES, SequenceDataset, StepSampler, batches
 from sa_nowcast.training.callbacks import KeepBest, ProgressBar, RunFolder
 from sa_nowcast.training.checkpoint import AtomicCheckpointIO, load_checkpoint, newest_valid
 from sa_nowcast.training.module import NowcastModule
@@ -170,7 +170,7 @@ def fit_frames(
     checkpoint = None if run_folder is None else newest_valid(run_folder)
     first = 0 if checkpoint is None else _resumable_step(checkpoint, module.fingerprint)
     crop = None if recipe.crop is None else (recipe.crop, recipe.crop)
-    train = WindowDataset(frames, starts, length, crop=crop, seed=recipe.seed)
+    train = SequenceDataset(frames, history, steps, starts=starts, crop=crop, seed=recipe.seed)
     loaders: dict[str, Any] = {
         "train_dataloaders": batches(
             train, StepSampler(recipe.batch_size, recipe.max_steps, first), workers=recipe.workers
@@ -180,7 +180,7 @@ def fit_frames(
         count = recipe.validation_samples
         chosen = validation_starts[np.linspace(0, len(validation_starts) - 1, count).round().astype(int)]
         # The same windows and crops at every validation: only the weights may change the loss.
-        held = WindowDataset(frames, chosen, length, crop=crop, seed=_CROP_SEED, shuffle=False)
+        held = SequenceDataset(frames, history, steps, starts=chosen, crop=crop, seed=_CROP_SEED, shuffle=False)
         sampler = StepSampler(min(recipe.batch_size, count), -(-count // min(recipe.batch_size, count)))
         loaders["val_dataloaders"] = batches(held, sampler)
     best, keeper = KeepBest(), RunFolder(run_folder, recipe.checkpoint_every)

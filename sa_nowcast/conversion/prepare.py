@@ -1,0 +1,252 @@
+"""From what xarray opened to the Dataset that is stored: order of dimensions, packing, times, labels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+from zarr.codecs import ZstdCodec
+
+from sa_nowcast import dims
+from sa_nowcast.conversion.plan import ConversionPlan, VariablePlan
+from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.frames import show_step, show_time
+
+Irregular = Literal["refuse", "allow"]
+
+MISSING_TIMES: Final = "missing_times"
+_PACKING: Final = ("dtype", "scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A Dataset ready to be written, with its plan.
+
+    Attributes
+    ----------
+    ds : Dataset
+        Lazy, dimensions in the order in which they are stored, encodings cleaned; ``missing_times`` included.
+    plan : ConversionPlan
+    encoding : mapping
+        What xarray needs to lay the arrays out.
+    """
+
+    ds: xr.Dataset
+    plan: ConversionPlan
+    encoding: Mapping[str, Mapping[str, Any]]
+
+
+def prepare(
+    source: xr.Dataset | xr.DataArray,
+    target: Path,
+    *,
+    variables: Sequence[str] | None,
+    time: Hashable | None,
+    irregular: Irregular,
+    window: int,
+    frames: int | None,
+    level: int,
+    attrs: Mapping[str, Any],
+) -> Prepared:
+    """Check `source` and plan its conversion; see `sa_nowcast.conversion.convert` for the parameters."""
+    ds = source.to_dataset(name=source.name or "data") if isinstance(source, xr.DataArray) else source
+    ds = _chosen(ds, variables).drop_vars(MISSING_TIMES, errors="ignore")
+    ds = xr.decode_cf(ds, decode_times=False, decode_coords=False, decode_timedelta=False)  # what was opened packed
+    axis = dims.find_dim(ds, "time", time)
+    step, missing = _cadence(ds, axis, irregular)
+    ds = _ordered(ds, axis)
+    gridded = [str(n) for n, v in ds.variables.items() if axis in v.dims and v.ndim >= 3]
+    if not gridded:
+        raise DataError(
+            str(target), f"no variable has {axis} and two more dimensions", fix="check the source's data_vars"
+        )
+    whole = ds.drop_vars(gridded).load().variables
+    kept = {n: whole.get(n, v) for n, v in ds.variables.items()}
+    grid_mappings = {str(ds[n].attrs.get("grid_mapping", ds[n].encoding.get("grid_mapping", ""))) for n in gridded}
+    for name, variable in kept.items():
+        kept[name] = _cleaned(variable, str(name), name in gridded)
+    coords = {n for n in ds.coords if n not in grid_mappings}
+    if len(missing):
+        kept[MISSING_TIMES] = _time_variable(missing, {"long_name": "times without a frame"}, MISSING_TIMES)
+        coords.add(MISSING_TIMES)
+        # The mlcast specification of source data asks for it wherever steps differ, gaps included.
+        attrs = {"consistent_timestep_start": str(ds[axis].values[0].astype("datetime64[s]")), **attrs}
+    if np.issubdtype(ds[axis].dtype, np.datetime64):
+        labels = {"standard_name": "time", "axis": "T"}
+        kept[axis] = _time_variable(ds[axis].values, {**ds[axis].attrs, **labels}, str(axis))
+    stored = xr.Dataset(
+        {n: v for n, v in kept.items() if n not in coords},
+        {n: v for n, v in kept.items() if n in coords},
+        {**ds.attrs, "Conventions": ds.attrs.get("Conventions", "CF-1.11"), **attrs},
+    )
+    plans = tuple(
+        VariablePlan.choose(
+            name,
+            tuple(map(str, stored[name].dims)),
+            stored[name].shape,
+            np.dtype(stored[name].encoding.get("dtype", stored[name].dtype)),
+            stored[name].dims.index(axis),
+            window,
+            frames,
+        )
+        for name in gridded
+    )
+    encoding: dict[str, dict[str, Any]] = {
+        # xarray takes what is given here in place of a variable's own encoding, not beside it.
+        str(n): {**v.encoding, "compressors": (ZstdCodec(level=level, checksum=True),)}
+        for n, v in stored.variables.items()
+    }
+    for one in plans:
+        encoding[one.name] |= {"chunks": one.chunks, "shards": one.shards}
+    times = stored[axis].values
+    plan = ConversionPlan(str(target), plans, times, step, missing, _fingerprint(stored, plans, level))
+    return Prepared(stored, plan, encoding)
+
+
+def _chosen(ds: xr.Dataset, variables: Sequence[str] | None) -> xr.Dataset:
+    if variables is None:
+        return ds
+    unknown = [n for n in variables if n not in ds.variables]
+    if unknown:
+        known = ", ".join(map(str, ds.data_vars))
+        raise RecipeError("variables", f"{unknown[0]!r} is not in the source", expected=f"some of {known}")
+    mappings = [m for n in variables if (m := ds[n].attrs.get("grid_mapping")) in ds.variables]
+    return ds[[*variables, *dict.fromkeys(mappings)]]
+
+
+def _cadence(ds: xr.Dataset, axis: Hashable, irregular: Irregular) -> tuple[np.timedelta64 | None, npt.NDArray[Any]]:
+    """Return the cadence and the times of it that are missing."""
+    if axis not in ds.coords:
+        raise DataError(str(axis), "the dimension has no coordinate", expected="times")
+    times = ds[axis].values
+    nothing = times[:0]
+    if np.issubdtype(times.dtype, np.datetime64) and np.isnat(times).any():
+        raise DataError(str(axis), f"no time at position {int(np.argmax(np.isnat(times)))}")
+    if not (np.issubdtype(times.dtype, np.datetime64) or np.issubdtype(times.dtype, np.timedelta64)):
+        raise DataError(str(axis), f"values of type {times.dtype}", expected="datetime64")
+    times = times.astype(times.dtype.kind + "8[ns]")
+    differences = np.diff(times).astype(np.int64)
+    if (differences <= 0).any():
+        at = int(np.argmax(differences <= 0))
+        same = differences[at] == 0
+        label = _show(times[at + 1])
+        raise DataError(
+            f"{axis}, {label}",
+            "the time occurs twice" if same else f"the time follows {_show(times[at])}",
+            expected="each time once" if same else "increasing times",
+            fix=f"ds.drop_duplicates({str(axis)!r})" if same else f"ds.sortby({str(axis)!r})",
+        )
+    if not len(differences):
+        return None, nothing
+    values, counts = np.unique(differences, return_counts=True)
+    step = int(values[np.argmax(counts)])
+    wrong = np.flatnonzero(differences % step)
+    if wrong.size:
+        if irregular == "allow":
+            return None, nothing
+        at = int(wrong[0])
+        raise DataError(
+            f"{axis}, {_show(times[at + 1])}",
+            f"step is {show_step(np.timedelta64(int(differences[at]), 'ns'))}",
+            expected=f"{show_step(np.timedelta64(step, 'ns'))} or a multiple of it",
+            fix="irregular='allow', where irregular times are meant",
+        )
+    holes = [
+        times[at] + np.arange(1, differences[at] // step) * np.timedelta64(step, "ns")
+        for at in np.flatnonzero(differences > step)
+    ]
+    return np.timedelta64(step, "ns"), np.concatenate([nothing.astype(times.dtype), *holes])
+
+
+def _show(time: Any) -> str:
+    return show_time(time) if np.issubdtype(time.dtype, np.datetime64) else show_step(time)
+
+
+def _ordered(ds: xr.Dataset, axis: Hashable) -> xr.Dataset:
+    """Bring every gridded variable into the order (sequences, time, channels, y, x)."""
+    roles = []
+    for role in ("y", "x"):
+        try:
+            roles.append(dims.find_dim(ds, role))
+        except DataError:
+            continue  # a source whose rows and columns nobody named keeps its own order
+    for name, variable in ds.variables.items():
+        if axis not in variable.dims or variable.ndim < 3:
+            continue
+        before = [
+            d
+            for d in variable.dims[: variable.dims.index(axis)]
+            if d not in roles and str(d).lower() not in dims.CHANNEL_NAMES
+        ]
+        last = [d for d in roles if d in variable.dims]
+        middle = [d for d in variable.dims if d != axis and d not in before and d not in last]
+        ds[name] = ds[name].transpose(*before, axis, *middle, *last)
+    return ds
+
+
+def _cleaned(variable: xr.Variable, name: str, gridded: bool) -> xr.Variable:
+    """Return the variable with no encoding but its packing, and what belongs to its CF labels."""
+    old, attrs = variable.encoding, dict(variable.attrs)
+    if variable.dtype.kind == "U":
+        # Format 3 specifies text of any length only.
+        variable = xr.Variable(variable.dims, variable.values.astype(object))
+    encoding = {k: old[k] for k in _PACKING if k in old}
+    packed = "scale_factor" in old or "add_offset" in old or np.dtype(old.get("dtype", variable.dtype)).kind in "iu"
+    if variable.dtype.kind in "mM" or variable.dtype.kind in "OUT" or not (gridded and packed):
+        encoding = {
+            k: v for k, v in encoding.items() if k in ("_FillValue", "missing_value") and variable.dtype.kind == "f"
+        }
+    if gridded:
+        if "_FillValue" in encoding:
+            encoding["fill_value"] = encoding["_FillValue"]
+        elif variable.dtype.kind == "f" and not packed:
+            encoding["_FillValue"] = encoding["fill_value"] = variable.dtype.type(np.nan)
+    if "grid_mapping" in old:
+        attrs["grid_mapping"] = old["grid_mapping"]
+    attrs.pop("coordinates", None)
+    return xr.Variable(variable.dims, variable._data, {k: _plain(v) for k, v in attrs.items()}, encoding)
+
+
+def _plain(value: Any) -> Any:
+    """Return an attribute as JSON can hold it."""
+    if isinstance(value, np.ndarray):
+        return [_plain(v) for v in value.tolist()]
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return value if isinstance(value, str | int | float | bool | dict | None) else str(value)
+
+
+def _time_variable(times: npt.NDArray[Any], attrs: Mapping[Any, Any], dim: str) -> xr.Variable:
+    """Return times that are stored as integers, in the largest unit that holds them exactly."""
+    nanoseconds = times.astype("datetime64[ns]").astype(np.int64)
+    unit = "seconds" if not (nanoseconds % 10**9).any() else "nanoseconds"
+    encoding = {"units": f"{unit} since 1970-01-01", "calendar": "proleptic_gregorian", "dtype": np.dtype(np.int64)}
+    clean = {k: v for k, v in attrs.items() if k not in ("units", "calendar", "_FillValue")}
+    return xr.Variable((dim,), times.astype("datetime64[ns]"), clean, encoding)
+
+
+def _fingerprint(ds: xr.Dataset, plans: Sequence[VariablePlan], level: int) -> str:
+    """Return the SHA-256 of everything that decides the result but the gridded values."""
+    digest = hashlib.sha256()
+    gridded = {plan.name for plan in plans}
+    parts: list[Any] = [level, sorted((str(k), repr(v)) for k, v in ds.attrs.items())]
+    for name, variable in sorted(ds.variables.items(), key=lambda item: str(item[0])):
+        labels = sorted((str(k), repr(v)) for k, v in [*variable.attrs.items(), *variable.encoding.items()])
+        parts.append([str(name), list(map(str, variable.dims)), list(variable.shape), str(variable.dtype), labels])
+        if name not in gridded:
+            values = variable.values
+            digest.update(
+                repr(values.tolist()).encode() if values.dtype.kind in "OT" else np.ascontiguousarray(values).tobytes()
+            )
+    parts.append([[p.name, p.chunks, p.shards, str(p.dtype)] for p in plans])
+    digest.update(json.dumps(parts).encode())
+    return digest.hexdigest()

@@ -1,0 +1,114 @@
+"""The gates and the cell of a ConvLSTM, which every network here shares (section 3.3)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sa_nowcast.models.maps import convolve, normalise, prepared, tanh_
+
+
+class GateWeights(NamedTuple):
+    """The kernels of `Gates` as every step of a sequence uses them."""
+
+    input: Tensor
+    hidden: Tensor
+
+
+class Gates(nn.Module):
+    r"""The gates of a ConvLSTM and the update of its cell.
+
+    .. math::
+
+        (i, f, o) &= σ(W_x ∗ X_t + W_h ∗ H_{t-1} + b), \quad g = \tanh(W_x ∗ X_t + W_h ∗ H_{t-1} + b)
+
+        C_t &= f ∘ C_{t-1} + i ∘ g, \qquad H_t = o ∘ \tanh(C_t)
+
+    Each of the two convolutions is normalised over the positions and channels of a sample, with one scale per
+    channel. Their two shifts would only ever be added, so there is one, b.
+
+    Parameters
+    ----------
+    inputs : int
+        Channels of X_t.
+    hidden : int
+        Channels of H, of C, and of every gate.
+    kernel : int
+        Width of both convolutions; odd.
+    forget_bias : float
+        Where the forget gate's bias starts.
+    """
+
+    def __init__(self, inputs: int, hidden: int, kernel: int, forget_bias: float) -> None:
+        super().__init__()
+        self.input = nn.Conv2d(inputs, 4 * hidden, kernel, bias=False)
+        self.hidden = nn.Conv2d(hidden, 4 * hidden, kernel, bias=False)
+        self.input_scale = nn.Parameter(torch.ones(4 * hidden))
+        self.hidden_scale = nn.Parameter(torch.ones(4 * hidden))
+        self.bias = nn.Parameter(torch.zeros(4 * hidden))
+        with torch.no_grad():
+            self.bias[hidden : 2 * hidden] = forget_bias
+
+    def weights(self) -> GateWeights:
+        """Return the kernels as every step of a sequence uses them."""
+        return GateWeights(prepared(self.input.weight), prepared(self.hidden.weight))
+
+    def inputs(self, weights: GateWeights, x_NHWC: Tensor) -> Tensor:
+        """Return the input's share of the gates, (N, H, W, 4C); N may hold any number of frames."""
+        return normalise(convolve(x_NHWC, weights.input), self.input_scale, self.bias)
+
+    def forward(
+        self, weights: GateWeights, share_BHWG: Tensor, h_BHWC: Tensor | None, c_BHWC: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return H_t and C_t, each (B, H, W, C); no H_{t-1} stands for zeros, whose share is zero."""
+        if h_BHWC is None:
+            return lstm_update(share_BHWG, None, c_BHWC)
+        share = normalise(convolve(h_BHWC, weights.hidden), self.hidden_scale)
+        return lstm_update(share_BHWG, share, c_BHWC)
+
+
+def lstm_update(input_share: Tensor, hidden_share: Tensor | None, c: Tensor) -> tuple[Tensor, Tensor]:
+    """Return H_t and C_t from the two shares of the gates (in the order i, f, o, g) and C_{t-1}."""
+    if not torch.compiler.is_compiling():
+        h, c = LSTMUpdate.apply(input_share, hidden_share, c)  # type: ignore[no-untyped-call]
+        return h, c
+    gates = input_share if hidden_share is None else input_share + hidden_share
+    i, f, o, g = gates.chunk(4, dim=-1)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c.tanh(), c
+
+
+class LSTMUpdate(torch.autograd.Function):
+    """`lstm_update` for a machine without a compiler: few passes over memory, and only the gates and C are kept."""
+
+    @staticmethod
+    def forward(ctx: Any, input_share: Tensor, hidden_share: Tensor | None, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute H_t and C_t."""
+        gates = input_share.clone() if hidden_share is None else input_share + hidden_share
+        C = c.shape[-1]
+        gates[..., : 3 * C].sigmoid_()
+        tanh_(gates[..., 3 * C :])
+        i, f, o, g = gates.chunk(4, dim=-1)
+        c_next = torch.mul(f, c).addcmul_(i, g)
+        ctx.save_for_backward(gates, c, c_next)
+        ctx.has_hidden_share = hidden_share is not None
+        return tanh_(c_next.clone()).mul_(o), c_next
+
+    @staticmethod
+    def backward(ctx: Any, grad_h: Tensor, grad_c_next: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Compute the gradients, with σ' = σ(1 − σ) and tanh' = 1 − tanh² from the kept values."""
+        gates, c, c_next = ctx.saved_tensors
+        i, f, o, g = gates.chunk(4, dim=-1)
+        grad_gates = torch.empty_like(gates)
+        grad_i, grad_f, grad_o, grad_g = grad_gates.chunk(4, dim=-1)
+        dsigmoid, dtanh = torch.ops.aten.sigmoid_backward.grad_input, torch.ops.aten.tanh_backward.grad_input
+        scratch = tanh_(c_next.clone())
+        grad_c = grad_h * o
+        dtanh(grad_c, scratch, grad_input=grad_c).add_(grad_c_next)
+        dsigmoid(scratch.mul_(grad_h), o, grad_input=grad_o)
+        dsigmoid(torch.mul(grad_c, g, out=scratch), i, grad_input=grad_i)
+        dsigmoid(torch.mul(grad_c, c, out=scratch), f, grad_input=grad_f)
+        dtanh(torch.mul(grad_c, i, out=scratch), g, grad_input=grad_g)
+        return grad_gates, grad_gates if ctx.has_hidden_share else None, grad_c.mul_(f)

@@ -1,0 +1,10 @@
+"""Labelled data to figures and animations.
+
+Functions return what they drew and show nothing. They use neither pyplot nor its global state, and matplotlib is
+imported when the first figure is made.
+"""
+
+from sa_nowcast.plotting.forecast import animate, plot_forecast
+from sa_nowcast.plotting.scores import plot_scores
+
+__all__ = ["animate", "plot_forecast", "plot_scores"]

@@ -1,0 +1,274 @@
+"""What the figures share: the empty figure, the choice of labels, colour scales, panels of a map."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from sa_nowcast.dims import canonical_units, is_rain
+from sa_nowcast.errors import MissingLibraryError, RecipeError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap, Normalize
+    from matplotlib.figure import Figure
+
+Array = npt.NDArray[np.float64]
+
+RAIN_LEVELS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+RAIN_COLOURS = (
+    "#dbe9f6", "#a9cfe8", "#6aaed6", "#2f7ebc", "#1a9850", "#a6d96a", "#fee08b", "#fc8d59", "#d73027", "#8e0152",
+)  # fmt: skip
+DRY, MISSING = "#ffffff", "#b3b3b3"
+# Millimetres per hour, or of an amount of rain, in one of these units; the levels are divided by it.
+_MM_PER_HOUR = {
+    "mm h-1": 1.0,
+    "kg m-2 h-1": 1.0,
+    "kg m-2 s-1": 3600.0,
+    "mm s-1": 3600.0,
+    "mm min-1": 60.0,
+    "mm": 1.0,
+    "kg m-2": 1.0,
+}
+# More cells than this along an axis cannot be seen in a panel.
+PANEL_CELLS = 400
+
+
+def new_figure(width: float, height: float, layout: Literal["constrained", "compressed"]) -> Figure:
+    """Return an empty figure of this size in inches, or say how to install matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingLibraryError(
+            "plot", "matplotlib is not installed", None, 'pip install "sa-nowcast[plot]"'
+        ) from None
+    return Figure(figsize=(width, height), layout=layout, dpi=120)
+
+
+def choose(data: xr.DataArray, role: str = "forecast", **labels: object) -> xr.DataArray:
+    """Return `data` with one label of each named dimension selected.
+
+    Parameters
+    ----------
+    data : DataArray
+    role : str, default "forecast"
+        What `data` is, for errors.
+    **labels
+        For each dimension the label to take, or None: then a dimension of size 1 is dropped.
+
+    Raises
+    ------
+    RecipeError
+        If a dimension of several labels has none chosen, or the chosen one is not there.
+    """
+    for dim, label in labels.items():
+        if dim not in data.dims:
+            continue
+        known = data[dim].values.tolist() if data[dim].dtype.kind not in "mM" else data[dim].values.astype(str).tolist()
+        shown = ", ".join(str(item) for item in known[:6]) + (", ..." if len(known) > 6 else "")
+        if label is None:
+            if data.sizes[dim] != 1:
+                raise RecipeError(
+                    f"plot of {role}",
+                    f"it has {data.sizes[dim]} of {dim} and none is chosen",
+                    f"one of {shown}",
+                    f"pass {dim}=",
+                )
+            data = data.isel({dim: 0})
+            continue
+        try:
+            data = data.sel({dim: np.asarray(label, data[dim].dtype) if data[dim].dtype.kind in "mM" else label})
+        except (KeyError, ValueError, TypeError):
+            raise RecipeError(f"plot of {role}", f"{dim} {label} is not in it", f"one of {shown}") from None
+    return data
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A colour scale with the label, the ends and the ticks of its colour bar."""
+
+    cmap: Colormap
+    norm: Normalize
+    label: str
+    extend: str
+    ticks: tuple[float, ...] | None = None
+
+
+def name_and_units(data: xr.DataArray) -> tuple[str, str]:
+    """Return the name of `data` for people, and its units; both from the attributes where they are there."""
+    name = str(data.attrs.get("long_name") or data.attrs.get("standard_name") or data.name or "value")
+    units = data.coords["units"].item() if "units" in data.coords and not data.coords["units"].ndim else None
+    return name.replace("_", " "), str(units if units is not None else data.attrs.get("units", ""))
+
+
+def with_units(name: str, units: str) -> str:
+    """Return "name (units)", or the name alone where there are none to speak of."""
+    return f"{name} ({units})" if units not in ("", "1") else name
+
+
+def rain_scale(factor: float, text: str) -> Scale:
+    """Return discrete colours at levels spaced like a logarithm, for rain in mm h-1 times 1 / `factor`."""
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+
+    levels = tuple(level / factor for level in RAIN_LEVELS)
+    cmap = ListedColormap(RAIN_COLOURS[:-1]).with_extremes(bad=MISSING, under=DRY, over=RAIN_COLOURS[-1])
+    return Scale(cmap, BoundaryNorm(levels, len(levels) - 1), text, "both", levels)
+
+
+def value_scale(frames: Sequence[Array], text: str, name: str = "viridis", *, from_zero: bool = False) -> Scale:
+    """Return even colours over all but the outermost hundredth of the values in `frames`."""
+    from matplotlib import colormaps
+    from matplotlib.colors import Normalize
+
+    present = np.concatenate([frame[np.isfinite(frame)].ravel() for frame in frames]) if frames else np.zeros(0)
+    if not present.size:
+        present = np.array([0.0, 1.0])
+    lowest, highest = float(present.min()), float(present.max())
+    low, high = (float(value) for value in np.percentile(present, (0.5, 99.5)))
+    if from_zero or (lowest >= 0 and low < 0.25 * high):
+        low = 0.0
+    if high <= low:
+        high = highest if highest > low else low + (abs(low) or 1.0)
+    below, above = lowest < low, highest > high
+    extend = {(True, True): "both", (True, False): "min", (False, True): "max", (False, False): "neither"}[below, above]
+    return Scale(colormaps[name].with_extremes(bad=MISSING), Normalize(low, high), text, extend)
+
+
+def panel(data: xr.DataArray, y: str, x: str) -> xr.DataArray:
+    """Return a frame as (y, x) with x ascending and north up (first row at the top), thinned to what can be seen."""
+    steps = {dim: -(-data.sizes[dim] // PANEL_CELLS) for dim in (y, x)}
+    if max(steps.values()) > 1:
+        data = data.coarsen(steps, boundary="trim").mean()
+    data = data.transpose(y, x)
+    if x in data.coords and data.sizes[x] > 1 and data[x].values[0] > data[x].values[-1]:
+        data = data.isel({x: slice(None, None, -1)})
+    if y in data.coords and data.sizes[y] > 1 and data[y].values[0] < data[y].values[-1]:
+        data = data.isel({y: slice(None, None, -1)})
+    return data.load() if data.chunks is None else data.compute()
+
+
+def shared_scale(one: xr.DataArray, frames: Sequence[Array]) -> Scale:
+    """Return the scale of all the panels that show values: discrete for rain rates, else over what is there."""
+    name, units = name_and_units(one)
+    text = with_units(name, units)
+    factor = _MM_PER_HOUR.get(canonical_units(units) or "")
+    if factor is not None and is_rain({**one.attrs, "units": units}):
+        return rain_scale(factor, text)
+    return value_scale(frames, text)
+
+
+@dataclass(frozen=True)
+class Map:
+    """Where panels lie.
+
+    Attributes
+    ----------
+    extent : tuple of float or None
+        Outer edges: left, right, bottom, top; None without numeric coordinates.
+    aspect : float
+        The drawn length of a unit of y over that of x.
+    shape : float
+        Height over width of a panel.
+    labels : tuple of str
+        The axis labels of y and x; empty where the ticks say it.
+    ticks : tuple of callable
+        The text of a tick of y and of x.
+    """
+
+    extent: tuple[float, float, float, float] | None
+    aspect: float
+    shape: float
+    labels: tuple[str, str] = ("", "")
+    ticks: tuple[Callable[[float], str], Callable[[float], str]] = ("{:g}".format, "{:g}".format)
+
+
+def _degrees(positive: str, negative: str) -> Callable[[float], str]:
+    return lambda value: f"{abs(value):g}°{'' if value == 0 else positive if value > 0 else negative}"
+
+
+def _axis_label(data: xr.DataArray, dim: str, thousands: bool) -> str:
+    units = str(data[dim].attrs.get("units", ""))
+    units = "km" if thousands else units
+    return f"{dim} ({units})" if units else dim
+
+
+def map_of(data: xr.DataArray, y: str, x: str) -> Map:
+    """Return where the panels of `data`, a frame with dims (y, x), lie."""
+    rows, columns = data.sizes[y], data.sizes[x]
+    if any(dim not in data.coords or data[dim].dtype.kind not in "iuf" for dim in (y, x)) or min(rows, columns) < 2:
+        return Map(None, 1.0, rows / columns)
+    ys, xs = data[y].values.astype(float), data[x].values.astype(float)
+    dy, dx = abs(ys[-1] - ys[0]) / (rows - 1), abs(xs[-1] - xs[0]) / (columns - 1)
+    extent = (xs.min() - dx / 2, xs.max() + dx / 2, ys.min() - dy / 2, ys.max() + dy / 2)
+    geographic = "degrees_north" in str(data[y].attrs.get("units", "")) or y.lower() in ("lat", "latitude")
+    aspect = 1.0 / max(0.2, float(np.cos(np.deg2rad(ys.mean())))) if geographic else 1.0
+    shape = (extent[3] - extent[2]) / (extent[1] - extent[0]) * aspect
+    if not 0.2 < shape < 5:
+        aspect, shape = aspect * (rows / columns) / shape, rows / columns
+    if geographic:
+        return Map(extent, aspect, shape, ticks=(_degrees("N", "S"), _degrees("E", "W")))
+    metres = data[y].attrs.get("units") in ("m", "metre", "meter") and float(np.abs(ys).max()) >= 1e4
+    labels = (_axis_label(data, y, metres), _axis_label(data, x, metres))
+    text = (lambda value: f"{value / 1000:g}") if metres else "{:g}".format
+    return Map(extent, aspect, shape, labels, (text, text))
+
+
+def fitted(text: str, figure: Figure) -> str:
+    """Return a title with line breaks so that it fits over `figure` in 11 points."""
+    return textwrap.fill(text, max(20, int(figure.get_figwidth() / 0.095)))
+
+
+def panel_size(where: Map, side: float) -> tuple[float, float]:
+    """Return width and height in inches of a panel at most `side` wide, and not much higher than that."""
+    width = min(side, max(1.15 * side / where.shape, 0.55 * side))
+    return width, width * min(max(where.shape, 0.4), 3.0)
+
+
+def draw(axes: Axes, frame: xr.DataArray, scale: Scale, where: Map) -> Any:
+    """Draw a frame from :func:`panel` on `axes`, and return the image."""
+    image = axes.imshow(
+        np.ma.masked_invalid(frame.values),
+        cmap=scale.cmap,
+        norm=scale.norm,
+        extent=where.extent,
+        aspect=where.aspect,
+        interpolation="nearest",
+        origin="upper",
+    )
+    axes.set_xticks([])
+    axes.set_yticks([])
+    return image
+
+
+def label_corner(axes: Axes, where: Map) -> None:
+    """Put ticks on the panel in the lower left corner, which stand for all panels."""
+    if where.extent is None:
+        return
+    left, right, bottom, top = where.extent
+    for low, high, text, axis in ((bottom, top, where.ticks[0], axes.yaxis), (left, right, where.ticks[1], axes.xaxis)):
+        places = _round_ticks(low, high)
+        axis.set_ticks(places, [text(place) for place in places])
+    axes.tick_params(labelsize=7, length=2, pad=2)
+    if where.labels[1]:
+        axes.set_xlabel(where.labels[1], fontsize=8)
+        axes.annotate(
+            where.labels[0],
+            (0, 1),
+            (-4, 2),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+        )
+
+
+def _round_ticks(low: float, high: float) -> list[float]:
+    from matplotlib.ticker import MaxNLocator
+
+    return [float(tick) for tick in MaxNLocator(3).tick_values(low, high) if low <= tick <= high]

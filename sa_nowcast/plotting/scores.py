@@ -1,0 +1,196 @@
+"""Curves of scores by lead time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from sa_nowcast.errors import RecipeError
+from sa_nowcast.plotting.canvas import choose, new_figure
+from sa_nowcast.verification.metrics import METRICS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart by most colour-blind readers; black is the reference's.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+MOST_THRESHOLDS = 3
+
+
+def plot_scores(
+    scores: xr.Dataset | Mapping[str, xr.Dataset],
+    metrics: Sequence[str] | None = None,
+    *,
+    thresholds: Sequence[float] | None = None,
+    variable: object = None,
+    channel: object = None,
+    title: str | None = None,
+) -> Figure:
+    """Draw scores by lead time: a panel for each metric and threshold, a curve for each model.
+
+    Parameters
+    ----------
+    scores : Dataset, or mapping of names to Datasets
+        From :func:`sa_nowcast.verification.verify`; of several models by their names.
+    metrics : sequence of str, optional
+        What to draw: names of metrics, and of skills such as "mse_skill". By default every metric that varies with
+        lead time alone or with threshold, and the first one's skill where there is a reference.
+    thresholds : sequence of float, optional
+        By default three of those that had an event, evenly spread.
+    variable, channel : optional
+        What to draw of scores that have these dimensions.
+    title : str, optional
+        By default what the scores say of themselves.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The reference is dashed and black; the interval of a skill is shaded.
+
+    Raises
+    ------
+    RecipeError
+        If a metric or threshold is not in the scores, or a variable or channel is not chosen.
+    """
+    several = dict(scores) if isinstance(scores, Mapping) and not isinstance(scores, xr.Dataset) else None
+    named = several if several is not None else {"": scores}
+    if not named:
+        raise RecipeError("scores", "are empty", "at least one Dataset")
+    labelled: dict[str, xr.Dataset] = {
+        str(name) or _model_name(data): _plain(data) for name, data in named.items() if isinstance(data, xr.Dataset)
+    }
+    first = next(iter(labelled.values()))
+    panels = list(_panels(first, metrics, thresholds))
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    figure = new_figure(3.6 * columns + 0.4, 2.9 * rows + 0.9, "constrained")
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.08)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, (name, labels) in zip(grid, panels, strict=False):
+        _curves(axes, labelled, name, {**labels, "variable": variable, "channel": channel})
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    handles: dict[str, Any] = {}
+    for axes in grid[: len(panels)]:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    references = {str(data.attrs.get("reference")) for data in labelled.values()}
+    handles = dict(sorted(handles.items(), key=lambda item: item[0] in references))
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 5), frameon=False
+    )
+    figure.suptitle(title if title is not None else _title(first))
+    return figure
+
+
+def _model_name(scores: xr.Dataset) -> str:
+    return str(scores.attrs.get("model", "forecast"))
+
+
+def _title(scores: xr.Dataset) -> str:
+    text = str(scores.attrs.get("title", "scores"))
+    return text[:1].upper() + text[1:]
+
+
+def _panels(
+    scores: xr.Dataset, metrics: Sequence[str] | None, thresholds: Sequence[float] | None
+) -> Iterator[tuple[str, dict[str, object]]]:
+    if metrics is None:
+        metrics = [str(name) for name in scores.data_vars if name in METRICS and "rank" not in scores[name].dims]
+        metrics += [f"{name}_skill" for name in metrics if f"{name}_skill" in scores][:1]
+    for name in metrics:
+        if name not in scores or "lead_time" not in scores[name].dims or "rank" in scores[name].dims:
+            known = [str(other) for other in scores.data_vars if "lead_time" in scores[other].dims]
+            raise RecipeError("plot of scores", f"{name} is no curve in them", "one of " + ", ".join(known))
+        score = scores[name]
+        widths = score["neighbourhood"].values[-1:].tolist() if "neighbourhood" in score.dims else [None]
+        for width in widths:
+            labels: dict[str, object] = {} if width is None else {"neighbourhood": width}
+            if "threshold" not in score.dims:
+                yield name, labels
+                continue
+            for threshold in _thresholds(score, thresholds):
+                yield name, {**labels, "threshold": threshold}
+
+
+def _thresholds(score: xr.DataArray, wanted: Sequence[float] | None) -> list[float]:
+    known = score["threshold"].values
+    if wanted is None:
+        others = [str(dim) for dim in score.dims if dim != "threshold"]
+        kept = known[score.notnull().any(others).values]
+        if not kept.size:
+            return [float(known[0])]
+        places = np.linspace(0, kept.size - 1, min(MOST_THRESHOLDS, kept.size)).round().astype(int)
+        return [float(kept[place]) for place in places]
+    absent = [value for value in wanted if value not in known]
+    if absent:
+        raise RecipeError(
+            "plot of scores", f"threshold {absent[0]:g} is not in them", "one of " + ", ".join(f"{k:g}" for k in known)
+        )
+    return [float(value) for value in wanted]
+
+
+def _curves(axes: Axes, models: Mapping[str, xr.Dataset], name: str, labels: dict[str, object]) -> None:
+    skill = name.endswith("_skill")
+    drawn: set[str] = set()
+    minutes = 1.0
+    units = "min"
+    longest = max(float(data["lead_time"].values.max() / np.timedelta64(1, "m")) for data in models.values())
+    if longest > 600:
+        minutes, units = 60.0, "h"
+    for colour, (model, data) in zip(_cycle(len(models)), models.items(), strict=True):
+        if name not in data:
+            continue
+        x = data["lead_time"].values / np.timedelta64(1, "m") / minutes
+        marker = "o" if x.size <= 24 else ""
+        score = choose(data[name], "scores", **labels)
+        axes.plot(x, score.values, color=colour, marker=marker, markersize=3.5, label=model)
+        if f"{name}_lower" in data:
+            low, high = (choose(data[f"{name}_{end}"], "scores", **labels).values for end in ("lower", "upper"))
+            axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+        reference = data.attrs.get("reference")
+        if reference is not None and f"{name}_{reference}" in data and reference not in drawn:
+            other = choose(data[f"{name}_{reference}"], "scores", **labels)
+            axes.plot(
+                x, other.values, color="black", linestyle="--", marker=marker, markersize=2.5, label=str(reference)
+            )
+            drawn.add(str(reference))
+    if skill:
+        axes.axhline(0.0, color="black", linewidth=0.8)
+    first = next(iter(models.values()))[name]
+    axes.set_title(_panel_title(first, name, labels), fontsize=10)
+    axes.set_xlabel(f"lead time ({units})")
+    shown = str(first.attrs.get("units", "1"))
+    axes.set_ylabel(name.replace("_", " ") if shown == "1" else f"{name.replace('_', ' ')}, {_superscript(shown)}")
+    axes.grid(color="0.9")
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _plain(scores: xr.Dataset) -> xr.Dataset:
+    """Return `scores` with the channel dimension named ``channel``, whatever the data call it."""
+    known = ("lead_time", "variable", "threshold", "neighbourhood", "rank", "channel")
+    return scores.rename({dim: "channel" for dim in scores.dims if dim not in known})
+
+
+def _cycle(number: int) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(number)]
+
+
+def _superscript(units: str) -> str:
+    return f"{units.removesuffix(')2')})²" if units.endswith(")2") else units
+
+
+def _panel_title(score: xr.DataArray, name: str, labels: Mapping[str, object]) -> str:
+    parts = [name.replace("_", " ")]
+    if labels.get("threshold") is not None:
+        units = score["threshold"].attrs.get("units", "")
+        parts.append(f"≥ {labels['threshold']:g} {units}".rstrip())
+    if labels.get("neighbourhood") is not None:
+        parts.append(f"{labels['neighbourhood']} × {labels['neighbourhood']} pixels")
+    return ", ".join(parts)

@@ -1,0 +1,26 @@
+"""Where data come from: readers for TaxiBJ, MovingMNIST, KTH, radar composites, and all that xarray opens.
+
+The libraries that a source needs are imported when it is used.
+"""
+
+from sa_nowcast.sources.download import fetch
+from sa_nowcast.sources.kth import open_kth
+from sa_nowcast.sources.mnist_generator import MovingMnist
+from sa_nowcast.sources.moving_mnist import MovingMnistBackendEntrypoint
+from sa_nowcast.sources.open import open_source
+from sa_nowcast.sources.radar import open_radar
+from sa_nowcast.sources.taxibj import TaxiBJBackendEntrypoint, open_taxibj
+from sa_nowcast.sources.taxibj_split import TaxiBJSplit, benchmark_split
+
+__all__ = [
+    "MovingMnist",
+    "MovingMnistBackendEntrypoint",
+    "TaxiBJBackendEntrypoint",
+    "TaxiBJSplit",
+    "benchmark_split",
+    "fetch",
+    "open_kth",
+    "open_radar",
+    "open_source",
+    "open_taxibj",
+]

@@ -1,0 +1,190 @@
+"""Anything that xarray opens, in one file or many, as one lazy Dataset along time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+
+from sa_nowcast import dims
+from sa_nowcast.errors import DataError, RecipeError, StorageError
+from sa_nowcast.sources.importers import unreadable
+from sa_nowcast.sources.names import nearest
+from sa_nowcast.sources.paths import PathLike, expand, is_zarr, sort_by_time, time_from_name
+
+SUFFIXES: Final = (".nc", ".nc4", ".cdf", ".netcdf", ".h5", ".hdf5", ".grib", ".grib2", ".grb", ".grb2")
+_PACKING: Final = ("dtype", "scale_factor", "add_offset", "_FillValue", "missing_value")
+
+
+def open_files(
+    source: PathLike | Iterable[PathLike],
+    *,
+    engine: str | Any = None,
+    time_pattern: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> xr.Dataset:
+    """Open one or many files or Zarr stores (format 2 or 3) with xarray, joined along time.
+
+    Parameters
+    ----------
+    source : path or iterable of paths
+        A file, a Zarr store, a folder, a pattern, or several.
+    engine : str or BackendEntrypoint, optional
+        An engine of xarray (``netcdf4``, ``h5netcdf``, ``zarr``, ``cfgrib``, ``taxibj``, ...); xarray guesses where
+        none is named.
+    time_pattern : str, optional
+        The time in the files' names, as ``datetime.strptime`` takes it, for files that hold none.
+    options : mapping, optional
+        Passed to ``xarray.open_dataset``.
+
+    Returns
+    -------
+    Dataset
+        Packed types stay in ``encoding`` where all files share them. A file that holds one frame and its time as a
+        scalar becomes one entry of the time dimension.
+
+    Raises
+    ------
+    RecipeError
+        xarray has no such engine.
+    DataError
+        No files, an unreadable file, a file on another grid or with other variables or units, a file without a time,
+        or two files with one time.
+    """
+    if isinstance(engine, str) and engine not in xr.backends.list_engines():
+        raise RecipeError(
+            "engine", f"{engine!r} is not known to xarray", expected=nearest(engine, xr.backends.list_engines())
+        )
+    paths = expand(source, SUFFIXES)
+    options = dict(options or {})
+    if len(paths) == 1 and time_pattern is None:
+        ds = _open(paths[0], engine, None, options)
+        return ds if _has_time(ds) or not _scalar_times(ds) else _with_time(ds.chunk(), paths[0], None)
+    parts = [_with_time(_open(path, engine, {}, options), path, time_pattern) for path in paths]
+    names = {str(dims.find_dim(part, "time")) for part in parts}
+    if len(names) > 1:
+        raise DataError(str(paths[0].parent), f"the files call time {' and '.join(sorted(names))}", expected="one name")
+    time = names.pop()
+    order = sort_by_time(paths, [np.datetime64(part[time].values[0], "ns") for part in parts])
+    paths, parts = [paths[i] for i in order], [parts[i] for i in order]
+    for path, part in zip(paths[1:], parts[1:], strict=True):
+        _same_grid(part, path, parts[0], paths[0], time)
+    _no_overlap(parts, paths, time)
+    joined = xr.concat(
+        parts,
+        dim=time,
+        data_vars="minimal",
+        coords="minimal",
+        compat="override",
+        join="override",
+        combine_attrs="override",
+    )
+    _keep_packing(joined, parts)
+    return joined
+
+
+def _open(path: Path, engine: Any, chunks: Mapping[str, int] | None, options: Mapping[str, Any]) -> xr.Dataset:
+    if engine is None and is_zarr(path):
+        engine = "zarr"
+    try:
+        return xr.open_dataset(path, engine=engine, chunks=chunks, **options)
+    except (DataError, StorageError):
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, EOFError) as error:
+        raise unreadable(path, engine if isinstance(engine, str) else "a file of xarray", error) from error
+
+
+def _with_time(ds: xr.Dataset, path: Path, time_pattern: str | None) -> xr.Dataset:
+    """Return `ds` with a time dimension: its own, or one made of a scalar time, or of the file's name."""
+    if _has_time(ds):
+        return ds
+    scalars = [n for n, v in ds.variables.items() if v.ndim == 0 and np.issubdtype(v.dtype, np.datetime64)]
+    named = _scalar_times(ds)
+    if time_pattern is not None:
+        value: Any = time_from_name(path, time_pattern)
+        attrs: dict[Any, Any] = {"standard_name": "time", "axis": "T"}
+    elif named:
+        value, attrs = ds[named[0]].values, dict(ds[named[0]].attrs)
+    else:
+        raise DataError(
+            str(path), "the file holds no time", fix="give time_pattern, the time's format in the files' names"
+        )
+    gridded = [n for n, v in ds.data_vars.items() if v.ndim >= 2 and not _is_bounds(ds, str(n))]
+    ds = ds.drop_vars(named).set_coords([n for n in ds.data_vars if n not in gridded and n not in named])
+    moments = [n for n in scalars if n not in named]
+    grown = {
+        n: xr.Variable(("time", *v.dims), v.data[np.newaxis], v.attrs, v.encoding)
+        if n in gridded or n in moments
+        else v
+        for n, v in ds.variables.items()
+    }
+    coords = {n: v for n, v in grown.items() if n not in gridded}
+    time = xr.Variable("time", np.atleast_1d(np.asarray(value, dtype="datetime64[ns]")), attrs)
+    return xr.Dataset({n: grown[n] for n in gridded}, {**coords, "time": time}, ds.attrs)
+
+
+def _has_time(ds: xr.Dataset) -> bool:
+    return any(name in ds.coords and np.issubdtype(ds[name].dtype, np.datetime64) for name in ds.dims)
+
+
+def _scalar_times(ds: xr.Dataset) -> list[Hashable]:
+    """Return the scalars that are the frame's time: by standard name, or by the name ``time``."""
+    scalars = [n for n, v in ds.variables.items() if v.ndim == 0 and np.issubdtype(v.dtype, np.datetime64)]
+    return [n for n in scalars if ds[n].attrs.get("standard_name") == "time"] or [n for n in scalars if n == "time"]
+
+
+def _is_bounds(ds: xr.Dataset, name: str) -> bool:
+    return any(v.attrs.get("bounds") == name for v in ds.variables.values())
+
+
+def _same_grid(part: xr.Dataset, path: Path, first: xr.Dataset, first_path: Path, time: str) -> None:
+    """Raise where a file differs from the first in what must be shared; the message names both."""
+
+    def differ(found: str, expected: str) -> DataError:
+        return DataError(
+            str(path), found, expected=f"{expected} as in {first_path.name}", fix="open each grid's files on their own"
+        )
+
+    if set(part.data_vars) != set(first.data_vars):
+        raise differ(f"variables {_names(part)}", _names(first))
+    for dim, size in first.sizes.items():
+        if dim != time and part.sizes.get(dim) != size:
+            raise differ(f"{dim} has {part.sizes.get(dim, 0)} entries", str(size))
+    for name, coord in first.coords.items():
+        if coord.dims == (name,) and name != time and not np.array_equal(coord.values, part[name].values):
+            raise differ(f"other values of {name}", "the same")
+    for name, variable in first.data_vars.items():
+        found, expected = part[name].attrs.get("units"), variable.attrs.get("units")
+        if found != expected:
+            raise differ(f"{name} in {found}", str(expected))
+
+
+def _no_overlap(parts: Sequence[xr.Dataset], paths: Sequence[Path], time: str) -> None:
+    for (before, path), (after, next_path) in itertools.pairwise(zip(parts, paths, strict=True)):
+        shared = np.intersect1d(before[time].values, after[time].values)
+        if shared.size:
+            raise DataError(
+                f"{path.name} and {next_path.name}",
+                f"both have the time {shared[0].astype('datetime64[s]')!s}",
+                expected="each time in one file",
+                fix="leave one of them out",
+            )
+
+
+def _keep_packing(joined: xr.Dataset, parts: Sequence[xr.Dataset]) -> None:
+    """Keep a variable's packing where every file has the same; files that pack differently are joined as floats."""
+    for name in joined.data_vars:
+        packings = [{k: part[name].encoding.get(k) for k in _PACKING} for part in parts]
+        same = all(str(p) == str(packings[0]) for p in packings)
+        for key in _PACKING:
+            joined[name].encoding.pop(key, None)
+            if same and packings[0][key] is not None:
+                joined[name].encoding[key] = packings[0][key]
+
+
+def _names(ds: xr.Dataset) -> str:
+    return ", ".join(sorted(map(str, ds.data_vars))) or "none"

@@ -1,0 +1,131 @@
+"""MovingMNIST: the published test file as an xarray backend (Srivastava, Mansimov and Salakhutdinov 2015).
+
+`sa_nowcast.sources.mnist_generator` makes sequences from the digits themselves.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+from xarray.backends import BackendArray, BackendEntrypoint
+from xarray.core import indexing
+
+from sa_nowcast.errors import DataError
+from sa_nowcast.sources.lazy import outer
+
+FILE: Final = "mnist_test_seq.npy"
+SHA256: Final = "c2a3e8d3939c001ab77bf543f130157424efa486bb4d0974d2cebb773b13f8b3"
+
+
+class MovingMnistBackendEntrypoint(BackendEntrypoint):
+    """``xr.open_dataset("mnist_test_seq.npy", engine="moving_mnist")``, memory-mapped."""
+
+    description = "MovingMNIST test sequences (mnist_test_seq.npy)"
+    open_dataset_parameters: ClassVar[tuple[str, ...]] = ("filename_or_obj", "drop_variables")
+
+    def open_dataset(  # type: ignore[override]
+        self, filename_or_obj: str | os.PathLike[str], *, drop_variables: str | Iterable[str] | None = None
+    ) -> xr.Dataset:
+        """Open the file.
+
+        Parameters
+        ----------
+        filename_or_obj : path
+            A NumPy file (time, sequence, y, x) of uint8.
+
+        Returns
+        -------
+        Dataset
+            ``intensity`` (sequence, time, y, x), uint8, read from the file when it is used.
+
+        Raises
+        ------
+        DataError
+            Another file, or one that was cut short.
+        """
+        ds = sequences(indexing.LazilyIndexedArray(_MappedArray(Path(filename_or_obj))), source=FILE)
+        return ds if drop_variables is None else ds.drop_vars(drop_variables)
+
+    def guess_can_open(self, filename_or_obj: Any) -> bool:
+        """Say whether the name is the published one."""
+        try:
+            return Path(filename_or_obj).name == FILE
+        except TypeError:
+            return False
+
+
+def sequences(values: Any, *, source: str, first: int = 0) -> xr.Dataset:
+    """Label an array (sequence, time, y, x) of uint8 as MovingMNIST."""
+    count, length, rows, columns = values.shape
+    return xr.Dataset(
+        {
+            "intensity": xr.Variable(
+                ("sequence", "time", "y", "x"),
+                values,
+                {"long_name": "grey value", "units": "1", "valid_range": [0, 255]},
+            )
+        },
+        {
+            "sequence": ("sequence", np.arange(first, first + count)),
+            "time": (
+                "time",
+                film_times(length, 1.0),
+                film_time_attrs("MovingMNIST has no clock: a frame counts as 1 s"),
+            ),
+            "y": ("y", np.arange(rows)[::-1], {"long_name": "row, counted from the bottom", "units": "1", "axis": "Y"}),
+            "x": ("x", np.arange(columns), {"long_name": "column", "units": "1", "axis": "X"}),
+        },
+        {"Conventions": "CF-1.11", "source": source},
+    )
+
+
+def film_times(frames: int, step: float) -> npt.NDArray[np.datetime64]:
+    """Return times from 1970-01-01 on, `step` seconds apart, for films that have no clock of their own."""
+    nanoseconds = (np.arange(frames) * round(step * 1e9)).astype("timedelta64[ns]")
+    times: npt.NDArray[np.datetime64] = np.datetime64("1970-01-01", "ns") + nanoseconds
+    return times
+
+
+def film_time_attrs(comment: str) -> dict[str, str]:
+    """Return the attributes of such times."""
+    return {
+        "standard_name": "time",
+        "long_name": "time since the sequence began, counted from 1970-01-01",
+        "axis": "T",
+        "comment": comment,
+    }
+
+
+class _MappedArray(BackendArray):
+    """The file as (sequence, time, y, x), mapped anew for each read so that it can go to another process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        stored = self._map()
+        if stored.ndim != 4 or stored.dtype != np.uint8:
+            raise DataError(
+                str(path), f"{stored.dtype} of shape {stored.shape}", expected="uint8 (time, sequence, y, x)"
+            )
+        self.shape = tuple(stored.shape[i] for i in (1, 0, 2, 3))
+        self.dtype = stored.dtype
+
+    def _map(self) -> npt.NDArray[np.uint8]:
+        try:
+            mapped: npt.NDArray[np.uint8] = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(
+                str(self.path), f"is not a whole NumPy file ({error})", expected=FILE, fix="download it again"
+            ) from error
+        return mapped
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
+
+    def _read(self, key: tuple[Any, ...]) -> npt.NDArray[np.uint8]:
+        return outer(self._map().transpose(1, 0, 2, 3), key)

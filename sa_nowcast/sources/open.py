@@ -1,0 +1,60 @@
+"""One door for all sources: `open_source` finds the right reader by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+import xarray as xr
+
+from sa_nowcast.errors import RecipeError
+from sa_nowcast.sources.files import open_files
+from sa_nowcast.sources.importers import IMPORTERS
+from sa_nowcast.sources.kth import open_kth
+from sa_nowcast.sources.moving_mnist import MovingMnistBackendEntrypoint
+from sa_nowcast.sources.names import nearest
+from sa_nowcast.sources.paths import PathLike, expand
+from sa_nowcast.sources.radar import open_radar
+from sa_nowcast.sources.taxibj import open_taxibj
+
+
+def _open_moving_mnist(source: PathLike | Iterable[PathLike], **options: Any) -> xr.Dataset:
+    return MovingMnistBackendEntrypoint().open_dataset(expand(source, (".npy",))[0], **options)
+
+
+_READERS: Final[Mapping[str, Callable[..., xr.Dataset]]] = {
+    "kth": open_kth,
+    "moving_mnist": _open_moving_mnist,
+    "taxibj": open_taxibj,
+}
+
+
+def open_source(source: PathLike | Iterable[PathLike], *, engine: str | Any = None, **options: Any) -> xr.Dataset:
+    """Open any source that the package reads, lazily.
+
+    Parameters
+    ----------
+    source : path or iterable of paths
+        A file, a folder, a pattern, a Zarr store, or several.
+    engine : str or BackendEntrypoint, optional
+        ``taxibj``, ``moving_mnist``, ``kth``, an importer of pysteps (see `open_radar`), or an engine of xarray; xarray
+        guesses where none is named.
+    **options
+        For the reader: `open_taxibj`, `open_kth`, `open_radar`, or ``time_pattern`` and the options of
+        ``xarray.open_dataset``.
+
+    Raises
+    ------
+    RecipeError
+        An unknown engine; the nearest known one is named.
+    """
+    if isinstance(engine, str):
+        if engine in _READERS:
+            return _READERS[engine](source, **options)
+        if engine in IMPORTERS:
+            return open_radar(source, engine, **options)
+        known = {*_READERS, *IMPORTERS, *xr.backends.list_engines()}
+        if engine not in known:
+            raise RecipeError("engine", f"{engine!r} is not known", expected=nearest(engine, known))
+    time_pattern = options.pop("time_pattern", None)
+    return open_files(source, engine=engine, time_pattern=time_pattern, options=options)

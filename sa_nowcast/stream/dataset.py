@@ -1,0 +1,301 @@
+"""`SequenceDataset`: the windows of one or several gridded sequences, as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sa_nowcast import windows
+from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.frames import Frames, Gaps
+from sa_nowcast.scaling import Scaling
+from sa_nowcast.stream.blocks import MemoryBlocks, open_blocks
+from sa_nowcast.stream.order import block_order, choose_layout
+from sa_nowcast.stream.reader import BlockReader, DeviceReader, Reader, Window
+from sa_nowcast.stream.sources import Names, Period, Source, Split, open_sequences, starts_of
+from sa_nowcast.windows import Positions
+
+IN_MEMORY_BYTES = 2**31
+"""Sequences of at most so many bytes (as float32, all sources together) are read once and kept in memory."""
+
+CACHE_BYTES = 128 * 2**20
+"""What a `SequenceDataset` that reads from storage holds at most, as stored, unless it is told otherwise."""
+
+CROP_TRIES = 10
+"""How many crops are drawn at most until one is wet enough."""
+
+_FRAMES_AT_ONCE = 64
+
+
+class SequenceDataset(Dataset[Tensor]):
+    """The windows of gridded sequences as float32 tensors (T, C, H, W) in physical units, NaN where missing.
+
+    Frames come north up, whatever the order of the axes in storage. Windows lie inside one source, cross no gap in
+    time, and stay inside the period that is asked for.
+
+    Parameters
+    ----------
+    source : path, Dataset, DataArray, or a sequence of them
+        Zarr stores and files of any kind that `sa_nowcast.sources.open_source` opens. Several have one grid, cadence,
+        and the same channels.
+    history, steps : int
+        Frames given and frames to forecast; a window has ``history + steps`` frames.
+    variables, time, y, x, channel : optional
+        Names, where CF attributes and common names do not tell.
+    gaps : {"refuse", "skip"}
+        What to do about missing times.
+    stride : int
+        Frames between the starts of successive windows.
+    period : {"train", "validation", "test"}, optional
+        One of three periods in time order, split over the times of all sources; by default all windows.
+    validation, test : float
+        Shares of the times, where `period` is given.
+    guard : int, optional
+        Frames left unused between two periods; by default one history.
+    starts : sequence of int, optional
+        Windows that `sa_nowcast.windows.window_starts` planned on the one source, in place of all windows.
+    crop : int or (int, int), optional
+        Rows and columns of a random crop of each window; by default the whole grid. A crop that is larger than the
+        grid in one direction takes the whole grid there.
+    wet_threshold, wet_fraction : float
+        A crop is taken when at least this share of its pixels, over the whole window, is at or above the threshold
+        (in the data's units); of ten drawn crops the wettest one, where none has so many.
+    flips, turns : bool
+        Whether to mirror windows at random, and to turn them by quarters.
+    seed : int
+        Decides order, crops, flips and turns, together with the number of the sample.
+    shuffle : bool
+        Whether an epoch has an order of its own, or the one in time.
+    cache_bytes : int
+        What is held at most when reading from storage.
+    in_memory : bool, optional
+        Whether all frames are read into memory first; by default up to `sa_nowcast.stream.IN_MEMORY_BYTES` as float32.
+    device : str or torch.device, optional
+        Keep all frames on this device; samples are made there, and loader workers cannot be used.
+
+    Raises
+    ------
+    DataError
+        A source that cannot be used, sources that differ, or no window at all.
+    RecipeError
+        An option that is not allowed.
+
+    Notes
+    -----
+    ``dataset[k]`` is a function of (seed, k) alone, for every k >= 0: epochs of ``len(dataset)`` samples follow each
+    other without end. Samples should be taken in the order of k, as `sa_nowcast.stream.loader` takes them: this order
+    is shuffled already, and reads every stored chunk about once an epoch.
+    """
+
+    def __init__(
+        self,
+        source: Source | Sequence[Source],
+        history: int,
+        steps: int,
+        *,
+        variables: Sequence[str] | None = None,
+        time: Hashable | None = None,
+        y: Hashable | None = None,
+        x: Hashable | None = None,
+        channel: Hashable | None = None,
+        gaps: Gaps = "refuse",
+        stride: int = 1,
+        period: Period | None = None,
+        validation: float = 0.2,
+        test: float = 0.2,
+        guard: int | None = None,
+        starts: Sequence[int] | npt.NDArray[np.int64] | None = None,
+        crop: int | tuple[int, int] | None = None,
+        wet_threshold: float = 0.0,
+        wet_fraction: float = 0.0,
+        flips: bool = False,
+        turns: bool = False,
+        seed: int = 0,
+        shuffle: bool = True,
+        cache_bytes: int = CACHE_BYTES,
+        in_memory: bool | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
+        for name, value in (("history", history), ("steps", steps), ("stride", stride)):
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+                raise RecipeError(name, f"{value!r}", expected="a whole number of at least 1")
+        self.history, self.steps, self.length = int(history), int(steps), int(history) + int(steps)
+        self.seed, self.shuffle, self.flips, self.turns = seed, shuffle, flips, turns
+        self.crop = (crop, crop) if isinstance(crop, int) else crop
+        self.wet_threshold, self.wet_fraction = wet_threshold, wet_fraction
+        if not 0 <= wet_fraction <= 1:
+            raise RecipeError("wet_fraction", f"{wet_fraction}", expected="a share from 0 to 1")
+        if self.crop is not None and min(self.crop) < 1:
+            raise RecipeError("crop", f"{self.crop}", expected="at least 1 row and column")
+        sequences = open_sequences(source, Names(variables, time, y, x, channel, gaps))
+        self.channels, self.grid, self.step = sequences[0].channels, sequences[0].grid, sequences[0].step
+        if turns and self.sample_shape[-2] != self.sample_shape[-1]:
+            rows, columns = self.sample_shape[-2:]
+            raise RecipeError("turns", f"samples of {rows} x {columns}", expected="squares", fix="give a square crop")
+        split = None if period is None else Split(period, validation, test, self.history if guard is None else guard)
+        planned = _starts(sequences, self.length, stride, split, starts)
+        if in_memory is None:
+            in_memory = sum(f.nbytes for f in sequences) <= IN_MEMORY_BYTES
+        blocks = [open_blocks(f, in_memory=in_memory or device is not None) for f in sequences]
+        self._times = [f.times for f in sequences]
+        self._first = np.cumsum([0, *(len(f) for f in sequences)])
+        self.starts: Positions = np.concatenate([s + f for s, f in zip(planned, self._first, strict=False)])
+        loaded = [b for b in blocks if isinstance(b, MemoryBlocks)]
+        all_loaded = len(loaded) == len(blocks)
+        self.layout = choose_layout([b.axis for b in blocks], self.length, None if all_loaded else cache_bytes)
+        self._reader: Reader = (
+            BlockReader(blocks, self._first, self.layout)
+            if device is None
+            else DeviceReader(loaded, torch.device(device))
+        )
+        self._orders: dict[int, Positions] = {}
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, sample: int) -> Tensor:
+        return self.batch([sample])[0]
+
+    def __getitems__(self, samples: Sequence[int]) -> list[Tensor]:
+        """Return several samples; torch's own loaders ask in this way."""
+        return list(self.batch(samples).unbind(0))
+
+    @property
+    def device(self) -> torch.device:
+        """Where samples are made."""
+        return self._reader.device
+
+    def batch(self, samples: Sequence[int]) -> Tensor:
+        """Return samples as one tensor (B, T, C, H, W)."""
+        out = torch.empty((len(samples), *self.sample_shape), device=self._reader.device)
+        for entry, sample in zip(out, samples, strict=True):
+            self._fill(int(sample), entry)
+            if self.flips or self.turns:
+                up, left, quarters = windows.flips_and_turns(self.seed, int(sample))
+                entry.copy_(_moved(entry, (up, left) if self.flips else (False, False), quarters if self.turns else 0))
+        return out
+
+    @property
+    def sample_shape(self) -> tuple[int, int, int, int]:
+        """(T, C, H, W) of every sample."""
+        height, width = self.grid.height, self.grid.width
+        if self.crop is not None:
+            height, width = min(self.crop[0], height), min(self.crop[1], width)
+        return self.length, len(self.channels), height, width
+
+    def window(self, sample: int) -> Window:
+        """Return which window a sample is: its first frame, rows and columns (before flips and turns)."""
+        if self.wet_fraction <= 0 or self.crop is None:
+            return self._candidate(sample, 0)
+        return self._fill(sample, torch.empty(self.sample_shape, device=self._reader.device))
+
+    def times(self, sample: int) -> npt.NDArray[np.datetime64]:
+        """Return the times of a sample's frames."""
+        start = int(self.starts[self._window_number(sample)])
+        source = self.source(sample)
+        first = start - int(self._first[source])
+        return self._times[source][first : first + self.length]
+
+    def source(self, sample: int) -> int:
+        """Return the number of the source that a sample is from."""
+        return int(np.searchsorted(self._first, self.starts[self._window_number(sample)], side="right")) - 1
+
+    def stripe(self, sample: int) -> int:
+        """Return a number that samples from one place in storage share; a loader's workers divide them by it."""
+        if self.layout.whole:
+            return sample
+        return self._lane(sample) if self.shuffle else self.layout.cell(int(self.starts[self._window_number(sample)]))
+
+    def fit_scaling(self, kind: str = "auto") -> Scaling:
+        """Fit a scaling to the frames that the windows use, each of them once; see `sa_nowcast.scaling.Scaling.fit`."""
+        if not isinstance(self._reader, BlockReader):
+            raise RecipeError("fit_scaling", "the data are on a device", fix="fit it to a dataset without device=")
+        edges = np.zeros(int(self._first[-1]) + 1, dtype=np.int64)
+        np.add.at(edges, self.starts, 1)
+        np.add.at(edges, self.starts + self.length, -1)
+        return Scaling.fit(kind, self.channels, self._reader.frames(np.cumsum(edges[:-1]) > 0, _FRAMES_AT_ONCE))
+
+    def _fill(self, sample: int, out_TCHW: Tensor) -> Window:
+        """Read a sample into `out_TCHW`, before flips and turns, and return where it is."""
+        lane = self._lane(sample)
+        window = self._candidate(sample, 0)
+        self._reader.read(window, lane, out_TCHW)
+        if self.wet_fraction <= 0 or self.crop is None:
+            return window
+        best, most = window, _wet(out_TCHW, self.wet_threshold)
+        for attempt in range(1, CROP_TRIES):
+            if most >= self.wet_fraction:
+                break
+            window = self._candidate(sample, attempt)
+            self._reader.read(window, lane, out_TCHW)
+            wet = _wet(out_TCHW, self.wet_threshold)
+            if wet > most:
+                best, most = window, wet
+        if best != window:
+            self._reader.read(best, lane, out_TCHW)
+        return best
+
+    def _candidate(self, sample: int, attempt: int) -> Window:
+        start = int(self.starts[self._window_number(sample)])
+        height, width = self.grid.height, self.grid.width
+        if self.crop is None:
+            return Window(start, slice(0, height), slice(0, width))
+        row, column = windows.crop_corner(self.seed, sample, height, width, self.crop, attempt)
+        rows = slice(row, min(row + self.crop[0], height))
+        return Window(start, rows, slice(column, min(column + self.crop[1], width)))
+
+    def _window_number(self, sample: int) -> int:
+        if sample < 0:
+            raise IndexError(f"sample {sample}: samples are counted from 0")
+        epoch, place = divmod(sample, len(self))
+        if not self.shuffle:
+            return place
+        if epoch not in self._orders:
+            # A batch can lie in two epochs, and a loader reads ahead into the next one.
+            self._orders = {e: o for e, o in self._orders.items() if abs(e - epoch) <= 1}
+            self._orders[epoch] = block_order(self.seed, epoch, self.starts, self.layout)
+        return int(self._orders[epoch][place])
+
+    def _lane(self, sample: int) -> int:
+        return sample % len(self) % self.layout.lanes if self.shuffle else 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        if isinstance(self._reader, DeviceReader):
+            raise RecipeError("workers", "data that are on a device", expected="0 workers, or data without device=")
+        return {**self.__dict__, "_orders": {}}
+
+
+def _starts(
+    sequences: Sequence[Frames], length: int, stride: int, split: Split | None, given: Sequence[int] | Positions | None
+) -> list[Positions]:
+    if given is not None:
+        if len(sequences) > 1 or split is not None:
+            raise RecipeError("starts", "given for several sources or a period", expected="one source, no period")
+        planned = [np.asarray(given, dtype=np.int64)]
+    else:
+        planned = starts_of(sequences, length, stride, split)
+    if not sum(map(len, planned)):
+        longest = max((e - b for f in sequences for b, e in f.segments), default=0)
+        where = "windows" if split is None else f"windows of the {split.period} period"
+        raise DataError(
+            where,
+            f"none of {length} frames",
+            expected="at least one",
+            fix=f"give more frames (the longest stretch without a gap has {longest}), or shorten history or steps",
+        )
+    return planned
+
+
+def _moved(x_TCHW: Tensor, flips: tuple[bool, bool], quarters: int) -> Tensor:
+    mirrored = x_TCHW.flip([d for d, on in zip((-2, -1), flips, strict=True) if on])
+    return torch.rot90(mirrored, quarters, (-2, -1))
+
+
+def _wet(x_TCHW: Tensor, threshold: float) -> float:
+    return float((x_TCHW >= threshold).float().mean())

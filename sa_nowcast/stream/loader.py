@@ -1,0 +1,291 @@
+"""Samples in batches: which ones when, and loaders that read them, in this process or in workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from sa_nowcast.errors import RecipeError, SaNowcastError, StorageError
+from sa_nowcast.stream.dataset import SequenceDataset
+
+
+class Share(NamedTuple):
+    """The part of all samples that this process takes: those whose number is `rank` modulo `ranks`."""
+
+    rank: int = 0
+    ranks: int = 1
+
+    def check(self) -> Share:
+        """Raise `RecipeError` where there is no such rank."""
+        if not 0 <= self.rank < self.ranks:
+            raise RecipeError("rank", f"{self.rank} of {self.ranks}", expected="from 0 to below the number of ranks")
+        return self
+
+    @classmethod
+    def current(cls) -> Share:
+        """Return the share of this process in ``torch.distributed``; everything, where that is not running."""
+        distributed = torch.distributed
+        if distributed.is_available() and distributed.is_initialized():
+            return cls(distributed.get_rank(), distributed.get_world_size())
+        return cls()
+
+
+class BatchSampler(Protocol):
+    """What gives a loader the samples of its batches."""
+
+    def __len__(self) -> int:
+        """Return how many batches there are."""
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield the sample numbers of each batch."""
+
+
+class StepSampler(Sampler[list[int]]):
+    """The sample numbers of every batch of a run: step s takes samples s·B to (s + 1)·B - 1, whatever came before.
+
+    Parameters
+    ----------
+    batch_size, steps : int
+        Samples a batch, and how many batches there are in all.
+    first : int
+        Where to begin; a resumed run begins at the step after the last finished one.
+    share : Share
+        Of several processes, each takes `batch_size` samples of every step, and the step has ranks times as many.
+    """
+
+    def __init__(self, batch_size: int, steps: int, first: int = 0, share: Share = Share()) -> None:  # noqa: B008
+        self.batch_size, self.steps, self.first, self.share = batch_size, steps, first, share.check()
+
+    def __len__(self) -> int:
+        # The length of the whole run: the trainer counts batches from the run's beginning, also after a resume.
+        return self.steps
+
+    def __iter__(self) -> Iterator[list[int]]:
+        size = self.batch_size * self.share.ranks
+        for step in range(self.first, self.steps):
+            yield list(range(step * size + self.share.rank, (step + 1) * size, self.share.ranks))
+
+
+class EpochSampler(Sampler[list[int]]):
+    """The batches of one epoch, and of the next one when iterated again; the last batch may be smaller.
+
+    Parameters
+    ----------
+    samples : int
+        Samples an epoch: ``len(dataset)``.
+    batch_size : int
+    epoch : int
+        The epoch to begin with.
+    share : Share
+        Shares differ by one sample at most; all together are the epoch.
+    drop_last : bool
+        Whether to leave out a last batch that is smaller.
+    """
+
+    def __init__(
+        self,
+        samples: int,
+        batch_size: int,
+        epoch: int = 0,
+        share: Share = Share(),
+        drop_last: bool = False,  # noqa: B008
+    ) -> None:
+        self.samples, self.batch_size, self.epoch = samples, batch_size, epoch
+        self.share, self.drop_last = share.check(), drop_last
+
+    def __len__(self) -> int:
+        mine = len(range(self.share.rank, self.samples, self.share.ranks))
+        return mine // self.batch_size if self.drop_last else -(-mine // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        mine = range(epoch * self.samples + self.share.rank, (epoch + 1) * self.samples, self.share.ranks)
+        for batch in range(len(self)):
+            yield list(mine[batch * self.batch_size : (batch + 1) * self.batch_size])
+
+
+class _Part(NamedTuple):
+    """What one worker reads of a batch: these samples, which go to these places of so many."""
+
+    size: int
+    places: list[int]
+    samples: list[int]
+
+
+class _Parts(Sampler[_Part]):
+    """Divides every batch among the workers by where its samples are stored, so that nothing is read by two of them.
+
+    A loader hands its indices to the workers in turn; so every batch becomes one part for each of them, some empty.
+    """
+
+    def __init__(self, sampler: BatchSampler, dataset: SequenceDataset, workers: int) -> None:
+        self.sampler, self.dataset, self.workers = sampler, dataset, workers
+
+    def __len__(self) -> int:
+        return len(self.sampler) * self.workers
+
+    def __iter__(self) -> Iterator[_Part]:
+        for samples in self.sampler:
+            stripes = [self.dataset.stripe(s) % self.workers for s in samples]
+            for worker in range(self.workers):
+                places = [i for i, stripe in enumerate(stripes) if stripe == worker]
+                yield _Part(len(samples), places, [samples[i] for i in places])
+
+
+class _Reads(Dataset[Any]):
+    """Reads what a sampler yields: whole batches, or a worker's part of one; errors travel as values.
+
+    torch re-creates an exception of a worker from its traceback's text, and ours have more than a text.
+    """
+
+    def __init__(self, dataset: SequenceDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, wanted: list[int] | _Part) -> Any:
+        if not isinstance(wanted, _Part):
+            return self.dataset.batch(wanted)
+        try:
+            return wanted, self.dataset.batch(wanted.samples)
+        except SaNowcastError as error:
+            return wanted, error
+
+
+class SequenceLoader(DataLoader[Any]):
+    """A torch DataLoader over a `SequenceDataset`: yields raw batches (B, T, C, H, W), in physical units with NaN.
+
+    Made by `loader` and `batches`. The batches are the same whatever the number of workers.
+
+    Parameters
+    ----------
+    sequence : SequenceDataset
+    sampler : BatchSampler
+    workers : int
+        Processes that read; they start by forkserver, since zarr runs threads and a forked child of a process with
+        threads can deadlock.
+    pin_memory : bool, optional
+        By default where there is a CUDA device and the data are not on one.
+    """
+
+    def __init__(
+        self, sequence: SequenceDataset, sampler: BatchSampler, *, workers: int = 0, pin_memory: bool | None = None
+    ) -> None:
+        on_device = sequence.device.type != "cpu"
+        if workers and on_device:
+            raise RecipeError("workers", f"{workers}, with data on {sequence.device}", expected="0")
+        pin = torch.cuda.is_available() and not on_device if pin_memory is None else pin_memory
+        self._pin = pin
+        self.sequence, self.batches = sequence, sampler
+        super().__init__(
+            _Reads(sequence),
+            batch_size=None,
+            sampler=_Parts(sampler, sequence, workers) if workers else sampler,  # type: ignore[arg-type]
+            num_workers=workers,
+            multiprocessing_context="forkserver" if workers else None,
+            persistent_workers=workers > 0,
+            pin_memory=pin and not workers,
+        )
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Any:
+        return self._assembled() if self.num_workers else super().__iter__()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next iteration go through this epoch; without it, iterations go through one epoch after the other."""
+        if not isinstance(self.batches, EpochSampler):
+            raise RecipeError(
+                "set_epoch", "a loader of steps", expected="a loader of epochs", fix="give first= instead"
+            )
+        self.batches.epoch = epoch
+
+    def _assembled(self) -> Iterator[Tensor]:
+        parts = iter(self._guarded(super().__iter__()))
+        for part, values in parts:
+            batch = torch.empty((part.size, *self.sequence.sample_shape), pin_memory=self._pin)
+            batch[part.places] = values
+            for _ in range(self.num_workers - 1):
+                part, values = next(parts)
+                batch[part.places] = values
+            yield batch
+
+    def _guarded(self, received: Iterator[tuple[_Part, Tensor | SaNowcastError]]) -> Iterator[tuple[_Part, Tensor]]:
+        while True:
+            try:
+                part, values = next(received)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise StorageError(
+                    "loader",
+                    f"a worker process ended unexpectedly ({str(error).splitlines()[0]})",
+                    fix="give fewer workers or a smaller cache_bytes if memory ran out; workers=0 shows the error itself",
+                ) from error
+            if isinstance(values, SaNowcastError):
+                raise values
+            yield part, values
+
+
+def batches(
+    dataset: SequenceDataset, sampler: BatchSampler, *, workers: int = 0, pin_memory: bool | None = None
+) -> SequenceLoader:
+    """Return a loader of the batches that `sampler` yields."""
+    return SequenceLoader(dataset, sampler, workers=workers, pin_memory=pin_memory)
+
+
+def loader(
+    dataset: SequenceDataset,
+    batch_size: int = 8,
+    *,
+    batches: int | None = None,
+    first: int = 0,
+    epoch: int = 0,
+    drop_last: bool = False,
+    rank: int | None = None,
+    ranks: int | None = None,
+    workers: int = 0,
+    pin_memory: bool | None = None,
+) -> SequenceLoader:
+    """Return a torch DataLoader over a dataset's windows.
+
+    Parameters
+    ----------
+    dataset : SequenceDataset
+    batch_size : int
+        Windows a batch, in this process.
+    batches : int, optional
+        Go through so many batches in one iteration, epochs following each other without a seam. By default an
+        iteration is an epoch, and the next iteration the next epoch.
+    first : int
+        With `batches`: the batch to begin with; a loop that stopped after batch n goes on with ``first=n``.
+    epoch : int
+        Without `batches`: the epoch that the first iteration goes through.
+    drop_last : bool
+        Without `batches`: whether to leave out an epoch's last batch where it is smaller.
+    rank, ranks : int, optional
+        Which share of all windows this process takes, of how many; by default what ``torch.distributed`` says.
+    workers : int
+        Processes that read; 0 reads in this one. The batches are the same with any number.
+    pin_memory : bool, optional
+        By default where there is a CUDA device.
+    """
+    for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0), ("first", first, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise RecipeError(name, f"{value!r}", expected=f"a whole number of at least {least}")
+    current = Share.current()
+    share = Share(current.rank if rank is None else rank, current.ranks if ranks is None else ranks)
+    sampler: BatchSampler
+    if batches is None:
+        sampler = EpochSampler(len(dataset), batch_size, epoch, share, drop_last)
+    else:
+        sampler = StepSampler(batch_size, batches, first, share)
+    return SequenceLoader(dataset, sampler, workers=workers, pin_memory=pin_memory)

@@ -1,0 +1,142 @@
+"""One or several sources become checked sequences on one axis of frames, and the windows that lie on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+import zarr
+from zarr.abc.store import Store
+
+from sa_nowcast import dims
+from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.frames import Frames, Gaps, Times, show_step
+from sa_nowcast.windows import Positions, split_in_time, window_starts
+
+Source = str | os.PathLike[str] | Store | xr.Dataset | xr.DataArray | Frames
+Period = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class Names:
+    """What a source's variables and dimensions are called, where attributes and common names do not tell."""
+
+    variables: Sequence[str] | None = None
+    time: Hashable | None = None
+    y: Hashable | None = None
+    x: Hashable | None = None
+    channel: Hashable | None = None
+    gaps: Gaps = "refuse"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which of three periods in time order to take, and their shares."""
+
+    period: Period
+    validation: float
+    test: float
+    guard: int
+
+
+def open_sequences(source: Source | Sequence[Source], names: Names) -> list[Frames]:
+    """Open and check one or several sources; all have one grid, cadence, and the same channels and units.
+
+    Raises
+    ------
+    DataError
+        A source that cannot be opened or used, or that differs from the first one.
+    """
+    several = list(source) if isinstance(source, Sequence) and not isinstance(source, str | bytes) else [source]
+    if not several:
+        raise RecipeError("source", "an empty list", expected="at least one path, Dataset or DataArray")
+    sequences = [_frames(s, names) for s in several]  # type: ignore[arg-type]
+    for number, (one, given) in enumerate(zip(sequences, several, strict=True)):
+        _require_alike(one, sequences[0], _called(given, number), _called(several[0], 0))  # type: ignore[arg-type]
+    return sequences
+
+
+def starts_of(sequences: Sequence[Frames], length: int, stride: int, split: Split | None) -> list[Positions]:
+    """Return the starts of the windows of each sequence, within the period that is asked for."""
+    ranges = [(0, len(f)) for f in sequences]
+    if split is not None:
+        axis = np.unique(np.concatenate([f.times for f in sequences]))
+        parts = split_in_time(len(axis), length, validation=split.validation, test=split.test, guard=split.guard)
+        begin, end = getattr(parts, split.period)
+        ranges = [_within(f.times, axis, begin, end) for f in sequences]
+    return [window_starts(f.segments, length, r, stride=stride) for f, r in zip(sequences, ranges, strict=True)]
+
+
+def _within(times: Times, axis: Times, begin: int, end: int) -> tuple[int, int]:
+    """Return the positions of a sequence's frames at ``axis[begin:end]``."""
+    if begin >= end:
+        return 0, 0
+    return int(np.searchsorted(times, axis[begin])), int(np.searchsorted(times, axis[end - 1], side="right"))
+
+
+def _frames(source: Source, names: Names) -> Frames:
+    if isinstance(source, Frames):
+        return source
+    data = source if isinstance(source, xr.Dataset | xr.DataArray) else _opened(source)
+    return Frames.from_xarray(
+        data,
+        variables=names.variables,
+        time=names.time,
+        y=names.y,
+        x=names.x,
+        channel=names.channel,
+        gaps=names.gaps,
+    )
+
+
+def _opened(source: str | os.PathLike[str] | Store) -> xr.Dataset:
+    from sa_nowcast.conversion import COMPLETE, open_zarr
+    from sa_nowcast.sources import open_source
+
+    if isinstance(source, Store) or "://" in str(source):
+        opened: xr.Dataset = xr.open_zarr(source, chunks=None)  # type: ignore[arg-type]
+        return opened
+    path = Path(source).expanduser()
+    if not path.exists() and path.suffix == ".zarr":
+        return open_zarr(path)  # which says whether a conversion did not end
+    try:
+        ours = COMPLETE in zarr.open_group(path, mode="r").attrs
+    except (OSError, ValueError, KeyError):
+        ours = False
+    return open_zarr(path, check="mark") if ours else open_source(path)
+
+
+def _called(source: Source, number: int) -> str:
+    if isinstance(source, str | os.PathLike):
+        return str(source)
+    kept = source.encoding.get("source") if isinstance(source, xr.Dataset) else None
+    return str(kept) if kept else f"source {number + 1}"
+
+
+def _require_alike(one: Frames, first: Frames, name: str, first_name: str) -> None:
+    def of(frames: Frames) -> list[tuple[str, Any]]:
+        grid = frames.grid
+        return [
+            ("step", show_step(frames.step)),
+            ("grid", f"{grid.height} x {grid.width}"),
+            ("spacing", grid.spacing()),
+            ("projection", grid.projection.get("grid_mapping_name", "none") if grid.projection else "none"),
+            ("channels", ", ".join(c.name for c in frames.channels)),
+            ("units", ", ".join(str(dims.canonical_units(c.units)) for c in frames.channels)),
+        ]
+
+    for (what, found), (_, expected) in zip(of(one), of(first), strict=True):
+        if found != expected:
+            raise DataError(
+                f"{name}, {what}",
+                str(found),
+                expected=f"{expected} as in {first_name}",
+                fix="open sequences of one grid, cadence and variable together, and others on their own",
+            )
+    if dict(one.grid.projection) != dict(first.grid.projection):
+        raise DataError(f"{name}, projection", "other parameters", expected=f"those of {first_name}")

@@ -1,0 +1,371 @@
+"""Check a forecast against its truth once, and hand both on in one fixed layout.
+
+Everything behind this module works on blocks that a :class:`Pairing` hands out: the forecast with dims (realization,
+init_time, variable, lead_time, channel, y, x), the truth with dims (time, variable, channel, y, x), absent ones of
+size 1, and the positions of the truth frames found by coordinate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from sa_nowcast import dims
+from sa_nowcast.errors import DataError
+from sa_nowcast.verification.units import require_same_units
+
+NAMED = ("realization", "init_time", "variable", "lead_time", "channel")
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """A forecast, its truth and a reference that were checked against each other.
+
+    Only :func:`pair` makes one. Nothing is loaded: what the user gave is kept as it is, and laid out block by block.
+
+    Attributes
+    ----------
+    valid_index : ndarray of int, (init_time, lead_time)
+        The position in ``truth`` of each forecast's valid time.
+    init_index : ndarray of int, (init_time,), or None
+        The position in ``truth`` of each init time, where persistence is the reference.
+    present : tuple of str
+        The named dimensions that the forecast had.
+    time : str
+        The time dimension of ``truth``.
+    """
+
+    forecast: xr.DataArray
+    truth: xr.DataArray
+    reference: xr.DataArray | None
+    reference_name: str | None
+    valid_index: npt.NDArray[np.intp]
+    init_index: npt.NDArray[np.intp] | None
+    present: tuple[str, ...]
+    channel_name: str
+    spatial: tuple[str, str]
+    time: str
+    units: str | None
+    label: str
+
+    def forecast_block(self, data: xr.DataArray, block: slice) -> xr.DataArray:
+        """Return the init times `block` of the forecast or reference, (M, I, V, L, C, Y, X), lazy where it was."""
+        return with_layout(data.isel(init_time=block), NAMED, self.spatial)
+
+    def truth_frames(self, frames: npt.NDArray[np.intp]) -> xr.DataArray:
+        """Return these frames of the truth, (T, V, C, Y, X), lazy where it was."""
+        return with_layout(self.truth.isel({self.time: frames}), (self.time, "variable", "channel"), self.spatial)
+
+
+def horizontal(data: xr.DataArray) -> tuple[xr.DataArray, tuple[str, str], str]:
+    """Return `data` with its channel dimension named ``channel``, its spatial dimensions and the channel's own name.
+
+    Spatial are the dimensions left beside the named ones of a forecast. Where three are left, y and x are found by
+    their CF attributes and names, and the third holds the channels.
+
+    Raises
+    ------
+    DataError
+        If other than two dimensions, or two and a channel, are left.
+    """
+    left = [dim for dim in data.dims if dim not in NAMED]
+    if len(left) == 3 and "channel" not in data.dims:
+        y, x = dims.find_dim(data, "y"), dims.find_dim(data, "x")
+        channel = next(dim for dim in left if dim not in (y, x))
+        return data.rename({channel: "channel"}), (str(y), str(x)), str(channel)
+    if len(left) != 2:
+        raise DataError(
+            describe(data),
+            f"dims {tuple(map(str, data.dims))} leave {tuple(map(str, left))} as the spatial ones",
+            "two spatial dims beside " + ", ".join(NAMED),
+            "rename or select the others",
+        )
+    return data, (str(left[0]), str(left[1])), "channel"
+
+
+def describe(data: xr.DataArray, role: str = "forecast") -> str:
+    """Return the name of `data` for the start of an error line."""
+    return str(data.name) if data.name is not None else role
+
+
+def single_array(
+    data: xr.DataArray | xr.Dataset, forecast: xr.DataArray, role: str = "truth", time: Hashable | None = None
+) -> xr.DataArray:
+    """Return the variable(s) of `data` that `forecast` is a forecast of.
+
+    Parameters
+    ----------
+    data : DataArray or Dataset
+        Truth; of a Dataset the variables named by the forecast's ``variable`` coordinate, else the one with the
+        forecast's name, else the only one.
+    forecast : DataArray
+        The forecast.
+    role : str, default "truth"
+        What `data` is, for errors.
+    time : hashable, optional
+        Its time dimension; found by its CF attributes, type or name otherwise.
+
+    Raises
+    ------
+    DataError
+        If the Dataset lacks the variable, or holds several and none has the forecast's name.
+    """
+    if isinstance(data, xr.DataArray):
+        return data
+    names = [str(name) for name in data.data_vars]
+    if "variable" in forecast.dims:
+        wanted = [str(name) for name in forecast["variable"].values]
+        lacking = [name for name in wanted if name not in names]
+        if lacking:
+            raise DataError(role, f"has the variables {names}", f"{lacking} too, as the forecast has")
+        # Lazily opened variables are put together by dask, so that joining them does not load them.
+        together = data[wanted].chunk({dims.find_dim(data[wanted], "time", time): 1})
+        array = together.to_array("variable")
+        units = [str(data[name].attrs.get("units", "")) for name in wanted]
+        return array.assign_coords(units=("variable", units))
+    if forecast.name in data.data_vars:
+        return data[forecast.name]
+    if len(names) == 1:
+        return data[names[0]]
+    raise DataError(
+        role,
+        f"has the variables {names}, none named as the forecast ({forecast.name})",
+        "one of them",
+        f"pass one variable, such as {role}[{names[0]!r}]" if names else f"pass a {role} with data",
+    )
+
+
+def check_lead_time(data: xr.DataArray, role: str = "forecast") -> None:
+    """Raise DataError unless `data` has timedelta64 lead times and datetime64 init times."""
+    where = describe(data, role)
+    if "lead_time" not in data.coords:
+        raise DataError(where, f"has the coordinates {sorted(map(str, data.coords))}", "a lead_time among them")
+    if not np.issubdtype(data["lead_time"].dtype, np.timedelta64):
+        raise DataError(
+            f"{where}, lead_time",
+            f"dtype is {data['lead_time'].dtype}",
+            "timedelta64",
+            "open the file with decode_timedelta=True",
+        )
+    if "init_time" not in data.coords:
+        raise DataError(
+            where, f"has the coordinates {sorted(map(str, data.coords))}", "an init_time, scalar or a dimension"
+        )
+    if not np.issubdtype(data["init_time"].dtype, np.datetime64):
+        raise DataError(f"{where}, init_time", f"dtype is {data['init_time'].dtype}", "datetime64")
+
+
+def with_layout(data: xr.DataArray, named: Sequence[str], spatial: tuple[str, str]) -> xr.DataArray:
+    """Return `data` transposed to (`named`..., y, x), with absent dims of size 1 put in."""
+    absent = {name: 1 for name in named if name not in data.dims}
+    bare = data.drop_vars([name for name in data.coords if name not in data.dims])
+    return bare.expand_dims(absent).transpose(*named, *spatial)
+
+
+def _grid_text(data: xr.DataArray, spatial: tuple[str, str]) -> str:
+    parts = []
+    for dim in spatial:
+        text = f"{dim} {data.sizes[dim]}"
+        if dim in data.coords and data.sizes[dim]:
+            values = data[dim].values
+            text += f" ({values[0]:.6g} to {values[-1]:.6g})" if np.issubdtype(values.dtype, np.number) else ""
+        parts.append(text)
+    return " × ".join(parts)
+
+
+def _same_axis(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> bool:
+    if a.shape != b.shape:
+        return False
+    if not (np.issubdtype(a.dtype, np.number) and np.issubdtype(b.dtype, np.number)):
+        return bool(np.array_equal(a, b))
+    # A thousandth of a cell: coordinates that went through float32 files still agree, shifted grids do not.
+    step = float(np.min(np.abs(np.diff(a)))) if a.size > 1 else max(abs(float(a[0])), 1.0)
+    return bool(np.allclose(a, b, rtol=0, atol=max(1e-3 * step, 1e-6 * float(np.max(np.abs(a))))))
+
+
+def on_grid(data: xr.DataArray, forecast: xr.DataArray, spatial: tuple[str, str], role: str) -> xr.DataArray:
+    """Return `data` with its spatial axes in the forecast's direction.
+
+    Raises
+    ------
+    DataError
+        If the grids differ in more than direction; the line shows both.
+    """
+    lacking = [dim for dim in spatial if dim not in data.dims]
+    if lacking:
+        raise DataError(
+            describe(data, role),
+            f"{role} has the dims {tuple(map(str, data.dims))}",
+            f"{' and '.join(spatial)} among them, as the forecast has",
+        )
+    for dim in spatial:
+        same = data.sizes[dim] == forecast.sizes[dim]
+        if same and dim in data.coords and dim in forecast.coords:
+            ours, theirs = forecast[dim].values, data[dim].values
+            if _same_axis(ours, theirs):
+                continue
+            if _same_axis(ours, theirs[::-1]):
+                data = data.isel({dim: slice(None, None, -1)})
+                continue
+            same = False
+        if not same:
+            raise DataError(
+                describe(data, role),
+                f"{role} is on the grid {_grid_text(data, spatial)}",
+                f"the forecast's {_grid_text(forecast, spatial)}",
+                f"regrid or crop the {role} to the forecast's grid",
+            )
+    return data
+
+
+def positions(index: npt.NDArray[Any], wanted: npt.NDArray[Any], where: str, what: str) -> npt.NDArray[np.intp]:
+    """Return where each of `wanted` times stands in `index`.
+
+    Raises
+    ------
+    DataError
+        If a wanted time is absent; the line names the first ones and how many there are.
+    """
+    order = np.argsort(index, kind="stable")
+    if index.size:
+        found = order[np.clip(np.searchsorted(index, wanted, sorter=order), 0, index.size - 1)]
+        absent = np.unique(wanted[index[found] != wanted])
+    else:
+        found, absent = np.zeros(wanted.shape, dtype=np.intp), np.unique(wanted)
+    if absent.size:
+        shown = ", ".join(np.datetime_as_string(absent[:3].astype("datetime64[s]")))
+        more = f" and {absent.size - 3} more" if absent.size > 3 else ""
+        raise DataError(
+            where, f"lacks the {what} {shown}{more}", None, "give a truth that covers them, or drop those init times"
+        )
+    return np.asarray(found, dtype=np.intp)
+
+
+def _check_labels(data: xr.DataArray, forecast: xr.DataArray, dim: str, role: str) -> xr.DataArray:
+    """Return `data` with the labels of `dim` in the forecast's order."""
+    if dim not in forecast.dims:
+        if dim in data.dims and data.sizes[dim] == 1:
+            return data.isel({dim: 0}, drop=True)
+        if dim in data.dims:
+            raise DataError(
+                describe(data, role), f"{role} has a dimension {dim}", f"none, as the forecast, or {dim} chosen"
+            )
+        return data
+    if dim not in data.dims:
+        if forecast.sizes[dim] == 1:
+            return data.expand_dims({dim: forecast[dim].values} if dim in forecast.coords else {dim: 1})
+        raise DataError(describe(data, role), f"{role} has no dimension {dim}", f"{dim} as the forecast has")
+    if dim in data.coords and dim in forecast.coords:
+        ours = forecast[dim].values
+        lacking = [label for label in ours.tolist() if label not in set(data[dim].values.tolist())]
+        if lacking:
+            raise DataError(describe(data, role), f"{role} lacks the {dim} {lacking}", "those of the forecast")
+        return data.sel({dim: ours})
+    if data.sizes[dim] != forecast.sizes[dim]:
+        raise DataError(
+            describe(data, role), f"{role} has {data.sizes[dim]} of {dim}", f"{forecast.sizes[dim]} as the forecast"
+        )
+    return data
+
+
+def _paired_reference(reference: xr.DataArray, forecast: xr.DataArray, spatial: tuple[str, str]) -> xr.DataArray:
+    role = "reference"
+    check_lead_time(reference, role)
+    if "init_time" not in reference.dims:
+        reference = reference.expand_dims("init_time")
+    reference = on_grid(reference, forecast, spatial, role)
+    for dim in ("variable", "channel"):
+        reference = _check_labels(reference, forecast, dim, role)
+    require_same_units(reference, forecast, role)
+    for dim in ("init_time", "lead_time"):
+        lacking = np.setdiff1d(forecast[dim].values, reference[dim].values)
+        if lacking.size:
+            raise DataError(
+                describe(reference, role),
+                f"reference lacks {lacking.size} of the forecast's {dim}s, the first is {lacking[0]}",
+                f"every {dim} of the forecast",
+            )
+        reference = reference.sel({dim: forecast[dim].values})
+    return reference
+
+
+def pair(
+    forecast: xr.DataArray,
+    truth: xr.DataArray | xr.Dataset,
+    reference: str | xr.DataArray | None = None,
+    *,
+    reference_name: str | None = None,
+    time: Hashable | None = None,
+) -> Pairing:
+    """Check `forecast`, `truth` and `reference` against each other, and return them in one layout.
+
+    Parameters
+    ----------
+    forecast : DataArray, dims (lead_time, y, x) with init_time, realization, variable, channel where present
+        In any order.
+    truth : DataArray or Dataset, dims (time, y, x) with variable, channel where present
+        In the forecast's units and on its grid.
+    reference : "persistence", DataArray or None
+        What the forecast is compared with.
+    reference_name : str, optional
+        The name of a DataArray reference in the results; by default its own name or "reference".
+    time : hashable, optional
+        The time dimension of `truth`; found by its CF attributes, type or name otherwise.
+
+    Raises
+    ------
+    DataError
+        If truth lacks valid times, or units, grid, variables or channels differ.
+    """
+    check_lead_time(forecast)
+    forecast, spatial, channel_name = horizontal(forecast)
+    present = tuple(name for name in NAMED if name in forecast.dims)
+    archive = forecast if "init_time" in forecast.dims else forecast.expand_dims("init_time")
+    if "lead_time" not in archive.dims:
+        archive = archive.expand_dims("lead_time")
+    for dim in ("init_time", "lead_time"):
+        values = archive[dim].values
+        if np.unique(values).size != values.size:
+            raise DataError(f"{describe(forecast)}, {dim}", "a value is there twice", "each once")
+    observed = single_array(truth, forecast, time=time)
+    time = str(dims.find_dim(observed, "time", time))
+    if channel_name in observed.dims:
+        observed = observed.rename({channel_name: "channel"})
+    observed = on_grid(observed, forecast, spatial, "truth")
+    for dim in ("variable", "channel"):
+        observed = _check_labels(observed, forecast, dim, "truth")
+    units = require_same_units(observed, forecast, "truth")
+    times = observed[time].values
+    if np.unique(times).size != times.size:
+        raise DataError(f"{describe(observed, 'truth')}, {time}", "a time is there twice", "each once")
+    init, lead = archive["init_time"].values, archive["lead_time"].values
+    where = f"truth of {describe(forecast)}"
+    valid_index = positions(times, init[:, None] + lead[None, :], where, "valid times")
+    init_index, paired = None, None
+    if isinstance(reference, str):
+        init_index = positions(times, init, where, "init times that persistence starts from,")
+        reference_name = reference_name or reference
+    elif reference is not None:
+        if channel_name in reference.dims:
+            reference = reference.rename({channel_name: "channel"})
+        paired = _paired_reference(reference, archive, spatial)
+        reference_name = reference_name or str(reference.name or "reference")
+    return Pairing(
+        forecast=archive,
+        truth=observed,
+        reference=paired,
+        reference_name=reference_name,
+        valid_index=valid_index,
+        init_index=init_index,
+        present=present,
+        channel_name=channel_name,
+        spatial=spatial,
+        time=time,
+        units=units,
+        label=describe(forecast),
+    )

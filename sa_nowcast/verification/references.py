@@ -1,0 +1,179 @@
+"""Forecasts without training, to compare others with: persistence and climatology, and what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from sa_nowcast import dims
+from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.verification.inputs import describe, positions
+
+Times = npt.NDArray[np.datetime64]
+Leads = npt.NDArray[np.timedelta64]
+Cycle = Literal["day", "week"]
+
+TIME_ATTRS = {
+    dims.LEAD_TIME: dims.LEAD_TIME_ATTRS,
+    dims.INIT_TIME: dims.INIT_TIME_ATTRS,
+    dims.VALID_TIME: dims.VALID_TIME_ATTRS,
+}
+_DAY = np.timedelta64(1, "D").astype("timedelta64[ns]")
+
+
+def persistence(
+    data: xr.DataArray,
+    *,
+    init_time: Any = None,
+    lead_times: Leads,
+    time: Hashable | None = None,
+) -> xr.DataArray:
+    """Return the forecast that nothing changes: the frame at init time, for all lead times.
+
+    Parameters
+    ----------
+    data : DataArray, with a dimension `time`
+        Observations.
+    init_time : datetime64 or sequence of them, optional
+        By default the last time of `data`. One gives a forecast with a scalar init_time, a sequence an archive.
+    lead_times : ndarray of timedelta64
+        Positive, ascending.
+    time : hashable, optional
+        The time dimension; found by its CF attributes, type or name otherwise.
+
+    Returns
+    -------
+    DataArray, dims ([init_time,] lead_time, ...)
+        With the coordinates lead_time, init_time and valid_time; NaN where the frame at init time is missing. Lazy
+        where `data` is.
+
+    Raises
+    ------
+    DataError
+        If `data` has no frame at an init time; the line names it.
+    RecipeError
+        If a lead time is not positive.
+    """
+    told, starts, leads = plan(data, init_time, lead_times, time)
+    found = positions(data[told].values, np.atleast_1d(starts), describe(data, "data"), "init times")
+    frames = data.isel({told: found}).rename({told: "init_time"})
+    frames = without_times(frames, "init_time")
+    return label_forecast(frames.expand_dims(lead_time=leads), starts, leads, "persistence")
+
+
+def climatology(
+    data: xr.DataArray,
+    *,
+    training: xr.DataArray,
+    cycle: Cycle = "day",
+    init_time: Any = None,
+    lead_times: Leads,
+    time: Hashable | None = None,
+) -> xr.DataArray:
+    """Return the forecast that it will be as it is at this time of the day, or of the week, on average.
+
+    Parameters
+    ----------
+    data : DataArray, with a dimension `time`
+        Observations; only its last time is used, and only where `init_time` is None.
+    training : DataArray
+        The observations that are averaged, pixel by pixel, over those present. It should end before the first forecast;
+        its period is written to the attribute ``training_period``.
+    cycle : {"day", "week"}
+        Average by time of day, or by weekday and time of day.
+    init_time, lead_times, time
+        As for :func:`persistence`.
+
+    Returns
+    -------
+    DataArray, dims ([init_time,] lead_time, ...)
+        NaN where no training frame was present.
+
+    Raises
+    ------
+    DataError
+        If the training holds no frame at the time of day (and week) of a valid time.
+    """
+    if cycle not in ("day", "week"):
+        raise RecipeError("cycle", f"is {cycle!r}", '"day" or "week"')
+    _, starts, leads = plan(data, init_time, lead_times, time)
+    told = str(dims.find_dim(training, "time", time))
+    times = training[told].values.astype("datetime64[ns]")
+    phases, member = np.unique(_phase(times, cycle), return_inverse=True)
+    valid = np.atleast_1d(starts)[:, None] + leads[None, :]
+    wanted = _phase(valid, cycle)
+    place = np.clip(np.searchsorted(phases, wanted), 0, max(phases.size - 1, 0))
+    known = phases[place] == wanted if phases.size else np.zeros(wanted.shape, dtype=bool)
+    if not known.all():
+        first = np.datetime_as_string(valid[~known][0].astype("datetime64[s]"))
+        raise DataError(
+            "climatology",
+            f"the training holds no frame at the time of the {cycle} of {first}",
+            "one for every valid time",
+            "train on whole cycles at the forecast's steps, or take cycle='day'",
+        )
+    means = xr.concat(
+        [training.isel({told: np.flatnonzero(member == phase)}).mean(told) for phase in np.unique(place)], "phase"
+    )
+    position = xr.DataArray(np.searchsorted(np.unique(place), place), dims=("init_time", "lead_time"))
+    values = means.isel(phase=position).assign_coords(init_time=np.atleast_1d(starts))
+    values.attrs.update(training.attrs)
+    values.name = training.name
+    forecast = label_forecast(values, starts, leads, "climatology")
+    ends = (np.datetime_as_string(edge.astype("datetime64[s]")) for edge in (times.min(), times.max()))
+    forecast.attrs.update(training_period="/".join(ends), cycle=cycle)
+    return forecast
+
+
+def _phase(times: Times, cycle: Cycle) -> npt.NDArray[np.int64]:
+    """Return nanoseconds since the last midnight, or since the last one that began a Monday."""
+    origin = np.datetime64("1970-01-05", "ns")  # a Monday
+    length = _DAY if cycle == "day" else 7 * _DAY
+    return np.asarray((times.astype("datetime64[ns]") - origin) % length).astype(np.int64)
+
+
+def without_times(data: xr.DataArray, dim: str) -> xr.DataArray:
+    """Return `data` without the coordinates that vary along `dim` beside its own."""
+    return data.drop_vars([name for name in data.coords if name != dim and dim in data[name].dims])
+
+
+def plan(data: xr.DataArray, init_time: Any, lead_times: Leads, time: Hashable | None) -> tuple[str, Times, Leads]:
+    """Return the time dimension, init times (0-d for one) and lead times of a reference, checked, in nanoseconds."""
+    told = str(dims.find_dim(data, "time", time))
+    if init_time is None:
+        if not data.sizes[told]:
+            raise DataError(describe(data, "data"), "has no frame", "at least one")
+        init_time = data[told].values[-1]
+    if isinstance(init_time, xr.DataArray):
+        init_time = init_time.values
+    starts = np.asarray(init_time, dtype="datetime64[ns]")
+    leads = np.asarray(lead_times)
+    if leads.ndim != 1 or not leads.size or not np.issubdtype(leads.dtype, np.timedelta64):
+        raise RecipeError("lead_times", f"{leads.dtype} of shape {leads.shape}", "a sequence of timedelta64")
+    leads = leads.astype("timedelta64[ns]")
+    if (leads <= np.timedelta64(0)).any() or (np.diff(leads) <= np.timedelta64(0)).any():
+        raise RecipeError("lead_times", f"are {[str(lead) for lead in leads]}", "positive and ascending")
+    return told, starts, leads
+
+
+def label_forecast(values: xr.DataArray, starts: Times, leads: Leads, model: str) -> xr.DataArray:
+    """Return `values` with dims ([init_time,] [variable,] lead_time, ...) and the coordinates of a forecast."""
+    order = (dims.REALIZATION, dims.INIT_TIME, dims.VARIABLE, dims.LEAD_TIME)
+    first = [dim for dim in order if dim in values.dims]
+    values = values.transpose(*first, ...)
+    values = values.assign_coords(lead_time=leads)
+    if starts.ndim == 0:
+        values = values.isel(init_time=0, drop=True).assign_coords(
+            init_time=starts, valid_time=("lead_time", starts + leads)
+        )
+    else:
+        valid = starts[:, None] + leads[None, :]
+        values = values.assign_coords(init_time=starts, valid_time=(("init_time", "lead_time"), valid))
+    for name, attrs in TIME_ATTRS.items():
+        values[name].attrs.update(attrs)
+    values.attrs["model"] = model
+    return values

@@ -1,0 +1,100 @@
+"""Scores as a tidy table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from sa_nowcast.errors import DataError
+from sa_nowcast.verification.metrics import METRICS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LAST = ("threshold", "neighbourhood", "rank")
+
+
+def to_table(scores: xr.Dataset | Mapping[str, xr.Dataset]) -> pd.DataFrame:
+    """Return `scores` with one row for each metric, lead time, threshold and so on.
+
+    Parameters
+    ----------
+    scores : Dataset, or mapping of names to Datasets
+        From :func:`sa_nowcast.verification.verify`; of several models by their names, which become the first column,
+        ``model``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns lead_time_minutes, metric, the variable and channel dimensions of the scores, threshold, neighbourhood
+        and rank where a metric has them, value, units, count; and with a reference also reference, reference_value,
+        skill, skill_lower, skill_upper. What a metric does not have is NaN. Rows are sorted by metric, then by the
+        labels, lead time last.
+
+    Raises
+    ------
+    DataError
+        If `scores` holds no metric.
+    """
+    import pandas as pd
+
+    if not isinstance(scores, xr.Dataset):
+        if not scores:
+            raise DataError("scores", "are empty", "those of at least one model")
+        tables = [to_table(each) for each in scores.values()]
+        for name, table in zip(scores, tables, strict=True):
+            table.insert(0, "model", name)
+        return pd.concat(tables, ignore_index=True)
+    names = [str(name) for name in scores.data_vars if str(name) in METRICS]
+    if not names:
+        raise DataError("scores", f"hold {sorted(map(str, scores.data_vars))}", "metrics, as verify returns them")
+    reference = scores.attrs.get("reference")
+    parts = [_rows(scores, name, reference) for name in names]
+    found = dict.fromkeys(label for name in names for label in _labels(scores[name]))
+    labels = [label for label in found if label not in LAST]
+    labels += [label for label in LAST if label in found or label == "threshold"]
+    columns = ["lead_time_minutes", "metric", *labels, "value", "units", "count"]
+    if reference is not None:
+        columns += ["reference", "reference_value", "skill", "skill_lower", "skill_upper"]
+    return pd.DataFrame([row for part in parts for row in part.to_dict("records")], columns=columns)
+
+
+def _labels(score: xr.DataArray) -> list[str]:
+    return [str(dim) for dim in score.dims if dim != "lead_time"]
+
+
+def _rows(scores: xr.Dataset, name: str, reference: str | None) -> pd.DataFrame:
+    import pandas as pd
+
+    score = scores[name]
+    dims = [*_labels(score), "lead_time"]
+    columns: dict[str, Any] = {"value": score}
+    count = scores.get(METRICS[name].count, scores["count"])
+    for label in set(count.dims) - set(score.dims):
+        count = count.sum(str(label))
+    columns["count"] = count
+    for column, variable in (
+        ("reference_value", f"{name}_{reference}"),
+        ("skill", f"{name}_skill"),
+        ("skill_lower", f"{name}_skill_lower"),
+        ("skill_upper", f"{name}_skill_upper"),
+    ):
+        if variable in scores:
+            columns[column] = scores[variable]
+    stacked = xr.broadcast(*columns.values())
+    flat = {column: data.transpose(*dims).values.ravel() for column, data in zip(columns, stacked, strict=True)}
+    sizes = [score.sizes[dim] for dim in dims]
+    grids = np.meshgrid(*(np.arange(size) for size in sizes), indexing="ij")
+    for dim, grid in zip(dims, grids, strict=True):
+        values = scores[dim].values if dim in scores.coords else np.arange(score.sizes[dim])
+        flat[dim] = values[grid.ravel()]
+    lead = flat.pop("lead_time")
+    flat["lead_time_minutes"] = lead / np.timedelta64(1, "ns") / 6e10
+    flat["metric"] = name
+    flat["units"] = score.attrs.get("units", "")
+    if reference is not None and "reference_value" in flat:
+        flat["reference"] = reference
+    return pd.DataFrame(flat)

@@ -1,0 +1,68 @@
+"""What several rooms' tests share. The grids are small and one thread is enough for them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import xarray as xr
+from hypothesis import HealthCheck, settings
+from sequences import NETWORK, OPTIONS, rain, traffic, weather
+
+from sa_nowcast.defaults import ENVIRONMENT, set_default_model
+from sa_nowcast.nowcaster import Nowcaster
+from sa_nowcast.training.fit import fit
+
+# Derandomised, so that a failure is one everywhere; no deadline, for the machine may be busy.
+settings.register_profile("tests", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_default_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv(ENVIRONMENT, raising=False)
+    yield
+    set_default_model(None)
+
+
+@pytest.fixture(scope="session")
+def sequence() -> xr.DataArray:
+    return rain()
+
+
+@pytest.fixture(scope="session")
+def nowcaster() -> Nowcaster:
+    """Trained on `rain`: 4 frames to 3."""
+    return fit(rain(), history=4, steps=3, network=NETWORK, progress=False, **OPTIONS)
+
+
+@pytest.fixture(scope="session")
+def weather_nowcaster() -> Nowcaster:
+    return fit(weather(), history=4, steps=3, network=NETWORK, progress=False, **OPTIONS)
+
+
+@pytest.fixture(scope="session")
+def traffic_nowcaster() -> Nowcaster:
+    return fit(traffic(), history=4, steps=3, network=NETWORK, progress=False, **OPTIONS)
+
+
+@pytest.fixture
+def saved(nowcaster: Nowcaster, tmp_path: Path) -> Path:
+    return nowcaster.save(tmp_path / "rain.nowcaster")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of the downloaded real data."""
+    folder = os.environ.get("SA_NOWCAST_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("SA_NOWCAST_DATA does not name the folder with the downloaded data")
+    return Path(folder)

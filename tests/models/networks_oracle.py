@@ -1,0 +1,175 @@
+"""The equations of the paper in NumPy, float64, one sample, with loops: slow, and independent of the package.
+
+Maps are (C, H, W). ``w`` is a mapping from parameter names to arrays, as a network's ``state_dict`` names them.
+"""
+
+import numpy as np
+
+
+def under(w, prefix):
+    return {name[len(prefix) + 1 :]: value for name, value in w.items() if name.startswith(prefix + ".")}
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def convolve(x, kernel):
+    """Cross-correlate (C, H, W) with (O, C, k, k), zeros around the map."""
+    C, H, W = x.shape
+    k = kernel.shape[-1]
+    r = k // 2
+    padded = np.zeros((C, H + 2 * r, W + 2 * r))
+    padded[:, r : r + H, r : r + W] = x
+    y = np.zeros((kernel.shape[0], H, W))
+    for row in range(H):
+        for col in range(W):
+            window = padded[:, row : row + k, col : col + k]
+            y[:, row, col] = np.einsum("ocij,cij->o", kernel, window)
+    return y
+
+
+def convolve_depthwise(x, kernel):
+    """Cross-correlate each channel of (C, H, W) with its own (C, 1, k, k)."""
+    return np.concatenate([convolve(x[c : c + 1], kernel[c : c + 1]) for c in range(x.shape[0])])
+
+
+def pointwise(x, weight, bias=None):
+    y = np.einsum("oc,chw->ohw", weight, x)
+    return y if bias is None else y + bias[:, None, None]
+
+
+def layer_norm(x, scale):
+    return scale[:, None, None] * (x - x.mean()) / np.sqrt(x.var() + 1e-5)
+
+
+def pool(x, stride):
+    C, H, W = x.shape
+    y = np.zeros((C, -(-H // stride), -(-W // stride)))
+    for row in range(y.shape[1]):
+        for col in range(y.shape[2]):
+            cell = x[:, row * stride : (row + 1) * stride, col * stride : (col + 1) * stride]
+            y[:, row, col] = cell.mean(axis=(1, 2))
+    return y
+
+
+def attention_weights(query_map, key_map, w_query, w_key, scale=1.0, stride=1):
+    """α, (positions, keys): softmax over the keys of Qᵀ K."""
+    query = pointwise(query_map, w_query).reshape(w_query.shape[0], -1)
+    key = pointwise(pool(key_map, stride), w_key).reshape(w_key.shape[0], -1)
+    alpha = np.zeros((query.shape[1], key.shape[1]))
+    for i in range(query.shape[1]):
+        e = scale * (query[:, i] @ key)
+        alpha[i] = np.exp(e - e.max()) / np.exp(e - e.max()).sum()
+    return alpha
+
+
+def attend(w, query_map, maps, scale=1.0, stride=1):
+    """W [Z_1; Z_2; ...], with Z_i = Σ_j α_ij V_j for each of the maps."""
+    C, H, W = query_map.shape
+    read = []
+    for n, key_map in enumerate(maps):
+        alpha = attention_weights(query_map, key_map, w["query.weight"], w[f"keys.{n}.weight"], scale, stride)
+        value = pointwise(pool(key_map, stride), w[f"values.{n}.weight"]).reshape(C, -1)
+        z = np.zeros((C, H * W))
+        for i in range(H * W):
+            for j in range(value.shape[1]):
+                z[:, i] += alpha[i, j] * value[:, j]
+        read.append(z.reshape(C, H, W))
+    return pointwise(np.concatenate(read), w["out.weight"])
+
+
+def self_attention(w, h, scale=1.0, stride=1):
+    return attend(under(w, "attention"), h, [h], scale, stride) + h
+
+
+def memory_gates(w, features, m):
+    """Equations 7-9."""
+    mixed = convolve_depthwise(features, w["depthwise.weight"])
+    i, o, g = np.split(pointwise(mixed, w["pointwise.weight"], w["pointwise.bias"]), 3)
+    m = (1 - sigmoid(i)) * m + sigmoid(i) * np.tanh(g)
+    return sigmoid(o) * m, m
+
+
+def self_attention_memory(w, h, m, scale=1.0, stride=1):
+    z = attend(under(w, "attention"), h, [h, m], scale, stride)
+    return memory_gates(under(w, "gates"), np.concatenate([z, h]), m)
+
+
+def lstm(w, x, h, c):
+    gates = (
+        layer_norm(convolve(x, w["input.weight"]), w["input_scale"])
+        + layer_norm(convolve(h, w["hidden.weight"]), w["hidden_scale"])
+        + w["bias"][:, None, None]
+    )
+    i, f, o, g = np.split(gates, 4)
+    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+    return sigmoid(o) * np.tanh(c), c
+
+
+def cell(name, w, x, state, scale=1.0, stride=1):
+    """One layer and one step: X_t and (H, C, M) to the new (H, C, M); networks without memory leave M alone."""
+    h, c, m = state
+    gates = under(w, "gates")
+    if name == "convlstm":
+        h, c = lstm(gates, x, h, c)
+    elif name == "sa-convlstm-base":
+        keys_x, keys_h = (w[f"{part}.attention.query.weight"].shape[0] for part in ("below", "before"))
+        scale_x, scale_h = (scale(keys) if callable(scale) else scale for keys in (keys_x, keys_h))
+        x = self_attention(under(w, "below"), x, scale_x, stride)
+        h, c = lstm(gates, x, self_attention(under(w, "before"), h, scale_h, stride), c)
+    elif name == "convlstm-memory":
+        h, c = lstm(gates, x, h, c)
+        h, m = memory_gates(under(w, "memory"), h, m)
+    elif name == "sa-convlstm-no-zm":
+        h, c = lstm(gates, x, h, c)
+        z = attend(under(w, "attention"), h, [h], scale, stride)
+        h, m = memory_gates(under(w, "memory"), np.concatenate([z, h]), m)
+    else:
+        h, c = lstm(gates, x, h, c)
+        h, m = self_attention_memory(under(w, "memory"), h, m, scale, stride)
+    return h, c, m
+
+
+def fold(frame, patch):
+    """(C, H, W) to (C·p·p, ⌈H/p⌉, ⌈W/p⌉), zeros below and to the right."""
+    C, H, W = frame.shape
+    rows, cols = -(-H // patch), -(-W // patch)
+    y = np.zeros((C * patch * patch, rows, cols))
+    for c in range(C):
+        for row in range(H):
+            for col in range(W):
+                y[(c * patch + row % patch) * patch + col % patch, row // patch, col // patch] = frame[c, row, col]
+    return y
+
+
+def unfold(y, patch, shape):
+    C, H, W = shape
+    frame = np.zeros(shape)
+    for c in range(C):
+        for row in range(H):
+            for col in range(W):
+                frame[c, row, col] = y[(c * patch + row % patch) * patch + col % patch, row // patch, col // patch]
+    return frame
+
+
+def rollout(config, w, frames, history, steps, truth=None):
+    """Predictions of frames 1..history+steps-1 of one sample, each step through all layers before the next."""
+    shape = frames[0].shape
+    patch = config.patch
+    rows, cols = -(-shape[1] // patch), -(-shape[2] // patch)
+    scale = 1.0
+    if config.score_scale == "sqrt":
+        scale = config.hidden[0] ** -0.5 if config.key_channels is None else config.key_channels**-0.5
+    states = [tuple(np.zeros((width, rows, cols)) for _ in range(3)) for width in config.hidden]
+    predictions = []
+    for t in range(history + steps - 1):
+        known = t < history or (truth is not None and truth[t - history])
+        frame = frames[t] if known else predictions[-1]
+        x = fold(frame, patch)
+        for n in range(len(config.hidden)):
+            states[n] = cell(config.name, under(w, f"layers.{n}"), x, states[n], scale, config.key_stride)
+            x = states[n][0]
+        out = unfold(pointwise(x, w["head.weight"], w["head.bias"]), patch, shape)
+        predictions.append(frame + out if config.output == "change" else out)
+    return np.stack(predictions)

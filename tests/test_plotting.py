@@ -1,0 +1,317 @@
+"""Figures hold the right data under the right labels, and change nothing outside of themselves."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from sa_nowcast.errors import MissingLibraryError, RecipeError, StorageError
+from sa_nowcast.plotting import animate, plot_forecast, plot_scores
+from sa_nowcast.verification import persistence, verify
+
+matplotlib = pytest.importorskip("matplotlib")
+
+MINUTE = np.timedelta64(1, "m").astype("timedelta64[ns]")
+START = np.datetime64("2019-06-10T00:00", "ns")
+
+
+def sequence(frames=14, size=(20, 24), units="mm h-1", **attrs) -> xr.DataArray:
+    generator = np.random.default_rng(0)
+    values = np.maximum(generator.gamma(0.5, 6.0, (frames, *size)) - 1, 0)
+    return xr.DataArray(
+        values,
+        dims=("time", "latitude", "longitude"),
+        coords={
+            "time": START + np.arange(frames) * 5 * MINUTE,
+            "latitude": ("latitude", 50 - 0.01 * np.arange(size[0]), {"units": "degrees_north"}),
+            "longitude": ("longitude", 5 + 0.01 * np.arange(size[1]), {"units": "degrees_east"}),
+        },
+        name="rain",
+        attrs={"units": units, "long_name": "rain rate", **attrs},
+    )
+
+
+def forecast_of(data, steps=4, at=6):
+    return persistence(data, init_time=data["time"].values[at], lead_times=np.arange(1, steps + 1) * 5 * MINUTE)
+
+
+def panels(figure):
+    return [axes for axes in figure.axes if axes.images and axes.axison and not hasattr(axes, "_colorbar")]
+
+
+def drawn(figure) -> np.ndarray:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())
+
+
+@pytest.fixture(scope="module")
+def data():
+    return sequence()
+
+
+def test_rows_are_history_truth_forecast_and_error_by_lead_time(data):
+    forecast = forecast_of(data)
+    figure = plot_forecast(forecast, data, data.isel(time=slice(3, 7)))
+    maps = panels(figure)
+    assert len(maps) == 16
+    assert [axes.get_title() for axes in maps[:4]] == [
+        "\N{MINUS SIGN}15 min\n00:15",
+        "\N{MINUS SIGN}10 min\n00:20",
+        "\N{MINUS SIGN}5 min\n00:25",
+        "start\n00:30",
+    ]
+    assert [axes.get_title() for axes in maps[4:8]] == [
+        "+5 min\n00:35",
+        "+10 min\n00:40",
+        "+15 min\n00:45",
+        "+20 min\n00:50",
+    ]
+    assert [axes.get_ylabel() for axes in maps[::4]] == ["history", "truth", "forecast", "|error|"]
+    for j in range(4):
+        values = [axes.images[0].get_array() for axes in maps[j::4]]
+        np.testing.assert_array_equal(values[0], data[3 + j])
+        np.testing.assert_array_equal(values[1], data[7 + j])
+        np.testing.assert_array_equal(values[2], data[6])
+        np.testing.assert_allclose(values[3], np.abs(data.values[6] - data.values[7 + j]))
+
+
+def test_values_share_one_scale_and_the_error_has_its_own(data):
+    maps = panels(plot_forecast(forecast_of(data), data, data[:7]))
+    assert len({id(axes.images[0].norm) for axes in maps[:12]}) == 1
+    assert len({id(axes.images[0].norm) for axes in maps[12:]}) == 1
+    assert maps[0].images[0].norm is not maps[12].images[0].norm
+
+
+def test_colour_bars_and_title_carry_name_units_and_init_time(data):
+    figure = plot_forecast(forecast_of(data), data)
+    labels = {axes.get_ylabel() for axes in figure.axes}
+    assert {"rain rate (mm h-1)", "|error| (mm h-1)"} <= labels
+    assert figure.get_suptitle() == "rain rate (mm h-1), from 2019-06-10 00:30, persistence"
+
+
+@pytest.mark.parametrize(("units", "first"), [("mm h-1", 0.1), ("mm/h", 0.1), ("kg m-2 s-1", 0.1 / 3600)])
+def test_rain_rates_have_discrete_levels_in_their_own_units(data, units, first):
+    from matplotlib.colors import BoundaryNorm
+
+    norm = panels(plot_forecast(forecast_of(data.assign_attrs(units=units))))[0].images[0].norm
+    assert isinstance(norm, BoundaryNorm)
+    assert norm.boundaries[0] == pytest.approx(first)
+
+
+def test_other_quantities_have_an_even_scale_over_what_is_there(data):
+    from matplotlib.colors import Normalize
+
+    warm = (data + 270).assign_attrs(units="K", long_name="temperature")
+    norm = panels(plot_forecast(forecast_of(warm), warm))[0].images[0].norm
+    assert type(norm) is Normalize
+    assert 269 < norm.vmin < 271
+
+
+def test_missing_pixels_are_grey_in_values_and_error(data):
+    holed = data.copy()
+    holed[:, :, 10:] = np.nan
+    for axes in panels(plot_forecast(forecast_of(data), holed, columns=2))[:2]:
+        image = axes.images[0]
+        assert image.get_array().mask[:, 10:].all()
+        assert matplotlib.colors.to_hex(image.cmap.get_bad()) == "#b3b3b3"
+
+
+def test_north_is_up_whatever_the_direction_of_the_axes(data):
+    expected = drawn(plot_forecast(forecast_of(data), data))
+    turned = data[:, ::-1, ::-1]
+    np.testing.assert_array_equal(drawn(plot_forecast(forecast_of(turned), turned)), expected)
+    mixed = forecast_of(turned).transpose("longitude", "lead_time", "latitude")
+    labels = {axes.get_ylabel() for axes in panels(plot_forecast(mixed, data))}
+    assert "forecast" in labels
+
+
+def test_truth_on_flipped_axes_gives_the_same_error(data):
+    expected = drawn(plot_forecast(forecast_of(data), data))
+    np.testing.assert_array_equal(drawn(plot_forecast(forecast_of(data), data[:, ::-1])), expected)
+
+
+def test_a_valid_time_that_truth_lacks_stays_empty(data):
+    figure = plot_forecast(forecast_of(data, at=11), data)
+    assert len(panels(figure)) == 2 + 4 + 2
+    assert "no truth" in {text.get_text() for axes in figure.axes for text in axes.texts}
+
+
+def test_many_lead_times_are_thinned_to_equal_steps_with_the_last(data):
+    figure = plot_forecast(forecast_of(data, steps=7, at=2), columns=4)
+    assert [axes.get_title().split("\n")[0] for axes in panels(figure)] == ["+5 min", "+15 min", "+25 min", "+35 min"]
+
+
+def test_large_grids_are_thinned_when_drawn():
+    data = sequence(frames=3, size=(900, 1300))
+    image = panels(plot_forecast(forecast_of(data, steps=1, at=1)))[0].images[0]
+    assert image.get_array().shape == (300, 325)
+
+
+def test_an_archive_needs_an_init_time(data):
+    archive = persistence(data, init_time=data["time"].values[:3], lead_times=np.array([5, 10]) * MINUTE)
+    with pytest.raises(RecipeError, match=r"it has 3 of init_time and none is chosen.*pass init_time="):
+        plot_forecast(archive)
+    assert "00:05" in plot_forecast(archive, init_time="2019-06-10T00:05").get_suptitle()
+    assert "00:10" in plot_forecast(archive, init_time=data["time"].values[2]).get_suptitle()
+    with pytest.raises(RecipeError, match="init_time 2020-01-01 is not in it"):
+        plot_forecast(archive, init_time="2020-01-01")
+
+
+@pytest.mark.parametrize("dim", ["channel", "band"])
+def test_channels_are_chosen_by_label(data, dim):
+    both = xr.concat([data, data * 2], xr.Variable(dim, ["near", "far"]))
+    forecast = forecast_of(both.transpose("time", dim, ...))
+    with pytest.raises(RecipeError, match="2 of channel and none is chosen, expected one of near, far"):
+        plot_forecast(forecast, both)
+    figure = plot_forecast(forecast, both, channel="far")
+    np.testing.assert_array_equal(panels(figure)[0].images[0].get_array(), 2 * data[7])
+    assert "channel far" in figure.get_suptitle()
+
+
+def test_variables_are_chosen_and_bring_their_units(data):
+    both = xr.concat([data, data], xr.Variable("variable", ["rain", "flow"])).assign_coords(
+        units=("variable", ["mm h-1", "K"])
+    )
+    forecast = forecast_of(both)
+    with pytest.raises(RecipeError, match="2 of variable"):
+        plot_forecast(forecast)
+    figure = plot_forecast(forecast, both, variable="flow")
+    assert "(K)" in figure.get_suptitle()
+
+
+def test_an_ensemble_is_drawn_as_its_mean_or_one_member(data):
+    one = forecast_of(data)
+    members = xr.concat([one, one * 3], xr.Variable("realization", [0, 1]), combine_attrs="override")
+    mean = panels(plot_forecast(members))[0].images[0].get_array()
+    np.testing.assert_allclose(mean, 2 * data[6])
+    member = panels(plot_forecast(members, realization=1))[0].images[0].get_array()
+    np.testing.assert_allclose(member, 3 * data[6])
+
+
+def test_grids_without_coordinates_and_in_metres_are_drawn(data):
+    bare = data.drop_vars(["latitude", "longitude"])
+    assert drawn(plot_forecast(forecast_of(bare), bare)).size
+    metres = data.rename(latitude="y", longitude="x").assign_coords(
+        y=("y", 600_000 - 1000.0 * np.arange(20), {"units": "m"}), x=("x", 1000.0 * np.arange(24), {"units": "m"})
+    )
+    figure = plot_forecast(forecast_of(metres), metres)
+    assert panels(figure)[-4].get_xlabel() == "x (km)"
+
+
+def test_constant_and_all_missing_fields_are_drawn_without_warnings(data):
+    for values in (data * 0, data * np.nan, (data * 0 + 280).assign_attrs(units="K")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            drawn(plot_forecast(forecast_of(values), values, values[:7]))
+
+
+@pytest.mark.parametrize("size", [(40, 12), (8, 40)])
+def test_nothing_is_cut_at_the_edge_of_the_figure(size):
+    data = sequence(size=size)
+    scores = verify(archive(data), data, ["mse", "csi"], reference="persistence")
+    one = forecast_of(data).isel(lead_time=[0])
+    for figure in (plot_forecast(one), plot_forecast(forecast_of(data), data, data[:7]), plot_scores(scores)):
+        drawn(figure)
+        inside = figure.get_tightbbox(figure.canvas.get_renderer())
+        width, height = figure.get_size_inches()
+        assert inside.x0 >= -0.01
+        assert inside.y0 >= -0.01
+        assert inside.x1 <= width + 0.01
+        assert inside.y1 <= height + 0.01
+
+
+def test_figures_use_no_pyplot_and_leave_settings_alone(tmp_path):
+    code = """
+import sys, numpy as np, xarray as xr, matplotlib
+before = matplotlib.rcParams.copy()
+from sa_nowcast.plotting import plot_forecast
+t = np.datetime64('2020-01-01', 'ns') + np.arange(3) * np.timedelta64(5, 'm')
+a = xr.DataArray(np.random.default_rng(0).random((3, 5, 6)), dims=('time', 'y', 'x'), coords={'time': t})
+from sa_nowcast.verification import persistence
+plot_forecast(persistence(a[:2], lead_times=np.array([5]) * np.timedelta64(1, 'm')), a).savefig(sys.argv[1])
+assert 'matplotlib.pyplot' not in sys.modules
+assert 'torch' not in sys.modules
+assert before == matplotlib.rcParams.copy()
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "figure.png")], check=True)
+
+
+def test_missing_matplotlib_is_answered_with_the_install_command(data, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingLibraryError, match=r'pip install "sa-nowcast\[plot\]"'):
+        plot_forecast(forecast_of(data))
+
+
+def archive(data):
+    return persistence(data, init_time=data["time"].values[:10], lead_times=np.arange(1, 4) * 5 * MINUTE) * 0.9
+
+
+def test_score_curves_hold_scores_reference_and_interval(data):
+    scores = verify(archive(data), data, ["mse", "csi"], [1.0, 10.0], reference="persistence")
+    figure = plot_scores(scores)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[:4] == ["mse", "csi, ≥ 1 mm h-1", "csi, ≥ 10 mm h-1", "mse skill"]
+    mine, other = figure.axes[0].lines[:2]
+    np.testing.assert_array_equal(mine.get_xdata(), [5, 10, 15])
+    np.testing.assert_array_equal(mine.get_ydata(), scores["mse"])
+    np.testing.assert_array_equal(other.get_ydata(), scores["mse_persistence"])
+    assert figure.axes[0].get_xlabel() == "lead time (min)"
+    assert len(figure.axes[3].collections) == 1
+
+
+def test_several_models_share_panels_and_one_reference(data):
+    scores = verify(archive(data), data, ["mse"], reference="persistence")
+    figure = plot_scores({"one": scores, "two": scores * 2}, ["mse"])
+    assert [line.get_label() for line in figure.axes[0].lines] == ["one", "persistence", "two"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "two", "persistence"]
+
+
+def test_curves_of_channels_are_chosen_by_label(data):
+    both = xr.concat([data, data * 2], xr.Variable("band", ["near", "far"])).transpose("time", "band", ...)
+    scores = verify(archive(both), both, ["mse"])
+    with pytest.raises(RecipeError, match=r"2 of channel and none is chosen, expected one of near, far.*pass channel="):
+        plot_scores(scores)
+    line = plot_scores(scores, channel="far").axes[0].lines[0]
+    np.testing.assert_array_equal(line.get_ydata(), scores["mse"].sel(band="far"))
+
+
+def test_unknown_curves_are_refused_with_the_known_ones(data):
+    scores = verify(archive(data), data, ["mse", "csi"], [1.0])
+    with pytest.raises(RecipeError, match="mae is no curve in them, expected one of mse, csi"):
+        plot_scores(scores, ["mae"])
+    with pytest.raises(RecipeError, match="threshold 7 is not in them, expected one of 1"):
+        plot_scores(scores, ["csi"], thresholds=[7])
+    with pytest.raises(RecipeError, match="scores: are empty"):
+        plot_scores({})
+
+
+def test_an_animation_has_a_picture_for_each_lead_time(data, tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    path = animate(forecast_of(data), tmp_path / "x.gif", data)
+    with image.open(path) as film:
+        assert film.n_frames == 4
+        assert film.info["duration"] == 250
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.gif"]
+
+
+def test_an_animation_refuses_other_formats_and_unwritable_places(data, tmp_path):
+    with pytest.raises(RecipeError, match=r"the file is x\.mp4, expected a name that ends with \.gif"):
+        animate(forecast_of(data), tmp_path / "x.mp4")
+    with pytest.raises(StorageError, match="cannot be written"):
+        animate(forecast_of(data), tmp_path / "absent" / "x.gif")
+
+
+def test_truth_and_history_may_be_datasets(data, tmp_path):
+    whole = xr.Dataset({"rain": data, "other": data * 2})
+    forecast = forecast_of(data)
+    figure = plot_forecast(forecast, whole, whole.isel(time=slice(3, 7)))
+    np.testing.assert_array_equal(panels(figure)[4].images[0].get_array(), data[7])
+    animate(forecast.isel(lead_time=[0]), tmp_path / "x.gif", whole)

@@ -1,0 +1,503 @@
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import sa_nowcast.training.fit as fitting
+from sa_nowcast.errors import DataError, Interrupted, ModelError, RecipeError, StorageError
+from sa_nowcast.models import NetworkConfig
+from sa_nowcast.nowcaster import Nowcaster
+from sa_nowcast.training.callbacks import KeepBest, RunFolder
+from sa_nowcast.training.checkpoint import AtomicCheckpointIO, load_checkpoint, newest_valid
+from sa_nowcast.training.fit import fit
+from sequences import NETWORK, OPTIONS, rain, weather
+
+LONG = {**OPTIONS, "max_steps": 9, "validate_every": 2, "checkpoint_every": 2}
+"""Nine updates, so that validation, checkpoints and the end fall on different steps as well as on the same."""
+
+
+def train(data: Any = None, **options: Any) -> Nowcaster:
+    given = {"history": 4, "steps": 3, "network": NETWORK, "progress": False} | LONG | options
+    return fit(rain() if data is None else data, **given)
+
+
+def same_bits(one: Nowcaster, other: Nowcaster) -> bool:
+    ours, theirs = one.network.state_dict(), other.network.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+class StopAfter(L.Callback):
+    """Sends this process a signal in the middle of the batch after `step` updates."""
+
+    def __init__(self, step: int, number: int = signal.SIGTERM) -> None:
+        self.step, self.number = step, number
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+class Crash(L.Callback):
+    """Kills the run without warning in the batch after `step` updates."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            raise MemoryError("the machine went away")
+
+
+def with_callback(monkeypatch: pytest.MonkeyPatch, callback: L.Callback) -> None:
+    """Let the next training have one more callback."""
+    trainer = L.Trainer
+
+    def make(**options: Any) -> L.Trainer:
+        return trainer(**{**options, "callbacks": [*options["callbacks"], callback]})
+
+    monkeypatch.setattr(fitting.L, "Trainer", make)
+
+
+# --- the result
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others() -> None:
+    torch.manual_seed(5)
+    one = train(seed=3)
+    torch.manual_seed(6)
+    np.random.seed(7)  # noqa: NPY002  the state that must not matter
+    assert same_bits(one, train(seed=3))
+    assert not same_bits(one, train(seed=4))
+
+
+def test_weights_move_and_are_finite() -> None:
+    start, end = train(max_steps=1, learning_rate=1e-12), train()
+    assert not same_bits(start, end)
+    assert all(torch.isfinite(v).all() for v in end.network.state_dict().values())
+
+
+def test_training_learns_on_a_sequence_that_moves() -> None:
+    nowcaster = train(
+        rain(40), max_steps=60, learning_rate=5e-3, validate_every=30, network={**NETWORK, "output": "change"}
+    )
+    assert nowcaster.provenance["validation_loss"] < nowcaster.provenance["validation_persistence"]
+
+
+def test_the_users_random_numbers_stay_where_they_were() -> None:
+    torch.manual_seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    before, legacy = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    train()
+    assert torch.equal(torch.get_rng_state(), before)
+    np.testing.assert_array_equal(np.random.get_state()[1], legacy)  # noqa: NPY002
+
+
+def test_other_global_state_stays_as_it_was() -> None:
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    environment = dict(os.environ)
+    deterministic, grad = torch.are_deterministic_algorithms_enabled(), torch.is_grad_enabled()
+    train()
+    assert {n: signal.getsignal(n) for n in handlers} == handlers
+    assert dict(os.environ) == environment
+    assert (torch.are_deterministic_algorithms_enabled(), torch.is_grad_enabled()) == (deterministic, grad)
+
+
+def test_without_a_folder_no_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    train()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_printed_or_warned_when_progress_is_off(capfd: pytest.CaptureFixture[str]) -> None:
+    import warnings
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train()
+    assert [str(w.message) for w in caught if "lightning" in w.filename or "sa_nowcast" in w.filename] == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_progress_goes_to_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
+    train(progress=True)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "9/9" in err
+    assert "x persistence" in err
+
+
+def test_terms_and_provenance_say_what_it_was_trained_on() -> None:
+    nowcaster = train()
+    terms = nowcaster.terms
+    assert (terms.history, terms.steps, terms.step, terms.channels) == (
+        4, 3, np.timedelta64(5, "m"), (("rain", "mm h-1"),),
+    )  # fmt: skip
+    assert (terms.dy, terms.dx, terms.grid_units) == (1000.0, 1000.0, "m")
+    # 20 frames: the latest fifth (at least one window of 7) validates, 4 are left between.
+    assert nowcaster.provenance["training_period"] == "2020-06-01T00:00/2020-06-01T00:40"
+    assert nowcaster.provenance["validation_period"] == "2020-06-01T01:05/2020-06-01T01:35"
+    assert nowcaster.provenance["best_step"] in (2, 4, 6, 8, 9)
+
+
+def test_scaling_and_weights_see_training_times_only() -> None:
+    data = rain()
+    spoiled = data.copy()
+    spoiled[9:13] = 1e5  # the guard between training and validation
+    assert same_bits(train(data), train(spoiled))
+    changed = data.copy()
+    changed[13:] *= 3  # validation may choose other weights, but the scaling must not know it
+    assert train(changed).scaling == train(data).scaling
+
+
+def test_a_network_may_be_given_as_a_record() -> None:
+    config = NetworkConfig(hidden=(4,), kernel=3, patch=4, channels=1)
+    assert train(network=config).network.config == config
+    with pytest.raises(RecipeError, match="network\\.channels: 1, expected 2, the channels of the data"):
+        train(weather(), network=config)
+
+
+@pytest.mark.parametrize("options", [{"validation": 0}, {"loss": "l1+l2"}, {"truth_start": 0.5}, {"crop": None},
+                                     {"clip_norm": None}, {"schedule": "constant"}, {"scaling": "db"}])
+def test_every_option_trains(options: dict[str, Any]) -> None:
+    nowcaster = train(**options)
+    assert not same_bits(nowcaster, train()) or options == {"clip_norm": None}
+    assert np.isfinite(nowcaster.forecast(rain())).all()
+
+
+# --- validation and the best weights
+
+
+def test_the_best_weights_are_kept_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, float, dict[str, torch.Tensor]]] = []
+
+    class Watch(L.Callback):
+        def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+            weights = {k: v.clone() for k, v in module.network.state_dict().items()}  # type: ignore[union-attr,operator]
+            seen.append((trainer.global_step, float(trainer.callback_metrics["validation_loss"]), weights))
+
+    with_callback(monkeypatch, Watch())
+    # A rate that overshoots, so that the loss goes up and down.
+    nowcaster = train(max_steps=12, validate_every=1, learning_rate=0.5, schedule="constant")
+    assert [step for step, _, _ in seen] == list(range(1, 13))
+    step, loss, weights = min(seen, key=lambda s: s[1])
+    assert step < 12
+    assert nowcaster.provenance["best_step"] == step
+    assert nowcaster.provenance["validation_loss"] == loss
+    assert all(torch.equal(v, weights[k]) for k, v in nowcaster.network.state_dict().items())
+
+
+def test_the_validation_loss_is_the_mean_over_its_windows_times_and_pixels() -> None:
+    data = rain()
+    nowcaster = train(data, validate_every=9, validation_samples=1, crop=None)
+    expected = nowcaster.forecast(data.isel(time=slice(13, 17)))
+    z = [nowcaster.scaling.to_network(v[:, None]) for v in (expected.values, data.values[17:], data.values[16:17])]
+    # The forecast was clipped at 0 mm h-1 on its way to physical units; the loss was not, and is a little larger.
+    assert nowcaster.provenance["validation_loss"] == pytest.approx(np.mean((z[0] - z[1]) ** 2), rel=0.05)
+    assert nowcaster.provenance["validation_persistence"] == pytest.approx(np.mean((z[2] - z[1]) ** 2), rel=1e-5)
+
+
+def test_without_validation_the_last_weights_are_kept() -> None:
+    nowcaster = train(validation=0)
+    assert nowcaster.provenance["best_step"] == 9
+    assert nowcaster.provenance["validation_loss"] is None
+    assert nowcaster.provenance["validation_period"] is None
+
+
+# --- interrupted and resumed
+
+
+@pytest.mark.parametrize("step", [1, 2, 5, 8])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], ids=lambda n: n.name)
+def test_a_signal_saves_and_stops_and_the_resumed_run_ends_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals
+) -> None:
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    with_callback(monkeypatch, StopAfter(step, number))
+    with pytest.raises(Interrupted, match=rf"{number.name} at step {step + 1} of 9; saved in .*run the same again") as caught:
+        train(folder=tmp_path)
+    assert caught.value.exit_code == 75
+    assert {n: signal.getsignal(n) for n in handlers} == handlers
+    assert load_checkpoint(tmp_path / "last.ckpt")["global_step"] == step + 1
+    monkeypatch.undo()
+    resumed, unbroken = train(folder=tmp_path), train()
+    assert same_bits(resumed, unbroken)
+    assert resumed.provenance == unbroken.provenance
+    assert resumed.digest == unbroken.digest
+
+
+@pytest.mark.parametrize("step", [2, 3, 4, 8])
+@pytest.mark.parametrize("validation", [0.2, 0.0])
+def test_a_killed_run_goes_on_from_its_last_checkpoint_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, validation: float
+) -> None:
+    options: dict[str, Any] = {"validation": validation, "truth_start": 0.5, "batch_size": 3}
+    with_callback(monkeypatch, Crash(step))
+    with pytest.raises(MemoryError):
+        train(folder=tmp_path, **options)
+    monkeypatch.undo()
+    resumed, unbroken = train(folder=tmp_path, **options), train(**options)
+    assert resumed.provenance == unbroken.provenance
+    assert resumed.digest == unbroken.digest
+
+
+def test_a_run_may_be_interrupted_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in range(8):
+        with_callback(monkeypatch, StopAfter(step))
+        with pytest.raises(Interrupted):
+            train(folder=tmp_path)
+        monkeypatch.undo()
+    assert train(folder=tmp_path).digest == train().digest
+    with (tmp_path / "training.csv").open() as file:
+        steps = [int(r["step"]) for r in csv.DictReader(file)]
+    assert steps == sorted(set(steps))
+
+
+@pytest.mark.parametrize("validation", [0.2, 0.0])
+def test_a_finished_run_is_not_trained_again(tmp_path: Path, validation: float) -> None:
+    first = train(folder=tmp_path, validation=validation)
+    log = (tmp_path / "training.csv").read_text()
+    again = train(folder=tmp_path, validation=validation)
+    assert again.digest == first.digest
+    assert again.provenance == first.provenance
+    assert (tmp_path / "training.csv").read_text() == log
+
+
+def test_a_run_without_a_folder_says_how_to_be_resumable(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_callback(monkeypatch, StopAfter(3))
+    with pytest.raises(Interrupted, match=r"SIGTERM at step 4 of 9.*pass folder="):
+        train()
+
+
+def test_signals_are_given_back_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    with_callback(monkeypatch, Crash(3))
+    with pytest.raises(MemoryError):
+        train()
+    assert {n: signal.getsignal(n) for n in handlers} == handlers
+
+
+def test_training_works_in_another_thread() -> None:
+    result: list[Nowcaster] = []
+    thread = threading.Thread(target=lambda: result.append(train()))
+    thread.start()
+    thread.join()
+    assert same_bits(result[0], train())
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"seed": 1}, r"training\.seed was 0 and is 1"),
+        ({"max_steps": 10}, r"training\.max_steps was 9 and is 10"),
+        ({"learning_rate": 0.1}, r"training\.learning_rate"),
+        ({"network": {**NETWORK, "hidden": (8,)}}, "network differs"),
+        ({"scaling": "db"}, "scaling differs"),
+        ({"history": 3}, "data differs"),
+        ({"data": rain(seed=9)}, "data differs"),
+        ({"data": rain(19)}, "data differs"),
+    ],
+)
+def test_other_options_in_the_same_folder_are_refused_by_name(
+    tmp_path: Path, options: dict[str, Any], key: str
+) -> None:
+    first = train(folder=tmp_path)
+    with pytest.raises(RecipeError, match=f"the run in this folder was another one: {key}"):
+        train(folder=tmp_path, **options)
+    assert train(folder=tmp_path, checkpoint_every=7, workers=0).digest == first.digest
+
+
+def test_a_truncated_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
+    unbroken = train(folder=tmp_path)
+    last, previous = tmp_path / "last.ckpt", tmp_path / "previous.ckpt"
+    assert load_checkpoint(previous)["global_step"] == 8
+    last.write_bytes(last.read_bytes()[:1000])
+    assert newest_valid(tmp_path) == previous
+    assert train(folder=tmp_path).digest == unbroken.digest
+    assert load_checkpoint(last)["global_step"] == 9
+    # What was damaged must not have taken the place of what was whole.
+    assert load_checkpoint(previous)["global_step"] == 8
+    last.write_bytes(b"")
+    previous.write_bytes(b"PK\x03\x04")
+    assert newest_valid(tmp_path) is None
+    assert train(folder=tmp_path).digest == unbroken.digest
+
+
+def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(tmp_path: Path) -> None:
+    class Hostile:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "owned",)
+
+    torch.save({"state_dict": {}, "x": Hostile()}, tmp_path / "last.ckpt")
+    with pytest.raises(ModelError, match="the checkpoint is damaged"):
+        load_checkpoint(tmp_path / "last.ckpt")
+    torch.save([1, 2], tmp_path / "last.ckpt")
+    with pytest.raises(ModelError, match="no checkpoint of a training run"):
+        load_checkpoint(tmp_path / "last.ckpt")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = AtomicCheckpointIO()
+    writer.save_checkpoint({"state_dict": {}, "n": 1}, tmp_path / "last.ckpt")
+    for name in ("fsync", "replace"):
+
+        def full(*args: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch, pytest.raises(StorageError, match="No space left on device"):
+            patch.setattr(os, name, full)
+            writer.save_checkpoint({"state_dict": {}, "n": 2}, tmp_path / "last.ckpt")
+        assert load_checkpoint(tmp_path / "last.ckpt")["n"] == 1
+        assert [f.name for f in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_the_log_has_one_row_for_each_checkpoint(tmp_path: Path) -> None:
+    train(folder=tmp_path)
+    with (tmp_path / "training.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(r["step"]) for r in rows] == [2, 4, 6, 8, 9]
+    assert all(float(r["loss"]) > 0 for r in rows)
+    # The validation that belongs to a step stands in its row.
+    assert all(float(r["validation_loss"]) > 0 for r in rows)
+
+
+# --- what is wrong is said before training
+
+
+@pytest.fixture
+def never_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **options: Any) -> None:
+        raise AssertionError("training began")
+
+    monkeypatch.setattr(fitting.L, "Trainer", fail)
+
+
+@pytest.mark.usefixtures("never_trains")
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"max_step": 5}, RecipeError, r"max_step: unknown key, expected one of .*did you mean 'max_steps'"),
+        ({"learning_rat": 5}, RecipeError, r"did you mean 'learning_rate'"),
+        ({"batch_size": 0}, RecipeError, r"fit, batch_size: 0, expected input should be greater"),
+        ({"max_steps": True}, RecipeError, r"fit, max_steps: True"),
+        ({"learning_rate": float("nan")}, RecipeError, r"fit, learning_rate: nan"),
+        ({"schedule": "cosine"}, RecipeError, r"fit, schedule: 'cosine', expected"),
+        ({"device": "tpu"}, RecipeError, r"device: 'tpu'"),
+        ({"history": 0}, RecipeError, r"history: 0, expected a whole number of at least 1"),
+        ({"steps": 1.5}, RecipeError, r"steps: 1\.5, expected a whole number"),
+        ({"scaling": "cube"}, RecipeError, r"scaling: 'cube', expected one of auto"),
+        ({"network": {"preset": "tiny"}}, RecipeError, r"there is no 'tiny'.*expected one of"),
+        ({"network": {"hiden": (4,)}}, (RecipeError, ModelError), r"did you mean 'hidden'"),
+        ({"network": {"hidden": 4.5}}, RecipeError, r"network\.hidden"),
+        ({"network": {"preset": ["small"]}}, RecipeError, r"network"),
+        ({"network": 3}, RecipeError, r"network: 3"),
+        ({"validation": 1.5}, RecipeError, r"split\.validation: 1\.5"),
+        ({"guard": -1}, RecipeError, r"split\.guard: -1"),
+        ({"data": rain(9)}, DataError, r"time: 9 frames, of which 0 would be left to train on, expected at least 18"),
+        ({"data": rain() * 0}, DataError, r"rain: one value only"),
+        ({"data": rain().isel(time=[0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19])}, DataError,
+         r"00:20: step is 10 min \(1 missing"),
+    ],
+)  # fmt: skip
+def test_options_that_cannot_be_are_refused_before_training(
+    options: dict[str, Any], error: Any, message: str
+) -> None:
+    with pytest.raises(error, match=message) as caught:
+        train(**options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("never_trains")
+def test_a_frame_without_a_valid_value_is_refused_by_time() -> None:
+    data = rain()
+    data[5] = np.nan
+    data[15] = np.nan
+    with pytest.raises(DataError, match=r"rain, 2020-06-01T00:25: every value is missing \(and 1 more such frames\)"):
+        train(data)
+
+
+@pytest.mark.usefixtures("never_trains")
+def test_a_folder_that_cannot_be_written_is_found_out_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(StorageError, match="the output folder cannot be written"):
+            train(folder=folder)
+
+    def read_only(*args: Any, **options: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(fitting.tempfile, "NamedTemporaryFile", read_only)
+    with pytest.raises(StorageError, match=r"cannot be written \(Permission denied\)\. Fix: choose another folder"):
+        train(folder=tmp_path / "new")
+
+
+def test_gaps_and_empty_frames_that_are_skipped_enter_no_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = rain(40).isel(time=[*range(12), *range(14, 40)])
+    data[20] = np.nan
+    seen: list[int] = []
+    dataset = fitting.WindowDataset
+
+    def watched(frames: Any, starts: Any, length: int, **options: Any) -> Any:
+        seen.extend(int(i) for s in starts for i in range(s, s + length))
+        assert all(not any(s < cut < s + length for cut in (12,)) for s in starts)
+        return dataset(frames, starts, length, **options)
+
+    monkeypatch.setattr(fitting, "WindowDataset", watched)
+    train(data, gaps="skip")
+    assert seen
+    assert 20 not in seen
+    with pytest.raises(DataError, match="no window of 7 successive frames in the training period"):
+        train(rain(40).isel(time=[i for i in range(40) if i % 6]), gaps="skip")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Poison(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
+            if trainer.global_step == 3:
+                with torch.no_grad():
+                    next(iter(module.parameters())).fill_(torch.nan)
+
+    with_callback(monkeypatch, Poison())
+    with pytest.raises(ModelError, match=r"training, step 3: the loss is nan, expected a finite loss\. Fix: lower"):
+        train(folder=tmp_path)
+    # The checkpoints from before are sound.
+    assert load_checkpoint(tmp_path / "last.ckpt")["global_step"] == 2
+
+
+def test_masked_pixels_of_the_target_do_not_change_training() -> None:
+    """Two sequences that differ only under the mask: NaN there, whatever stood there before."""
+    data = rain()
+    hidden = np.zeros(data.shape, dtype=bool)
+    hidden[:, 3:7, 2:9] = True
+    one = data.where(~hidden)
+    other = (data * 2).where(xr.DataArray(hidden, dims=data.dims), data).where(~hidden)
+    assert same_bits(train(one), train(other))
+    # Missing everywhere and always: as though those pixels did not count. Dry pixels there do count.
+    assert not same_bits(train(one), train(one.fillna(0)))
+
+
+def test_callbacks_keep_what_a_checkpoint_must_hold() -> None:
+    best = KeepBest()
+    best.loss, best.reference, best.step, best.weights = 0.5, 1.0, 7, {"a": torch.ones(2)}
+    again = KeepBest()
+    again.load_state_dict(best.state_dict())
+    assert (again.loss, again.reference, again.step) == (0.5, 1.0, 7)
+    assert torch.equal(again.weights["a"], torch.ones(2))
+    assert RunFolder(None, 1).stopped_by is None
+
+
+@pytest.mark.slow
+def test_workers_do_not_change_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert same_bits(train(workers=2), train())

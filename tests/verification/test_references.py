@@ -1,0 +1,259 @@
+"""Persistence, climatology and extrapolation as labelled forecasts."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError
+from sa_nowcast.verification import climatology, extrapolation, persistence, reference, verify
+
+from .conftest import MINUTE, START, observations
+
+LEADS = np.array([5, 10, 15]) * MINUTE
+
+
+@pytest.fixture
+def data():
+    return observations().assign_coords(crs=xr.DataArray(0, attrs={"grid_mapping_name": "latitude_longitude"}))
+
+
+def test_persistence_repeats_the_last_frame_with_the_labels_of_a_forecast(data):
+    forecast = persistence(data, lead_times=LEADS)
+    assert forecast.dims == ("lead_time", "y", "x")
+    assert forecast["init_time"].values == data["time"].values[-1]
+    np.testing.assert_array_equal(forecast["valid_time"], data["time"].values[-1] + LEADS)
+    for j in range(3):
+        np.testing.assert_array_equal(forecast[j], data[-1])
+    assert forecast["lead_time"].attrs["standard_name"] == "forecast_period"
+    assert forecast["init_time"].attrs["standard_name"] == "forecast_reference_time"
+    assert forecast["valid_time"].attrs["standard_name"] == "time"
+    assert forecast.attrs["units"] == "mm h-1"
+    assert forecast.attrs["model"] == "persistence"
+    assert "crs" in forecast.coords
+    assert "time" not in forecast.coords
+
+
+def test_persistence_of_several_init_times_is_an_archive(data):
+    starts = data["time"].values[[4, 1]]
+    forecast = persistence(data, init_time=starts, lead_times=LEADS)
+    assert forecast.dims == ("init_time", "lead_time", "y", "x")
+    assert forecast["valid_time"].dims == ("init_time", "lead_time")
+    np.testing.assert_array_equal(forecast[0, 2], data[4])
+    np.testing.assert_array_equal(forecast[1, 0], data[1])
+
+
+def test_persistence_is_missing_where_the_last_frame_is(data):
+    data[-1, 2, 3] = np.nan
+    forecast = persistence(data, lead_times=LEADS)
+    np.testing.assert_array_equal(np.isnan(forecast), np.broadcast_to(np.isnan(data[-1]), forecast.shape))
+
+
+def test_persistence_of_dask_data_is_lazy(data):
+    forecast = persistence(data.chunk({"time": 1}), init_time=data["time"].values[:3], lead_times=LEADS)
+    assert forecast.chunks is not None
+    xr.testing.assert_equal(forecast.compute(), persistence(data, init_time=data["time"].values[:3], lead_times=LEADS))
+
+
+def test_persistence_does_not_touch_its_input(data):
+    before = data.copy(deep=True)
+    persistence(data, lead_times=LEADS)
+    xr.testing.assert_identical(data, before)
+
+
+def test_an_init_time_without_a_frame_is_named(data):
+    with pytest.raises(DataError, match="lacks the init times 2019-06-10T03:00:00"):
+        persistence(data, init_time=START + 180 * MINUTE, lead_times=LEADS)
+
+
+@pytest.mark.parametrize("leads", [[0], [10, 5], [-5]])
+def test_lead_times_must_be_positive_and_ascending(data, leads):
+    with pytest.raises(RecipeError, match="positive and ascending"):
+        persistence(data, lead_times=np.array(leads) * MINUTE)
+
+
+def test_plain_numbers_are_no_lead_times(data):
+    with pytest.raises(RecipeError, match="timedelta64"):
+        persistence(data, lead_times=np.array([1, 2]))
+
+
+def weekly(hours=24 * 21, units="1"):
+    times = np.datetime64("2019-01-07T00", "ns") + np.arange(hours) * np.timedelta64(1, "h")  # a Monday
+    base = np.arange(hours) % 24 + 100.0 * (np.arange(hours) // 24 % 7)
+    values = base[:, None, None] + np.zeros((1, 2, 3))
+    return xr.DataArray(values, dims=("time", "y", "x"), coords={"time": times}, name="flow", attrs={"units": units})
+
+
+def test_climatology_of_a_weekly_cycle_is_exact_by_week_and_a_mean_by_day():
+    data = weekly()
+    leads = np.array([1, 30]) * np.timedelta64(1, "h")
+    start = data["time"].values[24 * 14 + 5]
+    by_week = climatology(data, training=data[: 24 * 14], cycle="week", init_time=start, lead_times=leads)
+    truth = data.sel(time=by_week["valid_time"]).values
+    np.testing.assert_array_equal(by_week, truth)
+    by_day = climatology(data, training=data[: 24 * 14], init_time=start, lead_times=leads)
+    np.testing.assert_array_equal(by_day[0], 6 + 300.0)
+    assert by_day.attrs["training_period"] == "2019-01-07T00:00:00/2019-01-20T23:00:00"
+    assert by_day.attrs["units"] == "1"
+    assert by_day.dims == ("lead_time", "y", "x")
+
+
+def test_climatology_averages_what_is_present():
+    data = weekly(72)
+    data[24:48, 0, 0] = np.nan
+    leads = np.array([1]) * np.timedelta64(1, "h")
+    forecast = climatology(data, training=data, lead_times=leads)
+    assert forecast.values[0, 0, 0] == (0 + 200) / 2
+    assert forecast.values[0, 1, 1] == 100
+
+
+def test_climatology_of_an_archive_equals_that_of_each_init_time():
+    data = weekly()
+    leads = np.array([1, 2]) * np.timedelta64(1, "h")
+    starts = data["time"].values[[400, 77]]
+    archive = climatology(data, training=data[:300], init_time=starts, lead_times=leads)
+    for i, start in enumerate(starts):
+        alone = climatology(data, training=data[:300], init_time=start, lead_times=leads)
+        np.testing.assert_array_equal(archive[i], alone)
+    np.testing.assert_array_equal(verify(archive, data, ["mse"])["count"], 12)
+
+
+def test_climatology_without_a_frame_at_that_time_of_day_says_when():
+    data = weekly()
+    with pytest.raises(DataError, match=r"no frame at the time of the day of 2019-01-27T23:30:00"):
+        climatology(data, training=data, lead_times=np.array([30]) * MINUTE)
+
+
+def moving(shift, frames=6, size=64):
+    """A smooth rain field that moves by whole pixels a step."""
+    y, x = np.mgrid[:size, : size + 40]
+    field = 12 * np.exp(-((y - 30) ** 2 + (x - 50) ** 2) / 60) + 8 * np.exp(-((y - 14) ** 2 + (x - 70) ** 2) / 40)
+    field = field + 6 * np.exp(-((y - 48) ** 2 + (x - 65) ** 2) / 50)
+    values = np.stack([np.roll(field, shift * i, axis=1)[:, 20 : 20 + size] for i in range(frames)])
+    return xr.DataArray(
+        values,
+        dims=("time", "y", "x"),
+        coords={"time": START + np.arange(frames) * 5 * MINUTE, "y": np.arange(size) * 1.0, "x": np.arange(size) * 1.0},
+        attrs={"units": "mm h-1"},
+        name="rain",
+    )
+
+
+def test_extrapolation_follows_a_moving_field_better_than_persistence():
+    pytest.importorskip("cv2")
+    data = moving(2)
+    forecast = reference("extrapolation").forecast(data, steps=3, init_time=data["time"].values[2])
+    assert forecast.dims == ("lead_time", "y", "x")
+    assert forecast.attrs["model"] == "extrapolation"
+    scores = verify(forecast, data, ["mse"], reference="persistence")
+    assert (scores["mse_skill"] > 0.8).all()
+
+
+def test_extrapolation_does_not_depend_on_the_order_of_dimensions():
+    pytest.importorskip("cv2")
+    data = moving(2)
+    leads = np.array([5, 10]) * MINUTE
+    straight = extrapolation(data, init_time=data["time"].values[3], lead_times=leads)
+    turned = extrapolation(data.transpose("x", "time", "y"), init_time=data["time"].values[3], lead_times=leads)
+    np.testing.assert_array_equal(straight, turned.transpose("lead_time", "y", "x"))
+
+
+def test_extrapolation_of_an_all_missing_frame_is_missing():
+    pytest.importorskip("cv2")
+    data = moving(1)
+    data[3] = np.nan
+    forecast = extrapolation(data, init_time=data["time"].values[3], lead_times=LEADS)
+    assert forecast.isnull().all()
+
+
+def test_extrapolation_names_the_history_frame_that_lacks(data):
+    pytest.importorskip("cv2")
+    with pytest.raises(DataError, match="lacks the history frames 2019-06-09T23:55:00"):
+        extrapolation(data, init_time=data["time"].values[1], lead_times=LEADS)
+
+
+def test_sprog_and_steps_forecast_rain_that_is_never_negative():
+    pytest.importorskip("cv2")
+    data = moving(2)
+    start = data["time"].values[3]
+    smooth = reference("sprog").forecast(data, steps=2, init_time=start)
+    assert smooth.dims == ("lead_time", "y", "x")
+    members = reference("steps", members=3, kilometres_per_pixel=1.0).forecast(data, steps=2, init_time=[start])
+    assert members.dims == ("realization", "init_time", "lead_time", "y", "x")
+    for forecast in (smooth, members):
+        assert float(forecast.min()) >= 0
+        assert float(forecast.max()) > 1
+    assert members.std("realization").max() > 0.1
+    assert float(verify(members, data, ["crps"])["crps"].max()) < float(data.max())
+
+
+def test_steps_repeats_with_its_seed_and_whatever_else_is_forecast():
+    pytest.importorskip("cv2")
+    data = moving(2)
+    times = data["time"].values
+    options = {"members": 2, "kilometres_per_pixel": 1.0}
+    both = reference("steps", **options).forecast(data, steps=1, init_time=times[[2, 3]])
+    alone = reference("steps", **options).forecast(data, steps=1, init_time=times[3])
+    other = reference("steps", seed=1, **options).forecast(data, steps=1, init_time=times[3])
+    np.testing.assert_array_equal(both[:, 1], alone)
+    assert (other != alone).any()
+
+
+def test_sprog_and_steps_of_dry_frames_are_dry():
+    pytest.importorskip("cv2")
+    data = moving(1) * 0
+    for forecast in (
+        reference("sprog").forecast(data, steps=2),
+        reference("steps", members=2, kilometres_per_pixel=1.0).forecast(data, steps=2),
+    ):
+        assert float(forecast.max()) == 0
+
+
+def test_steps_needs_rain_and_a_spacing():
+    pytest.importorskip("cv2")
+    data = moving(1)
+    with pytest.raises(DataError, match="is in K, expected mm h-1, as sprog needs"):
+        reference("sprog").forecast(data.assign_attrs(units="K"), steps=1)
+    with pytest.raises(DataError, match=r"y has no coordinate in m, km or degrees.*kilometres_per_pixel="):
+        reference("steps").forecast(data, steps=1)
+
+
+def test_missing_opencv_is_answered_with_the_install_command(data, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(
+        MissingLibraryError, match=r'cv2 is not installed\. Fix: pip install "sa-nowcast\[pysteps\]" opencv'
+    ):
+        extrapolation(data, lead_times=LEADS)
+
+
+def test_references_by_name_take_steps_or_lead_times(data):
+    by_steps = reference("persistence").forecast(data, steps=3)
+    xr.testing.assert_identical(by_steps, reference("persistence").forecast(data, lead_times=LEADS))
+    xr.testing.assert_identical(by_steps, persistence(data, lead_times=LEADS))
+    for wrong in ({}, {"steps": 2, "lead_times": LEADS}, {"steps": 0}, {"steps": 1.5}):
+        with pytest.raises(RecipeError):
+            reference("persistence").forecast(data, **wrong)
+
+
+def test_a_dataset_of_several_variables_is_forecast_along_variable(data):
+    both = xr.Dataset({"rain": data, "warmth": (data + 1).assign_attrs(units="K")})
+    forecast = reference("persistence").forecast(both, steps=2)
+    assert forecast.dims == ("variable", "lead_time", "y", "x")
+    assert forecast["units"].values.tolist() == ["mm h-1", "K"]
+    archive = reference("persistence").forecast(both, steps=2, init_time=data["time"].values[:4])
+    scores = verify(archive, both, ["mse"], reference="persistence")
+    np.testing.assert_array_equal(scores["mse_skill"], 0)
+    day = reference("climatology", training=both).forecast(both, steps=1, init_time=data["time"].values[2])
+    np.testing.assert_allclose(day.sel(variable="warmth")[0], data[3] + 1)
+
+
+def test_unknown_references_and_options_are_refused():
+    with pytest.raises(RecipeError, match="'flow' is unknown, expected one of persistence, climatology"):
+        reference("flow")
+    with pytest.raises(RecipeError, match="option 'cycle' is unknown"):
+        reference("persistence", cycle="day")
+    with pytest.raises(RecipeError, match="training is missing"):
+        reference("climatology")
