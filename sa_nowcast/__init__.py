@@ -18,12 +18,16 @@ from sa_nowcast.samples import open_sample
 if TYPE_CHECKING:
     from sa_nowcast import models as models
     from sa_nowcast.nowcaster import Nowcaster
+    from sa_nowcast.stream import SequenceDataset
     from sa_nowcast.training.fit import fit
+    from sa_nowcast.verification.named import reference
     from sa_nowcast.verification.references import persistence
+    from sa_nowcast.verification.table import to_table
     from sa_nowcast.verification.verify import verify
 
 __all__ = [
     "Nowcaster",
+    "SequenceDataset",
     "__version__",
     "errors",
     "fit",
@@ -32,14 +36,19 @@ __all__ = [
     "models",
     "open_sample",
     "persistence",
+    "reference",
     "set_default_model",
+    "to_table",
     "verify",
 ]
 
 _LAZY = {
     "Nowcaster": "sa_nowcast.nowcaster",
+    "SequenceDataset": "sa_nowcast.stream",
     "fit": "sa_nowcast.training.fit",
     "persistence": "sa_nowcast.verification",
+    "reference": "sa_nowcast.verification",
+    "to_table": "sa_nowcast.verification",
     "verify": "sa_nowcast.verification",
 }
 

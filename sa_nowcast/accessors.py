@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from sa_nowcast.nowcaster import Nowcaster
+    from sa_nowcast.stream import SequenceLoader
 
 
 class _Gridded:
@@ -29,6 +30,17 @@ class _Gridded:
         from sa_nowcast.training.fit import fit
 
         return fit(self._obj, history=history, steps=steps, **options)
+
+    def loader(
+        self, *, history: int, steps: int, batch_size: int = 8, workers: int = 0, **options: Any
+    ) -> SequenceLoader:
+        """Return a torch DataLoader over the windows of these data, an epoch an iteration.
+
+        The options are those of `sa_nowcast.SequenceDataset`; `sa_nowcast.stream.loader` has more ways to go on.
+        """
+        from sa_nowcast.stream import SequenceDataset, loader
+
+        return loader(SequenceDataset(self._obj, history, steps, **options), batch_size, workers=workers)
 
     def forecast(
         self,

@@ -26,6 +26,13 @@ SAMPLE_PREFIX = "sample:"
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any) -> Any:
+        if isinstance(value, bool):  # which pydantic would take for 1 or 0; no option here is one
+            raise ValueError("input should not be true or false")
+        return value
+
 
 class DataRecipe(_Model):
     """Where the frames come from, and how their dimensions are called."""
@@ -158,10 +165,15 @@ def network_config(options: Mapping[str, Any] | NetworkConfig | None, *, channel
                 "network.channels", f"{options.channels}", expected=f"{channels}, the channels of the data"
             )
         return options
+    if not isinstance(options, Mapping | None):
+        raise RecipeError("network", f"{options!r:.60}", expected="a mapping of fields, or a NetworkConfig")
     rest = dict(options or {})
     name = rest.pop("preset", "small")
-    if isinstance(rest.get("hidden"), list):
-        rest["hidden"] = tuple(rest["hidden"])
+    if not isinstance(name, str):
+        raise RecipeError("network.preset", f"{name!r:.60}", expected="the name of a preset")
+    hidden = rest.get("hidden", ())
+    if not isinstance(hidden, list | tuple):
+        raise RecipeError("network.hidden", f"{hidden!r:.60}", expected="a list of channels, one number a layer")
     return preset(name, **{**rest, "channels": channels})
 
 
@@ -245,8 +257,9 @@ class _StrictLoader(yaml.SafeLoader):
     """YAML without what makes it surprising: no tags, aliases, merges or duplicate keys; 1e-3 is a number."""
 
 
-# YAML 1.1 reads dates, yes/no/on/off and 1e-3 in ways that people do not mean; these are replaced below.
-_REPLACED = {f"tag:yaml.org,2002:{kind}" for kind in ("timestamp", "float", "merge", "bool")}
+# YAML 1.1 reads dates, yes/no/on/off, 1e-3, 010 (8) and 1:30 (90) in ways that people do not mean; these are replaced
+# below.
+_REPLACED = {f"tag:yaml.org,2002:{kind}" for kind in ("timestamp", "float", "int", "merge", "bool")}
 _StrictLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in _REPLACED]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -255,6 +268,9 @@ _StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:[0-9]+\.[0-9]*(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.[0-9]+(?:[eE][-+]?[0-9]+)?)$"),
     list("-+0123456789."),
+)
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789")
 )
 _StrictLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false|True|False)$"), list("tfTF"))
 

@@ -1,20 +1,15 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-import sa_nowcast.stream
-from sa_nowcast.errors import RecipeError
-from sa_nowcast.frames import Frames
+from sa_nowcast.errors import DataError
 from sa_nowcast.scaling import ChannelScaling, Scaling
-from sa_nowcast.stream import StepSampler, WindowDataset, batches, prepare
+from sa_nowcast.stream import SequenceDataset, StepSampler, prepare
 from sequences import rain
 
 SCALING = Scaling((ChannelScaling("standard", "K", 2.0, 3.0),))
@@ -53,9 +48,8 @@ def test_nothing_of_the_future_enters_the_history(raw: torch.Tensor, other: np.n
     assert torch.equal(prepare(raw[:, :HISTORY], SCALING, HISTORY).x_BTCHW, prepare(raw, SCALING, HISTORY).x_BTCHW[:, :HISTORY])
 
 
-def _dataset(**options: object) -> WindowDataset:
-    frames = Frames.from_xarray(rain(14))
-    return WindowDataset(frames, np.arange(9), 6, **({"crop": (8, 12), "seed": 3} | options))  # type: ignore[arg-type]
+def _dataset(**options: object) -> SequenceDataset:
+    return SequenceDataset(rain(14), 4, 2, **({"crop": (8, 12), "seed": 3} | options))  # type: ignore[arg-type]
 
 
 def test_a_sample_is_the_part_of_the_data_that_its_plan_says() -> None:
@@ -88,19 +82,15 @@ def test_a_crop_that_is_larger_than_the_grid_takes_the_whole_of_it() -> None:
     assert _dataset(crop=None)[0].shape == (6, 1, 24, 20)
 
 
-def test_what_is_too_large_for_memory_is_read_window_by_window_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    in_memory = _dataset()
-    monkeypatch.setattr(sa_nowcast.stream, "IN_MEMORY_BYTES", 0)
-    lazy = _dataset()
-    assert in_memory.frames.loaded is not None
-    assert lazy.frames.loaded is None
+def test_what_is_too_large_for_memory_is_read_alike() -> None:
+    in_memory, lazy = _dataset(), _dataset(in_memory=False)
     for sample in range(12):
         assert torch.equal(in_memory[sample], lazy[sample])
 
 
 def test_no_windows_is_an_error() -> None:
-    with pytest.raises(RecipeError, match="none of 6 frames"):
-        WindowDataset(Frames.from_xarray(rain(14)), [], 6)
+    with pytest.raises(DataError, match="none of 6 frames"):
+        SequenceDataset(rain(14), 4, 2, starts=[])
 
 
 @given(st.integers(1, 8), st.integers(1, 30), st.integers(0, 30))
@@ -110,16 +100,3 @@ def test_a_resumed_sampler_goes_on_as_the_unbroken_one_would(batch: int, steps: 
     assert list(StepSampler(batch, steps, first)) == whole[first:]
     assert [k for b in whole for k in b] == list(range(batch * steps))
     assert len(StepSampler(batch, steps, first)) == steps
-
-
-@pytest.mark.slow
-def test_workers_read_the_same_batches_as_the_training_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rain(14).to_dataset().to_zarr(tmp_path / "a.zarr", zarr_format=3, consolidated=False)
-    monkeypatch.setattr(sa_nowcast.stream, "IN_MEMORY_BYTES", 0)
-    frames = Frames.from_xarray(xr.open_zarr(tmp_path / "a.zarr", chunks=None, consolidated=False))
-    dataset = WindowDataset(frames, np.arange(9), 6, crop=(8, 8))
-    alone = list(batches(dataset, StepSampler(2, 6)))
-    helped = list(batches(dataset, StepSampler(2, 6), workers=2))
-    assert all(torch.equal(a, b) for a, b in zip(alone, helped, strict=True))

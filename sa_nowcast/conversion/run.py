@@ -62,7 +62,8 @@ def convert(
     One frame is a chunk and many frames are a shard (one file), compressed by Zstandard with a checksum. All-zero
     chunks are written, so that a missing chunk means missing. Packed types stay packed, CF metadata stay, and times
     that the source lacks are listed in ``missing_times``. The store grows beside its final name
-    (``<target>.partial``), every shard is read back, and only the whole store is renamed. The same call again goes on where the last one stopped.
+    (``<target>.partial``), every shard is read back, and only the whole store is renamed. The same call again goes on
+    where the last one stopped.
 
     Parameters
     ----------

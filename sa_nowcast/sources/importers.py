@@ -191,7 +191,7 @@ def _odim_time(path: Path) -> np.datetime64:
 
 
 def _grib_time(path: Path) -> np.datetime64:
-    with require("pygrib", "pysteps").open(str(path)) as messages:
+    with require("pygrib", "grib").open(str(path)) as messages:
         return np.datetime64(messages.readline().validDate, "ns")
 
 

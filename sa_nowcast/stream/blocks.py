@@ -91,11 +91,13 @@ class FrameBlocks(Blocks):
         self.axis = StoredAxis(len(frames), per_read, chunk, 0, channels * height * width * 4)
 
     def read(self, begin: int, end: int) -> Block:
+        """Read frames ``begin`` to ``end`` as float32."""
         return [self.frames.read(begin, end)]
 
     def unpack(
         self, block: Block, begin: int, first: int, rows: slice, columns: slice, out: npt.NDArray[np.float32]
     ) -> None:
+        """Copy frames of a block."""
         np.copyto(out, block[0][begin : begin + len(out), :, rows, columns])
 
 
@@ -115,6 +117,7 @@ class MemoryBlocks(FrameBlocks):
         return self.frames.loaded
 
     def read(self, begin: int, end: int) -> Block:
+        """Return frames ``begin`` to ``end``; nothing is copied."""
         return [self.values[begin:end]]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -141,11 +144,13 @@ class ZarrBlocks(Blocks):
         )
 
     def read(self, begin: int, end: int) -> Block:
+        """Read frames ``begin`` to ``end`` as they are packed."""
         return [self._read(v, begin, end) for v in self.variables]
 
     def unpack(
         self, block: Block, begin: int, first: int, rows: slice, columns: slice, out: npt.NDArray[np.float32]
     ) -> None:
+        """Unpack frames of a block; values are what xarray decodes, to the last bit."""
         channel = 0
         for stored, unpacker in zip(block, self._unpackers, strict=True):
             part = stored[begin : begin + len(out), :, rows, columns]

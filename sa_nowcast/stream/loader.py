@@ -34,6 +34,10 @@ class Share(NamedTuple):
         return cls()
 
 
+ALL = Share()
+"""The share of a process that is alone."""
+
+
 class BatchSampler(Protocol):
     """What gives a loader the samples of its batches."""
 
@@ -57,7 +61,7 @@ class StepSampler(Sampler[list[int]]):
         Of several processes, each takes `batch_size` samples of every step, and the step has ranks times as many.
     """
 
-    def __init__(self, batch_size: int, steps: int, first: int = 0, share: Share = Share()) -> None:  # noqa: B008
+    def __init__(self, batch_size: int, steps: int, first: int = 0, share: Share = ALL) -> None:
         self.batch_size, self.steps, self.first, self.share = batch_size, steps, first, share.check()
 
     def __len__(self) -> int:
@@ -91,8 +95,8 @@ class EpochSampler(Sampler[list[int]]):
         samples: int,
         batch_size: int,
         epoch: int = 0,
-        share: Share = Share(),
-        drop_last: bool = False,  # noqa: B008
+        share: Share = ALL,
+        drop_last: bool = False,
     ) -> None:
         self.samples, self.batch_size, self.epoch = samples, batch_size, epoch
         self.share, self.drop_last = share.check(), drop_last
@@ -185,11 +189,12 @@ class SequenceLoader(DataLoader[Any]):
         super().__init__(
             _Reads(sequence),
             batch_size=None,
-            sampler=_Parts(sampler, sequence, workers) if workers else sampler,  # type: ignore[arg-type]
+            sampler=_Parts(sampler, sequence, workers) if workers else sampler,
             num_workers=workers,
             multiprocessing_context="forkserver" if workers else None,
             persistent_workers=workers > 0,
             pin_memory=pin and not workers,
+            generator=torch.Generator(),  # workers draw a seed that nothing here uses; not from the user's generator
         )
 
     def __len__(self) -> int:
@@ -199,7 +204,7 @@ class SequenceLoader(DataLoader[Any]):
         return self._assembled() if self.num_workers else super().__iter__()
 
     def set_epoch(self, epoch: int) -> None:
-        """Make the next iteration go through this epoch; without it, iterations go through one epoch after the other."""
+        """Make the next iteration go through this epoch; without it, epoch follows epoch."""
         if not isinstance(self.batches, EpochSampler):
             raise RecipeError(
                 "set_epoch", "a loader of steps", expected="a loader of epochs", fix="give first= instead"
@@ -228,7 +233,7 @@ class SequenceLoader(DataLoader[Any]):
                 raise StorageError(
                     "loader",
                     f"a worker process ended unexpectedly ({str(error).splitlines()[0]})",
-                    fix="give fewer workers or a smaller cache_bytes if memory ran out; workers=0 shows the error itself",
+                    fix="if memory ran out, give fewer workers or a smaller cache_bytes; workers=0 reads here",
                 ) from error
             if isinstance(values, SaNowcastError):
                 raise values

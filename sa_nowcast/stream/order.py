@@ -101,13 +101,11 @@ def choose_layout(stores: Sequence[StoredAxis], length: int, budget: int | None)
     lanes, size = 1, atom
     for candidate in (LANES, LANES // 2, LANES // 4, 1):
         held = _cell_within(budget // (candidate * frame_nbytes), overlap)
-        size = min(held, max(total // math.ceil(2 * candidate / _CUT_SHARE), atom if candidate == 1 else 0))
-        size -= size % atom
-        if size >= max(atom, overlap // 2):
-            lanes = candidate
+        cuts = 2 * (candidate - 1)  # a cut costs its cell, and the one that a window crosses into
+        most = held if not cuts else min(held, int(total * _CUT_SHARE) // cuts)
+        if most - most % atom >= max(atom, overlap // 2):
+            lanes, size = candidate, most - most % atom
             break
-    else:
-        size = max(size, atom)
     crossed = math.ceil(overlap / size)
     return Layout(_edges(stores, size), lanes, max(1, math.ceil(crossed / _RUN_SHARE)), whole=False)
 
@@ -122,17 +120,15 @@ def _cell_within(frames: int, overlap: int) -> int:
 
 
 def _edges(stores: Sequence[StoredAxis], size: int) -> Positions:
+    """Cut each store into cells of at most `size` frames: several whole units, or equal pieces of one."""
     edges, first = [0], 0
     for store in stores:
-        begin = -(store.offset % store.unit)
-        while begin < store.frames:
-            end = min(begin + store.unit, store.frames)
-            # Equal pieces of a unit, each of whole atoms.
-            pieces = math.ceil((end - begin) / max(size, 1))
-            step = math.ceil(math.ceil((end - begin) / pieces) / store.atom) * store.atom
-            edges += [first + e for e in range(begin + step, end, step) if e > 0]
-            edges.append(first + end)
-            begin += store.unit
+        stretch = store.unit * max(1, size // store.unit)
+        for begin in range(-(store.offset % store.unit), store.frames, stretch):
+            length = min(stretch, store.frames - begin)
+            step = math.ceil(length / math.ceil(length / size) / store.atom) * store.atom
+            edges += [first + e for e in range(begin + step, begin + length, step) if e > 0]
+            edges.append(first + begin + length)
         first += store.frames
     return np.asarray(edges, dtype=np.int64)
 

@@ -34,17 +34,17 @@ class Unpacker:
         codes = _codes(self.dtype, self.packing)
         expected = self._reference(codes)
         self.can_be_infinite = self.dtype.kind == "f" or bool(np.isinf(expected).any())
-        self._scale, self._offset = self.packing.get("scale_factor"), self.packing.get("add_offset")
+        self._scale: Any = self.packing.get("scale_factor")
+        self._offset: Any = self.packing.get("add_offset")
         fill = self.packing.get("_FillValue", self.packing.get("missing_value"))
         try:
-            self._fill = None if fill is None or np.ndim(fill) or fill != fill else self.dtype.type(fill)
+            self._fill = self.dtype.type(fill) if fill is not None and np.isscalar(fill) and fill == fill else None
         except OverflowError:  # a fill value that the type cannot hold: xarray knows what that means
             self._fill = None
         decoded = xr.conventions.decode_cf_variable("v", self._variable(codes[:1]), decode_times=False)
         self._type = decoded.dtype if decoded.dtype.kind == "f" else np.dtype(np.float64)
-        self._plain = not ({"_Unsigned"} & set(self.packing)) and all(
-            np.ndim(v) == 0 for v in (self._scale, self._offset)
-        )
+        scalars = all(v is None or np.isscalar(v) for v in (self._scale, self._offset))
+        self._plain = "_Unsigned" not in self.packing and scalars
         if self._plain:
             out = np.empty(codes.shape, np.float32)
             self._compute(codes, out)

@@ -55,9 +55,9 @@ def open_sequences(source: Source | Sequence[Source], names: Names) -> list[Fram
     several = list(source) if isinstance(source, Sequence) and not isinstance(source, str | bytes) else [source]
     if not several:
         raise RecipeError("source", "an empty list", expected="at least one path, Dataset or DataArray")
-    sequences = [_frames(s, names) for s in several]  # type: ignore[arg-type]
+    sequences = [_frames(s, names) for s in several]
     for number, (one, given) in enumerate(zip(sequences, several, strict=True)):
-        _require_alike(one, sequences[0], _called(given, number), _called(several[0], 0))  # type: ignore[arg-type]
+        _require_alike(one, sequences[0], _called(given, number), _called(several[0], 0))
     return sequences
 
 
@@ -99,16 +99,18 @@ def _opened(source: str | os.PathLike[str] | Store) -> xr.Dataset:
     from sa_nowcast.sources import open_source
 
     if isinstance(source, Store) or "://" in str(source):
-        opened: xr.Dataset = xr.open_zarr(source, chunks=None)  # type: ignore[arg-type]
+        opened: xr.Dataset = xr.open_zarr(source, chunks=None)
         return opened
     path = Path(source).expanduser()
     if not path.exists() and path.suffix == ".zarr":
         return open_zarr(path)  # which says whether a conversion did not end
     try:
-        ours = COMPLETE in zarr.open_group(path, mode="r").attrs
+        group = zarr.open_group(path, mode="r")
     except (OSError, ValueError, KeyError):
-        ours = False
-    return open_zarr(path, check="mark") if ours else open_source(path)
+        return open_source(path)
+    if COMPLETE in group.attrs:
+        return open_zarr(path, check="mark")
+    return open_source(path, engine="zarr", consolidated=group.metadata.consolidated_metadata is not None)
 
 
 def _called(source: Source, number: int) -> str:

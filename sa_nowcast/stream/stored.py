@@ -20,12 +20,12 @@ import xarray as xr
 import zarr
 from zarr.storage import LocalStore
 
+from sa_nowcast.conversion import COMPLETE
 from sa_nowcast.errors import DataError
 from sa_nowcast.frames import Frames
 from sa_nowcast.stream.packed import PACKING
 
 _DASK_SELECTIONS = ("original-open_dataset-", "open_dataset-", "getitem-", "rechunk-", "transpose-")
-_COMPLETE = "sa_nowcast_complete"
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ class StoredVariable:
         """Bytes of one frame, unpacked from its codec."""
         sizes = [self.array.shape[a] for a in self.axes[1:-2]]
         grid = (self.rows.stop - self.rows.start) * (self.columns.stop - self.columns.start)
-        return math.prod(sizes) * grid * self.array.dtype.itemsize
+        return int(math.prod(sizes) * grid * self.array.dtype.itemsize)
 
     def read(self, begin: int, end: int) -> npt.NDArray[Any]:
         """Read frames as stored, (time, channel, row, column), north up."""
@@ -143,7 +143,7 @@ def _stored(frames: Frames, array: xr.DataArray) -> StoredVariable | None:
         flip_rows=rows[1] != _ascending(frames.grid.dy),
         flip_columns=columns[1] != _descending(frames.grid.dx),
         packing={k: array.encoding[k] for k in PACKING if k in array.encoding},
-        complete=_COMPLETE in group.attrs,
+        complete=COMPLETE in group.attrs,
     )
 
 
@@ -166,7 +166,7 @@ def _root(variable: xr.Variable) -> zarr.Array[Any] | None:
 
 
 def _dimension_names(array: zarr.Array[Any]) -> list[str] | None:
-    names = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
+    names: Any = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
     return None if names is None or None in names else [str(n) for n in names]
 
 

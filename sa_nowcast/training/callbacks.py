@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from sa_nowcast.training.checkpoint import LAST
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 LOG_FIELDS = ("step", "loss", "validation_loss", "validation_persistence", "learning_rate")
 
 
@@ -40,13 +42,15 @@ class KeepBest(L.Callback):
         if loss < self.loss:
             self.loss, self.step = loss, trainer.global_step
             self.reference = float(trainer.callback_metrics["validation_persistence"])
-            self._copy(module)
+            network = module.network
+            assert isinstance(network, torch.nn.Module)
+            self._copy(network)
 
-    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def conclude(self, network: torch.nn.Module, step: int) -> None:
         """Take the last weights where nothing was validated."""
         if not self.weights:
-            self.step = trainer.global_step
-            self._copy(module)
+            self.step = step
+            self._copy(network)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
@@ -57,46 +61,62 @@ class KeepBest(L.Callback):
         self.loss, self.reference, self.step = state_dict["loss"], state_dict["reference"], state_dict["step"]
         self.weights = state_dict["weights"]
 
-    def _copy(self, module: L.LightningModule) -> None:
-        network = module.network
-        assert isinstance(network, torch.nn.Module)
+    def _copy(self, network: torch.nn.Module) -> None:
         self.weights = {k: v.detach().cpu().clone() for k, v in network.state_dict().items()}
 
 
 class RunFolder(L.Callback):
     """Writes ``last.ckpt`` every so many steps and ``training.csv`` beside it, and stops on a signal.
 
-    SIGINT (Ctrl-C), SIGTERM and SIGUSR1 (Slurm's warning) let the update under way finish, then the run is saved and
-    stopped; `stopped_by` says which signal it was.
+    SIGINT (Ctrl-C), SIGTERM and SIGUSR1 (Slurm's warning) let the update under way finish, and the validation that is
+    due after it; then the run is saved and stopped. `stopped_by` says which signal it was.
+
+    Parameters
+    ----------
+    folder : Path or None
+        Where to write; None: nowhere.
+    every : int
+        Updates between two checkpoints; the last update gets one too.
+    validate_every : int or None
+        Updates between two validations; None where nothing is validated. The last update is always validated. A
+        checkpoint of a step that is validated is written after its validation, so that a resumed run knows of it.
     """
 
-    def __init__(self, folder: Path | None, every: int) -> None:
-        self.folder, self.every = folder, every
+    def __init__(self, folder: Path | None, every: int, validate_every: int | None) -> None:
+        self.folder, self.every, self.validate_every = folder, every, validate_every
         self.stopped_by: str | None = None
-        self._former: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Listen to signals; only a main thread can."""
+        """Listen to signals, once the trainer has set its own handlers; only a main thread can."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-                self._former[number] = signal.signal(number, self._note)
+            for number in SIGNALS:
+                signal.signal(number, self._note)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save when it is time, or when a signal came."""
-        due = trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps
-        if self.folder is not None and (due or self.stopped_by):
-            trainer.save_checkpoint(self.folder / LAST)
-            self._log(trainer)
+        if not self._validates(trainer):
+            self._save(trainer)
+        if self.stopped_by or trainer.global_step == trainer.max_steps:
+            trainer.should_stop = True  # which also makes the trainer validate the last weights
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Save likewise, with what the validation found."""
+        if self._validates(trainer):
+            self._save(trainer)
         if self.stopped_by:
             trainer.should_stop = True
 
-    def teardown(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
-        """Give signals back to whoever had them."""
-        for number, handler in self._former.items():
-            signal.signal(number, handler)
-        self._former.clear()
+    def _validates(self, trainer: L.Trainer) -> bool:
+        step = trainer.global_step
+        return self.validate_every is not None and (step % self.validate_every == 0 or step == trainer.max_steps)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        step = trainer.global_step
+        if self.folder is not None and (step % self.every == 0 or step == trainer.max_steps or self.stopped_by):
+            trainer.save_checkpoint(self.folder / LAST)
+            self._log(trainer)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.stopped_by = signal.Signals(number).name
@@ -117,6 +137,19 @@ class RunFolder(L.Callback):
             writer.writeheader()
             writer.writerows([*rows, {"step": str(trainer.global_step), **row}])
         partial.replace(path)
+
+
+@contextlib.contextmanager
+def signals_given_back() -> Iterator[None]:
+    """Put the handlers of `SIGNALS` back at the end, also after an error; the trainer does not."""
+    main = threading.current_thread() is threading.main_thread()
+    former = {number: signal.getsignal(number) for number in SIGNALS} if main else {}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            if handler is not None:  # one that was not set from Python cannot be set again
+                signal.signal(number, handler)
 
 
 class ProgressBar(L.Callback):
@@ -156,3 +189,7 @@ class ProgressBar(L.Callback):
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        """Leave it so after an error too, which skips the teardown."""
+        self.teardown(trainer, module, "fit")

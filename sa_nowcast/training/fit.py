@@ -27,8 +27,8 @@ from sa_nowcast.nowcaster import Nowcaster, Terms
 from sa_nowcast.recipe import TrainingRecipe, checked, network_config
 from sa_nowcast.scaling import Scaling
 from sa_nowcast.stream import IN_MEMORY_BYTES, SequenceDataset, StepSampler, batches
-from sa_nowcast.training.callbacks import KeepBest, ProgressBar, RunFolder
-from sa_nowcast.training.checkpoint import AtomicCheckpointIO, load_checkpoint, newest_valid
+from sa_nowcast.training.callbacks import KeepBest, ProgressBar, RunFolder, signals_given_back
+from sa_nowcast.training.checkpoint import LAST, AtomicCheckpointIO, load_checkpoint, newest_valid
 from sa_nowcast.training.module import NowcastModule
 from sa_nowcast.windows import Split, split_in_time, window_starts
 
@@ -169,6 +169,8 @@ def fit_frames(
 
     checkpoint = None if run_folder is None else newest_valid(run_folder)
     first = 0 if checkpoint is None else _resumable_step(checkpoint, module.fingerprint)
+    if checkpoint is not None and checkpoint.name != LAST:
+        checkpoint.with_name(LAST).unlink(missing_ok=True)  # damaged; it must not become the one before the next
     crop = None if recipe.crop is None else (recipe.crop, recipe.crop)
     train = SequenceDataset(frames, history, steps, starts=starts, crop=crop, seed=recipe.seed)
     loaders: dict[str, Any] = {
@@ -183,9 +185,11 @@ def fit_frames(
         held = SequenceDataset(frames, history, steps, starts=chosen, crop=crop, seed=_CROP_SEED, shuffle=False)
         sampler = StepSampler(min(recipe.batch_size, count), -(-count // min(recipe.batch_size, count)))
         loaders["val_dataloaders"] = batches(held, sampler)
-    best, keeper = KeepBest(), RunFolder(run_folder, recipe.checkpoint_every)
+    validate_every = min(recipe.validate_every, recipe.max_steps) if len(validation_starts) else None
+    best, keeper = KeepBest(), RunFolder(run_folder, recipe.checkpoint_every, validate_every)
     callbacks: list[L.Callback] = [best, keeper, *([ProgressBar()] if progress else [])]
-    with _quiet_lightning():
+    # Lightning composes signal handlers, and loaders draw a seed from the global generator; a caller sees neither.
+    with _quiet_lightning(), signals_given_back(), torch.random.fork_rng(devices=[]):
         trainer = L.Trainer(
             max_steps=recipe.max_steps,
             accelerator="cpu" if device.type == "cpu" else "gpu",
@@ -197,7 +201,7 @@ def fit_frames(
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            val_check_interval=min(recipe.validate_every, recipe.max_steps) if len(validation_starts) else None,
+            val_check_interval=validate_every,
             check_val_every_n_epoch=None,
             limit_val_batches=None if len(validation_starts) else 0,
             gradient_clip_val=recipe.clip_norm,
@@ -207,6 +211,7 @@ def fit_frames(
         trainer.fit(module, **loaders, ckpt_path=checkpoint, weights_only=True)
     if keeper.stopped_by:
         raise _interrupted(keeper.stopped_by, trainer.global_step, recipe.max_steps, run_folder)
+    best.conclude(network, trainer.global_step)
     network.load_state_dict(best.weights)
     return Nowcaster(
         network.cpu().eval(), fitted, terms, _provenance(frames, split, best, config, scaling, recipe, provenance)

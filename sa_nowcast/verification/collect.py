@@ -19,8 +19,8 @@ from sa_nowcast.verification.units import check_thresholds
 
 # What one block may hold of the forecast, and what is worked on at once within it. The second is about the size of a
 # processor's cache; larger batches were not faster.
-BLOCK_BYTES = 32 * 2**20
-BATCH_VALUES = 2**20
+BLOCK_BYTES = 16 * 2**20
+BATCH_VALUES = 2**18
 
 SUM_DIMS = ("init_time", "variable", "lead_time", "channel")
 

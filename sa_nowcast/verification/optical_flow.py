@@ -258,7 +258,7 @@ def _from_pysteps(module: str, name: str) -> Callable[..., Any]:
             module.rpartition(".")[2],
             f"{error.name or error} is not installed",
             None,
-            'pip install "sa-nowcast[pysteps]" opencv-python-headless',
+            'pip install "sa-nowcast[pysteps]"',
         ) from None
 
 

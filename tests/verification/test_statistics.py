@@ -213,5 +213,4 @@ with dask.config.set(scheduler='threads', num_workers=2):
 print((peak() - before) / 1024)
 """
     run = subprocess.run([sys.executable, "-c", score], check=True, capture_output=True, text=True)
-    print(run.stdout)
     assert float(run.stdout) < 128.0
