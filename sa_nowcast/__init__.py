@@ -17,7 +17,9 @@ from sa_nowcast.samples import open_sample
 
 if TYPE_CHECKING:
     from sa_nowcast import models as models
+    from sa_nowcast.conversion import convert, open_zarr
     from sa_nowcast.nowcaster import Nowcaster
+    from sa_nowcast.sources import open_source
     from sa_nowcast.stream import SequenceDataset
     from sa_nowcast.training.fit import fit
     from sa_nowcast.verification.named import reference
@@ -29,12 +31,15 @@ __all__ = [
     "Nowcaster",
     "SequenceDataset",
     "__version__",
+    "convert",
     "errors",
     "fit",
     "get_default_model",
     "load",
     "models",
     "open_sample",
+    "open_source",
+    "open_zarr",
     "persistence",
     "reference",
     "set_default_model",
@@ -45,7 +50,10 @@ __all__ = [
 _LAZY = {
     "Nowcaster": "sa_nowcast.nowcaster",
     "SequenceDataset": "sa_nowcast.stream",
+    "convert": "sa_nowcast.conversion",
     "fit": "sa_nowcast.training.fit",
+    "open_source": "sa_nowcast.sources",
+    "open_zarr": "sa_nowcast.conversion",
     "persistence": "sa_nowcast.verification",
     "reference": "sa_nowcast.verification",
     "to_table": "sa_nowcast.verification",

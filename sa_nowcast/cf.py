@@ -12,7 +12,7 @@ import xarray as xr
 
 from sa_nowcast import dims
 from sa_nowcast._version import __version__
-from sa_nowcast.errors import StorageError
+from sa_nowcast.errors import DataError, StorageError
 from sa_nowcast.frames import show_time
 
 CONVENTIONS = "CF-1.11"
@@ -29,17 +29,28 @@ def to_dataset(forecast: xr.DataArray, title: str | None = None) -> xr.Dataset:
     title : str, optional
         Global attribute; by default one made from the variable's name.
 
+    Raises
+    ------
+    DataError
+        It is no forecast: a coordinate is missing.
+
     Returns
     -------
     Dataset
         One variable; or one for each entry of the ``variable`` dimension, each with its own units.
     """
+    missing = [n for n in (dims.LEAD_TIME, dims.INIT_TIME, dims.VALID_TIME) if n not in forecast.coords]
+    if missing:
+        raise DataError(str(forecast.name or "data"), f"no coordinate {missing[0]}", expected="a forecast")
     mapping = forecast.encoding.get("grid_mapping")
+    # Attributes and encodings are set below; they must not be the caller's.
+    forecast = forecast.copy(deep=False).assign_coords({n: c.copy(deep=False) for n, c in forecast.coords.items()})
     if dims.VARIABLE in forecast.dims:
         units = forecast.coords.get(dims.UNITS)
         ds = forecast.drop_vars(dims.UNITS, errors="ignore").to_dataset(dim=dims.VARIABLE)
         for i, name in enumerate(forecast[dims.VARIABLE].values):
-            ds[name].attrs = dict(forecast.attrs) | ({"units": str(units.values[i])} if units is not None else {})
+            unit = str(units.values[i]) if units is not None else ""
+            ds[name].attrs = dict(forecast.attrs) | ({"units": unit} if unit else {})
     else:
         name = forecast.name or "forecast"
         ds = forecast.to_dataset(name=name)
@@ -88,11 +99,13 @@ def write_forecast(
     Raises
     ------
     StorageError
-        The file cannot be written.
+        The file cannot be written, or a folder that is no Zarr store stands there.
     """
     target = Path(path)
     partial = target.with_name(f".{os.getpid()}.partial.{target.name}")
     ds = to_dataset(forecast, title)
+    if target.is_dir() and not ((target / "zarr.json").is_file() or (target / ".zgroup").is_file()):
+        raise StorageError(str(target), "a folder that is no Zarr store stands there", expected="a new path")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if file_format == "netcdf":
@@ -100,13 +113,19 @@ def write_forecast(
                 variable.encoding |= {"zlib": True, "complevel": 4}
             ds.to_netcdf(partial, engine="netcdf4")
         else:
+            from zarr.codecs import ZstdCodec
+
+            for variable in ds.data_vars.values():
+                # With its checksum, a flipped bit in a chunk is found when it is read.
+                variable.encoding["compressors"] = (ZstdCodec(level=3, checksum=True),)
             ds.to_zarr(partial, zarr_format=3, consolidated=False, write_empty_chunks=True)
         if target.is_dir():
             shutil.rmtree(target)
         os.replace(partial, target)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # netCDF's library gives RuntimeError where the disk is full
+        reason = getattr(error, "strerror", None) or error
         raise StorageError(
-            str(target), f"the forecast could not be written ({error.strerror or error})", fix="choose another folder"
+            str(target), f"the forecast could not be written ({reason})", fix="choose another folder"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True) if partial.is_dir() else partial.unlink(missing_ok=True)

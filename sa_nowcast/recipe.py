@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from sa_nowcast.errors import RecipeError, SaNowcastError
 from sa_nowcast.models.config import NetworkConfig, preset
@@ -28,8 +28,9 @@ class _Model(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _truth_is_no_number(cls, value: Any) -> Any:
-        if isinstance(value, bool):  # which pydantic would take for 1 or 0; no option here is one
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        wanted = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and wanted is not bool:  # pydantic would take it for 1 or 0
             raise ValueError("input should not be true or false")
         return value
 
@@ -40,6 +41,10 @@ class DataRecipe(_Model):
     source: str = Field(
         description="A path that xarray opens (NetCDF, Zarr), or 'sample:mrms' for the embedded sample."
     )
+    engine: str | None = Field(
+        None, description="Reader: taxibj, moving_mnist, kth, an importer of pysteps, or an engine of xarray; null: guessed."
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="Options of the reader.")
     variables: tuple[str, ...] | None = Field(None, description="Variables to use; by default all gridded ones.")
     time: str | None = Field(None, description="Time dimension, where attributes and common names do not tell.")
     y: str | None = Field(None, description="First horizontal dimension, likewise.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +19,11 @@ from sa_nowcast import dims
 from sa_nowcast._version import __version__
 from sa_nowcast.cf import write_forecast
 from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError, StorageError
-from sa_nowcast.frames import Frames
+from sa_nowcast.frames import Frames, grid_mapping_name
 from sa_nowcast.recipe import SAMPLE_PREFIX, Recipe, network_config
 from sa_nowcast.samples import open_sample
-from sa_nowcast.windows import Split, split_in_time, window_starts
+from sa_nowcast.sources import open_source as open_any
+from sa_nowcast.windows import Positions, Range, Split, split_in_time, window_starts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +79,7 @@ def run(recipe: Recipe, *, progress: bool = True, report: Report = lambda line: 
     import pandas as pd
 
     from sa_nowcast.devices import resolve_device
-    from sa_nowcast.training.fit import fit_frames, writable_folder
+    from sa_nowcast.training.fit import empty_frames, fit_frames, writable_folder
 
     folder = writable_folder(recipe.output.folder)
     _check_claim(folder, recipe)
@@ -92,6 +93,8 @@ def run(recipe: Recipe, *, progress: bool = True, report: Report = lambda line: 
     train_ds, test_ds = _regions(open_source(recipe), recipe)
     train_frames, test_frames = _frames(train_ds, recipe), _frames(test_ds, recipe)
     split = _split(len(train_frames), recipe)
+    # Likewise a frame without any value, which no forecast can start from.
+    blocked = empty_frames(test_frames, (split.test,), refuse=recipe.data.gaps == "refuse")
     # Only now: a recipe that failed on its data must not keep the folder from the mended one.
     _write_text(folder / CLAIM, json.dumps(recipe.model_dump(mode="json"), indent=2))
     report(f"training on {_period(train_frames, split.train)}, validating on {_period(train_frames, split.validation)}")
@@ -110,7 +113,7 @@ def run(recipe: Recipe, *, progress: bool = True, report: Report = lambda line: 
     )
     nowcaster.save(folder / MODEL, overwrite=True)
     report(f"forecasting {_period(test_frames, split.test)}")
-    archive = forecast_period(nowcaster, test_ds, test_frames, split.test)
+    archive = forecast_period(nowcaster, test_ds, test_frames, split.test, blocked)
     suffix = {"netcdf": "nc", "zarr": "zarr"}[recipe.output.format]
     written = write_forecast(archive, folder / f"forecast.{suffix}", recipe.output.format, title=recipe.name)
     report(f"scoring {archive.sizes[dims.INIT_TIME]} forecasts against {recipe.verification.reference}")
@@ -133,39 +136,39 @@ def open_source(recipe: Recipe) -> xr.Dataset:
     Raises
     ------
     DataError
-        No such file, or one that xarray cannot open.
+        No such file, or one that cannot be opened.
     """
     source = recipe.data.source
     if source.startswith(SAMPLE_PREFIX):
         return open_sample(source.removeprefix(SAMPLE_PREFIX))
     path = Path(source).expanduser()
-    if not path.exists():
+    if not any(c in source for c in "*?[") and not path.exists():
         raise DataError(
             source, "no such file or folder", fix="check data.source; relative paths start at the working directory"
         )
-    try:
-        return xr.open_zarr(path, chunks=None) if path.is_dir() else xr.open_dataset(path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        line = " ".join(str(error).split())[:200]
-        raise DataError(source, f"xarray cannot open it ({line})", expected="a NetCDF file or a Zarr store") from error
+    return open_any(str(path), engine=recipe.data.engine, **recipe.data.options)
 
 
-def forecast_period(nowcaster: Nowcaster, data: xr.Dataset, frames: Frames, period: tuple[int, int]) -> xr.DataArray:
-    """Forecast from every init time whose history and lead times lie in `period`.
+def forecast_period(
+    nowcaster: Nowcaster, data: xr.Dataset, frames: Frames, period: Range, blocked: Sequence[int] | Positions = ()
+) -> xr.DataArray:
+    """Forecast from every init time whose history and lead times lie in `period` and hold no `blocked` frame.
 
     Returns
     -------
     DataArray, dims (init_time, [variable,] lead_time, [channel,] y, x)
     """
     terms = nowcaster.terms
-    starts = window_starts(frames.segments, terms.history + terms.steps, period)
+    starts = window_starts(frames.segments, terms.history + terms.steps, period, blocked)
     if not len(starts):
         raise DataError(
             frames.name,
             f"no window of {terms.history + terms.steps} successive frames to test on",
             fix="give split.test a larger share",
         )
-    channel = None if frames.channel_dim == dims.VARIABLE else frames.channel_dim
+    channel = None if len(frames.arrays) > 1 else frames.channel_dim
+    mapping = grid_mapping_name(frames.arrays[0])
+    data = data[[str(a.name) for a in frames.arrays] + ([mapping] if mapping in data.data_vars else [])]
     forecasts = []
     for start in starts:
         # History and nothing after it: a forecast must not be able to see what it is scored on.
@@ -199,8 +202,8 @@ def _regions(ds: xr.Dataset, recipe: Recipe) -> tuple[xr.Dataset, xr.Dataset]:
 
 def _region(ds: xr.Dataset, bounds: Mapping[str, tuple[float, float]], key: str) -> xr.Dataset:
     for name, (low, high) in bounds.items():
-        if name not in ds.indexes:
-            known = ", ".join(str(n) for n in ds.indexes)
+        known = ", ".join(str(n) for n, index in ds.indexes.items() if index.dtype.kind in "fiu")
+        if name not in known.split(", "):
             raise RecipeError(f"{key}.{name}", "no such coordinate in the data", expected=f"one of {known}")
         values = ds.indexes[name]
         selected = ds.isel({name: (values >= min(low, high)) & (values <= max(low, high))})

@@ -345,6 +345,15 @@ def test_the_rest_of_another_conversion_is_not_mixed_in(tmp_path: Path) -> None:
     assert open_zarr(target).time.values[0] == np.datetime64("2024-01-02")
 
 
+def test_the_plan_does_not_depend_on_how_numpy_prints(tmp_path: Path) -> None:
+    # Importing pysteps changes numpy's print options; a conversion must be resumed all the same.
+    plans = []
+    for legacy in (False, "1.25"):
+        with np.printoptions(legacy=legacy):
+            plans.append(convert(rain(), tmp_path / "out.zarr", dry_run=True))
+    assert plans[0].fingerprint == plans[1].fingerprint
+
+
 def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
     def stop(done: int, total: int) -> None:
         if done:

@@ -234,13 +234,18 @@ def _time_variable(times: npt.NDArray[Any], attrs: Mapping[Any, Any], dim: str) 
     return xr.Variable((dim,), times.astype("datetime64[ns]"), clean, encoding)
 
 
+def _labels(attrs: Mapping[Any, Any]) -> list[tuple[str, str]]:
+    # Not repr: numpy's depends on print options that other libraries set.
+    return sorted((str(k), json.dumps(_plain(v))) for k, v in attrs.items())
+
+
 def _fingerprint(ds: xr.Dataset, plans: Sequence[VariablePlan], level: int) -> str:
     """Return the SHA-256 of everything that decides the result but the gridded values."""
     digest = hashlib.sha256()
     gridded = {plan.name for plan in plans}
-    parts: list[Any] = [level, sorted((str(k), repr(v)) for k, v in ds.attrs.items())]
+    parts: list[Any] = [level, _labels(ds.attrs)]
     for name, variable in sorted(ds.variables.items(), key=lambda item: str(item[0])):
-        labels = sorted((str(k), repr(v)) for k, v in [*variable.attrs.items(), *variable.encoding.items()])
+        labels = [_labels(variable.attrs), _labels(variable.encoding)]
         parts.append([str(name), list(map(str, variable.dims)), list(variable.shape), str(variable.dtype), labels])
         if name not in gridded:
             values = variable.values

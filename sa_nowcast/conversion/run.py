@@ -135,7 +135,10 @@ def convert(
         return prepared.plan
     if place.exists() and existing == "refuse":
         raise StorageError(
-            str(place), "exists already", expected="no store there", fix="name another target, or existing='replace'"
+            str(place),
+            "exists already",
+            expected="no store there",
+            fix="name another target, or replace it (existing='replace', or --replace)",
         )
     if place.exists() and not (is_zarr(place) or (place.is_dir() and not any(place.iterdir()))):
         raise StorageError(str(place), "exists and is no Zarr store; it is left alone", fix="name another target")
@@ -248,6 +251,23 @@ def _write_shards(
     count = workers or min(4, os.cpu_count() or 1)
     waiting = iter(todo)
     running: set[concurrent.futures.Future[ShardRecord]] = set()
+
+    def keep(finished: Iterable[concurrent.futures.Future[ShardRecord]]) -> BaseException | None:
+        """Enter what was written into the journal; return the first error."""
+        first: BaseException | None = None
+        for future in finished:
+            if future.cancelled():
+                continue
+            error = future.exception()
+            if error is not None:
+                first = first or error
+                continue
+            record = future.result()
+            done[record.path] = record
+            journal.write(json.dumps(record.as_dict()) + "\n")
+            journal.flush()
+        return first
+
     with _executor(count, cluster) as executor:
         try:
             while True:
@@ -259,20 +279,20 @@ def _write_shards(
                 if not running:
                     break
                 finished, running = concurrent.futures.wait(running, return_when="FIRST_COMPLETED")
-                for future in finished:
-                    record = future.result()
-                    done[record.path] = record
-                    journal.write(json.dumps(record.as_dict()) + "\n")
-                    journal.flush()
+                error = keep(finished)
+                if error is not None:
+                    raise error
                 if progress is not None:
                     progress(len(done), total)
-        except KeyboardInterrupt:
-            raise Interrupted(
-                str(partial), f"stopped after {len(done)} of {total} shards", fix="run the same again to go on"
-            ) from None
-        finally:
+        except BaseException as stop:
             for future in running:
                 future.cancel()
+            keep(concurrent.futures.wait(running).done)  # what was being written counts
+            if isinstance(stop, KeyboardInterrupt):
+                raise Interrupted(
+                    str(partial), f"stopped after {len(done)} of {total} shards", fix="run the same again to go on"
+                ) from None
+            raise
 
 
 def _task(

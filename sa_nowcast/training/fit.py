@@ -143,7 +143,7 @@ def fit_frames(
     run_folder = None if folder is None else writable_folder(folder)
     if frames.nbytes <= IN_MEMORY_BYTES:
         frames = frames.load()
-    blocked = _empty_frames(frames, (split.train, split.validation), refuse=not skip_empty)
+    blocked = empty_frames(frames, (split.train, split.validation), refuse=not skip_empty)
     length = history + steps
     starts = window_starts(frames.segments, length, split.train, blocked)
     if not len(starts):
@@ -247,7 +247,7 @@ def _parts(
         yield frames.read(start, stop)[keep]
 
 
-def _empty_frames(frames: Frames, periods: Sequence[tuple[int, int]], *, refuse: bool) -> npt.NDArray[np.int64]:
+def empty_frames(frames: Frames, periods: Sequence[tuple[int, int]], *, refuse: bool) -> npt.NDArray[np.int64]:
     """Return the frames without any valid value, or refuse the first one."""
     empty: list[int] = []
     for begin, end in periods:

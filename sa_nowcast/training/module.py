@@ -52,7 +52,7 @@ class NowcastModule(L.LightningModule):
         if not bool(torch.isfinite(loss)):
             raise ModelError(
                 f"training, step {step}",
-                f"the loss is {float(loss)}",
+                f"the loss is {loss.item()}",
                 expected="a finite loss",
                 fix="lower training.learning_rate, or look at the data for extreme values",
             )
