@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -46,15 +47,16 @@ def to_dataset(forecast: xr.DataArray, title: str | None = None) -> xr.Dataset:
     # Attributes and encodings are set below; they must not be the caller's.
     forecast = forecast.copy(deep=False).assign_coords({n: c.copy(deep=False) for n, c in forecast.coords.items()})
     if dims.VARIABLE in forecast.dims:
-        units = forecast.coords.get(dims.UNITS)
-        ds = forecast.drop_vars(dims.UNITS, errors="ignore").to_dataset(dim=dims.VARIABLE)
+        own = {k: forecast.coords[k].values for k in dims.PER_VARIABLE if k in forecast.coords}
+        ds = forecast.drop_vars(own).to_dataset(dim=dims.VARIABLE)
         for i, name in enumerate(forecast[dims.VARIABLE].values):
-            unit = str(units.values[i]) if units is not None else ""
-            ds[name].attrs = dict(forecast.attrs) | ({"units": unit} if unit else {})
+            ds[name].attrs = dict(forecast.attrs) | {k: str(v[i]) for k, v in own.items() if str(v[i])}
     else:
         name = forecast.name or "forecast"
         ds = forecast.to_dataset(name=name)
-    for variable in ds.data_vars.values():
+    for name, variable in ds.data_vars.items():
+        if "standard_name" not in variable.attrs:
+            variable.attrs.setdefault("long_name", str(name))  # CF section 3.2: one of the two
         if mapping is not None:
             variable.encoding["grid_mapping"] = mapping
         variable.encoding["_FillValue"] = np.float32(np.nan)
@@ -128,5 +130,6 @@ def write_forecast(
             str(target), f"the forecast could not be written ({reason})", fix="choose another folder"
         ) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True) if partial.is_dir() else partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where nothing could be written, nothing can be removed
+            shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
     return target

@@ -23,6 +23,8 @@ VALID_TIME: Final = "valid_time"
 REALIZATION: Final = "realization"
 VARIABLE: Final = "variable"
 UNITS: Final = "units"
+PER_VARIABLE: Final = (UNITS, "standard_name", "long_name", "cell_methods")
+"""Attributes that become coordinates along `VARIABLE` where variables are stacked, and attributes again in a file."""
 
 # CF standard names, section 4.4 and the CF standard name table.
 LEAD_TIME_ATTRS: Final = {"standard_name": "forecast_period", "long_name": "lead time"}

@@ -385,11 +385,10 @@ class Nowcaster:
         elif len(frames.arrays) > 1:
             field, out_dims = field.swapaxes(0, 1), (dims.VARIABLE, dims.LEAD_TIME, grid.y, grid.x)
             coords[dims.VARIABLE] = [c.name for c in frames.channels]
-            coords[dims.UNITS] = (
-                dims.VARIABLE,
-                [c.units or "" for c in frames.channels],
-                {"long_name": "units of the variable"},
-            )
+            for key in dims.PER_VARIABLE:
+                texts = [str(c.attrs.get(key, "")) for c in frames.channels]
+                if any(texts) or key == dims.UNITS:
+                    coords[key] = (dims.VARIABLE, texts, {"long_name": f"{key} of the variable"})
         else:
             out_dims = (dims.LEAD_TIME, frames.channel_dim, grid.y, grid.x)
         coords |= {name: c for name, c in frames.coords.items() if set(c.dims) <= set(out_dims)}

@@ -1,4 +1,4 @@
-"""What is read: the same bits as through xarray, each stored byte about once, the same with workers, named when damaged."""
+"""What is read: the bits that xarray gives, each stored byte about once, the same with workers, named when damaged."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ import xarray as xr
 import zarr
 from sequences import rain, traffic, weather
 
-import sa_nowcast
+from sa_nowcast.conversion import convert
 from sa_nowcast.errors import DataError, RecipeError, StorageError
 from sa_nowcast.frames import Frames
+from sa_nowcast.scaling import Scaling
 from sa_nowcast.stream import SequenceDataset, Share, StepSampler, batches, loader, prepare
 from sa_nowcast.stream.blocks import FrameBlocks, MemoryBlocks, ZarrBlocks
 
@@ -55,6 +56,11 @@ def write(path: Path, data: xr.DataArray | xr.Dataset, shard: int | None = 8, **
 
 def blocks_of(dataset: SequenceDataset) -> list[Any]:
     return dataset._reader.blocks  # type: ignore[attr-defined, no-any-return]
+
+
+def same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors have the same bits, NaN included."""
+    return one.shape == other.shape and one.contiguous().numpy().tobytes() == other.contiguous().numpy().tobytes()
 
 
 def assert_reads_alike(dataset: SequenceDataset, frames: Frames, samples: int) -> None:
@@ -134,8 +140,8 @@ def test_netcdf_is_streamed_in_blocks_alike(tmp_path: Path) -> None:
 def test_an_epoch_reads_every_stored_byte_about_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard: int | None
 ) -> None:
-    noise = np.random.default_rng(0).integers(0, 30_000, (1200, 16, 16)) / 100
-    data = rain(1200, 16, 16).copy(data=noise.astype(np.float32))
+    noise = np.random.default_rng(0).integers(0, 30_000, (1200, 64, 64)) / 100
+    data = rain(1200, 64, 64).copy(data=noise.astype(np.float32))
     path = write(tmp_path / "a.zarr", data, shard, **PACKINGS["int16"])
     stored = sum(f.stat().st_size for f in (path / "rain").rglob("*") if f.is_file())
     dataset = SequenceDataset(path, 4, 4, in_memory=False, cache_bytes=stored // 8)
@@ -161,7 +167,7 @@ def test_what_is_in_memory_is_sent_to_no_worker_where_it_came_from_a_file(tmp_pa
     for dataset in (streamed, loaded):
         sent = pickle.dumps(dataset)
         assert len(sent) < 60_000 < loaded.grid.height * loaded.grid.width * 4 * 300
-        assert torch.equal(pickle.loads(sent)[7], dataset[7])  # noqa: S301
+        assert same(pickle.loads(sent)[7], dataset[7])  # noqa: S301
 
 
 def test_workers_and_resumed_runs_see_the_same_samples(tmp_path: Path) -> None:
@@ -172,13 +178,13 @@ def test_workers_and_resumed_runs_see_the_same_samples(tmp_path: Path) -> None:
     resumed = list(batches(SequenceDataset(path, 4, 3, **options), StepSampler(3, 20, first=11)))
     helped = list(batches(SequenceDataset(path, 4, 3, **options), StepSampler(3, 20, first=3), workers=2))
     for got, expected in ((resumed, alone[11:]), (helped, alone[3:])):
-        assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+        assert all(same(a, b) for a, b in zip(got, expected, strict=True))
     # two ranks together see what one process with twice the batch sees
     ranks = [batches(SequenceDataset(path, 4, 3, **options), StepSampler(3, 10, 0, Share(r, 2))) for r in range(2)]
     whole = batches(SequenceDataset(path, 4, 3, **options), StepSampler(6, 10))
     for one, other, both in zip(*ranks, whole, strict=True):
-        assert torch.equal(both[0::2], one)
-        assert torch.equal(both[1::2], other)
+        assert same(both[0::2], one)
+        assert same(both[1::2], other)
 
 
 def test_a_worker_that_dies_is_an_error_and_so_is_one_that_meets_damage(tmp_path: Path) -> None:
@@ -210,12 +216,12 @@ def test_a_damaged_chunk_is_named_with_variable_and_time(tmp_path: Path) -> None
 
 
 def test_a_lost_shard_of_a_converted_store_is_named(tmp_path: Path) -> None:
-    path = sa_nowcast.conversion.convert(holey().to_dataset(), tmp_path / "a.zarr")  # type: ignore[attr-defined]
-    dataset = SequenceDataset(path, 4, 3, **SMALL)
+    convert(holey().to_dataset(), tmp_path / "a.zarr")
+    dataset = SequenceDataset(tmp_path / "a.zarr", 4, 3, **SMALL)
     for file in (tmp_path / "a.zarr" / "rain" / "c").rglob("*"):
         if file.is_file():
             file.unlink()
-    with pytest.raises(DataError, match=r"rain, 2020-06-01T00:00: storage .* the chunk file rain/c/0/0/0 is missing"):
+    with pytest.raises(DataError, match=r"rain, 2020-06-01T0\d:\d\d: storage .* the chunk file rain/c/0/0/0 is missing"):
         dataset[0]
 
 
@@ -322,9 +328,7 @@ def test_the_accessor_gives_a_loader_whose_batches_a_network_can_take() -> None:
     data = holey()
     batches_ = data.sa_nowcast.loader(history=4, steps=3, batch_size=8, crop=16)
     scaling = batches_.sequence.fit_scaling("standard")
-    assert scaling == sa_nowcast.scaling.Scaling.fit(  # type: ignore[attr-defined]
-        "standard", batches_.sequence.channels, [Frames.from_xarray(data).read(0, 60)]
-    )
+    assert scaling == Scaling.fit("standard", batches_.sequence.channels, [Frames.from_xarray(data).read(0, 60)])
     assert len(batches_) == 7
     first = list(batches_)
     assert [len(b) for b in first] == [8] * 6 + [6]
@@ -332,12 +336,12 @@ def test_the_accessor_gives_a_loader_whose_batches_a_network_can_take() -> None:
     assert x.shape == valid.shape == (8, 7, 1, 16, 16)
     assert torch.isfinite(x).all()
     second = list(batches_)
-    assert not torch.equal(first[0], second[0])
+    assert not same(first[0], second[0])
     batches_.set_epoch(0)
-    assert torch.equal(next(iter(batches_)), first[0])
+    assert same(next(iter(batches_)), first[0])
 
 
 def test_torchs_own_loader_can_be_used() -> None:
     dataset = SequenceDataset(rain(20), 4, 3)
     for ours, theirs in zip(loader(dataset, 4), torch.utils.data.DataLoader(dataset, 4), strict=True):
-        assert torch.equal(ours, theirs)
+        assert same(ours, theirs)

@@ -26,7 +26,7 @@ from sa_nowcast.windows import ORDER_STREAM, Positions, epoch_order
 
 LANES = 8
 # What a run's end and a lane's cut cost together stays below an eighth of what is read.
-_RUN_SHARE, _CUT_SHARE = 0.08, 0.04
+_RUN_SHARE, _CUT_SHARE = 0.08, 0.03
 
 
 @dataclass(frozen=True)

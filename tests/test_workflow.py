@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+import sa_nowcast
+import sa_nowcast.training.fit as fitting
+from sa_nowcast.errors import DataError, Interrupted, MissingLibraryError, RecipeError, StorageError
+from sa_nowcast.recipe import Recipe
+from sa_nowcast.workflow import RunResult, run
+from sequences import NETWORK, OPTIONS, georeferenced, rain, traffic, weather
+
+FILES = {"model.nowcaster", "forecast.nc", "scores.csv", "forecast.png"}
+
+
+def recipe_for(folder: Path, data: xr.DataArray | xr.Dataset | None = None, **changes: Any) -> Recipe:
+    """A recipe that runs in a second; `changes` name blocks whose fields differ."""
+    ds = georeferenced(rain(40)) if data is None else data
+    ds = ds.to_dataset() if isinstance(ds, xr.DataArray) else ds
+    source = folder.parent / f"{folder.name}.source.nc"
+    if not source.exists():
+        ds.to_netcdf(source)
+    tree: dict[str, Any] = {
+        "name": "trial",
+        "history": 4,
+        "steps": 3,
+        "data": {"source": str(source)},
+        "split": {"validation": 0.2, "test": 0.3},
+        "network": {**NETWORK, "hidden": [4]},
+        "training": OPTIONS,
+        "verification": {"thresholds": [1.0]},
+        "output": {"folder": str(folder)},
+    }
+    for block, value in changes.items():
+        tree[block] = {**tree[block], **value} if isinstance(value, dict) and block in tree else value
+    return Recipe.model_validate(tree)
+
+
+def quietly(recipe: Recipe) -> RunResult:
+    return run(recipe, progress=False)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run; tests take a copy of it."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    quietly(recipe_for(folder))
+    return folder
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished.parent, tmp_path / "copy")
+    # The recipe that is asked for later must name the same source.
+    return tmp_path / "copy" / "run"
+
+
+def same(folder: Path, finished: Path, **changes: Any) -> Recipe:
+    recipe = recipe_for(finished, **changes)
+    return recipe.model_copy(update={"output": recipe.output.model_copy(update={"folder": str(folder)})})
+
+
+@pytest.fixture
+def never_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **options: Any) -> None:
+        raise AssertionError("training began")
+
+    monkeypatch.setattr(fitting.L, "Trainer", fail)
+
+
+def test_a_run_leaves_model_forecast_scores_and_picture(finished: Path) -> None:
+    assert {f.name for f in finished.iterdir()} == {*FILES, "training", "run.json", "recipe.json"}
+    assert (finished / "forecast.png").read_bytes().startswith(b"\x89PNG")
+    nowcaster = sa_nowcast.load(str(finished / "model.nowcaster"))
+    assert nowcaster.provenance["recipe"] == "trial"
+    with xr.open_dataset(finished / "forecast.nc", decode_timedelta=True, decode_coords="all") as ds:
+        forecast = ds["rain"].load()
+    # The latest 12 of 40 frames hold 6 windows of 7.
+    assert forecast.dims == ("init_time", "lead_time", "y", "x")
+    assert forecast.sizes["init_time"] == 6
+    assert forecast.attrs["sa_nowcast_recipe"] == "trial"
+    assert forecast.attrs["sa_nowcast_model"] == nowcaster.digest
+    assert {"crs", "latitude", "longitude", "valid_time"} <= set(forecast.coords)
+    np.testing.assert_array_equal(
+        forecast["valid_time"].values, (forecast["init_time"] + forecast["lead_time"]).values
+    )
+    data = georeferenced(rain(40))
+    first = nowcaster.forecast(data, init_time=forecast["init_time"][0])
+    np.testing.assert_array_equal(forecast[0], first)
+
+
+def test_scores_are_those_of_the_forecast_against_the_truth_by_time(finished: Path) -> None:
+    table = pd.read_csv(finished / "scores.csv")
+    mse = table[table["metric"] == "mse"].set_index("lead_time_minutes")
+    assert list(mse.index) == [5, 10, 15]
+    truth = rain(40)
+    with xr.open_dataset(finished / "forecast.nc", decode_timedelta=True) as ds:
+        for lead, minutes in zip(ds["lead_time"].values, mse.index, strict=True):
+            inits = ds["init_time"].values
+            wanted = truth.sel(time=inits + lead).values.astype(np.float64)
+            error = ds["rain"].sel(lead_time=lead).values - wanted
+            still = truth.sel(time=inits).values - wanted
+            # Six digits or more in the table; sums of 2880 float64.
+            assert mse.loc[minutes, "value"] == pytest.approx(np.mean(error**2), rel=1e-5)
+            assert mse.loc[minutes, "reference_value"] == pytest.approx(np.mean(still**2), rel=1e-5)
+    assert set(table["metric"]) == {"mse", "csi"}
+
+
+def test_test_times_take_no_part_in_training(finished: Path, tmp_path: Path) -> None:
+    data = georeferenced(rain(40))
+    data["rain"][28:] = data["rain"][28:] * 5 + 1
+    quietly(recipe_for(tmp_path / "run", data))
+    one, other = (json.loads((f / "model.nowcaster" / "model.json").read_text()) for f in (finished, tmp_path / "run"))
+    assert one["weights_sha256"] == other["weights_sha256"]
+    assert one["scaling"] == other["scaling"]
+
+
+@pytest.mark.usefixtures("never_trains")
+def test_a_second_run_says_that_it_is_done_and_gives_the_same(copied: Path, finished: Path) -> None:
+    before = {f: f.stat().st_mtime_ns for f in copied.rglob("*") if f.is_file()}
+    result = quietly(same(copied, finished))
+    assert result.already_done
+    assert {f.name for f in result.files} == FILES
+    pd.testing.assert_frame_equal(result.scores, pd.read_csv(finished / "scores.csv"))
+    assert {f: f.stat().st_mtime_ns for f in copied.rglob("*") if f.is_file()} == before
+
+
+@pytest.mark.usefixtures("never_trains")
+def test_speed_and_place_are_not_part_of_what_a_run_is(copied: Path, finished: Path) -> None:
+    assert quietly(same(copied, finished, training={"workers": 0, "checkpoint_every": 3})).already_done
+
+
+@pytest.mark.parametrize("name", ["forecast.nc", "scores.csv", "forecast.png", "model.nowcaster/model.json", "run.json"])
+@pytest.mark.parametrize("way", ["altered", "removed"])
+def test_a_result_that_was_altered_or_removed_is_made_again(
+    copied: Path, finished: Path, name: str, way: str
+) -> None:
+    if way == "removed":
+        (copied / name).unlink()
+    else:
+        (copied / name).write_bytes((copied / name).read_bytes()[:-5])
+    result = quietly(same(copied, finished))
+    assert not result.already_done
+    for result_name in ("scores.csv", "model.nowcaster/model.json", "model.nowcaster/weights.safetensors"):
+        assert (copied / result_name).read_bytes() == (finished / result_name).read_bytes()
+    assert quietly(same(copied, finished)).already_done
+
+
+@pytest.mark.usefixtures("never_trains")
+def test_another_recipe_in_the_same_folder_is_refused(copied: Path, finished: Path) -> None:
+    for changes in ({"history": 3}, {"training": {"seed": 1}}, {"name": "other"}):
+        with pytest.raises(RecipeError, match=r"it holds a run of another recipe.*name another folder"):
+            quietly(same(copied, finished, **changes))
+    (copied / "recipe.json").write_text("{")
+    with pytest.raises(RecipeError, match="it holds a run of another recipe"):
+        quietly(same(copied, finished))
+
+
+def test_an_interrupted_run_goes_on_to_the_same_results(
+    tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stop(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+            if trainer.global_step == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    trainer = L.Trainer
+    recipe = same(tmp_path / "run", finished)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="SIGTERM at step 3 of 4"):
+        patch.setattr(fitting.L, "Trainer", lambda **o: trainer(**{**o, "callbacks": [*o["callbacks"], Stop()]}))
+        quietly(recipe)
+    quietly(recipe)
+    for name in ("scores.csv", "model.nowcaster/model.json", "model.nowcaster/weights.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (finished / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("data", "changes"),
+    [
+        (weather(40), {}),
+        (traffic(40), {"verification": {"thresholds": []}}),
+        (weather(40), {"data": {"variables": ["temperature"]}, "verification": {"thresholds": []}}),
+        (rain(40), {"output": {"format": "zarr"}}),
+        (rain(40), {"split": {"train_region": {"y": [0, 15000]}, "test_region": {"y": [12000, 23000], "x": [0, 9000]}}}),
+        (rain(40).isel(time=[*range(10), *range(12, 40)]), {"data": {"gaps": "skip"}}),
+        (rain(40).transpose("x", "time", "y"), {}),
+    ],
+    ids=["several variables", "channels", "one of several", "zarr", "regions", "gaps", "dimension order"],
+)
+def test_data_of_all_kinds_run_to_the_end(tmp_path: Path, data: Any, changes: dict[str, Any]) -> None:
+    result = quietly(recipe_for(tmp_path / "run", data, **changes))
+    assert len(result.scores)
+    assert np.isfinite(result.scores[result.scores["metric"] == "mse"]["value"]).all()
+    assert all(f.exists() for f in result.files)
+    assert quietly(recipe_for(tmp_path / "run", data, **changes)).already_done
+
+
+def test_a_channel_variable_beside_another_gridded_one_runs(tmp_path: Path) -> None:
+    ds = traffic(40).to_dataset()
+    ds["weather"] = ds["flow"].isel(channel=0, drop=True)
+    changes = {"data": {"variables": ["flow"]}, "verification": {"thresholds": []}}
+    assert len(quietly(recipe_for(tmp_path / "run", ds, **changes)).scores)
+
+
+def test_empty_frames_in_the_test_period_are_skipped_when_gaps_are(tmp_path: Path) -> None:
+    data = rain(40)
+    data[30] = np.nan
+    result = quietly(recipe_for(tmp_path / "run", data, data={"gaps": "skip"}))
+    with xr.open_dataset(tmp_path / "run" / "forecast.nc", decode_timedelta=True) as ds:
+        # Windows of 7 frames within 28 to 39 that do not hold frame 30: they start at 31, 32, 33.
+        np.testing.assert_array_equal(ds["init_time"], data["time"].values[[34, 35, 36]])
+    assert len(result.scores)
+
+
+@pytest.mark.usefixtures("never_trains")
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"data": {"source": "none.nc"}}, DataError, r"none\.nc: no such file or folder.*data\.source"),
+        ({"data": {"source": "sample:era5"}}, RecipeError, r"'era5', expected one of mrms"),
+        ({"data": {"variables": ["snow"]}}, DataError, r"no variable 'snow', expected one of rain"),
+        ({"data": {"y": "lat"}}, DataError, r"no dimension 'lat'"),
+        ({"split": {"test": 0}}, RecipeError, r"split\.test: 0, expected a share above 0"),
+        ({"split": {"test": 0.6, "validation": 0.5}}, RecipeError, r"shares add up to 1\.1"),
+        ({"split": {"guard": 30}}, DataError, r"40 frames, of which 0 would be left"),
+        ({"split": {"train_region": {"lat": [0, 1]}}}, RecipeError, r"split\.train_region\.lat: no such coordinate.*y, x"),
+        ({"split": {"test_region": {"time": [0, 1]}}}, RecipeError, r"split\.test_region\.time: no such coordinate"),
+        ({"split": {"train_region": {"y": [1, 2]}}}, RecipeError, r"no grid point from 1\.0 to 2\.0, expected within 0 to 23000"),
+        ({"training": {"device": "cuda:77"}}, RecipeError, r"cuda:77 was asked for"),
+        ({"training": {"device": "abacus"}}, RecipeError, r"device: 'abacus'"),
+    ],
+)
+def test_what_cannot_run_is_said_before_training_and_keeps_no_folder(
+    tmp_path: Path, changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message) as caught:
+        quietly(recipe_for(tmp_path / "run", **changes))
+    assert "\n" not in str(caught.value)
+    # The mended recipe may use the folder.
+    assert not (tmp_path / "run" / "recipe.json").exists()
+
+
+@pytest.mark.usefixtures("never_trains")
+def test_an_empty_frame_in_the_test_period_is_found_before_training(tmp_path: Path) -> None:
+    data = rain(40)
+    data[35] = np.nan
+    with pytest.raises(DataError, match=r"rain, 2020-06-01T02:55: every value is missing.*gaps: skip"):
+        quietly(recipe_for(tmp_path / "run", data))
+
+
+@pytest.mark.usefixtures("never_trains")
+def test_an_output_folder_that_cannot_be_written_is_found_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    recipe = recipe_for(tmp_path / "run", output={"folder": str(tmp_path / "file" / "run")})
+    with pytest.raises(StorageError, match="the output folder cannot be written"):
+        quietly(recipe)
+
+
+@pytest.mark.usefixtures("never_trains")
+def test_a_missing_plotting_library_is_found_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingLibraryError, match=r'matplotlib is not installed\. Fix: pip install "sa-nowcast\[plot\]"'):
+        quietly(recipe_for(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("content", [b"", b"no netcdf", b"\x89HDF\r\n\x1a\n" + b"\0" * 50])
+def test_a_source_that_cannot_be_opened_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.nc").write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        quietly(recipe_for(tmp_path / "run", data={"source": str(tmp_path / "a.nc")}))
+    assert "\n" not in str(caught.value)
+    (tmp_path / "folder.zarr").mkdir()
+    with pytest.raises(DataError):
+        quietly(recipe_for(tmp_path / "run", data={"source": str(tmp_path / "folder.zarr")}))
+
+
+def test_each_stage_is_reported_in_one_line(tmp_path: Path) -> None:
+    lines: list[str] = []
+    run(recipe_for(tmp_path / "run"), progress=False, report=lines.append)
+    assert [line.split()[0] for line in lines] == ["training", "forecasting", "scoring"]
+    assert "2020-06-01T02:20 to 2020-06-01T03:15" in lines[1]
+    assert not any("\n" in line for line in lines)
