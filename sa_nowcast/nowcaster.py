@@ -5,12 +5,13 @@ The one place where tensors become labelled data again.
 
 from __future__ import annotations
 
+import contextlib
 import operator
 from collections.abc import Hashable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -432,12 +433,13 @@ class Nowcaster:
 def _init_position(frames: Frames, init_time: Any) -> int:
     if init_time is None:
         return len(frames) - 1
-    value = getattr(init_time, "values", init_time)
-    try:
-        stamp = pd.Timestamp(value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value)
-    except (ValueError, TypeError):
-        stamp = pd.NaT
-    if stamp is pd.NaT or stamp.tz is not None:
+    value: Any = getattr(init_time, "values", init_time)
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = cast("Any", value[()])
+    stamp: Any = pd.NaT
+    with contextlib.suppress(ValueError, TypeError):
+        stamp = pd.Timestamp(value)
+    if pd.isna(stamp) or stamp.tz is not None:
         shown = " ".join(repr(init_time).split())
         raise RecipeError("init_time", f"{shown:.80}", expected="one time in UTC, such as '2019-06-10T00:30'")
     wanted = stamp.to_datetime64().astype("datetime64[ns]")

@@ -42,7 +42,7 @@ class DataRecipe(_Model):
         description="A path that xarray opens (NetCDF, Zarr), or 'sample:mrms' for the embedded sample."
     )
     engine: str | None = Field(
-        None, description="Reader: taxibj, moving_mnist, kth, an importer of pysteps, or an engine of xarray; null: guessed."
+        None, description="Reader: taxibj, moving_mnist, kth, a pysteps importer or an engine of xarray; null: guessed."
     )
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the reader.")
     variables: tuple[str, ...] | None = Field(None, description="Variables to use; by default all gridded ones.")

@@ -252,7 +252,7 @@ def _bounds(channel: Channel) -> tuple[float | None, float | None]:
         lower = upper = math.nan
     if not lower <= upper:
         key = "valid_range" if "valid_range" in attrs else "valid_min, valid_max"
-        shown = attrs["valid_range"] if "valid_range" in attrs else (low, high)
+        shown = attrs.get("valid_range", (low, high))
         raise DataError(
             channel.name,
             f"{key} is {shown!r:.60}",
