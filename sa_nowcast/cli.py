@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
@@ -24,11 +25,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+_show_traceback = False
 _out, _err = Console(), Console(stderr=True, highlight=False)
 
 
 @app.callback(invoke_without_command=True)
-def _main(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+def _main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show where in the code an error arose.")] = False,
+) -> None:
+    global _show_traceback
+    _show_traceback = traceback
     if version:
         typer.echo(__version__)
         raise typer.Exit
@@ -115,8 +122,14 @@ def main() -> None:
     """Run the command line; errors become one line on standard error and an exit code."""
     try:
         app(standalone_mode=True)
-    except SaNowcastError as error:
-        _err.print(str(error), markup=False, soft_wrap=True)
+    except Exception as fault:  # the outermost boundary: what no room foresaw still ends in one line
+        error = fault
+        if not isinstance(error, SaNowcastError):
+            remedy = "run again with sa-nowcast --traceback, and report what it shows"
+            error = SaNowcastError("internal", f"{type(fault).__name__}: {fault}", fix=remedy)
+        if _show_traceback:
+            _err.print("".join(traceback.format_exception(fault)), markup=False, emoji=False, soft_wrap=True, end="")
+        _err.print(str(error), markup=False, emoji=False, soft_wrap=True)
         sys.exit(error.exit_code)
 
 

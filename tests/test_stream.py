@@ -14,9 +14,9 @@ from sequences import rain
 
 SCALING = Scaling((ChannelScaling("standard", "K", 2.0, 3.0),))
 HISTORY = 3
-RAW = hnp.arrays(
-    np.float32, (1, 6, 1, 2, 3), elements=st.floats(-9, 9, width=32) | st.just(np.float32("nan"))
-).map(torch.from_numpy)
+RAW = hnp.arrays(np.float32, (1, 6, 1, 2, 3), elements=st.floats(-9, 9, width=32) | st.just(np.float32("nan"))).map(
+    torch.from_numpy
+)
 
 
 def slow_fill(raw: np.ndarray, history: int) -> np.ndarray:
@@ -43,9 +43,13 @@ def test_missing_pixels_are_filled_by_the_rule(raw: torch.Tensor) -> None:
 def test_nothing_of_the_future_enters_the_history(raw: torch.Tensor, other: np.ndarray) -> None:
     changed = raw.clone()
     changed[:, HISTORY:] = torch.from_numpy(other)
-    assert torch.equal(prepare(raw, SCALING, HISTORY).x_BTCHW[:, :HISTORY], prepare(changed, SCALING, HISTORY).x_BTCHW[:, :HISTORY])
+    assert torch.equal(
+        prepare(raw, SCALING, HISTORY).x_BTCHW[:, :HISTORY], prepare(changed, SCALING, HISTORY).x_BTCHW[:, :HISTORY]
+    )
     # and a forecast, which has no future, fills its history the same
-    assert torch.equal(prepare(raw[:, :HISTORY], SCALING, HISTORY).x_BTCHW, prepare(raw, SCALING, HISTORY).x_BTCHW[:, :HISTORY])
+    assert torch.equal(
+        prepare(raw[:, :HISTORY], SCALING, HISTORY).x_BTCHW, prepare(raw, SCALING, HISTORY).x_BTCHW[:, :HISTORY]
+    )
 
 
 def _dataset(**options: object) -> SequenceDataset:

@@ -221,7 +221,9 @@ def test_a_lost_shard_of_a_converted_store_is_named(tmp_path: Path) -> None:
     for file in (tmp_path / "a.zarr" / "rain" / "c").rglob("*"):
         if file.is_file():
             file.unlink()
-    with pytest.raises(DataError, match=r"rain, 2020-06-01T0\d:\d\d: storage .* the chunk file rain/c/0/0/0 is missing"):
+    with pytest.raises(
+        DataError, match=r"rain, 2020-06-01T0\d:\d\d: storage .* the chunk file rain/c/0/0/0 is missing"
+    ):
         dataset[0]
 
 
