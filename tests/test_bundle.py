@@ -64,7 +64,7 @@ def test_every_single_byte_of_the_description_counts(saved: Path, every: int) ->
 
 def test_every_single_byte_of_the_weights_counts(saved: Path) -> None:
     whole = (saved / WEIGHTS).read_bytes()
-    for position in [*range(0, 64), *range(64, len(whole), 97), len(whole) - 1]:
+    for position in [*range(64), *range(64, len(whole), 97), len(whole) - 1]:
         altered = bytearray(whole)
         altered[position] ^= 1 << position % 8
         (saved / WEIGHTS).write_bytes(altered)
@@ -89,7 +89,9 @@ def test_any_bytes_for_a_description_are_a_model_error(saved: Path, data: bytes)
         read_bundle(saved)
 
 
-@pytest.mark.parametrize("text", ["[]", "3", "{}", '{"format": "1"}', '{"format": 1}', "[" * 100_000, '{"format": 1e999}'])
+@pytest.mark.parametrize(
+    "text", ["[]", "3", "{}", '{"format": "1"}', '{"format": 1}', "[" * 100_000, '{"format": 1e999}']
+)
 def test_json_that_describes_no_model_is_a_model_error(saved: Path, text: str) -> None:
     (saved / MODEL).write_text(text)
     with pytest.raises(ModelError):
@@ -128,7 +130,9 @@ def test_a_model_is_replaced_only_when_asked(saved: Path, nowcaster: Nowcaster, 
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_what_is_no_model_is_never_overwritten(saved: Path, nowcaster: Nowcaster, tmp_path: Path, overwrite: bool) -> None:
+def test_what_is_no_model_is_never_overwritten(
+    saved: Path, nowcaster: Nowcaster, tmp_path: Path, overwrite: bool
+) -> None:
     thesis = tmp_path / "thesis"
     thesis.mkdir()
     (thesis / "chapter1.tex").write_text("years of work")
@@ -155,8 +159,12 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(nowcaster: Nowcaster, t
 @pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 @pytest.mark.parametrize("at", [0, 1, 2, 3])
 def test_a_write_that_fails_leaves_the_former_model_whole_and_nothing_else(
-    saved: Path, nowcaster: Nowcaster, weather_nowcaster: Nowcaster, monkeypatch: pytest.MonkeyPatch,
-    fault: BaseException, at: int,
+    saved: Path,
+    nowcaster: Nowcaster,
+    weather_nowcaster: Nowcaster,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: BaseException,
+    at: int,
 ) -> None:
     calls = 0
 
@@ -252,7 +260,9 @@ def test_a_weights_file_that_declares_more_than_it_holds_is_refused(saved: Path)
         lambda c: c.update(provenance=3),
     ],
 )
-def test_a_description_that_makes_no_sense_is_a_model_error(saved: Path, change: Callable[[dict[str, Any]], None]) -> None:
+def test_a_description_that_makes_no_sense_is_a_model_error(
+    saved: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
     _forged(saved, change)
     with pytest.raises(ModelError) as caught:
         sa_nowcast.load(str(saved))

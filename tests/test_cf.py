@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from compliance_checker.runner import CheckSuite
+from sequences import NETWORK, OPTIONS, georeferenced, rain, traffic, weather
 
 from sa_nowcast.cf import to_dataset, write_forecast
 from sa_nowcast.errors import DataError, StorageError
@@ -14,7 +15,6 @@ from sa_nowcast.frames import Frames
 from sa_nowcast.nowcaster import Nowcaster
 from sa_nowcast.training.fit import fit
 from sa_nowcast.workflow import forecast_period
-from sequences import NETWORK, OPTIONS, georeferenced, rain, traffic, weather
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +80,7 @@ def test_a_written_archive_passes_too_but_for_the_order_of_dimensions(
     assert findings(suite, path) == [(2, "§2.4")]
 
 
-def test_a_plain_to_netcdf_passes_without_an_error(
-    suite: CheckSuite, nowcaster: Nowcaster, tmp_path: Path
-) -> None:
+def test_a_plain_to_netcdf_passes_without_an_error(suite: CheckSuite, nowcaster: Nowcaster, tmp_path: Path) -> None:
     for name, data in {"projected": rain(), "grid mapping": georeferenced()}.items():
         nowcaster.forecast(data).to_netcdf(tmp_path / f"{name}.nc")
         found = findings(suite, tmp_path / f"{name}.nc")
@@ -141,7 +139,10 @@ def test_several_variables_are_written_as_variables_with_attributes_of_their_own
     forecast = weather_nowcaster.forecast(weather())
     with xr.open_dataset(write_forecast(forecast, tmp_path / "w.nc"), decode_timedelta=True) as ds:
         assert set(ds.data_vars) == {"rain", "temperature"}
-        for name, standard_name, units in (("rain", "rainfall_rate", "mm h-1"), ("temperature", "air_temperature", "K")):
+        for name, standard_name, units in (
+            ("rain", "rainfall_rate", "mm h-1"),
+            ("temperature", "air_temperature", "K"),
+        ):
             assert ds[name].dims == ("lead_time", "y", "x")
             assert (ds[name].attrs["standard_name"], ds[name].attrs["units"]) == (standard_name, units)
             np.testing.assert_array_equal(ds[name], forecast.sel(variable=name))
@@ -175,9 +176,10 @@ def test_what_stood_there_is_replaced_whole_or_not_at_all(
     def full(*args: object, **options: object) -> None:
         raise RuntimeError("NetCDF: HDF error")
 
-    with monkeypatch.context() as patch, pytest.raises(StorageError, match="could not be written"):
+    with monkeypatch.context() as patch:
         patch.setattr(xr.Dataset, "to_zarr" if file_format == "zarr" else "to_netcdf", full)
-        write_forecast(forecast * 0, tmp_path / name, file_format)  # type: ignore[arg-type]
+        with pytest.raises(StorageError, match="could not be written"):
+            write_forecast(forecast * 0, tmp_path / name, file_format)  # type: ignore[arg-type]
     assert written() == float(forecast.max())
     assert [f.name for f in tmp_path.iterdir()] == [name]
 

@@ -10,11 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from sequences import rain
 
 from sa_nowcast.errors import DataError, ModelError, RecipeError
 from sa_nowcast.frames import Channel, Frames
 from sa_nowcast.scaling import DB_THRESHOLD, KINDS, ChannelScaling, Kind, Scaling
-from sequences import rain
 
 RAIN = Channel("rain", "mm h-1", {"units": "mm h-1"})
 HEAT = Channel("temperature", "K", {"units": "K"})
@@ -127,7 +127,10 @@ def test_each_channel_has_a_scaling_of_its_own() -> None:
 
 
 @given(
-    st.sampled_from(get_args(Kind)), st.floats(-1e9, 1e9), st.floats(1e-9, 1e9), st.none() | st.floats(-1e9, 0),
+    st.sampled_from(get_args(Kind)),
+    st.floats(-1e9, 1e9),
+    st.floats(1e-9, 1e9),
+    st.none() | st.floats(-1e9, 0),
 )
 def test_constants_survive_json_to_the_last_bit(kind: Kind, offset: float, scale: float, lower: float | None) -> None:
     scaling = Scaling((ChannelScaling(kind, "K", offset, scale, lower),))

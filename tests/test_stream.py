@@ -6,11 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from sequences import rain
 
 from sa_nowcast.errors import DataError
 from sa_nowcast.scaling import ChannelScaling, Scaling
 from sa_nowcast.stream import SequenceDataset, StepSampler, prepare
-from sequences import rain
 
 SCALING = Scaling((ChannelScaling("standard", "K", 2.0, 3.0),))
 HISTORY = 3

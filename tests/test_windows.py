@@ -52,9 +52,7 @@ def test_a_stride_counts_from_the_start_of_each_segment(
 SHARES = st.sampled_from([0.0, 0.05, 0.1, 0.2, 0.23, 0.28, 0.3, 0.45, 0.7])
 
 
-@given(
-    st.integers(1, 200), st.integers(1, 12), SHARES, SHARES, st.integers(0, 10), st.none() | SHARES.filter(bool)
-)
+@given(st.integers(1, 200), st.integers(1, 12), SHARES, SHARES, st.integers(0, 10), st.none() | SHARES.filter(bool))
 def test_periods_are_disjoint_guarded_and_long_enough_or_one_error_says_how_many_frames_are_needed(
     frames: int, length: int, validation: float, test: float, guard: int, training: float | None
 ) -> None:
@@ -126,9 +124,7 @@ def test_shares_in_hundredths_that_add_up_to_one_are_allowed(training: int, vali
     assume(training + validation < 99)
     test = 100 - training - validation
     # Their sum in floating point may lie just above 1.
-    split = split_in_time(
-        100_000, 4, training=training / 100, validation=validation / 100, test=test / 100, guard=0
-    )
+    split = split_in_time(100_000, 4, training=training / 100, validation=validation / 100, test=test / 100, guard=0)
     assert split.train == (0, training * 1000)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from sequences import NETWORK, OPTIONS, georeferenced, rain, traffic, weather
 
 import sa_nowcast
 import sa_nowcast.training.fit as fitting
@@ -19,7 +20,6 @@ from sa_nowcast import workflow
 from sa_nowcast.errors import DataError, Interrupted, MissingLibraryError, RecipeError, StorageError
 from sa_nowcast.recipe import Recipe
 from sa_nowcast.workflow import RunResult, run
-from sequences import NETWORK, OPTIONS, georeferenced, rain, traffic, weather
 
 FILES = {"model.nowcaster", "forecast.nc", "scores.csv", "forecast.png"}
 
@@ -98,9 +98,7 @@ def test_a_run_leaves_model_forecast_scores_and_picture(finished: Path) -> None:
     assert forecast.attrs["sa_nowcast_recipe"] == "trial"
     assert forecast.attrs["sa_nowcast_model"] == nowcaster.digest
     assert {"crs", "latitude", "longitude", "valid_time"} <= set(forecast.coords)
-    np.testing.assert_array_equal(
-        forecast["valid_time"].values, (forecast["init_time"] + forecast["lead_time"]).values
-    )
+    np.testing.assert_array_equal(forecast["valid_time"].values, (forecast["init_time"] + forecast["lead_time"]).values)
     data = georeferenced(rain(40))
     first = nowcaster.forecast(data, init_time=forecast["init_time"][0])
     np.testing.assert_array_equal(forecast[0], first)
@@ -163,9 +161,7 @@ def test_speed_and_place_are_not_part_of_what_a_run_is(copied: Path, finished: P
         ("run.json", "altered"),
     ],
 )
-def test_a_result_that_was_altered_or_removed_is_made_again(
-    copied: Path, finished: Path, name: str, way: str
-) -> None:
+def test_a_result_that_was_altered_or_removed_is_made_again(copied: Path, finished: Path, name: str, way: str) -> None:
     if way == "removed":
         shutil.rmtree(copied / name) if (copied / name).is_dir() else (copied / name).unlink()
     else:
@@ -198,9 +194,10 @@ def test_an_interrupted_run_goes_on_to_the_same_results(
 
     trainer = L.Trainer
     recipe = same(tmp_path / "run", finished)
-    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="SIGTERM at step 3 of 4"):
+    with monkeypatch.context() as patch:
         patch.setattr(fitting.L, "Trainer", lambda **o: trainer(**{**o, "callbacks": [*o["callbacks"], Stop()]}))
-        quietly(recipe)
+        with pytest.raises(Interrupted, match="SIGTERM at step 3 of 4"):
+            quietly(recipe)
     quietly(recipe)
     for name in ("scores.csv", "model.nowcaster/model.json", "model.nowcaster/weights.safetensors"):
         assert (tmp_path / "run" / name).read_bytes() == (finished / name).read_bytes()
@@ -213,7 +210,10 @@ def test_an_interrupted_run_goes_on_to_the_same_results(
         (traffic(40), {"verification": {"thresholds": []}}),
         (weather(40), {"data": {"variables": ["temperature"]}, "verification": {"thresholds": []}}),
         (rain(40), {"output": {"format": "zarr"}}),
-        (rain(40), {"split": {"train_region": {"y": [0, 15000]}, "test_region": {"y": [12000, 23000], "x": [0, 9000]}}}),
+        (
+            rain(40),
+            {"split": {"train_region": {"y": [0, 15000]}, "test_region": {"y": [12000, 23000], "x": [0, 9000]}}},
+        ),
         (rain(40).isel(time=[*range(10), *range(12, 40)]), {"data": {"gaps": "skip"}}),
         (rain(40).transpose("x", "time", "y"), {}),
     ],
@@ -256,9 +256,17 @@ def test_empty_frames_in_the_test_period_are_skipped_when_gaps_are(tmp_path: Pat
         ({"split": {"test": 0}}, RecipeError, r"split\.test: 0, expected a share above 0"),
         ({"split": {"test": 0.6, "validation": 0.5}}, RecipeError, r"shares add up to 1\.1"),
         ({"split": {"guard": 30}}, DataError, r"40 frames, of which 0 would be left"),
-        ({"split": {"train_region": {"lat": [0, 1]}}}, RecipeError, r"split\.train_region\.lat: no such coordinate.*y, x"),
+        (
+            {"split": {"train_region": {"lat": [0, 1]}}},
+            RecipeError,
+            r"split\.train_region\.lat: no such coordinate.*y, x",
+        ),
         ({"split": {"test_region": {"time": [0, 1]}}}, RecipeError, r"split\.test_region\.time: no such coordinate"),
-        ({"split": {"train_region": {"y": [1, 2]}}}, RecipeError, r"no grid point from 1\.0 to 2\.0, expected within 0 to 23000"),
+        (
+            {"split": {"train_region": {"y": [1, 2]}}},
+            RecipeError,
+            r"no grid point from 1\.0 to 2\.0, expected within 0 to 23000",
+        ),
         ({"training": {"device": "cuda:77"}}, RecipeError, r"cuda:77 was asked for"),
         ({"training": {"device": "abacus"}}, RecipeError, r"device: 'abacus'"),
     ],
@@ -294,7 +302,9 @@ def test_a_missing_plotting_library_is_found_before_training(tmp_path: Path, mon
     import sys
 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MissingLibraryError, match=r'matplotlib is not installed\. Fix: pip install "sa-nowcast\[plot\]"'):
+    with pytest.raises(
+        MissingLibraryError, match=r'matplotlib is not installed\. Fix: pip install "sa-nowcast\[plot\]"'
+    ):
         quietly(recipe_for(tmp_path / "run"))
 
 

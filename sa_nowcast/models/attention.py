@@ -59,22 +59,22 @@ class Attention(nn.Module):
             outs = self.out.weight.chunk(len(values), dim=1)
             query = torch.cat([key.T @ self.query.weight for key in keys]) * self.scale
             value = torch.cat([out @ value for out, value in zip(outs, values, strict=True)], dim=1)
-        return AttentionWeights(prepared(query), prepared(value))
+        return AttentionWeights(prepared(query.T), prepared(value.T))
 
     def forward(self, weights: AttentionWeights, h_BHWC: Tensor, maps: tuple[Tensor, ...]) -> Tensor:
         """Return Z, (B, H, W, C), from the map h of the queries and the maps that are looked at."""
         B, H, W, C = h_BHWC.shape
-        query = F.linear(h_BHWC, weights.query).view(B, H * W, len(maps), C).transpose(1, 2)
+        query = (h_BHWC @ weights.query).view(B, H * W, len(maps), C).transpose(1, 2)
         keys = self._keys(maps).to(query.dtype)
         read = F.scaled_dot_product_attention(query, keys, keys, scale=1.0)
-        return F.linear(read.transpose(1, 2).reshape(B, H, W, len(maps) * C), weights.value)
+        return read.transpose(1, 2).reshape(B, H, W, len(maps) * C) @ weights.value
 
     def row(
         self, weights: AttentionWeights, h_BHWC: Tensor, maps: tuple[Tensor, ...], position: tuple[int, int]
     ) -> Tensor:
         """Return how one position of h weighs the positions of each map, (B, maps, H', W'); H' = ⌈H / key_stride⌉."""
         B, _, _, C = h_BHWC.shape
-        query = F.linear(h_BHWC[:, position[0], position[1]], weights.query).view(B, len(maps), C, 1)
+        query = (h_BHWC[:, position[0], position[1]] @ weights.query).view(B, len(maps), C, 1)
         scores = full_precision(self._keys(maps).to(query.dtype) @ query)
         return scores.softmax(2).view(B, len(maps), *pool(maps[0], self.key_stride).shape[1:3])
 

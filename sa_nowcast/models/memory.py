@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sa_nowcast.models.attention import Attention, AttentionWeights
@@ -47,12 +46,12 @@ class MemoryGates(nn.Module):
 
     def weights(self) -> MemoryWeights:
         """Return the kernels as every step of a sequence uses them."""
-        return MemoryWeights(prepared(self.depthwise.weight), prepared(self.pointwise.weight))
+        return MemoryWeights(prepared(self.depthwise.weight), prepared(self.pointwise.weight.T))
 
     def forward(self, weights: MemoryWeights, features_BHWF: Tensor, m_BHWC: Tensor) -> tuple[Tensor, Tensor]:
         """Return Ĥ_t and M_t, each (B, H, W, C), from the features and M_{t-1}."""
         mixed = convolve(features_BHWF, weights.depthwise, groups=features_BHWF.shape[-1])
-        return memory_update(full_precision(F.linear(mixed, weights.pointwise)), self.pointwise.bias, m_BHWC)
+        return memory_update(full_precision(mixed @ weights.pointwise), self.pointwise.bias, m_BHWC)
 
 
 def memory_update(gates: Tensor, bias: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:

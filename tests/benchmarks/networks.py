@@ -2,9 +2,9 @@
 
 Run with ``pytest -m benchmark -s tests/benchmarks/networks.py``; about half an hour on two idle cores. ``MAPS=16`` (or
 a list such as ``16,64``) and ``ROUNDS=5`` choose less or more. Two threads, float32, hidden 64 × 4 layers, kernel 5,
-patch 1 with one channel, so that a map is as large as the frame. A ratio is the median over rounds of the ratio within
-a round, so that what else the machine does weighs on both sides. Where others keep the cores busy, threads wait for
-each other and wall-clock times mean little: ``THREADS=1`` then takes the time that the process had on a core.
+patch 4: maps of 16×16 are MovingMNIST's frames of 64×64. A ratio is the median over rounds of the ratio within a round,
+so that what else the machine does weighs on both sides; what other processes took is printed. Where they keep the cores
+busy, threads wait for each other and wall-clock times mean little: ``THREADS=1`` then takes the time on the core.
 
 Compared are every network, SA-ConvLSTM with its attention written out as N × N, and the floors: the convolutions and
 projections of ConvLSTM and of SA-ConvLSTM alone, forward and backward on fixed tensors in the shapes in which the
@@ -33,7 +33,7 @@ from sa_nowcast import models
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(7200)]
 
-HIDDEN, KERNEL, LAYERS = 64, 5, 4
+HIDDEN, KERNEL, LAYERS, PATCH = 64, 5, 4, 4
 THREADS = int(os.environ.get("THREADS", "2"))
 CLOCK = time.process_time if THREADS == 1 else time.perf_counter
 
@@ -75,9 +75,9 @@ def prepare(case: str, task: Task) -> tuple[Callable[[], float], Callable[[], fl
     """A training step and a forecast of one case; each returns a number that has to be the same for equal networks."""
     torch.manual_seed(0)
     name = case.partition(",")[0]
-    net = models.build(name, channels=1, hidden=(HIDDEN,) * LAYERS, kernel=KERNEL, patch=1)
+    net = models.build(name, channels=1, hidden=(HIDDEN,) * LAYERS, kernel=KERNEL, patch=PATCH)
     optimizer = torch.optim.Adam(net.parameters(), 1e-3, fused=True)
-    x = torch.rand(task.batch, task.history + task.steps, 1, task.size, task.size)
+    x = torch.rand(task.batch, task.history + task.steps, 1, PATCH * task.size, PATCH * task.size)
 
     def train() -> float:
         with attention_written_out(case == WRITTEN_OUT):
@@ -119,15 +119,15 @@ def floor(task: Task, memory: bool) -> tuple[Callable[[], float], Callable[[], f
 
     later, C = task.steps - 1, HIDDEN
     for layer in range(LAYERS):
-        inputs = C if layer else 1
+        inputs = C if layer else PATCH**2
         add(1, task.history, inputs, 4 * C, KERNEL, leaf=layer == 0)
         add(later, 1, inputs, 4 * C, KERNEL)
         add(task.history + later - 1, 1, C, 4 * C, KERNEL)
         if memory:
             for i, o, k, g in ((C, 2 * C, 1, 1), (2 * C, C, 1, 1), (2 * C, 2 * C, 3, 2 * C), (2 * C, 3 * C, 1, 1)):
                 add(task.history + later, 1, i, o, k, g)
-    add(1, task.history, C, 1, 1)
-    add(later, 1, C, 1, 1)
+    add(1, task.history, C, PATCH**2, 1)
+    add(later, 1, C, PATCH**2, 1)
 
     def run(which: int) -> float:
         for job in jobs:
@@ -138,10 +138,18 @@ def floor(task: Task, memory: bool) -> tuple[Callable[[], float], Callable[[], f
     return lambda: run(1), lambda: run(2)
 
 
-def timed(function: Callable[[], float]) -> tuple[float, float]:
-    start = CLOCK()
+def timed(function: Callable[[], float]) -> tuple[float, float, float]:
+    """Seconds, the value, and the share of all cores that other processes took meanwhile."""
+    start, others = CLOCK(), time_of_others()
+    wall = time.perf_counter()
     value = function()
-    return CLOCK() - start, value
+    share = (time_of_others() - others) / (time.perf_counter() - wall) / psutil.cpu_count()
+    return CLOCK() - start, value, share
+
+
+def time_of_others() -> float:
+    spent, own = psutil.cpu_times(), psutil.Process().cpu_times()
+    return spent.user + spent.system - own.user - own.system
 
 
 def measure_times(task: Task, rounds: int) -> dict[str, dict[str, list[float]]]:
@@ -150,17 +158,20 @@ def measure_times(task: Task, rounds: int) -> dict[str, dict[str, list[float]]]:
     pairs["floor of convlstm"] = floor(task, memory=False)
     pairs["floor of sa-convlstm"] = floor(task, memory=True)
     seconds: dict[str, dict[str, list[float]]] = {"training": {}, "forecast": {}}
+    shares: list[float] = []
     for kind, index in (("training", 0), ("forecast", 1)):
         values: dict[str, list[float]] = {case: [] for case in pairs}
         seconds[kind] = {case: [] for case in pairs}
         for repetition in range(rounds + 1):
             for case, pair in pairs.items():
-                duration, value = timed(pair[index])
+                duration, value, share = timed(pair[index])
                 values[case].append(value)
                 if repetition:
                     seconds[kind][case].append(duration)
+                    shares.append(share)
         # The same arithmetic in another order: float32 roundings, through as many updates as there were rounds.
         assert values["sa-convlstm"] == pytest.approx(values[WRITTEN_OUT], rel=1e-3), "not the same network"
+    print(f"other processes took {statistics.mean(shares):.0%} of the cores on average, {max(shares):.0%} at most")
     return seconds
 
 
@@ -191,9 +202,9 @@ def peak_of_this_process(case: str, task: Task, kind: str) -> float:
 
 
 def estimate(case: str, task: Task, kind: str) -> float:
-    config = models.preset("faithful", name=case, patch=1)
+    config = models.preset("faithful", name=case, patch=PATCH)
     options = {"history": task.history, "steps": task.steps, "training": kind == "training"}
-    return models.estimate_memory(config, (task.size, task.size), task.batch, **options) / 2**20
+    return models.estimate_memory(config, (PATCH * task.size, PATCH * task.size), task.batch, **options) / 2**20
 
 
 def ratio(seconds: dict[str, list[float]], case: str, other: str) -> float:

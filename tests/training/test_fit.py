@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from sequences import NETWORK, OPTIONS, rain, weather
 
 import sa_nowcast.training.fit as fitting
 from sa_nowcast.errors import DataError, Interrupted, ModelError, RecipeError, StorageError
@@ -20,7 +21,6 @@ from sa_nowcast.nowcaster import Nowcaster
 from sa_nowcast.training.callbacks import KeepBest, RunFolder
 from sa_nowcast.training.checkpoint import AtomicCheckpointIO, load_checkpoint, newest_valid
 from sa_nowcast.training.fit import fit
-from sequences import NETWORK, OPTIONS, rain, weather
 
 LONG = {**OPTIONS, "max_steps": 9, "validate_every": 2, "checkpoint_every": 2}
 """Nine updates, so that validation, checkpoints and the end fall on different steps as well as on the same."""
@@ -75,7 +75,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others() -> None:
     torch.manual_seed(5)
     one = train(seed=3)
     torch.manual_seed(6)
-    np.random.seed(7)  # noqa: NPY002  the state that must not matter
+    np.random.seed(7)
     assert same_bits(one, train(seed=3))
     assert not same_bits(one, train(seed=4))
 
@@ -95,11 +95,11 @@ def test_training_learns_on_a_sequence_that_moves() -> None:
 
 def test_the_users_random_numbers_stay_where_they_were() -> None:
     torch.manual_seed(1)
-    np.random.seed(1)  # noqa: NPY002
-    before, legacy = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    np.random.seed(1)
+    before, legacy = torch.get_rng_state(), np.random.get_state()[1].copy()
     train()
     assert torch.equal(torch.get_rng_state(), before)
-    np.testing.assert_array_equal(np.random.get_state()[1], legacy)  # noqa: NPY002
+    np.testing.assert_array_equal(np.random.get_state()[1], legacy)
 
 
 def test_other_global_state_stays_as_it_was() -> None:
@@ -166,8 +166,18 @@ def test_a_network_may_be_given_as_a_record() -> None:
         train(weather(), network=config)
 
 
-@pytest.mark.parametrize("options", [{"validation": 0}, {"loss": "l1+l2"}, {"truth_start": 0.5}, {"crop": None},
-                                     {"clip_norm": None}, {"schedule": "constant"}, {"scaling": "db"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"validation": 0},
+        {"loss": "l1+l2"},
+        {"truth_start": 0.5},
+        {"crop": None},
+        {"clip_norm": None},
+        {"schedule": "constant"},
+        {"scaling": "db"},
+    ],
+)
 def test_every_option_trains(options: dict[str, Any]) -> None:
     nowcaster = train(**options)
     assert not same_bits(nowcaster, train()) or options == {"clip_norm": None}
@@ -228,7 +238,9 @@ def test_a_signal_saves_and_stops_and_the_resumed_run_ends_with_the_same_bits(
 ) -> None:
     handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     with_callback(monkeypatch, StopAfter(step, number))
-    with pytest.raises(Interrupted, match=rf"{number.name} at step {step + 1} of 9; saved in .*run the same again") as caught:
+    with pytest.raises(
+        Interrupted, match=rf"{number.name} at step {step + 1} of 9; saved in .*run the same again"
+    ) as caught:
         train(folder=tmp_path)
     assert caught.value.exit_code == 75
     assert {n: signal.getsignal(n) for n in handlers} == handlers
@@ -359,9 +371,10 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch
         def full(*args: Any) -> None:
             raise OSError(28, "No space left on device")
 
-        with monkeypatch.context() as patch, pytest.raises(StorageError, match="No space left on device"):
+        with monkeypatch.context() as patch:
             patch.setattr(os, name, full)
-            writer.save_checkpoint({"state_dict": {}, "n": 2}, tmp_path / "last.ckpt")
+            with pytest.raises(StorageError, match="No space left on device"):
+                writer.save_checkpoint({"state_dict": {}, "n": 2}, tmp_path / "last.ckpt")
         assert load_checkpoint(tmp_path / "last.ckpt")["n"] == 1
         assert [f.name for f in tmp_path.iterdir()] == ["last.ckpt"]
 
@@ -414,9 +427,7 @@ def never_trains(monkeypatch: pytest.MonkeyPatch) -> None:
          r"00:20: step is 10 min \(1 missing"),
     ],
 )  # fmt: skip
-def test_options_that_cannot_be_are_refused_before_training(
-    options: dict[str, Any], error: Any, message: str
-) -> None:
+def test_options_that_cannot_be_are_refused_before_training(options: dict[str, Any], error: Any, message: str) -> None:
     with pytest.raises(error, match=message) as caught:
         train(**options)
     assert "\n" not in str(caught.value)

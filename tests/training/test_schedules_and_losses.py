@@ -50,7 +50,9 @@ def test_a_batch_without_a_valid_pixel_has_loss_0_and_no_gradient() -> None:
 
 
 def test_the_loss_is_summed_in_float32_whatever_the_precision_of_training() -> None:
-    prediction, target, valid = (t.expand(64, 5, 1, 6, 7) for t in (torch.ones(1), torch.zeros(1), torch.ones(1).bool()))
+    prediction, target, valid = (
+        t.expand(64, 5, 1, 6, 7) for t in (torch.ones(1), torch.zeros(1), torch.ones(1).bool())
+    )
     loss = masked_loss(prediction.bfloat16(), target.bfloat16(), valid, "l2")
     assert loss.dtype == torch.float32
     assert float(loss) == 1  # bfloat16 stops counting at 256
@@ -60,7 +62,7 @@ def test_the_loss_is_summed_in_float32_whatever_the_precision_of_training() -> N
 def test_one_cycle_rises_falls_and_stays_above_zero(max_steps: int) -> None:
     factors = [learning_rate_factor(s, max_steps, "one-cycle") for s in range(max_steps)]
     top = int(np.argmax(factors))
-    assert 0 < min(factors)
+    assert min(factors) > 0
     assert max(factors) <= 1
     assert top <= math.ceil(0.1 * max_steps) + 1
     assert all(np.diff(factors[: top + 1]) >= 0)

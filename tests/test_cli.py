@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from sequences import NETWORK, OPTIONS, georeferenced, rain
+from typer.testing import CliRunner
+
+import sa_nowcast
+from sa_nowcast import cli, workflow
+from sa_nowcast.errors import (
+    DataError,
+    Interrupted,
+    MissingLibraryError,
+    ModelError,
+    RecipeError,
+    SaNowcastError,
+    StorageError,
+)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    georeferenced(rain(40)).to_netcdf(tmp_path / "rain.nc")
+    tree = {
+        "name": "trial",
+        "history": 4,
+        "steps": 3,
+        "data": {"source": str(tmp_path / "rain.nc")},
+        "network": {**NETWORK, "hidden": [4]},
+        "training": OPTIONS,
+        "verification": {"thresholds": [1]},
+        "output": {"folder": str(tmp_path / "run")},
+    }
+    path = tmp_path / "trial.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", "from sa_nowcast.cli import main; main()", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "60", **environment},
+    )
+
+
+def in_process(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["sa-nowcast", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    return int(caught.value.code or 0)
+
+
+def _ran(out: str, err: str, folder: Path) -> None:
+    assert "trial: held-back times, by lead time" in out
+    assert "persistence" in out
+    assert "CSI>=1" in out
+    # Paths are not folded, whatever the width of the terminal: they are there to be copied.
+    for name in ("model.nowcaster", "forecast.nc", "scores.csv", "forecast.png"):
+        assert str(folder / name) in out.splitlines()
+    assert err.splitlines()[0].startswith("training on 2020-06-01T00:00 to")
+
+
+def test_a_recipe_runs_prints_a_table_and_its_files_and_a_second_time_says_that_it_is_done(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    assert in_process(monkeypatch, "run", str(recipe), "--quiet") == 0
+    first = capfd.readouterr()
+    _ran(first.out, first.err, tmp_path / "run")
+    assert in_process(monkeypatch, "run", str(recipe), "--quiet") == 0
+    second = capfd.readouterr()
+    assert "holds this run, finished" in second.err
+    assert second.out == first.out
+
+
+@pytest.mark.slow
+def test_a_recipe_runs_in_a_process_of_its_own(recipe: Path, tmp_path: Path) -> None:
+    done = call("run", str(recipe), "--quiet")
+    assert done.returncode == 0, done.stderr
+    _ran(done.stdout, done.stderr, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_the_run_exits_with_75_and_the_next_call_goes_on(recipe: Path, tmp_path: Path) -> None:
+    tree = yaml.safe_load(recipe.read_text())
+    tree["training"] |= {"max_steps": 100_000, "checkpoint_every": 5, "validate_every": 100_000}
+    recipe.write_text(yaml.safe_dump(tree))
+    code = "from sa_nowcast.cli import main; main()"
+    arguments = [sys.executable, "-c", code, "run", str(recipe), "--quiet"]
+    steps = []
+    for _ in range(2):
+        process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+        log = tmp_path / "run" / "training" / "training.csv"
+        before = log.stat().st_mtime_ns if log.exists() else 0
+        while process.poll() is None and not (log.exists() and log.stat().st_mtime_ns > before):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 75
+        found = re.search(
+            r"^INTERRUPTED training: SIGINT at step (\d+) of 100000; saved in .*run the same again", err, re.M
+        )
+        assert found, err
+        steps.append(int(found[1]))
+    assert steps[0] < steps[1]
+
+
+def test_seed_and_output_replace_those_of_the_recipe(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workflow, "_draw", lambda *args: args[-1].write_bytes(b"picture"))
+    arguments = ("run", str(recipe), "--quiet", "--seed", "5", "--output", str(tmp_path / "other"))
+    assert in_process(monkeypatch, *arguments) == 0
+    nowcaster = sa_nowcast.load(str(tmp_path / "other" / "model.nowcaster"))
+    assert nowcaster.provenance["options"]["training"]["seed"] == 5
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_error_in_a_process_of_its_own_is_one_line_and_an_exit_code(recipe: Path) -> None:
+    recipe.write_text(recipe.read_text().replace("history", "histroy"))
+    done = call("run", str(recipe))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert re.fullmatch(r"RECIPE .*trial\.yaml, line \d+, histroy: unknown key.* Fix: write 'history'\.", line)
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "line"),
+    [
+        (lambda t: t.update(histroy=4), 2, "unknown key"),
+        (lambda t: t["data"].update(source="none.nc"), 3, "DATA none.nc: no such file or folder"),
+        (lambda t: t["output"].update(folder="/dev/null/run"), 5, "STORAGE /dev/null/run: the output folder cannot be"),
+    ],
+)
+def test_an_error_is_one_line_on_standard_error_and_an_exit_code(
+    recipe: Path, change: Any, code: int, line: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tree = yaml.safe_load(recipe.read_text())
+    change(tree)
+    recipe.write_text(yaml.safe_dump(tree))
+    assert in_process(monkeypatch, "run", str(recipe)) == code
+    out, err = capfd.readouterr()
+    assert line in err
+    assert len(err.splitlines()) == 1
+    assert out == ""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RecipeError("a", "b"),
+        MissingLibraryError("a", "b"),
+        DataError("a [b]", "c [/d] :smile:"),
+        ModelError("a", "b"),
+        StorageError("a", "b" * 500),
+        Interrupted("a", "b"),
+        SaNowcastError("a", "b"),
+    ],
+    ids=lambda e: type(e).__name__,
+)
+def test_every_kind_of_error_has_its_exit_code_and_its_message_whole(
+    error: SaNowcastError, recipe: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*args: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(workflow, "run", fail)
+    assert in_process(monkeypatch, "run", str(recipe)) == error.exit_code
+    assert capfd.readouterr() == ("", f"{error}\n")
+
+
+def test_an_internal_fault_is_one_line_and_exit_code_70_and_a_traceback_when_asked_for(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*args: Any, **options: Any) -> None:
+        raise ZeroDivisionError("division\nby zero")
+
+    monkeypatch.setattr(workflow, "run", fail)
+    assert in_process(monkeypatch, "run", str(recipe)) == 70
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("ERROR internal: ZeroDivisionError: division by zero")
+    assert "--traceback" in line
+    assert in_process(monkeypatch, "--traceback", "run", str(recipe)) == 70
+    assert 'raise ZeroDivisionError("division' in capfd.readouterr().err
+
+
+def test_a_traceback_of_a_known_error_is_shown_when_asked_for(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert in_process(monkeypatch, "--traceback", "run", "none") == 2
+    err = capfd.readouterr().err
+    assert "Traceback" in err
+    assert "RECIPE none: no such file or shipped recipe" in err
+
+
+def test_a_damaged_model_exits_with_4(recipe: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # A run meets no model but its own; the commands that will take one share this way out.
+    def fail(*args: Any, **options: Any) -> None:
+        sa_nowcast.load(str(tmp_path / "none.nowcaster"))
+
+    monkeypatch.setattr(workflow, "run", fail)
+    assert in_process(monkeypatch, "run", str(recipe)) == 4
+
+
+def test_version_and_help() -> None:
+    runner = CliRunner()
+    shown = runner.invoke(cli.app, ["--version"])
+    assert (shown.exit_code, shown.stdout) == (0, f"{sa_nowcast.__version__}\n")
+    for arguments in (["--help"], ["-h"], ["run", "--help"]):
+        shown = runner.invoke(cli.app, arguments)
+        assert shown.exit_code == 0
+        assert "Usage" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [["walk"], ["run"], ["run", "a.yaml", "--sede", "1"], ["run", "x", "--seed", "one"]]
+)
+def test_a_command_line_that_cannot_be_parsed_exits_with_2(arguments: list[str]) -> None:
+    shown = CliRunner().invoke(cli.app, arguments)
+    assert shown.exit_code == 2
+    assert "Traceback" not in shown.output
+
+
+def test_recipes_that_ship_are_found_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quickstart").mkdir()  # a folder of that name is no recipe
+    assert cli._find_recipe("quickstart").name == "quickstart.yaml"
+    with pytest.raises(
+        RecipeError, match=r"quickstar: no such file or shipped recipe, expected a path, or one of .*quickstart"
+    ):
+        cli._find_recipe("quickstar")
+    assert cli._find_recipe("runs/quickstart") == Path("runs/quickstart")
+
+
+def test_a_negative_seed_is_refused(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert in_process(monkeypatch, "run", str(recipe), "--seed", "-1") == 2
