@@ -117,6 +117,8 @@ def write_forecast(
         else:
             from zarr.codecs import ZstdCodec
 
+            # Zarr 3 has a specification for text of any length, and none for text of a fixed one.
+            ds = ds.assign_coords({n: c.astype(object) for n, c in ds.coords.items() if c.dtype.kind == "U"})
             for variable in ds.data_vars.values():
                 # With its checksum, a flipped bit in a chunk is found when it is read.
                 variable.encoding["compressors"] = (ZstdCodec(level=3, checksum=True),)

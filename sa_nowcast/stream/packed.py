@@ -33,6 +33,7 @@ class Unpacker:
         self.dtype, self.packing = np.dtype(dtype), {k: packing[k] for k in PACKING if k in packing}
         codes = _codes(self.dtype, self.packing)
         expected = self._reference(codes)
+        self._scratch: tuple[Array, npt.NDArray[np.bool_]] | None = None
         self.can_be_infinite = self.dtype.kind == "f" or bool(np.isinf(expected).any())
         self._scale: Any = self.packing.get("scale_factor")
         self._offset: Any = self.packing.get("add_offset")
@@ -59,17 +60,21 @@ class Unpacker:
             self._compute(stored[t], out[t])
 
     def _compute(self, stored: Array, out: npt.NDArray[np.float32]) -> None:
+        if self._scratch is None or self._scratch[0].shape != stored.shape:
+            self._scratch = np.empty(stored.shape, self._type), np.empty(stored.shape, np.bool_)
+        values, missing = self._scratch
         if self._scale is None and self._offset is None:
             np.copyto(out, stored, casting="unsafe")
         else:
-            values = np.multiply(stored, 1 if self._scale is None else self._scale, dtype=self._type, casting="unsafe")
+            scale = 1 if self._scale is None else self._scale
+            np.multiply(stored, scale, out=values, dtype=self._type, casting="unsafe")
             if self._offset is not None:
                 values += self._type.type(self._offset)
             np.copyto(out, values, casting="unsafe")
         if self._fill is not None:
-            missing = stored == self._fill
+            np.equal(stored, self._fill, out=missing)
             if missing.any():
-                out[missing] = np.nan
+                np.copyto(out, np.float32(np.nan), where=missing)
 
     def _variable(self, stored: Array) -> xr.Variable:
         return xr.Variable([f"d{i}" for i in range(stored.ndim)], stored, dict(self.packing))

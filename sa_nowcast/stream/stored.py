@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from sa_nowcast.conversion import COMPLETE
 from sa_nowcast.errors import DataError
 from sa_nowcast.frames import Frames
 from sa_nowcast.stream.packed import PACKING
+from sa_nowcast.stream.shards import ShardReader
 
 _DASK_SELECTIONS = ("original-open_dataset-", "open_dataset-", "getitem-", "rechunk-", "transpose-")
 
@@ -83,9 +85,21 @@ class StoredVariable:
         index: list[slice] = [slice(None)] * self.array.ndim
         index[self.axes[0]] = slice(self.offset + begin, self.offset + end)
         index[self.axes[-2]], index[self.axes[-1]] = self.rows, self.columns
-        values = np.asarray(self.array[tuple(index)]).transpose(self.axes)
+        values = self._frames(self.offset + begin, self.offset + end, tuple(index)).transpose(self.axes)
         values = values if len(self.axes) == 4 else values[:, None]
         return values[:, :, :: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
+
+    def _frames(self, begin: int, end: int, index: tuple[slice, ...]) -> npt.NDArray[Any]:
+        if self._shards is not None:
+            whole = self._shards.read(begin, end)
+            if whole is not None:
+                found: npt.NDArray[Any] = whole[(slice(None), *index[1:])]
+                return found
+        return np.asarray(self.array[index])
+
+    @cached_property
+    def _shards(self) -> ShardReader | None:
+        return ShardReader(self.array) if self.axes[0] == 0 and ShardReader.readable(self.array) else None
 
     def require_files(self, begin: int, end: int) -> None:
         """Raise `FileNotFoundError` where a local store that was complete has lost a chunk's file."""

@@ -45,7 +45,7 @@ def test_a_batch_without_a_valid_pixel_has_loss_0_and_no_gradient() -> None:
     prediction, target, valid = _fields()
     prediction.requires_grad_()
     loss = masked_loss(prediction, target, torch.zeros_like(valid), "l2")
-    assert float(loss) == 0
+    assert loss.item() == 0
     assert (torch.autograd.grad(loss, prediction)[0] == 0).all()
 
 
