@@ -62,12 +62,16 @@ class Attention(nn.Module):
         return AttentionWeights(prepared(query.T), prepared(value.T))
 
     def forward(self, weights: AttentionWeights, h_BHWC: Tensor, maps: tuple[Tensor, ...]) -> Tensor:
-        """Return Z, (B, H, W, C), from the map h of the queries and the maps that are looked at."""
+        """Return Z, (B, H, W, C), from the map h of the queries and the maps that are looked at.
+
+        Maps that are left out at the end count as zeros: they have nothing to be read.
+        """
         B, H, W, C = h_BHWC.shape
-        query = (h_BHWC @ weights.query).view(B, H * W, len(maps), C).transpose(1, 2)
+        read_channels = len(maps) * C
+        query = (h_BHWC @ weights.query[:, :read_channels]).view(B, H * W, len(maps), C).transpose(1, 2)
         keys = self._keys(maps).to(query.dtype)
         read = F.scaled_dot_product_attention(query, keys, keys, scale=1.0)
-        return read.transpose(1, 2).reshape(B, H, W, len(maps) * C) @ weights.value
+        return read.transpose(1, 2).reshape(B, H, W, read_channels) @ weights.value[:read_channels]
 
     def row(
         self, weights: AttentionWeights, h_BHWC: Tensor, maps: tuple[Tensor, ...], position: tuple[int, int]

@@ -155,10 +155,11 @@ class SelfAttentionMemory(nn.Module):
         """Return the weights as every step of a sequence uses them."""
         return SAMWeights(self.attention.weights(), self.gates.weights())
 
-    def step(self, weights: SAMWeights, h_BHWC: Tensor, m_BHWC: Tensor) -> tuple[Tensor, Tensor]:
-        """Return Ĥ_t and M_t for maps whose channels come last."""
-        z = self.attention(weights.attention, h_BHWC, (h_BHWC, m_BHWC))
-        h_hat, m = self.gates(weights.gates, torch.cat([z, h_BHWC.to(z.dtype)], dim=-1), m_BHWC)
+    def step(self, weights: SAMWeights, h_BHWC: Tensor, m_BHWC: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return Ĥ_t and M_t for maps whose channels come last; no M_{t-1} stands for zeros."""
+        z = self.attention(weights.attention, h_BHWC, (h_BHWC,) if m_BHWC is None else (h_BHWC, m_BHWC))
+        m = torch.zeros_like(h_BHWC) if m_BHWC is None else m_BHWC
+        h_hat, m = self.gates(weights.gates, torch.cat([z, h_BHWC.to(z.dtype)], dim=-1), m)
         return h_hat, m
 
     def forward(self, h: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:

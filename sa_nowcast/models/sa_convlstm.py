@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from sa_nowcast.models.config import NetworkConfig
@@ -11,7 +12,7 @@ from sa_nowcast.models.gates import Gates, GateWeights
 from sa_nowcast.models.memory import SAMWeights, SelfAttentionMemory
 from sa_nowcast.models.rollout import RecurrentLayer
 
-State = tuple[Tensor | None, Tensor, Tensor]
+State = tuple[Tensor | None, Tensor, Tensor | None]
 
 
 class Weights(NamedTuple):
@@ -43,8 +44,7 @@ class Layer(RecurrentLayer[Weights, State]):
 
     def start(self, x_BHWC: Tensor) -> State:
         """Return Ĥ_0, C_0 and M_0: zeros."""
-        zeros = x_BHWC.new_zeros(*x_BHWC.shape[:3], self.hidden)
-        return None, zeros, zeros
+        return None, x_BHWC.new_zeros(*x_BHWC.shape[:3], self.hidden), None
 
     def inputs(self, weights: Weights, x_NHWC: Tensor) -> Tensor:
         """Return what depends on the inputs alone, for any number of frames at once."""
@@ -63,5 +63,6 @@ class Layer(RecurrentLayer[Weights, State]):
         """Return how a position of H_t weighs the positions of H_t and of M_{t-1}."""
         h_hat, c, m = state
         h, _ = self.gates(weights.gates, self.inputs(weights, x_BHWC), h_hat, c)
+        m = torch.zeros_like(h) if m is None else m
         rows = self.memory.attention.row(weights.memory.attention, h, (h, m), position)
         return {"H": rows[:, 0], "M": rows[:, 1]}
