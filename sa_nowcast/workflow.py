@@ -81,7 +81,7 @@ def run(recipe: Recipe, *, progress: bool = True, report: Report = lambda line: 
     from sa_nowcast.devices import resolve_device
     from sa_nowcast.training.fit import empty_frames, fit_frames, writable_folder
 
-    folder = writable_folder(recipe.output.folder)
+    folder = writable_folder(Path(recipe.output.folder).expanduser())
     _check_claim(folder, recipe)
     finished = _finished(folder, recipe)
     if finished is not None:

@@ -227,12 +227,13 @@ class SequenceLoader(DataLoader[Any]):
                 part, values = next(received)
             except StopIteration:
                 return
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
+            except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
+                # All but the first: a batch that the worker had announced and did not live to hand over.
+                if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                     raise
                 raise StorageError(
                     "loader",
-                    f"a worker process ended unexpectedly ({str(error).splitlines()[0]})",
+                    f"a worker process ended unexpectedly ({(str(error) or type(error).__name__).splitlines()[0]})",
                     fix="if memory ran out, give fewer workers or a smaller cache_bytes; workers=0 reads here",
                 ) from error
             if isinstance(values, SaNowcastError):

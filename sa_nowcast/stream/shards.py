@@ -89,8 +89,10 @@ class ShardReader:
                     return False  # a chunk that is not stored, or chunks far apart
                 file.seek(start)
                 content = memoryview(file.read(stop - start))
-            for n, (offset, length) in enumerate(zip((offsets - start).tolist(), lengths.tolist(), strict=True)):
-                decompress(content[offset : offset + length], out[n * size : (n + 1) * size])
+            pieces = [content[o : o + n] for o, n in zip((offsets - start).tolist(), lengths.tolist(), strict=True)]
+            targets = [out[n * size : (n + 1) * size] for n in range(len(pieces))]
+            for piece, target in zip(pieces, targets, strict=True):
+                decompress(piece, target)
         except (OSError, RuntimeError, ValueError):
             return False
         return True

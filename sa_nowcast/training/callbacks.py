@@ -119,6 +119,8 @@ class RunFolder(L.Callback):
             self._log(trainer)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.stopped_by and number == signal.SIGINT:
+            raise KeyboardInterrupt  # the second Ctrl-C does not wait; what the last checkpoint holds is safe
         self.stopped_by = signal.Signals(number).name
 
     def _log(self, trainer: L.Trainer) -> None:

@@ -33,6 +33,7 @@ from sa_nowcast.training.module import NowcastModule
 from sa_nowcast.windows import Split, split_in_time, window_starts
 
 _SCAN_FRAMES = 64
+_FINGERPRINTED = 32
 _CROP_SEED = 7919  # the validation crops; apart from the training ones whatever the seed
 
 
@@ -208,7 +209,12 @@ def fit_frames(
             use_distributed_sampler=False,
             log_every_n_steps=1,
         )
-        trainer.fit(module, **loaders, ckpt_path=checkpoint, weights_only=True)
+        try:
+            trainer.fit(module, **loaders, ckpt_path=checkpoint, weights_only=True)
+        except SystemExit:
+            # How Lightning ends on a second Ctrl-C; a notebook must not end with it.
+            if not keeper.stopped_by:
+                raise
     if keeper.stopped_by:
         raise _interrupted(keeper.stopped_by, trainer.global_step, recipe.max_steps, run_folder)
     best.conclude(network, trainer.global_step)
@@ -270,8 +276,12 @@ def _fingerprint(
 ) -> dict[str, str]:
     """Return what a resumed run must share with the one that it continues."""
     free = {"device", "workers", "checkpoint_every"}  # they change how fast a run gets there, not where
-    period = frames.read(split.train[0], min(split.train[0] + 1, split.train[1]))
-    data = hashlib.sha256(repr((frames.shape, frames.times.tolist(), split, terms)).encode() + period.tobytes())
+    data = hashlib.sha256(repr((frames.shape, frames.times.tolist(), split, terms)).encode())
+    # Frames from all over the run's periods tell other data apart, without reading all of a large sequence again.
+    for position in np.linspace(split.train[0], max(split.train[1], split.validation[1]) - 1, _FINGERPRINTED).astype(
+        int
+    ):
+        data.update(frames.read(int(position), int(position) + 1).tobytes())
     return {
         "data": data.hexdigest(),
         "network": json.dumps(config.to_dict(), sort_keys=True),
