@@ -222,7 +222,7 @@ def parse_slots(stamps: npt.NDArray[np.bytes_], where: str) -> npt.NDArray[np.da
     for position, stamp in enumerate(text):
         if not re.fullmatch(r"\d{10}", stamp) or not 1 <= int(stamp[8:]) <= SLOTS:
             raise DataError(
-                where, f"date {stamp!r} at position {position}", expected="YYYYMMDDSS with a slot SS from 01 to 48"
+                where, f"date {str(stamp)!r} at position {position}", expected="YYYYMMDDSS with a slot SS from 01 to 48"
             )
     days = np.array([f"{s[:4]}-{s[4:6]}-{s[6:8]}" for s in text])
     try:

@@ -47,7 +47,8 @@ class SequenceDataset(Dataset[Tensor]):
     history, steps : int
         Frames given and frames to forecast; a window has ``history + steps`` frames.
     variables, time, y, x, channel : optional
-        Names, where CF attributes and common names do not tell.
+        Names, where CF attributes and common names do not tell. By default all gridded variables are channels: of a
+        Dataset in its order, of what is opened from a path by name.
     gaps : {"refuse", "skip"}
         What to do about missing times.
     stride : int

@@ -82,7 +82,7 @@ def _within(times: Times, axis: Times, begin: int, end: int) -> tuple[int, int]:
 def _frames(source: Source, names: Names) -> Frames:
     if isinstance(source, Frames):
         return source
-    data = source if isinstance(source, xr.Dataset | xr.DataArray) else _opened(source)
+    data = source if isinstance(source, xr.Dataset | xr.DataArray) else _by_name(_opened(source))
     return Frames.from_xarray(
         data,
         variables=names.variables,
@@ -92,6 +92,11 @@ def _frames(source: Source, names: Names) -> Frames:
         channel=names.channel,
         gaps=names.gaps,
     )
+
+
+def _by_name(ds: xr.Dataset) -> xr.Dataset:
+    """Sort the variables: a Zarr store without consolidated metadata lists them in whatever order the disk does."""
+    return ds[sorted(ds.data_vars, key=str)]
 
 
 def _opened(source: str | os.PathLike[str] | Store) -> xr.Dataset:
