@@ -121,7 +121,8 @@ class Frames:
         obj : DataArray or Dataset
             Any order of dimensions; NetCDF, Zarr, dask or in memory; packed integers, decoded or not, or floats.
         variables : sequence of str, optional
-            Which variables of a Dataset to use. By default all that have time and both horizontal dimensions.
+            Which variables of a Dataset to use, in this order. By default all that have time and both horizontal
+            dimensions, by name.
         time, y, x, channel : hashable, optional
             Dimension names, where CF attributes and common names do not tell.
         gaps : {"refuse", "skip"}
@@ -351,7 +352,8 @@ def _select(
 def _variables(
     ds: xr.Dataset, wanted: Sequence[str] | None, known: tuple[Hashable, Hashable, Hashable]
 ) -> list[xr.DataArray]:
-    gridded = [str(n) for n, v in ds.data_vars.items() if set(known) <= set(v.dims)]
+    # By name: a Zarr store without consolidated metadata lists its variables in an order that may change.
+    gridded = sorted(str(n) for n, v in ds.data_vars.items() if set(known) <= set(v.dims))
     if wanted is not None:
         unknown = [n for n in wanted if n not in ds.data_vars]
         if unknown:
