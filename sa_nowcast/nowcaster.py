@@ -25,6 +25,7 @@ from sa_nowcast.devices import resolve_device
 from sa_nowcast.errors import DataError, ModelError, RecipeError
 from sa_nowcast.frames import Frames, Grid, show_step, show_time
 from sa_nowcast.models import NetworkConfig, build
+from sa_nowcast.models.estimate import require_memory
 from sa_nowcast.models.rollout import Network
 from sa_nowcast.scaling import Scaling
 from sa_nowcast.stream import prepare
@@ -189,7 +190,7 @@ class Nowcaster:
         DataError
             Too few frames, a gap or an all-missing frame in the history, a time that is not there.
         ModelError
-            Other units, cadence, channels or grid than the model was trained for.
+            Other units, cadence, channels or grid than the model was trained for, or a grid that memory cannot hold.
         RecipeError
             `steps` below 1.
         """
@@ -365,6 +366,15 @@ class Nowcaster:
         return values
 
     def _predict(self, values: npt.NDArray[np.float32], steps: int, device: torch.device) -> npt.NDArray[np.float32]:
+        require_memory(
+            self.network.config,
+            values.shape[-2:],
+            1,
+            history=self.terms.history,
+            steps=steps,
+            training=False,
+            device=device,
+        )
         self.network.to(device).eval()
         with torch.inference_mode():
             x, _ = prepare(torch.from_numpy(values)[None].to(device), self.scaling, self.terms.history)

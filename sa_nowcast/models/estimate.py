@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ from sa_nowcast.errors import ModelError
 from sa_nowcast.models.config import NetworkConfig
 
 BYTES = 4
+HOLES = 1.1
+"""Allocators hold about so much more than is asked of them."""
 
 
 def estimate_memory(
@@ -52,7 +55,7 @@ def estimate_memory(
         at_once = max(1, min(history, _positions_at_once() // positions))
         widest = max(i * history + h * (history + 8 * at_once) + _kept(config, i, h)[1] for i, h in layers)
         states = sum(3 * h for h in config.hidden)
-        return int(2 * weights + 3 * frames + positions * (widest + states) * BYTES)
+        return int(HOLES * (2 * weights + 3 * frames + positions * (widest + states) * BYTES))
     per_step = sum(sum(_kept(config, i, h)) for i, h in layers)
     passed_up = sum(config.hidden) * history
     widest = max(config.hidden)
@@ -64,7 +67,7 @@ def estimate_memory(
     else:
         values = per_step * (history + steps - 1) + passed_up
     transient = 16 * widest
-    return int(5 * weights + 4 * frames + positions * (values + transient) * BYTES)
+    return int(HOLES * (5 * weights + 4 * frames + positions * (values + transient) * BYTES))
 
 
 def require_memory(
@@ -160,9 +163,10 @@ def _positions_at_once() -> int:
 
 
 def _remedy(config: NetworkConfig, batch: int, training: bool, available: int, needed: Callable[..., int]) -> str:
-    for fewer in range(batch - 1, 0, -1):
-        if needed(fewer) <= available:
-            return f"use a batch of {fewer}" + (", or set checkpoint_steps: 1" if training else "")
+    # The estimate grows with the batch; the first one that does not fit is found by bisection.
+    fits = bisect.bisect_right(range(1, batch), available, key=needed)
+    if fits:
+        return f"use a batch of {fits}" + (", or set checkpoint_steps: 1" if training else "")
     if training and config.checkpoint_steps != 1:
         frugal = NetworkConfig.from_dict({**config.to_dict(), "checkpoint_steps": 1})
         if needed(1, frugal) <= available:

@@ -23,6 +23,7 @@ from sa_nowcast.devices import resolve_device
 from sa_nowcast.errors import DataError, Interrupted, RecipeError, StorageError
 from sa_nowcast.frames import Frames, Gaps
 from sa_nowcast.models import NetworkConfig, build
+from sa_nowcast.models.estimate import require_memory
 from sa_nowcast.nowcaster import Nowcaster, Terms
 from sa_nowcast.recipe import TrainingRecipe, checked, network_config
 from sa_nowcast.scaling import Scaling
@@ -160,6 +161,9 @@ def fit_frames(
             f"no window of {length} successive frames in the validation period",
             fix="give validation a larger share, or 0 to do without",
         )
+    height, width = frames.grid.height, frames.grid.width
+    window = (height, width) if recipe.crop is None else (min(recipe.crop, height), min(recipe.crop, width))
+    require_memory(config, window, recipe.batch_size, history=history, steps=steps, device=device)
     fitted = Scaling.fit(scaling, frames.channels, _parts(frames, split.train, blocked))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)

@@ -517,3 +517,17 @@ def test_callbacks_keep_what_a_checkpoint_must_hold() -> None:
 @pytest.mark.slow
 def test_workers_do_not_change_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     assert same_bits(train(workers=2), train())
+
+
+def test_a_run_that_memory_cannot_hold_is_refused_before_it_starts() -> None:
+    with pytest.raises(ModelError, match=r"needs about .* GiB to train"):
+        fit(
+            rain(24),
+            history=4,
+            steps=4,
+            max_steps=2,
+            crop=None,
+            batch_size=1_000_000,
+            network={"hidden": (64,) * 4, "patch": 1},
+            progress=False,
+        )
