@@ -154,7 +154,7 @@ def _scores_table(scores: pd.DataFrame, title: str) -> Table:
     units = str(mse["units"].iloc[0])
     labels = [c for c in mse.columns if c in ("variable", "channel", "band", "flow") and mse[c].notna().any()]
     table = Table(title=f"{title}: held-back times, by lead time", title_justify="left", caption_justify="left")
-    for heading in (*labels, "lead [min]", f"MSE [{units}]", reference, "ratio"):
+    for heading in (*labels, "lead [min]", "MSE", reference, "ratio"):
         table.add_column(heading, justify="right", no_wrap=True)
     thresholds = sorted(csi["threshold"].unique()) if len(csi) else []
     for threshold in thresholds:
@@ -169,6 +169,7 @@ def _scores_table(scores: pd.DataFrame, title: str) -> Table:
                 same = same[same[label] == row[label]]
             cells.append(f"{same['value'].iloc[0]:.3f} ({same['reference_value'].iloc[0]:.3f})")
         table.add_row(*cells)
+    table.caption = f"MSE in {units}; ratio: MSE / MSE of {reference}"
     if thresholds:
-        table.caption = f"ratio: MSE / MSE of {reference}; CSI: ours ({reference})"
+        table.caption += f"; CSI: ours ({reference})"
     return table
