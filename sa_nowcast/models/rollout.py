@@ -6,6 +6,7 @@ only what depends on its state goes step by step. From the first forecast on, ea
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
 
@@ -27,21 +28,21 @@ MAX_POSITIONS_AT_ONCE = 2**16
 class RecurrentLayer(nn.Module, Generic[W, S]):
     """What the rollout asks of a layer. Maps have their channels last; W are its weights, S its state."""
 
+    @abstractmethod
     def weights(self) -> W:
         """Return the weights as every step of a sequence uses them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def start(self, x_BHWC: Tensor) -> S:
         """Return the state before the first frame."""
-        raise NotImplementedError
 
+    @abstractmethod
     def inputs(self, weights: W, x_NHWC: Tensor) -> Tensor:
         """Return what depends on the inputs alone, for any number of frames at once."""
-        raise NotImplementedError
 
+    @abstractmethod
     def step(self, weights: W, share_BHWG: Tensor, state: S) -> tuple[Tensor, S]:
         """Return what goes up, and the next state."""
-        raise NotImplementedError
 
     def attention_rows(self, weights: W, x_BHWC: Tensor, state: S, position: tuple[int, int]) -> dict[str, Tensor]:
         """Return how one position weighs all others, for each map that is looked at; (B, H', W') each."""
