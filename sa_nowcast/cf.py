@@ -14,7 +14,7 @@ import xarray as xr
 from sa_nowcast import dims
 from sa_nowcast._version import __version__
 from sa_nowcast.errors import DataError, StorageError
-from sa_nowcast.frames import show_time
+from sa_nowcast.times import show_time
 
 CONVENTIONS = "CF-1.11"
 REFERENCES = "Lin et al. 2020, Self-Attention ConvLSTM for Spatiotemporal Prediction, doi:10.1609/aaai.v34i07.6819"

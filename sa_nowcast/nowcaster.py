@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import operator
 from collections.abc import Hashable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -23,12 +23,14 @@ from sa_nowcast import bundle, dims
 from sa_nowcast._version import __version__
 from sa_nowcast.devices import resolve_device
 from sa_nowcast.errors import DataError, ModelError, RecipeError
-from sa_nowcast.frames import Frames, Grid, show_step, show_time
+from sa_nowcast.frames import Frames, Grid
 from sa_nowcast.models import NetworkConfig, build
 from sa_nowcast.models.estimate import require_memory
 from sa_nowcast.models.rollout import Network
 from sa_nowcast.scaling import Scaling
 from sa_nowcast.stream import prepare
+from sa_nowcast.terms import Terms
+from sa_nowcast.times import show_step, show_time
 
 GRID_TOLERANCE = 0.01
 """Relative difference of grid spacing that still counts as the same grid (rounded coordinates differ by less)."""
@@ -48,82 +50,6 @@ _DROPPED_ATTRS = (
     "missing_value",
     "cell_measures",
 )
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What a nowcaster was trained for, and so what it accepts.
-
-    Attributes
-    ----------
-    history, steps : int
-        Frames that a forecast starts from, and lead times seen in training.
-    step_ns : int
-        Cadence in nanoseconds.
-    channels : tuple of (str, str or None)
-        Name and units of each channel.
-    dy, dx : float or None
-        Grid spacing; None where the training data had no coordinates.
-    grid_units : str or None
-    projection : mapping
-        Parameters of the grid mapping; empty where there was none.
-    """
-
-    history: int
-    steps: int
-    step_ns: int
-    channels: tuple[tuple[str, str | None], ...]
-    dy: float | None
-    dx: float | None
-    grid_units: str | None
-    projection: Mapping[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, frames: Frames, history: int, steps: int) -> Terms:
-        """Return the terms that training on `frames` sets."""
-        grid = frames.grid
-        return cls(
-            history=history,
-            steps=steps,
-            step_ns=int(frames.step.astype("timedelta64[ns]").astype(np.int64)),
-            channels=tuple((c.name, c.units) for c in frames.channels),
-            dy=None if grid.dy is None else abs(grid.dy),
-            dx=None if grid.dx is None else abs(grid.dx),
-            grid_units=grid.units,
-            projection=dict(grid.projection),
-        )
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Terms:
-        """Read the fields as JSON holds them.
-
-        Raises
-        ------
-        ModelError
-            A field is missing, unknown or cannot be what it says.
-        """
-        try:
-            channels = tuple((name, units) for name, units in fields["channels"])
-            terms = cls(**{**fields, "channels": channels, "projection": dict(fields["projection"])})
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelError("terms", f"unreadable ({error})") from error
-        for key in ("history", "steps", "step_ns"):
-            value = getattr(terms, key)
-            if type(value) is not int or value < 1:
-                raise ModelError(f"terms.{key}", f"{value!r}", expected="a whole number of at least 1")
-        for key in ("dy", "dx"):
-            value = getattr(terms, key)
-            if value is not None and not (type(value) in (int, float) and 0 < value < float("inf")):
-                raise ModelError(f"terms.{key}", f"{value!r}", expected="a spacing above 0")
-        texts = [terms.grid_units, *(text for pair in channels for text in pair), *terms.projection.values()]
-        if not channels or not all(isinstance(t, str | None) for t in texts):
-            raise ModelError("terms", "names and units that are no text")
-        return terms
-
-    @property
-    def step(self) -> np.timedelta64:
-        """The cadence."""
-        return np.timedelta64(self.step_ns, "ns")
 
 
 @dataclass(frozen=True, eq=False)

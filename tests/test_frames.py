@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from sequences import START, georeferenced, rain, traffic, weather
 
 from sa_nowcast.errors import DataError
-from sa_nowcast.frames import Frames, show_step, show_time
+from sa_nowcast.frames import Frames
+from sa_nowcast.times import show_step, show_time
 
 PACKING = {"rain": {"dtype": "int16", "scale_factor": 0.01, "add_offset": 0.0, "_FillValue": -1}}
 

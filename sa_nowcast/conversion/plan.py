@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from sa_nowcast.frames import show_step, show_time
+from sa_nowcast.times import show_step, show_time
 
 MiB: Final = 2**20
 # A shard is read about once an epoch; below the lower size a disk seeks more than it reads, above the upper one a

@@ -17,7 +17,7 @@ from zarr.codecs import ZstdCodec
 from sa_nowcast import dims
 from sa_nowcast.conversion.plan import ConversionPlan, VariablePlan
 from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.frames import show_step, show_time
+from sa_nowcast.times import show_step, show_time
 
 Irregular = Literal["refuse", "allow"]
 

@@ -27,10 +27,10 @@ from sa_nowcast.conversion.prepare import Irregular, Prepared, prepare
 from sa_nowcast.conversion.shards import ShardRecord, write_shard
 from sa_nowcast.conversion.store import COMPLETE, PARTIAL
 from sa_nowcast.errors import Interrupted, RecipeError, StorageError
-from sa_nowcast.frames import show_time
 from sa_nowcast.sources.open import open_source
 from sa_nowcast.sources.optional import require
 from sa_nowcast.sources.paths import PathLike, is_zarr
+from sa_nowcast.times import show_time
 
 Progress = Callable[[int, int], None]
 Existing = Literal["refuse", "replace"]

@@ -16,9 +16,9 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.frames import show_time
 from sa_nowcast.sources.lazy import outer
 from sa_nowcast.sources.paths import PathLike
+from sa_nowcast.times import show_time
 
 COMPLETE: Final = "sa_nowcast_complete"
 PARTIAL: Final = ".partial"

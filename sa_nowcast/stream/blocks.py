@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sa_nowcast.errors import DataError
-from sa_nowcast.frames import Frames, infinite_values, show_time
+from sa_nowcast.frames import Frames, infinite_values
 from sa_nowcast.stream.order import StoredAxis
 from sa_nowcast.stream.packed import Unpacker
 from sa_nowcast.stream.stored import StoredVariable, stored_variables
+from sa_nowcast.times import show_time
 
 Array = npt.NDArray[Any]
 Block = list[Array]

@@ -13,12 +13,13 @@ from torch.utils.data import Dataset
 
 from sa_nowcast import windows
 from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.frames import Frames, Gaps
+from sa_nowcast.frames import Frames
 from sa_nowcast.scaling import Scaling
 from sa_nowcast.stream.blocks import MemoryBlocks, open_blocks
 from sa_nowcast.stream.order import block_order, choose_layout
 from sa_nowcast.stream.reader import BlockReader, DeviceReader, Reader, Window
 from sa_nowcast.stream.sources import Names, Period, Source, Split, open_sequences, starts_of
+from sa_nowcast.times import Gaps
 from sa_nowcast.windows import Positions
 
 IN_MEMORY_BYTES = 2**31

@@ -21,13 +21,15 @@ import xarray as xr
 from sa_nowcast._version import __version__
 from sa_nowcast.devices import resolve_device
 from sa_nowcast.errors import DataError, Interrupted, RecipeError, StorageError
-from sa_nowcast.frames import Frames, Gaps
+from sa_nowcast.frames import Frames
 from sa_nowcast.models import NetworkConfig, build
 from sa_nowcast.models.estimate import require_memory
-from sa_nowcast.nowcaster import Nowcaster, Terms
+from sa_nowcast.nowcaster import Nowcaster
 from sa_nowcast.recipe import TrainingRecipe, checked, network_config
 from sa_nowcast.scaling import Scaling
 from sa_nowcast.stream import IN_MEMORY_BYTES, SequenceDataset, StepSampler, batches
+from sa_nowcast.terms import Terms
+from sa_nowcast.times import Gaps
 from sa_nowcast.training.callbacks import KeepBest, ProgressBar, RunFolder, signals_given_back
 from sa_nowcast.training.checkpoint import LAST, AtomicCheckpointIO, load_checkpoint, newest_valid
 from sa_nowcast.training.module import NowcastModule

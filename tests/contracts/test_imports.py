@@ -17,10 +17,12 @@ PACKAGE = Path(sa_nowcast.__file__).parent
 ROWS = [
     {"_version", "errors"},
     {"dims", "defaults", "models.config"},
+    {"times"},
     {"frames", "windows", "samples", "devices"},
     {"cf", "scaling", "recipe", "models", "sources"},
     {"bundle", "conversion"},
     {"stream", "verification"},
+    {"terms"},
     {"nowcaster", "plotting"},
     {"training"},
     {"workflow", "hindcast"},
