@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from sa_nowcast.nowcaster import Nowcaster
-    from sa_nowcast.stream import SequenceLoader
+    from sa_nowcast.stream import SequenceDataset, SequenceLoader
 
 
 class _Gridded:
@@ -33,7 +33,7 @@ class _Gridded:
 
     def loader(
         self, *, history: int, steps: int, batch_size: int = 8, workers: int = 0, **options: Any
-    ) -> SequenceLoader:
+    ) -> SequenceLoader[SequenceDataset]:
         """Return a torch DataLoader over the windows of these data, an epoch an iteration.
 
         The options are those of `sa_nowcast.SequenceDataset`; `sa_nowcast.stream.loader` has more ways to go on.

@@ -79,7 +79,8 @@ def run(recipe: Recipe, *, progress: bool = True, report: Report = lambda line: 
     import pandas as pd
 
     from sa_nowcast.devices import resolve_device
-    from sa_nowcast.training.fit import empty_frames, fit_frames, writable_folder
+    from sa_nowcast.training.data import TrainingData, empty_frames
+    from sa_nowcast.training.fit import fit_prepared, writable_folder
 
     folder = writable_folder(Path(recipe.output.folder).expanduser())
     _check_claim(folder, recipe)
@@ -98,17 +99,23 @@ def run(recipe: Recipe, *, progress: bool = True, report: Report = lambda line: 
     # Only now: a recipe that failed on its data must not keep the folder from the mended one.
     _write_text(folder / CLAIM, json.dumps(recipe.model_dump(mode="json"), indent=2))
     report(f"training on {_period(train_frames, split.train)}, validating on {_period(train_frames, split.validation)}")
-    nowcaster = fit_frames(
+    prepared = TrainingData.from_frames(
         train_frames,
         split,
         recipe.history,
         recipe.steps,
-        network_config(recipe.network, channels=len(train_frames.channels)),
         recipe.scaling,
         recipe.training,
         skip_empty=recipe.data.gaps == "skip",
+    )
+    nowcaster = fit_prepared(
+        prepared,
+        network_config(recipe.network, channels=len(train_frames.channels)),
+        recipe.scaling,
+        recipe.training,
         folder=folder / "training",
         progress=progress,
+        report=report,
         provenance={"recipe": recipe.name, "source": recipe.data.source},
     )
     nowcaster.save(folder / MODEL, overwrite=True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -15,7 +16,7 @@ import xarray as xr
 from sequences import NETWORK, OPTIONS, georeferenced, rain, traffic, weather
 
 import sa_nowcast
-import sa_nowcast.training.fit as fitting
+import sa_nowcast.training.engine as engine
 from sa_nowcast import workflow
 from sa_nowcast.errors import DataError, Interrupted, MissingLibraryError, RecipeError, StorageError
 from sa_nowcast.recipe import Recipe
@@ -82,7 +83,7 @@ def never_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any, **options: Any) -> None:
         raise AssertionError("training began")
 
-    monkeypatch.setattr(fitting.L, "Trainer", fail)
+    monkeypatch.setattr(engine.L, "Trainer", fail)
 
 
 def test_a_run_leaves_model_forecast_scores_and_picture(finished: Path) -> None:
@@ -195,7 +196,7 @@ def test_an_interrupted_run_goes_on_to_the_same_results(
     trainer = L.Trainer
     recipe = same(tmp_path / "run", finished)
     with monkeypatch.context() as patch:
-        patch.setattr(fitting.L, "Trainer", lambda **o: trainer(**{**o, "callbacks": [*o["callbacks"], Stop()]}))
+        patch.setattr(engine.L, "Trainer", lambda **o: trainer(**{**o, "callbacks": [*o["callbacks"], Stop()]}))
         with pytest.raises(Interrupted, match="SIGTERM at step 3 of 4"):
             quietly(recipe)
     quietly(recipe)
@@ -323,6 +324,7 @@ def test_a_source_that_cannot_be_opened_is_one_line(tmp_path: Path, content: byt
 def test_each_stage_is_reported_in_one_line(tmp_path: Path) -> None:
     lines: list[str] = []
     run(recipe_for(tmp_path / "run"), progress=False, report=lines.append)
-    assert [line.split()[0] for line in lines] == ["training", "forecasting", "scoring"]
-    assert "2020-06-01T02:20 to 2020-06-01T03:15" in lines[1]
+    assert [line.split()[0] for line in lines] == ["training", "training", "forecasting", "scoring"]
+    assert re.fullmatch(r"training on CPU with \d+ threads, fp32", lines[1])
+    assert "2020-06-01T02:20 to 2020-06-01T03:15" in lines[2]
     assert not any("\n" in line for line in lines)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sa_nowcast.models.config import NAMES, PRESETS, NetworkConfig, preset
 
 if TYPE_CHECKING:
-    from sa_nowcast.models.acceleration import GraphedTrainingStep, compile_cells
+    from sa_nowcast.models.acceleration import GraphedTrainingStep, compile_cells, graphed_predictions
     from sa_nowcast.models.attention import SelfAttention
     from sa_nowcast.models.estimate import available_memory, estimate_memory, require_memory
     from sa_nowcast.models.inspection import attention_map
@@ -24,6 +24,7 @@ _LAZY = {
     "available_memory": "estimate",
     "compile_cells": "acceleration",
     "estimate_memory": "estimate",
+    "graphed_predictions": "acceleration",
     "require_memory": "estimate",
     "SelfAttention": "attention",
     "SelfAttentionMemory": "memory",
@@ -43,6 +44,7 @@ __all__ = [
     "build",
     "compile_cells",
     "estimate_memory",
+    "graphed_predictions",
     "preset",
     "require_memory",
 ]

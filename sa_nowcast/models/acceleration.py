@@ -6,10 +6,10 @@ Neither is needed, and neither is on unless it is asked for.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sa_nowcast.errors import ModelError
 from sa_nowcast.models.rollout import Network
@@ -124,3 +124,55 @@ class GraphedTrainingStep:
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         return loss.detach()
+
+
+class _Predictions(nn.Module):
+    """`Network.predict_all` for one history, as a module: what is captured needs to know its parameters."""
+
+    def __init__(self, net: Network, history: int, autocast: torch.dtype | None) -> None:
+        super().__init__()
+        self.net, self.history, self.autocast = net, history, autocast
+
+    def forward(self, x_BTCHW: Tensor, truth_mask: Tensor) -> Tensor:
+        with torch.autocast("cuda", dtype=self.autocast, enabled=self.autocast is not None, cache_enabled=False):
+            return self.net.predict_all(x_BTCHW, self.history, truth_mask).float()
+
+
+def graphed_predictions(
+    net: Network, x_BTCHW: Tensor, truth_mask: Tensor, history: int, *, autocast: torch.dtype | None = None
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Capture `Network.predict_all`, forward and backward, as CUDA graphs for tensors of these shapes.
+
+    Loss and optimiser stay outside, so that this fits into any training loop; `GraphedTrainingStep` captures all.
+
+    Parameters
+    ----------
+    net : Network
+        On a CUDA device, in training mode; its parameters keep their gradients.
+    x_BTCHW, truth_mask : Tensor
+        Frames and a scheduled-sampling mask of the shapes that all calls will have; they are used to warm up.
+    history : int
+        As for `Network.predict_all`.
+    autocast : torch.dtype, optional
+        Narrower type for convolutions and products.
+
+    Returns
+    -------
+    callable
+        ``f(x, truth_mask)``, the predictions in float32; the next call overwrites them.
+
+    Raises
+    ------
+    ModelError
+        The frames are not on a CUDA device.
+    """
+    if not x_BTCHW.is_cuda:
+        raise ModelError(
+            "CUDA graph", f"the frames are on {x_BTCHW.device}", "a CUDA device", "train without graph on this device"
+        )
+    # Autocast that is on around the capture would keep its cache of converted weights, which a graph cannot see.
+    with torch.autocast("cuda", enabled=False):
+        graphed = torch.cuda.make_graphed_callables(
+            _Predictions(net, history, autocast), (x_BTCHW.clone(), truth_mask.clone())
+        )
+    return cast("Callable[[Tensor, Tensor], Tensor]", graphed)

@@ -18,8 +18,8 @@ from sa_nowcast.scaling import Scaling
 from sa_nowcast.stream.blocks import MemoryBlocks, open_blocks
 from sa_nowcast.stream.order import block_order, choose_layout
 from sa_nowcast.stream.reader import BlockReader, DeviceReader, Reader, Window
-from sa_nowcast.stream.sources import Names, Period, Source, Split, open_sequences, starts_of
-from sa_nowcast.times import Gaps
+from sa_nowcast.stream.sources import Names, Period, Source, Split, _called, open_sequences, starts_of
+from sa_nowcast.times import Gaps, show_time
 from sa_nowcast.windows import Positions
 
 IN_MEMORY_BYTES = 2**31
@@ -135,7 +135,9 @@ class SequenceDataset(Dataset[Tensor]):
             raise RecipeError("wet_fraction", f"{wet_fraction}", expected="a share from 0 to 1")
         if self.crop is not None and min(self.crop) < 1:
             raise RecipeError("crop", f"{self.crop}", expected="at least 1 row and column")
-        sequences = open_sequences(source, Names(variables, time, y, x, channel, gaps))
+        given = list(source) if isinstance(source, Sequence) and not isinstance(source, str | bytes) else [source]
+        self._names = [_called(s, number) for number, s in enumerate(given)]
+        sequences = open_sequences(given, Names(variables, time, y, x, channel, gaps))
         self.channels, self.grid, self.step = sequences[0].channels, sequences[0].grid, sequences[0].step
         if turns and self.sample_shape[-2] != self.sample_shape[-1]:
             rows, columns = self.sample_shape[-2:]
@@ -207,6 +209,18 @@ class SequenceDataset(Dataset[Tensor]):
     def source(self, sample: int) -> int:
         """Return the number of the source that a sample is from."""
         return int(np.searchsorted(self._first, self.starts[self._window_number(sample)], side="right")) - 1
+
+    def describe(self, sample: int) -> str:
+        """Return what a sample is, as errors print it: first and last time, and source and crop where they vary."""
+        times = self.times(sample)
+        text = f"{show_time(times[0])} to {show_time(times[-1])}"
+        if len(self._names) > 1:
+            text = f"{self._names[self.source(sample)]}, {text}"
+        if self.sample_shape[-2:] != (self.grid.height, self.grid.width):
+            _, rows, columns = self.window(sample)
+            text += f", rows {rows.start} to {rows.stop - 1} and columns {columns.start} to {columns.stop - 1}"
+            text += " from the upper left"
+        return text
 
     def stripe(self, sample: int) -> int:
         """Return a number that samples from one place in storage share; a loader's workers divide them by it."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sa_nowcast.errors import RecipeError, SaNowcastError, StorageError
-from sa_nowcast.stream.dataset import SequenceDataset
 
 
 class Share(NamedTuple):
@@ -36,6 +35,37 @@ class Share(NamedTuple):
 
 ALL = Share()
 """The share of a process that is alone."""
+
+
+class Samples(Protocol):
+    """What a loader and a trainer need of numbered samples: `SequenceDataset`, `DigitSamples`, or a class of your own.
+
+    Sample k is a function of k alone, for every k >= 0, whatever was asked for before and in whatever process; epochs
+    of ``len(samples)`` samples follow each other without end. To be used with workers it can be pickled.
+    """
+
+    def __len__(self) -> int:
+        """Return how many samples are an epoch."""
+
+    @property
+    def sample_shape(self) -> tuple[int, int, int, int]:
+        """(T, C, H, W) of every sample."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where samples are made; workers can be used where this is the CPU."""
+
+    def batch(self, samples: Sequence[int]) -> Tensor:
+        """Return samples as one float32 tensor (B, T, C, H, W), in physical units with NaN where missing."""
+
+    def stripe(self, sample: int) -> int:
+        """Return a number that samples share which one worker should make; workers divide samples by it."""
+
+    def describe(self, sample: int) -> str:
+        """Return what a sample is, as errors print it."""
+
+
+S = TypeVar("S", bound=Samples)
 
 
 class BatchSampler(Protocol):
@@ -69,9 +99,12 @@ class StepSampler(Sampler[list[int]]):
         return self.steps
 
     def __iter__(self) -> Iterator[list[int]]:
+        return (self.samples(step) for step in range(self.first, self.steps))
+
+    def samples(self, step: int) -> list[int]:
+        """Return the samples of one step, this process's share of them."""
         size = self.batch_size * self.share.ranks
-        for step in range(self.first, self.steps):
-            yield list(range(step * size + self.share.rank, (step + 1) * size, self.share.ranks))
+        return list(range(step * size + self.share.rank, (step + 1) * size, self.share.ranks))
 
 
 class EpochSampler(Sampler[list[int]]):
@@ -126,7 +159,7 @@ class _Parts(Sampler[_Part]):
     A loader hands its indices to the workers in turn; so every batch becomes one part for each of them, some empty.
     """
 
-    def __init__(self, sampler: BatchSampler, dataset: SequenceDataset, workers: int) -> None:
+    def __init__(self, sampler: BatchSampler, dataset: Samples, workers: int) -> None:
         self.sampler, self.dataset, self.workers = sampler, dataset, workers
 
     def __len__(self) -> int:
@@ -146,7 +179,7 @@ class _Reads(Dataset[Any]):
     torch re-creates an exception of a worker from its traceback's text, and ours have more than a text.
     """
 
-    def __init__(self, dataset: SequenceDataset) -> None:
+    def __init__(self, dataset: Samples) -> None:
         self.dataset = dataset
 
     def __len__(self) -> int:
@@ -161,14 +194,14 @@ class _Reads(Dataset[Any]):
             return wanted, error
 
 
-class SequenceLoader(DataLoader[Any]):
-    """A torch DataLoader over a `SequenceDataset`: yields raw batches (B, T, C, H, W), in physical units with NaN.
+class SequenceLoader(DataLoader[Any], Generic[S]):
+    """A torch DataLoader over `Samples`: yields raw batches (B, T, C, H, W), in physical units with NaN.
 
     Made by `loader` and `batches`. The batches are the same whatever the number of workers.
 
     Parameters
     ----------
-    sequence : SequenceDataset
+    sequence : SequenceDataset or other Samples
     sampler : BatchSampler
     workers : int
         Processes that read; they start by forkserver, since zarr runs threads and a forked child of a process with
@@ -177,9 +210,7 @@ class SequenceLoader(DataLoader[Any]):
         By default where there is a CUDA device and the data are not on one.
     """
 
-    def __init__(
-        self, sequence: SequenceDataset, sampler: BatchSampler, *, workers: int = 0, pin_memory: bool | None = None
-    ) -> None:
+    def __init__(self, sequence: S, sampler: BatchSampler, *, workers: int = 0, pin_memory: bool | None = None) -> None:
         on_device = sequence.device.type != "cpu"
         if workers and on_device:
             raise RecipeError("workers", f"{workers}, with data on {sequence.device}", expected="0")
@@ -242,14 +273,14 @@ class SequenceLoader(DataLoader[Any]):
 
 
 def batches(
-    dataset: SequenceDataset, sampler: BatchSampler, *, workers: int = 0, pin_memory: bool | None = None
-) -> SequenceLoader:
+    dataset: S, sampler: BatchSampler, *, workers: int = 0, pin_memory: bool | None = None
+) -> SequenceLoader[S]:
     """Return a loader of the batches that `sampler` yields."""
     return SequenceLoader(dataset, sampler, workers=workers, pin_memory=pin_memory)
 
 
 def loader(
-    dataset: SequenceDataset,
+    dataset: S,
     batch_size: int = 8,
     *,
     batches: int | None = None,
@@ -260,12 +291,12 @@ def loader(
     ranks: int | None = None,
     workers: int = 0,
     pin_memory: bool | None = None,
-) -> SequenceLoader:
+) -> SequenceLoader[S]:
     """Return a torch DataLoader over a dataset's windows.
 
     Parameters
     ----------
-    dataset : SequenceDataset
+    dataset : SequenceDataset, DigitSamples or other Samples
     batch_size : int
         Windows a batch, in this process.
     batches : int, optional

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -9,12 +10,19 @@ import torch
 from torch import Tensor
 
 from sa_nowcast.errors import ModelError
+from sa_nowcast.models import graphed_predictions
 from sa_nowcast.models.rollout import Network
 from sa_nowcast.recipe import TrainingRecipe
 from sa_nowcast.scaling import Scaling
-from sa_nowcast.stream import prepare
-from sa_nowcast.training.losses import masked_loss
-from sa_nowcast.training.schedules import learning_rate_factor, truth_mask, truth_probability
+from sa_nowcast.stream import Share, prepare
+from sa_nowcast.training.losses import loss_sums, rain_weight
+from sa_nowcast.training.schedules import (
+    context_mask,
+    context_truth_probability,
+    learning_rate_factor,
+    truth_mask,
+    truth_probability,
+)
 
 
 class NowcastModule(L.LightningModule):
@@ -28,55 +36,132 @@ class NowcastModule(L.LightningModule):
     history : int
         Frames of a window that are given; the rest is forecast.
     recipe : TrainingRecipe
+    share : Share
+        Which part of every batch this process sees.
+    windows : callable
+        Names the windows that this process saw at a step, for the error about a loss that is not finite.
+    graph : bool
+        Whether the network's forward and backward pass are captured as CUDA graphs at the first step.
+    autocast : torch.dtype, optional
+        The narrower type of products, for a graph; otherwise Lightning sets it.
+
+    Attributes
+    ----------
+    elapsed : float
+        Seconds spent on updates, which the learning rate follows where the run is limited by time.
     """
 
-    def __init__(self, network: Network, scaling: Scaling, history: int, recipe: TrainingRecipe) -> None:
+    def __init__(
+        self,
+        network: Network,
+        scaling: Scaling,
+        history: int,
+        recipe: TrainingRecipe,
+        *,
+        share: Share,
+        windows: Callable[[int], str],
+        graph: bool = False,
+        autocast: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         self.network, self.scaling, self.history, self.recipe = network, scaling, history, recipe
-        self.fingerprint: dict[str, str] = {}
+        self.elapsed = 0.0
+        self._share, self._windows, self._graph, self._autocast = share, windows, graph, autocast
+        # In a list: as an attribute its parameters would count twice, for it is a module around the network.
+        self._graphed: list[Callable[[Tensor, Tensor], Tensor]] = []
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store what a resumed run must share with this one."""
-        checkpoint["sa_nowcast_fingerprint"] = self.fingerprint
+    @property
+    def iteration(self) -> int:
+        """How many batches were finished: with `reversed_input`, each is two updates."""
+        return self.global_step // updates_a_batch(self.recipe)
 
     def training_step(self, raw_BTCHW: Tensor, batch_idx: int) -> Tensor:
         """Return the loss of one batch: all T - 1 predictions, context included, as in the paper's lineage."""
-        step = self.global_step
-        x, valid = prepare(raw_BTCHW, self.scaling, self.history)
         recipe = self.recipe
-        probability = truth_probability(step, recipe.truth_start, recipe.truth_decay)
-        drawn = truth_mask(recipe.seed, step, x.shape[0], x.shape[1] - self.history, probability)
-        mask = None if drawn is None else torch.from_numpy(drawn).to(x.device)
-        prediction = self.network.predict_all(x, self.history, mask)
-        loss = masked_loss(prediction, x[:, 1:], valid[:, 1:], recipe.loss)
-        if not bool(torch.isfinite(loss)):
-            raise ModelError(
-                f"training, step {step}",
-                f"the loss is {loss.item()}",
-                expected="a finite loss",
-                fix="lower training.learning_rate, or look at the data for extreme values",
-            )
-        self.log("loss", loss.detach(), prog_bar=False)
-        self.log("learning_rate", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
-        return loss
-
-    def validation_step(self, raw_BTCHW: Tensor, batch_idx: int) -> None:
-        """Log the mean squared error of the forecast steps in network units, and persistence's beside it."""
+        if recipe.reversed_input and self.global_step % 2:
+            raw_BTCHW = raw_BTCHW.flip(1)
         x, valid = prepare(raw_BTCHW, self.scaling, self.history)
-        steps = x.shape[1] - self.history
-        target, seen = x[:, self.history :], valid[:, self.history :]
-        forecast = self.network(x[:, : self.history], steps=steps)
-        still = x[:, self.history - 1 : self.history].expand_as(target)
-        weight = float(seen.sum())
-        for name, frames in (("validation_loss", forecast), ("validation_persistence", still)):
-            value = masked_loss(frames, target, seen, "l2")
-            self.log(name, value, batch_size=max(int(weight), 1), on_epoch=True)
+        prediction = self._predict(x)
+        weight = rain_weight(raw_BTCHW[:, 1:], recipe.rain_weights) if recipe.loss == "rain-weighted" else None
+        total, count = loss_sums(prediction, x[:, 1:], valid[:, 1:], recipe.loss, weight)
+        mine = bool(torch.isfinite(total))
+        if self._share.ranks > 1:
+            # Processes average their gradients. So each divides by the pixels of all, and the average is the gradient
+            # of the mean over all pixels, wherever they are missing. A sum that is not finite reaches all of them.
+            sums = torch.stack([total.detach(), count])
+            torch.distributed.all_reduce(sums)
+            finite, count = bool(torch.isfinite(sums[0])), sums[1] / self._share.ranks
+        else:
+            finite = mine
+        if not finite:
+            raise ModelError(
+                f"training, step {self.global_step}",
+                f"the loss is {total.item()}; "
+                + (f"windows: {self._windows(self.global_step)}" if not mine else "in another process"),
+                expected="a finite loss",
+                fix="look at these windows for extreme values, or lower training.learning_rate; the last checkpoint is "
+                "sound",
+            )
+        return total / count.clamp(min=1)
+
+    def learning_rate(self) -> float:
+        """Return the learning rate of the next update."""
+        rate: float = self.trainer.optimizers[0].param_groups[0]["lr"]
+        return rate
+
+    def truth_probability(self) -> float:
+        """Return the probability that a forecast step reads the true frame (the paper's lineage calls it eta)."""
+        return truth_probability(self.iteration, self.recipe.truth_start, self.recipe.truth_decay)
+
+    def _predict(self, x: Tensor) -> Tensor:
+        history, mask = self._sampling(x)
+        if not self._graph:
+            return self.network.predict_all(x, history, mask)
+        if mask is None:
+            mask = torch.zeros(x.shape[0], x.shape[1] - history - 1, dtype=torch.bool, device=x.device)
+        if not self._graphed:
+            self._graphed.append(graphed_predictions(self.network, x, mask, history, autocast=self._autocast))
+        return self._graphed[0](x, mask)
+
+    def _sampling(self, x: Tensor) -> tuple[int, Tensor | None]:
+        """Return how many frames are read as they are, and which of the later inputs are (scheduled sampling)."""
+        recipe, step, ranks = self.recipe, self.iteration, self._share.ranks
+        batch, steps = x.shape[0] * ranks, x.shape[1] - self.history
+        drawn = truth_mask(recipe.seed, step, batch, steps, self.truth_probability())
+        context = context_truth_probability(step, recipe.context_truth_start, recipe.context_truth_rise)
+        history = self.history
+        # A graph has one shape for the whole run.
+        if history > 1 and (context < 1 or (self._graph and recipe.context_truth_start < 1)):
+            within = context_mask(recipe.seed, step, batch, history, context)
+            later = torch.zeros(batch, steps - 1, dtype=torch.bool) if drawn is None else torch.from_numpy(drawn)
+            mask, history = torch.cat([torch.from_numpy(within), later], dim=1), 1
+        elif drawn is None:
+            return history, None
+        else:
+            mask = torch.from_numpy(drawn)
+        return history, mask[self._share.rank :: ranks].to(x.device)
 
     def configure_optimizers(self) -> Any:
-        """Adam with the recipe's learning rate and schedule."""
+        """Return the recipe's optimiser and learning rate."""
         recipe = self.recipe
-        optimizer = torch.optim.Adam(self.network.parameters(), lr=recipe.learning_rate)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_factor(step, recipe.max_steps, recipe.schedule)
-        )
+        # One kernel for all parameters where there is one; on the CPU it is no faster.
+        options: dict[str, Any] = {"lr": recipe.learning_rate, "fused": True if self.device.type == "cuda" else None}
+        optimizer: torch.optim.Optimizer
+        if recipe.optimizer == "adamw":
+            optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=recipe.weight_decay, **options)
+        else:
+            optimizer = torch.optim.Adam(self.network.parameters(), **options)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _rate_factor(self, step: int) -> float:
+        recipe, limit = self.recipe, self.recipe.max_seconds
+        reached = float(step)
+        if limit is not None:
+            reached = max(reached, recipe.max_steps * min(self.elapsed / limit, 1.0))
+        return learning_rate_factor(reached, recipe.max_steps, recipe.schedule, recipe.warm_up)
+
+
+def updates_a_batch(recipe: TrainingRecipe) -> int:
+    """Return how many updates a batch makes."""
+    return 2 if recipe.reversed_input else 1

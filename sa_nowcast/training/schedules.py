@@ -1,4 +1,4 @@
-"""Schedules as functions of the step: learning rate, and the share of true frames in scheduled sampling."""
+"""Schedules as functions of the step: learning rate, and the shares of true frames that training reads."""
 
 from __future__ import annotations
 
@@ -8,23 +8,26 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-_SAMPLING = 3
-_WARM_UP_SHARE = 0.1
+_SAMPLING, _CONTEXT_SAMPLING = 3, 4
 _FINAL_SHARE = 1e-3
 
+Schedule = Literal["one-cycle", "cosine", "constant"]
 
-def learning_rate_factor(step: int, max_steps: int, schedule: Literal["one-cycle", "constant"]) -> float:
+
+def learning_rate_factor(step: float, max_steps: int, schedule: Schedule, warm_up: float = 0.1) -> float:
     """Return the factor on the highest learning rate at `step`.
 
-    ``one-cycle`` rises linearly over the first tenth of the run and falls along a half cosine to a thousandth
-    (after Smith and Topin 2019, doi:10.1117/12.2520589); ``constant`` is 1 throughout, as in the paper.
+    ``one-cycle`` rises linearly over the share `warm_up` of the run and falls along a half cosine to a thousandth
+    (after Smith and Topin 2019, doi:10.1117/12.2520589); ``cosine`` falls from the beginning (Loshchilov and Hutter
+    2017, SGDR, without restarts); ``constant`` is 1 throughout, as in the paper. A run that is limited by time gives
+    the step that it would have reached at the same share of its updates.
     """
     if schedule == "constant":
         return 1.0
-    warm_up = max(_WARM_UP_SHARE * max_steps, 1.0)
-    if step < warm_up:
-        return (step + 1) / (warm_up + 1)
-    through = min((step - warm_up) / max(max_steps - warm_up, 1.0), 1.0)
+    rise = max(warm_up * max_steps, 1.0) if schedule == "one-cycle" else 0.0
+    if step < rise:
+        return (step + 1) / (rise + 1)
+    through = min((step - rise) / max(max_steps - rise, 1.0), 1.0)
     return _FINAL_SHARE + (1 - _FINAL_SHARE) * 0.5 * (1 + math.cos(math.pi * through))
 
 
@@ -36,6 +39,15 @@ def truth_probability(step: int, start: float, decay: float) -> float:
     return max(start - decay * step, 0.0)
 
 
+def context_truth_probability(step: int, start: float, rise: float) -> float:
+    """Return the probability that a step within the history reads the true frame, which it gains with time.
+
+    Reverse scheduled sampling (Wang et al. 2023, PredRNN, section 3.4, doi:10.1109/TPAMI.2022.3165153): a network
+    that cannot rely on every true frame learns to keep what it saw earlier.
+    """
+    return min(start + rise * step, 1.0)
+
+
 def truth_mask(
     seed: int, step: int, batch: int, forecast_steps: int, probability: float
 ) -> npt.NDArray[np.bool_] | None:
@@ -43,3 +55,8 @@ def truth_mask(
     if probability <= 0 or forecast_steps < 2:
         return None
     return np.random.default_rng((seed, _SAMPLING, step)).random((batch, forecast_steps - 1)) < probability
+
+
+def context_mask(seed: int, step: int, batch: int, history: int, probability: float) -> npt.NDArray[np.bool_]:
+    """Draw which inputs after the first frame of the history are true, (batch, history - 1), from (seed, step)."""
+    return np.random.default_rng((seed, _CONTEXT_SAMPLING, step)).random((batch, history - 1)) < probability

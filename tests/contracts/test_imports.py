@@ -25,7 +25,8 @@ ROWS = [
     {"terms"},
     {"nowcaster", "plotting"},
     {"training"},
-    {"workflow", "hindcast"},
+    {"hindcast", "interop"},
+    {"workflow"},
     {"accessors"},
     {"cli"},
 ]

@@ -1,0 +1,182 @@
+"""What a network is trained and validated on: numbered samples, their scaling, and what they are."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sa_nowcast import dims
+from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.frames import Frames
+from sa_nowcast.recipe import TrainingRecipe
+from sa_nowcast.scaling import Scaling
+from sa_nowcast.stream import IN_MEMORY_BYTES, Samples, SequenceDataset
+from sa_nowcast.terms import Terms
+from sa_nowcast.windows import Positions, Range, Split, window_starts
+
+_SCAN_FRAMES = 64
+_FINGERPRINTED = 32
+_CROP_SEED = 7919  # the validation crops; apart from the training ones whatever the seed
+RAIN_RATE = "mm h-1"
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What one run is trained on.
+
+    Attributes
+    ----------
+    train : Samples
+    held : Samples or None
+        Held-back windows, in the order in which they are used.
+    held_count : int
+        How many of them a validation uses.
+    scaling : Scaling
+    terms : Terms
+    identity : str
+        A digest that other data do not have.
+    provenance : mapping
+        What the nowcaster will say about the data.
+    """
+
+    train: Samples
+    held: Samples | None
+    held_count: int
+    scaling: Scaling
+    terms: Terms
+    identity: str
+    provenance: Mapping[str, Any]
+
+    @classmethod
+    def from_frames(
+        cls,
+        frames: Frames,
+        split: Split,
+        history: int,
+        steps: int,
+        scaling: str,
+        recipe: TrainingRecipe,
+        *,
+        skip_empty: bool,
+    ) -> TrainingData:
+        """Plan windows in the split's first two periods, and fit the scaling to the first.
+
+        Raises
+        ------
+        DataError
+            A period without a window, or a frame without any valid value that is not to be skipped.
+        RecipeError
+            A loss that these data cannot have.
+        """
+        _require_rain(frames, recipe)
+        if frames.nbytes <= IN_MEMORY_BYTES:
+            frames = frames.load()
+        empty: list[int] = []
+        fitted = Scaling.fit(scaling, frames.channels, _valid_parts(frames, split.train, empty, refuse=not skip_empty))
+        blocked = np.concatenate(
+            [np.asarray(empty, np.int64), empty_frames(frames, (split.validation,), refuse=not skip_empty)]
+        )
+        starts = _starts(frames, history + steps, split.train, blocked, "training")
+        if starts is None:
+            raise DataError(
+                frames.name,
+                f"no window of {history + steps} successive frames in the training period",
+                fix="shorten history or steps, or fill the gaps",
+            )
+        crop = None if recipe.crop is None else (recipe.crop, recipe.crop)
+        train = SequenceDataset(frames, history, steps, starts=starts, crop=crop, seed=recipe.seed)
+        held = None
+        chosen = _starts(frames, history + steps, split.validation, blocked, "validation")
+        if chosen is not None:
+            spread = np.linspace(0, len(chosen) - 1, recipe.validation_samples).round().astype(int)
+            # The same windows and crops at every validation: only the weights may change the loss.
+            held = SequenceDataset(
+                frames, history, steps, starts=chosen[spread], crop=crop, seed=_CROP_SEED, shuffle=False
+            )
+        terms = Terms.of(frames, history, steps)
+        return cls(
+            train=train,
+            held=held,
+            held_count=recipe.validation_samples,
+            scaling=fitted,
+            terms=terms,
+            identity=_identity(frames, split, terms),
+            provenance={
+                "training_period": _period(frames, split.train),
+                "validation_period": _period(frames, split.validation),
+            },
+        )
+
+
+def empty_frames(frames: Frames, periods: Sequence[Range], *, refuse: bool) -> npt.NDArray[np.int64]:
+    """Return the frames without any valid value, or refuse the first one."""
+    empty: list[int] = []
+    for period in periods:
+        for _ in _valid_parts(frames, period, empty, refuse=refuse):
+            pass
+    return np.asarray(empty, dtype=np.int64)
+
+
+def _valid_parts(frames: Frames, period: Range, empty: list[int], *, refuse: bool) -> Iterator[npt.NDArray[np.float32]]:
+    """Read a period part by part, note its frames without any valid value in `empty`, and yield the others."""
+    for start in range(*period, _SCAN_FRAMES):
+        values = frames.read(start, min(start + _SCAN_FRAMES, period[1]))
+        valid = np.isfinite(values).any(axis=(1, 2, 3))
+        found = (start + np.flatnonzero(~valid)).tolist()
+        if found and refuse:
+            more = f" (and {len(found) - 1} more such frames near it)" if len(found) > 1 else ""
+            raise DataError(
+                f"{frames.name}, {frames.label(found[0])}",
+                f"every value is missing{more}",
+                expected="some valid values in each frame",
+                fix="drop the frame and pass gaps='skip' (data.gaps: skip), or fill it in",
+            )
+        empty += found
+        yield values if not found else values[valid]
+
+
+def _starts(frames: Frames, length: int, period: Range, blocked: Positions, name: str) -> Positions | None:
+    if period[1] <= period[0]:
+        return None
+    starts = window_starts(frames.segments, length, period, blocked)
+    if len(starts):
+        return starts
+    if name == "training":
+        return None
+    raise DataError(
+        frames.name,
+        f"no window of {length} successive frames in the {name} period",
+        fix=f"give {name} a larger share, or 0 to do without",
+    )
+
+
+def _require_rain(frames: Frames, recipe: TrainingRecipe) -> None:
+    if recipe.loss != "rain-weighted":
+        return
+    for channel in frames.channels:
+        if dims.canonical_units(channel.units) != dims.canonical_units(RAIN_RATE):
+            shown = "no units" if channel.units is None else f"units {channel.units!r}"
+            raise RecipeError(
+                "training.loss",
+                f"rain-weighted, and {channel.name} has {shown}",
+                expected=f"rain rates in {RAIN_RATE}, which its weights are for",
+                fix="convert the values, or take loss: l2 or l1+l2",
+            )
+
+
+def _identity(frames: Frames, split: Split, terms: Terms) -> str:
+    data = hashlib.sha256(repr((frames.shape, frames.times.tolist(), split, terms)).encode())
+    # Frames from all over the run's periods tell other data apart, without reading all of a large sequence again.
+    last = max(split.train[1], split.validation[1]) - 1
+    for position in np.linspace(split.train[0], last, _FINGERPRINTED).astype(int):
+        data.update(frames.read(int(position), int(position) + 1).tobytes())
+    return data.hexdigest()
+
+
+def _period(frames: Frames, part: Range) -> str | None:
+    return f"{frames.label(part[0])}/{frames.label(part[1] - 1)}" if part[1] > part[0] else None

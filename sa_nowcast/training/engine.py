@@ -1,0 +1,338 @@
+"""One training run on Lightning: callbacks in their order, resume, the reasons to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import Logger
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from sa_nowcast.errors import Interrupted, MissingLibraryError, RecipeError
+from sa_nowcast.models import compile_cells
+from sa_nowcast.models.rollout import Network
+from sa_nowcast.recipe import TrainingRecipe
+from sa_nowcast.stream import StepSampler, batches
+from sa_nowcast.training.averaging import Average
+from sa_nowcast.training.checkpoint import LAST, AtomicCheckpointIO, load_checkpoint, newest_valid
+from sa_nowcast.training.data import TrainingData
+from sa_nowcast.training.hardware import Hardware
+from sa_nowcast.training.log import TrainingLog
+from sa_nowcast.training.module import NowcastModule, updates_a_batch
+from sa_nowcast.training.progress import ProgressBar
+from sa_nowcast.training.run_folder import FINGERPRINT, RunFolder
+from sa_nowcast.training.validation import Evaluation, Validation
+from sa_nowcast.training.watch import Watch, signals_given_back
+
+_NAMED_WINDOWS = 8
+# They change how fast a run gets there, or what it writes on the way, and not where it ends.
+_FREE = {
+    "preset",
+    "device",
+    "workers",
+    "checkpoint_every",
+    "log_every",
+    "pictures",
+    "tensorboard",
+    "acceleration",
+    "max_time",
+}
+_CALLBACKS = "callbacks"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes
+    ----------
+    weights : mapping of str to Tensor
+        The best ones.
+    updates, best_step : int
+        How many updates were made, and after how many the weights were best.
+    evaluation : Evaluation or None
+        Errors of the best weights on the held-back windows.
+    ended_by : {"max_steps", "max_time", "patience"}
+    seconds : float
+        Time spent on updates and validations, all parts of the run together.
+    """
+
+    weights: Mapping[str, Tensor]
+    updates: int
+    best_step: int
+    evaluation: Evaluation | None
+    ended_by: str
+    seconds: float
+
+
+def train(
+    network: Network,
+    data: TrainingData,
+    recipe: TrainingRecipe,
+    hardware: Hardware,
+    *,
+    fingerprint: Mapping[str, str],
+    folder: Path | None,
+    progress: bool,
+    loggers: Sequence[Logger] = (),
+    pictures: Callable[[Validation], L.Callback] | None = None,
+) -> Outcome:
+    """Train `network` on `data` until the recipe's last update, its time, or its patience is reached.
+
+    Parameters
+    ----------
+    network : Network
+        With its first weights; holds the last ones afterwards.
+    data : TrainingData
+    recipe : TrainingRecipe
+    hardware : Hardware
+    fingerprint : mapping
+        What besides the recipe a resumed run must share with the one that it continues.
+    folder : Path or None
+        Where checkpoints and the log go, and where the run goes on from when there is a checkpoint.
+    progress : bool
+    loggers : sequence of Lightning loggers
+    pictures : callable, optional
+        Makes the callback that draws forecasts of the held-back windows.
+
+    Raises
+    ------
+    Interrupted
+        A signal stopped the run.
+    RecipeError
+        The folder holds a run of other data or options.
+    """
+    fingerprint = {**fingerprint, **_options(recipe)}
+    resume = _Resume.find(folder, fingerprint)
+    launch = hardware.launch
+    updates = updates_a_batch(recipe)
+    sampler = StepSampler(recipe.batch_size // launch.share.ranks, recipe.max_steps, share=launch.share)
+
+    def windows(step: int) -> str:
+        numbers = sampler.samples(step // updates)
+        more = f" and {len(numbers) - _NAMED_WINDOWS} more" if len(numbers) > _NAMED_WINDOWS else ""
+        return "; ".join(data.train.describe(n) for n in numbers[:_NAMED_WINDOWS]) + more
+
+    module = NowcastModule(
+        network,
+        data.scaling,
+        data.terms.history,
+        recipe,
+        share=launch.share,
+        windows=windows,
+        graph=hardware.acceleration == "graph",
+        autocast=hardware.autocast,
+    )
+    average = Average(network, recipe.average)
+    watch = Watch(launch, recipe.max_seconds)
+    validation = Validation(
+        network,
+        data.scaling,
+        data.terms.history,
+        data.held,
+        count=data.held_count,
+        batch_size=recipe.batch_size,
+        every=recipe.validate_every,
+        patience=recipe.patience,
+        average=average,
+        hardware=hardware,
+        watch=watch,
+    )
+    log = TrainingLog(validation, recipe.batch_size, recipe.log_every, folder)
+    keeper = RunFolder(
+        folder,
+        recipe.checkpoint_every,
+        watch=watch,
+        validation=validation,
+        log=log,
+        launch=launch,
+        fingerprint=fingerprint,
+    )
+    # In this order: the average before the validation that uses it, everything before the checkpoint that keeps it.
+    callbacks: list[L.Callback] = [average, watch, validation, log]
+    if pictures is not None and launch.first:
+        callbacks.append(pictures(validation))
+    callbacks.append(keeper)
+    if progress and launch.first:
+        callbacks.append(ProgressBar(validation))
+
+    step = resume.step
+    if resume.checkpoint is not None:
+        resume.restore([average, watch, validation])
+    if not keeper.finished(step, recipe.max_steps):
+        step = _run(module, data, recipe, hardware, sampler, callbacks, loggers, folder, resume)
+        if watch.stopped_by:
+            raise _interrupted(watch.stopped_by, step, recipe.max_steps, folder)
+    else:
+        resume.restore_network(network)
+    validation.conclude(step, recipe.max_steps)
+    ended_by = "max_time" if watch.time_is_up else "patience" if validation.exhausted else "max_steps"
+    return Outcome(
+        validation.weights,
+        step,
+        validation.step,
+        validation.best,
+        "max_steps" if step >= recipe.max_steps else ended_by,
+        watch.elapsed,
+    )
+
+
+def _run(
+    module: NowcastModule,
+    data: TrainingData,
+    recipe: TrainingRecipe,
+    hardware: Hardware,
+    sampler: StepSampler,
+    callbacks: list[L.Callback],
+    loggers: Sequence[Logger],
+    folder: Path | None,
+    resume: _Resume,
+) -> int:
+    launch = hardware.launch
+    strategy = "auto"
+    if not launch.alone:
+        # With one known frame and one to forecast there is no recurrent step, and so no gradient of its weights.
+        lone = data.terms.history == 1 and data.terms.steps == 1
+        strategy = "ddp_find_unused_parameters_true" if lone else "ddp"
+    cuda = hardware.device.type == "cuda"
+    devices: int | list[int] = launch.per_machine
+    if cuda and launch.alone:
+        devices = [hardware.device.index or 0]
+    if hardware.acceleration == "compile":
+        compile_cells(module.network)
+    loader = batches(data.train, _Updates(sampler, updates_a_batch(recipe), resume.step), workers=recipe.workers)
+    # Lightning composes signal handlers, and loaders draw a seed from the global generator; a caller sees neither.
+    with _quiet_lightning(), signals_given_back(), torch.random.fork_rng(devices=[]):
+        trainer = L.Trainer(
+            max_steps=recipe.max_steps,
+            accelerator="gpu" if cuda else "cpu",
+            devices=devices,
+            num_nodes=launch.machines,
+            strategy=strategy,
+            precision="bf16-mixed" if hardware.precision == "bf16" else "32-true",
+            plugins=[AtomicCheckpointIO(), launch.environment],
+            callbacks=callbacks,
+            logger=[*loggers, *_tensorboard(recipe, folder)] or False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            limit_val_batches=0,
+            gradient_clip_val=recipe.clip_norm,
+            use_distributed_sampler=False,
+            default_root_dir=folder,
+        )
+        watch = next(c for c in callbacks if isinstance(c, Watch))
+        try:
+            trainer.fit(module, train_dataloaders=loader, ckpt_path=resume.checkpoint, weights_only=True)
+        except SystemExit:
+            # How Lightning ends on a second Ctrl-C; a notebook must not end with it.
+            if not watch.stopped_by:
+                raise
+        return trainer.global_step
+
+
+class _Updates(Sampler[list[int]]):
+    """The samples of every update: each batch once, or twice where it is trained on in both directions of time."""
+
+    def __init__(self, sampler: StepSampler, updates: int, first: int) -> None:
+        self.sampler, self.updates, self.first = sampler, updates, first
+
+    def __len__(self) -> int:
+        # The length of the whole run: the trainer counts batches from the run's beginning, also after a resume.
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.first, len(self)):
+            yield self.sampler.samples(step // self.updates)
+
+
+@dataclass(frozen=True)
+class _Resume:
+    """The checkpoint that a run goes on from, or none."""
+
+    checkpoint: Path | None
+    step: int
+    content: Mapping[str, Any]
+
+    @classmethod
+    def find(cls, folder: Path | None, fingerprint: Mapping[str, str]) -> _Resume:
+        checkpoint = None if folder is None else newest_valid(folder)
+        if checkpoint is None:
+            return cls(None, 0, {})
+        content = load_checkpoint(checkpoint)
+        theirs = content.get(FINGERPRINT, {})
+        differing = [k for k in fingerprint if theirs.get(k) != fingerprint[k]]
+        if differing:
+            key = differing[0]
+            change = f"{key} was {theirs.get(key)} and is {fingerprint[key]}" if "." in key else f"{key} differs"
+            raise RecipeError(
+                str(checkpoint.parent),
+                f"the run in this folder was another one: {change}",
+                fix="choose another output folder, or remove this one to start anew",
+            )
+        if checkpoint.name != LAST:
+            checkpoint.with_name(LAST).unlink(missing_ok=True)  # damaged; it must not become the one before the next
+        return cls(checkpoint, int(content["global_step"]), content)
+
+    def restore(self, callbacks: Sequence[L.Callback]) -> None:
+        """Give callbacks their state already now: whether a run is finished depends on it."""
+        states = self.content.get(_CALLBACKS, {})
+        for callback in callbacks:
+            if callback.state_key in states:
+                callback.load_state_dict(states[callback.state_key])
+
+    def restore_network(self, network: Network) -> None:
+        """Give the network the weights after the last update."""
+        prefix = "network."
+        weights = self.content["state_dict"]
+        network.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
+
+
+def _options(recipe: TrainingRecipe) -> dict[str, str]:
+    return {f"training.{k}": repr(v) for k, v in recipe.model_dump().items() if k not in _FREE}
+
+
+def _tensorboard(recipe: TrainingRecipe, folder: Path | None) -> list[Logger]:
+    if not recipe.tensorboard or folder is None:
+        return []
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    try:
+        return [TensorBoardLogger(folder, name=None, version="tensorboard")]
+    except ModuleNotFoundError as error:
+        raise MissingLibraryError(
+            "training.tensorboard", "tensorboard is not installed", fix='pip install "sa-nowcast[tensorboard]"'
+        ) from error
+
+
+def _interrupted(name: str, step: int, total: int, folder: Path | None) -> Interrupted:
+    if folder is None:
+        return Interrupted("training", f"{name} at step {step} of {total}", fix="pass folder= to be able to resume")
+    return Interrupted(
+        "training", f"{name} at step {step} of {total}; saved in {folder}", fix="run the same again to go on"
+    )
+
+
+@contextlib.contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's notes on hardware and loaders off the user's screen while a run is on."""
+    names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
+    levels = {name: logging.getLogger(name).level for name in names}
+    try:
+        for name in names:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\..*")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

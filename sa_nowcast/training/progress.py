@@ -1,0 +1,66 @@
+"""The progress bar of a training run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from sa_nowcast.training.validation import Validation
+
+LOSS_EVERY = 10  # updates; reading a loss makes a GPU wait
+
+
+class ProgressBar(L.Callback):
+    """A bar with the loss, the validation loss beside persistence's, and the time left; on standard error."""
+
+    def __init__(self, validation: Validation) -> None:
+        self.validation = validation
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+        self._loss = ""
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Begin where the run begins, which after a resume is not 0."""
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=Console(stderr=True),
+        )
+        self._task = self._progress.add_task("", total=trainer.max_steps, completed=trainer.global_step)
+        self._progress.start()
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, *args: Any) -> None:
+        """Show the newest figures."""
+        if self._progress is None:
+            return
+        if not self._loss or trainer.global_step % LOSS_EVERY == 0:
+            self._loss = f"loss {float(outputs['loss']):.4f}"
+        text = self._loss
+        if self.validation.validated:
+            text += f", validation {self.validation.latest / max(self.validation.reference, 1e-12):.3f} x persistence"
+        self._progress.update(self._task, completed=trainer.global_step, description=text)
+
+    def teardown(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        """Leave the terminal as it was."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        """Leave it so after an error too, which skips the teardown."""
+        self.teardown(trainer, module, "fit")

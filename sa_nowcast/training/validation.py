@@ -1,0 +1,244 @@
+"""The loss on held-back windows, and the weights that were best on them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sa_nowcast.models.rollout import Network
+from sa_nowcast.scaling import Scaling
+from sa_nowcast.stream import Samples, prepare
+from sa_nowcast.training.averaging import Average
+from sa_nowcast.training.hardware import Hardware
+from sa_nowcast.training.watch import Watch
+
+Sums = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Sums over the valid pixels of held-back windows, by lead time: forecast and persistence.
+
+    Attributes
+    ----------
+    count : ndarray, shape (steps, channels)
+        Valid pixels.
+    error, persistence : ndarray, shape (steps, channels)
+        Squared errors in network units.
+    physical_error, physical_persistence : ndarray, shape (steps, channels)
+        Squared errors in the data's units.
+    """
+
+    count: Sums
+    error: Sums
+    persistence: Sums
+    physical_error: Sums
+    physical_persistence: Sums
+
+    @classmethod
+    def from_tensor(cls, sums: Tensor) -> Evaluation:
+        """Take back what `to_tensor` gave."""
+        return cls(*sums.cpu().numpy())
+
+    def to_tensor(self) -> Tensor:
+        """Return all sums as one tensor, which a checkpoint can keep."""
+        return torch.from_numpy(
+            np.stack([self.count, self.error, self.persistence, self.physical_error, self.physical_persistence])
+        )
+
+    @property
+    def loss(self) -> float:
+        """Mean squared error of all lead times and pixels, in network units."""
+        return float(self.error.sum() / max(self.count.sum(), 1.0))
+
+    @property
+    def reference(self) -> float:
+        """The same of persistence."""
+        return float(self.persistence.sum() / max(self.count.sum(), 1.0))
+
+    def by_lead_time(self, channel: int) -> tuple[list[float], list[float]]:
+        """Return the mean squared errors of forecast and persistence in the data's units, squared, by lead time."""
+        count = np.maximum(self.count[:, channel], 1.0)
+        both = (self.physical_error[:, channel] / count, self.physical_persistence[:, channel] / count)
+        return both[0].tolist(), both[1].tolist()
+
+
+def evaluate(
+    network: Network,
+    scaling: Scaling,
+    history: int,
+    batches: Iterable[Tensor],
+    hardware: Hardware,
+    stop: Callable[[], bool] = lambda: False,
+) -> Evaluation | None:
+    """Forecast the windows of all batches (B, T, C, H, W) and sum the errors; None where `stop` came true."""
+    sums: list[Tensor] = []
+    was_training = network.training
+    network.to(hardware.device).eval()
+    try:
+        with (
+            torch.inference_mode(),
+            torch.autocast(hardware.device.type, hardware.autocast, enabled=hardware.autocast is not None),
+        ):
+            for raw in batches:
+                if stop():
+                    return None
+                sums.append(_errors(network, scaling, history, raw.to(hardware.device)))
+    finally:
+        network.train(was_training)
+    return Evaluation.from_tensor(torch.stack(sums).sum(0))
+
+
+def _errors(network: Network, scaling: Scaling, history: int, raw: Tensor) -> Tensor:
+    x, valid = prepare(raw, scaling, history)
+    truth, seen = x[:, history:], valid[:, history:]
+    forecast = network(x[:, :history], steps=truth.shape[1]).float()
+    still = x[:, history - 1 : history].expand_as(truth)
+    observed = raw[:, history:].nan_to_num()
+    pairs = [
+        (forecast, truth),
+        (still, truth),
+        (scaling.to_physical(forecast, torch), observed),
+        (scaling.to_physical(still, torch), observed),
+    ]
+    counts = seen.sum(dim=(0, 3, 4), dtype=torch.float64)
+    errors = [((one - other).double().square() * seen).sum(dim=(0, 3, 4)) for one, other in pairs]
+    return torch.stack([counts, *errors])
+
+
+class Validation(L.Callback):
+    """Validates every so many updates and keeps a copy of the best weights; both travel in the checkpoint.
+
+    Without a validation period the last weights are the best that is known. A validation that a signal cut short is
+    made up for when the run goes on.
+
+    Parameters
+    ----------
+    network : Network
+    scaling : Scaling
+    history : int
+    samples : Samples or None
+        The held-back windows; None where there are none.
+    count, batch_size : int
+        How many of them are used, always the same ones, and how many at once.
+    every : int
+        Updates between two validations; the last update is validated too.
+    patience : int or None
+        Stop after so many validations in a row without a better one.
+    average : Average
+        Whose weights are validated and kept.
+    hardware : Hardware
+    watch : Watch
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        scaling: Scaling,
+        history: int,
+        samples: Samples | None,
+        *,
+        count: int,
+        batch_size: int,
+        every: int,
+        patience: int | None,
+        average: Average,
+        hardware: Hardware,
+        watch: Watch,
+    ) -> None:
+        self.network, self.scaling, self.history, self.samples = network, scaling, history, samples
+        self.every, self.patience, self.hardware, self.watch = every, patience, hardware, watch
+        self.average = average
+        self._batches = [range(i, min(i + batch_size, count)) for i in range(0, count, batch_size)]
+        self.loss = math.inf
+        self.reference = math.nan
+        self.step = 0
+        self.validated = 0
+        self.worse = 0
+        self.latest = math.nan
+        self.weights: dict[str, Tensor] = {}
+        self.sums: Tensor | None = None
+        self.seconds = 0.0
+
+    @property
+    def best(self) -> Evaluation | None:
+        """The errors of the best weights; None where nothing was validated."""
+        return None if self.sums is None else Evaluation.from_tensor(self.sums)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether patience has run out."""
+        return self.patience is not None and self.worse >= self.patience
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Make up for a validation that the interrupted run did not finish."""
+        if self._due(trainer.global_step, trainer.max_steps):
+            self._validate(trainer.global_step)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        """Validate when it is time."""
+        if self._due(trainer.global_step, trainer.max_steps):
+            self._validate(trainer.global_step)
+
+    def conclude(self, step: int, max_steps: int) -> None:
+        """Validate the last weights where that is left to do, and take them where nothing was ever validated."""
+        if self._due(step, max_steps):
+            self._validate(step)
+        if not self.weights:
+            self.step = step
+            with self.average.applied():
+                self._copy()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        names = ("loss", "reference", "step", "validated", "worse", "latest", "weights", "sums")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what a checkpoint kept."""
+        for name, value in state_dict.items():
+            setattr(self, name, value)
+
+    def _due(self, step: int, max_steps: int) -> bool:
+        if self.samples is None or step == 0 or step <= self.validated:
+            return False
+        return step % self.every == 0 or step == max_steps or self.watch.time_is_up
+
+    def _validate(self, step: int) -> None:
+        assert self.samples is not None
+        began = time.perf_counter()
+        # Of several processes each goes through all windows, so that they need not wait for one another here.
+        alone = self.hardware.launch.alone
+        with self.average.applied():
+            found = evaluate(
+                self.network,
+                self.scaling,
+                self.history,
+                self._raw(self.samples),
+                self.hardware,
+                lambda: alone and self.watch.stopped_by is not None,
+            )
+            if found is None:
+                return
+            self.validated, self.latest, self.reference = step, found.loss, found.reference
+            if found.loss < self.loss:
+                self.loss, self.step, self.worse, self.sums = found.loss, step, 0, found.to_tensor()
+                self._copy()
+            else:
+                self.worse += 1
+        self.seconds += time.perf_counter() - began
+
+    def _raw(self, samples: Samples) -> Iterable[Tensor]:
+        return (samples.batch(numbers) for numbers in self._batches)
+
+    def _copy(self) -> None:
+        self.weights = {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
