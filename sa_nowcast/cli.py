@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from sa_nowcast._version import __version__
@@ -18,6 +19,8 @@ from sa_nowcast.errors import RecipeError, SaNowcastError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from sa_nowcast.recipe import Recipe
+
 app = typer.Typer(
     name="sa-nowcast",
     help="Nowcasting on gridded data with SA-ConvLSTM.",
@@ -25,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+_WIDEST = 1000
 _show_traceback = False
 _out, _err = Console(), Console(stderr=True, highlight=False)
 
@@ -54,22 +58,44 @@ def run(
 
     Example: sa-nowcast run recipes/quickstart.yaml
     """
-    from sa_nowcast.recipe import read_recipe
     from sa_nowcast.workflow import run as run_recipe
 
-    parsed = read_recipe(_find_recipe(recipe))
-    if seed is not None:
-        if seed < 0:
-            raise RecipeError("--seed", f"{seed}", expected="0 or more")
-        parsed = parsed.model_copy(update={"training": parsed.training.model_copy(update={"seed": seed})})
-    if output is not None:
-        parsed = parsed.model_copy(update={"output": parsed.output.model_copy(update={"folder": output})})
+    parsed = _read(recipe, seed, output)
     result = run_recipe(parsed, progress=not quiet, report=lambda line: _err.print(line, soft_wrap=True))
+    if not result.files:
+        return  # one of several processes, and not the one that writes
     if result.already_done:
         _err.print(f"{result.folder} holds this run, finished; remove the folder to run it again")
-    _out.print(_scores_table(result.scores, parsed.name))
+    table = _scores_table(result.scores, parsed.name)
+    # Folded by the terminal where it is narrower: cut off, a table would hide scores.
+    width = Measurement.get(_out, _out.options.update(width=_WIDEST), table).maximum
+    Console(width=max(_out.width, width)).print(table)
     for file in result.files:
         _out.print(str(file), soft_wrap=True)
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        str, typer.Argument(help="Path of a recipe YAML, or the name of one that ships, such as quickstart.")
+    ],
+    seed: Annotated[int | None, typer.Option(help="Replaces training.seed.")] = None,
+    output: Annotated[str | None, typer.Option(help="Replaces output.folder.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Train as a recipe says, and save the model; run goes on from there.
+
+    Ctrl-C, SIGTERM and SIGUSR1 save the run and exit with 75; the same command goes on. Several GPUs or machines: start
+    it with torchrun or srun.
+
+    Example: sa-nowcast train recipes/quickstart.yaml
+    """
+    from sa_nowcast.workflow import train as train_recipe
+
+    model = train_recipe(
+        _read(recipe, seed, output), progress=not quiet, report=lambda line: _err.print(line, soft_wrap=True)
+    )
+    _out.print(str(model), soft_wrap=True)
 
 
 @app.command()
@@ -133,6 +159,20 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
+def _read(name: str, seed: int | None, output: str | None) -> Recipe:
+    """Read a recipe, and put in what the command line replaces."""
+    from sa_nowcast.recipe import read_recipe
+
+    parsed = read_recipe(_find_recipe(name))
+    if seed is not None:
+        if seed < 0:
+            raise RecipeError("--seed", f"{seed}", expected="0 or more")
+        parsed = parsed.model_copy(update={"training": parsed.training.model_copy(update={"seed": seed})})
+    if output is not None:
+        parsed = parsed.model_copy(update={"output": parsed.output.model_copy(update={"folder": output})})
+    return parsed
+
+
 def _find_recipe(name: str) -> Path:
     path = Path(name)
     if path.is_file() or path.suffix or "/" in name:
@@ -148,28 +188,51 @@ def _find_recipe(name: str) -> Path:
 
 
 def _scores_table(scores: pd.DataFrame, title: str) -> Table:
-    mse = scores[scores["metric"] == "mse"]
-    csi = scores[scores["metric"] == "csi"]
-    reference = str(mse["reference"].iloc[0])
-    units = str(mse["units"].iloc[0])
-    labels = [c for c in mse.columns if c in ("variable", "channel", "band", "flow") and mse[c].notna().any()]
+    """Lay out all scores by lead time, the reference's beside each in brackets; the first one with its ratio."""
+    reference = str(scores["reference"].iloc[0])
+    known = {"threshold", "neighbourhood", "rank"}
+    fixed = {"lead_time_minutes", "metric", "value", "units", "count", "reference", "reference_value"}
+    labels = [
+        c for c in scores.columns if c not in known | fixed and not c.startswith("skill") and scores[c].notna().any()
+    ]
+    events = [c for c in scores.columns if c in known]
     table = Table(title=f"{title}: held-back times, by lead time", title_justify="left", caption_justify="left")
-    for heading in (*labels, "lead [min]", "MSE", reference, "ratio"):
+    columns = [
+        (metric, event)
+        for metric, rows in scores.groupby("metric", sort=False)
+        for event in rows[events].drop_duplicates().itertuples(index=False, name=None)
+    ]
+    columns.sort(key=lambda column: column[0] != "mse")  # the others as they were asked for
+    first = str(columns[0][0])
+    for heading in (*labels, "lead [min]", first.upper(), reference, "ratio"):
         table.add_column(heading, justify="right", no_wrap=True)
-    thresholds = sorted(csi["threshold"].unique()) if len(csi) else []
-    for threshold in thresholds:
-        table.add_column(f"CSI>={threshold:g}", justify="right", no_wrap=True)
-    for _, row in mse.iterrows():
-        cells = [str(row[c]) for c in labels]
-        cells += [f"{row['lead_time_minutes']:g}", f"{row['value']:.4g}", f"{row['reference_value']:.4g}"]
-        cells.append(f"{row['value'] / row['reference_value']:.3f}")
-        for threshold in thresholds:
-            same = csi[(csi["threshold"] == threshold) & (csi["lead_time_minutes"] == row["lead_time_minutes"])]
-            for label in labels:
-                same = same[same[label] == row[label]]
-            cells.append(f"{same['value'].iloc[0]:.3f} ({same['reference_value'].iloc[0]:.3f})")
+    for metric, event in columns[1:]:
+        table.add_column(_score_name(str(metric), dict(zip(events, event, strict=True))), justify="right", no_wrap=True)
+    for place, rows in scores.groupby([*labels, "lead_time_minutes"], sort=False):
+        cells = [*map(str, place[:-1]), f"{place[-1]:.3g}"]
+        for number, (metric, event) in enumerate(columns):
+            row = rows[rows["metric"] == metric]
+            for name, value in zip(events, event, strict=True):
+                row = row[(row[name] == value) | (row[name].isna() & (value != value))]
+            value, other = row["value"].iloc[0], row["reference_value"].iloc[0]
+            if number == 0:
+                cells += [f"{value:.4g}", f"{other:.4g}", f"{value / other:.3f}"]
+            else:
+                cells.append(
+                    f"{value:.3f} ({other:.3f})" if max(abs(value), abs(other)) < 10 else f"{value:.4g} ({other:.4g})"
+                )
         table.add_row(*cells)
-    table.caption = f"MSE in {units}; ratio: MSE / MSE of {reference}"
-    if thresholds:
-        table.caption += f"; CSI: ours ({reference})"
+    units = str(scores.loc[scores["metric"] == first, "units"].iloc[0])
+    table.caption = f"{first.upper()} in {units}; ratio: {first.upper()} / that of {reference}"
+    if len(columns) > 1:
+        table.caption += f"; the rest: ours ({reference})"
     return table
+
+
+def _score_name(metric: str, event: dict[str, float]) -> str:
+    name = metric.upper() if len(metric) <= 4 else metric
+    if event.get("threshold") == event.get("threshold") and "threshold" in event:
+        name += f">={event['threshold']:g}"
+    if event.get("neighbourhood") == event.get("neighbourhood") and "neighbourhood" in event:
+        name += f" in {event['neighbourhood']:g}"
+    return name

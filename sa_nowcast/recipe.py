@@ -42,7 +42,9 @@ class DataRecipe(_Model):
         description="A path that xarray opens (NetCDF, Zarr), or 'sample:mrms' for the embedded sample."
     )
     engine: str | None = Field(
-        None, description="Reader: taxibj, moving_mnist, kth, a pysteps importer or an engine of xarray; null: guessed."
+        None,
+        description="Reader: taxibj, moving_mnist, kth, array, a pysteps importer or an engine of xarray; null: guessed; "
+        "moving_mnist_digits: a folder of MNIST's idx files, from which sequences are made while training.",
     )
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the reader.")
     variables: tuple[str, ...] | None = Field(None, description="Variables to use; by default all gridded ones.")
@@ -235,7 +237,15 @@ class TrainingRecipe(_Model):
 class VerificationRecipe(_Model):
     """What the held-back period is scored with."""
 
+    metrics: tuple[str, ...] = Field(
+        (),
+        description="Names of scores; by default mse, and csi where there are thresholds. ssim stands for all three.",
+    )
     thresholds: tuple[float, ...] = Field((), description="CSI thresholds in the data's units, compared with >=.")
+    data_range: tuple[float, float] = Field(
+        (0.0, 1.0), description="Values in the data's units that stand for 0 and 1 in frame_mse, frame_mae, ssim, psnr."
+    )
+    clip: bool = Field(False, description="Clip forecasts to data_range in these.")
     reference: Literal["persistence"] = Field("persistence", description="The forecast that skill is measured against.")
 
 

@@ -25,6 +25,7 @@ from sa_nowcast.errors import (
     SaNowcastError,
     StorageError,
 )
+from sa_nowcast.workflow import stages
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ def test_ctrl_c_saves_the_run_exits_with_75_and_the_next_call_goes_on(recipe: Pa
 def test_seed_and_output_replace_those_of_the_recipe(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workflow, "_draw", lambda *args: args[-1].write_bytes(b"picture"))
+    monkeypatch.setattr(stages, "_draw", lambda *args: args[-1].write_bytes(b"picture"))
     arguments = ("run", str(recipe), "--quiet", "--seed", "5", "--output", str(tmp_path / "other"))
     assert in_process(monkeypatch, *arguments) == 0
     nowcaster = sa_nowcast.load(str(tmp_path / "other" / "model.nowcaster"))

@@ -17,10 +17,9 @@ from sequences import NETWORK, OPTIONS, georeferenced, rain, traffic, weather
 
 import sa_nowcast
 import sa_nowcast.training.engine as engine
-from sa_nowcast import workflow
 from sa_nowcast.errors import DataError, Interrupted, MissingLibraryError, RecipeError, StorageError
 from sa_nowcast.recipe import Recipe
-from sa_nowcast.workflow import RunResult, run
+from sa_nowcast.workflow import RunResult, run, stages
 
 FILES = {"model.nowcaster", "forecast.nc", "scores.csv", "forecast.png"}
 
@@ -75,7 +74,7 @@ def same(folder: Path, finished: Path, **changes: Any) -> Recipe:
 @pytest.fixture
 def quick_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most of the time of a small run goes into its picture; some tests are about other things."""
-    monkeypatch.setattr(workflow, "_draw", lambda *args: args[-1].write_bytes(b"picture"))
+    monkeypatch.setattr(stages, "_draw", lambda *args: args[-1].write_bytes(b"picture"))
 
 
 @pytest.fixture

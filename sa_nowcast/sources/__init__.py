@@ -1,8 +1,10 @@
-"""Where data come from: readers for TaxiBJ, MovingMNIST, KTH, radar composites, and all that xarray opens.
+"""Where data come from: readers for TaxiBJ, MovingMNIST, KTH, radar composites, NumPy files, and all that xarray opens.
 
 The libraries that a source needs are imported when it is used.
 """
 
+from sa_nowcast.sources.arrays import open_array
+from sa_nowcast.sources.chain import chain
 from sa_nowcast.sources.download import fetch
 from sa_nowcast.sources.kth import open_kth
 from sa_nowcast.sources.mnist_generator import MovingMnist
@@ -18,7 +20,9 @@ __all__ = [
     "TaxiBJBackendEntrypoint",
     "TaxiBJSplit",
     "benchmark_split",
+    "chain",
     "fetch",
+    "open_array",
     "open_kth",
     "open_radar",
     "open_source",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import xarray as xr
 
 from sa_nowcast.errors import RecipeError
+from sa_nowcast.sources.arrays import open_array
 from sa_nowcast.sources.files import open_files
 from sa_nowcast.sources.importers import IMPORTERS
 from sa_nowcast.sources.kth import open_kth
@@ -18,11 +20,15 @@ from sa_nowcast.sources.radar import open_radar
 from sa_nowcast.sources.taxibj import open_taxibj
 
 
-def _open_moving_mnist(source: PathLike | Iterable[PathLike], **options: Any) -> xr.Dataset:
-    return MovingMnistBackendEntrypoint().open_dataset(expand(source, (".npy",))[0], **options)
+def _open_moving_mnist(
+    source: PathLike | Iterable[PathLike], *, drop_variables: str | Iterable[str] | None = None
+) -> xr.Dataset:
+    path = expand(source, (".npy",))[0]
+    return MovingMnistBackendEntrypoint().open_dataset(path, drop_variables=drop_variables)
 
 
 _READERS: Final[Mapping[str, Callable[..., xr.Dataset]]] = {
+    "array": open_array,
     "kth": open_kth,
     "moving_mnist": _open_moving_mnist,
     "taxibj": open_taxibj,
@@ -37,19 +43,20 @@ def open_source(source: PathLike | Iterable[PathLike], *, engine: str | Any = No
     source : path or iterable of paths
         A file, a folder, a pattern, a Zarr store, or several.
     engine : str or BackendEntrypoint, optional
-        ``taxibj``, ``moving_mnist``, ``kth``, an importer of pysteps (see `open_radar`), or an engine of xarray; xarray
-        guesses where none is named.
+        ``taxibj``, ``moving_mnist``, ``kth``, ``array`` (NumPy files), an importer of pysteps (see `open_radar`), or
+        an engine of xarray; xarray guesses where none is named.
     **options
-        For the reader: `open_taxibj`, `open_kth`, `open_radar`, or ``time_pattern`` and the options of
+        For the reader: `open_taxibj`, `open_kth`, `open_array`, `open_radar`, or ``time_pattern`` and the options of
         ``xarray.open_dataset``.
 
     Raises
     ------
     RecipeError
-        An unknown engine; the nearest known one is named.
+        An unknown engine or option; the nearest known one is named. An option that the reader cannot do without.
     """
     if isinstance(engine, str):
         if engine in _READERS:
+            _check_options(engine, options)
             return _READERS[engine](source, **options)
         if engine in IMPORTERS:
             return open_radar(source, engine, **options)
@@ -58,3 +65,14 @@ def open_source(source: PathLike | Iterable[PathLike], *, engine: str | Any = No
             raise RecipeError("engine", f"{engine!r} is not known", expected=nearest(engine, known))
     time_pattern = options.pop("time_pattern", None)
     return open_files(source, engine=engine, time_pattern=time_pattern, options=options)
+
+
+def _check_options(engine: str, options: Mapping[str, Any]) -> None:
+    _, *parameters = inspect.signature(_READERS[engine]).parameters.values()
+    known = [p.name for p in parameters]
+    for name in options:
+        if name not in known:
+            raise RecipeError("options", f"{name!r} is not known to engine {engine}", expected=nearest(name, known))
+    missing = [p.name for p in parameters if p.default is p.empty and p.name not in options]
+    if missing:
+        raise RecipeError("options", f"no {' and no '.join(missing)}, which engine {engine} needs")

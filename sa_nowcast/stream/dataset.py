@@ -18,7 +18,7 @@ from sa_nowcast.scaling import Scaling
 from sa_nowcast.stream.blocks import MemoryBlocks, open_blocks
 from sa_nowcast.stream.order import block_order, choose_layout
 from sa_nowcast.stream.reader import BlockReader, DeviceReader, Reader, Window
-from sa_nowcast.stream.sources import Names, Period, Source, Split, _called, open_sequences, starts_of
+from sa_nowcast.stream.sources import Names, Period, Source, Split, called, open_sequences, starts_of
 from sa_nowcast.times import Gaps, show_time
 from sa_nowcast.windows import Positions
 
@@ -136,7 +136,7 @@ class SequenceDataset(Dataset[Tensor]):
         if self.crop is not None and min(self.crop) < 1:
             raise RecipeError("crop", f"{self.crop}", expected="at least 1 row and column")
         given = list(source) if isinstance(source, Sequence) and not isinstance(source, str | bytes) else [source]
-        self._names = [_called(s, number) for number, s in enumerate(given)]
+        self._names = [called(s, number) for number, s in enumerate(given)]
         sequences = open_sequences(given, Names(variables, time, y, x, channel, gaps))
         self.channels, self.grid, self.step = sequences[0].channels, sequences[0].grid, sequences[0].step
         if turns and self.sample_shape[-2] != self.sample_shape[-1]:

@@ -58,7 +58,7 @@ def open_sequences(source: Source | Sequence[Source], names: Names) -> list[Fram
         raise RecipeError("source", "an empty list", expected="at least one path, Dataset or DataArray")
     sequences = [_frames(s, names) for s in several]
     for number, (one, given) in enumerate(zip(sequences, several, strict=True)):
-        _require_alike(one, sequences[0], _called(given, number), _called(several[0], 0))
+        _require_alike(one, sequences[0], called(given, number), called(several[0], 0))
     return sequences
 
 
@@ -105,7 +105,14 @@ def _opened(source: str | os.PathLike[str] | Store) -> xr.Dataset:
     from sa_nowcast.sources import open_source
 
     if isinstance(source, Store) or "://" in str(source):
-        opened: xr.Dataset = xr.open_zarr(source, chunks=None)
+        try:
+            remote = zarr.open_group(source, mode="r")
+            consolidated = remote.metadata.consolidated_metadata is not None
+            opened: xr.Dataset = xr.open_zarr(source, chunks=None, consolidated=consolidated)
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(
+                str(source), f"cannot be opened as a Zarr store ({error})", fix="check the address"
+            ) from error
         return opened
     path = Path(source).expanduser()
     if not path.exists() and path.suffix == ".zarr":
@@ -119,7 +126,8 @@ def _opened(source: str | os.PathLike[str] | Store) -> xr.Dataset:
     return open_source(path, engine="zarr", consolidated=group.metadata.consolidated_metadata is not None)
 
 
-def _called(source: Source, number: int) -> str:
+def called(source: Source, number: int) -> str:
+    """Return what errors call a source."""
     if isinstance(source, str | os.PathLike):
         return str(source)
     kept = source.encoding.get("source") if isinstance(source, xr.Dataset) else None

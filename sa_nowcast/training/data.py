@@ -14,8 +14,9 @@ from sa_nowcast import dims
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.frames import Frames
 from sa_nowcast.recipe import TrainingRecipe
-from sa_nowcast.scaling import Scaling
-from sa_nowcast.stream import IN_MEMORY_BYTES, Samples, SequenceDataset
+from sa_nowcast.scaling import ChannelScaling, Scaling
+from sa_nowcast.sources import MovingMnist
+from sa_nowcast.stream import IN_MEMORY_BYTES, DigitSamples, Samples, SequenceDataset
 from sa_nowcast.terms import Terms
 from sa_nowcast.windows import Positions, Range, Split, window_starts
 
@@ -23,6 +24,7 @@ _SCAN_FRAMES = 64
 _FINGERPRINTED = 32
 _CROP_SEED = 7919  # the validation crops; apart from the training ones whatever the seed
 RAIN_RATE = "mm h-1"
+GREY_LEVELS = 255.0
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,42 @@ class TrainingData:
             provenance={
                 "training_period": _period(frames, split.train),
                 "validation_period": _period(frames, split.validation),
+            },
+        )
+
+    @classmethod
+    def from_digits(
+        cls,
+        train: MovingMnist,
+        held: MovingMnist,
+        frames: Frames,
+        history: int,
+        steps: int,
+        recipe: TrainingRecipe,
+    ) -> TrainingData:
+        """Take sequences that are made on the fly, and grey values 0 to 255 as the range of the network's 0 to 1.
+
+        Parameters
+        ----------
+        train, held : MovingMnist
+            Of other seeds or digits, so that no sequence is in both.
+        frames : Frames
+            Sequences of the same kind: their terms are the nowcaster's.
+        """
+        terms = Terms.of(frames, history, steps)
+        units = terms.channels[0][1]
+        grey = ChannelScaling("minmax", units, 0.0, GREY_LEVELS, 0.0, GREY_LEVELS)
+        kind = (train.part, train.seed, train.digits, train.length, train.shape, held.part, held.seed)
+        return cls(
+            train=DigitSamples(train),
+            held=DigitSamples(held),
+            held_count=recipe.validation_samples,
+            scaling=Scaling((grey,)),
+            terms=terms,
+            identity=hashlib.sha256(repr((kind, terms, train.batch(0, 1).tobytes())).encode()).hexdigest(),
+            provenance={
+                "training_period": f"MovingMNIST made of MNIST's {train.part} digits, seed {train.seed}",
+                "validation_period": f"MovingMNIST made of MNIST's {held.part} digits, seed {held.seed}",
             },
         )
 

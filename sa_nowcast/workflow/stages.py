@@ -5,10 +5,8 @@ Nothing is printed here. Progress goes to the `report` callback, results are ret
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from sa_nowcast import dims
-from sa_nowcast._version import __version__
 from sa_nowcast.cf import write_forecast
-from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError, StorageError
+from sa_nowcast.errors import DataError, MissingLibraryError, StorageError
 from sa_nowcast.frames import Frames, grid_mapping_name
-from sa_nowcast.recipe import SAMPLE_PREFIX, Recipe, network_config
-from sa_nowcast.samples import open_sample
-from sa_nowcast.sources import open_source as open_any
-from sa_nowcast.windows import Positions, Range, Split, split_in_time, window_starts
+from sa_nowcast.recipe import Recipe, network_config
+from sa_nowcast.windows import Positions, Range, window_starts
+from sa_nowcast.workflow.data import Experiment, open_experiment, period
+from sa_nowcast.workflow.outputs import check_claim, claim, finish, finished, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +28,6 @@ if TYPE_CHECKING:
     from sa_nowcast.nowcaster import Nowcaster
 
 MODEL, SCORES, PICTURE = "model.nowcaster", "scores.csv", "forecast.png"
-CLAIM, DONE = "recipe.json", "run.json"
 Report = Callable[[str], None]
 
 
@@ -56,8 +52,40 @@ class RunResult:
     already_done: bool
 
 
+def train(recipe: Recipe, *, progress: bool = True, report: Report = lambda line: None) -> Path:
+    """Train what a recipe describes, and save the model.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    progress : bool
+        Whether training shows a progress bar on standard error.
+    report : callable
+        Called with one line at the start of each stage.
+
+    Returns
+    -------
+    Path
+        The model's folder. `run` goes on from there without training again.
+
+    Raises
+    ------
+    SaNowcastError
+        Whatever is wrong, in one line; the same call goes on where an interrupted one stopped.
+    """
+    from sa_nowcast.devices import resolve_device
+
+    folder = _folder(recipe)
+    resolve_device(recipe.training.device)
+    _train(recipe, folder, open_experiment(recipe), progress, report)
+    return folder / MODEL
+
+
 def run(recipe: Recipe, *, progress: bool = True, report: Report = lambda line: None) -> RunResult:
     """Train, save the model, forecast the held-back times, score them, draw the last one.
+
+    Of several processes that train together (``torchrun``, ``srun``), the first one does what comes after training;
+    the others return without scores and files.
 
     Parameters
     ----------
@@ -79,81 +107,63 @@ def run(recipe: Recipe, *, progress: bool = True, report: Report = lambda line: 
     import pandas as pd
 
     from sa_nowcast.devices import resolve_device
-    from sa_nowcast.training.data import TrainingData, empty_frames
-    from sa_nowcast.training.fit import fit_prepared, writable_folder
+    from sa_nowcast.training.launch import launched
 
-    folder = writable_folder(Path(recipe.output.folder).expanduser())
-    _check_claim(folder, recipe)
-    finished = _finished(folder, recipe)
-    if finished is not None:
-        return RunResult(folder, pd.read_csv(folder / SCORES), finished, already_done=True)
+    folder = _folder(recipe)
+    done = finished(folder, recipe)
+    if done is not None:
+        return RunResult(folder, pd.read_csv(folder / SCORES), done, already_done=True)
     # A missing library or device is found out before any work is done.
     _plotting()
     resolve_device(recipe.training.device)
+    experiment = open_experiment(recipe)
+    nowcaster = _train(recipe, folder, experiment, progress, report)
+    if not launched().first:
+        return RunResult(folder, pd.DataFrame(), (), already_done=False)
+    test, frames = experiment.test, experiment.test_frames
+    report(f"forecasting {period(frames, experiment.test_period)}")
+    archive = forecast_period(nowcaster, test, frames, experiment.test_period, experiment.blocked)
+    suffix = {"netcdf": "nc", "zarr": "zarr"}[recipe.output.format]
+    written = write_forecast(archive, folder / f"forecast.{suffix}", recipe.output.format, title=recipe.name)
+    report(f"scoring {archive.sizes[dims.INIT_TIME]} forecasts against {recipe.verification.reference}")
+    table = _score(archive, test, frames, recipe)
+    write_text(folder / SCORES, table.to_csv(index=False))
+    _draw(archive, test, frames, recipe, folder / PICTURE)
+    files = (folder / MODEL, written, folder / SCORES, folder / PICTURE)
+    finish(folder, recipe, files)
+    return RunResult(folder, table, files, already_done=False)
 
-    train_ds, test_ds = _regions(open_source(recipe), recipe)
-    train_frames, test_frames = _frames(train_ds, recipe), _frames(test_ds, recipe)
-    split = _split(len(train_frames), recipe)
-    # Likewise a frame without any value, which no forecast can start from.
-    blocked = empty_frames(test_frames, (split.test,), refuse=recipe.data.gaps == "refuse")
+
+def _folder(recipe: Recipe) -> Path:
+    from sa_nowcast.training.fit import writable_folder
+
+    folder = writable_folder(Path(recipe.output.folder).expanduser())
+    check_claim(folder, recipe)
+    return folder
+
+
+def _train(recipe: Recipe, folder: Path, experiment: Experiment, progress: bool, report: Report) -> Nowcaster:
+    from sa_nowcast.training.fit import fit_prepared
+    from sa_nowcast.training.launch import launched
+
+    first = launched().first
     # Only now: a recipe that failed on its data must not keep the folder from the mended one.
-    _write_text(folder / CLAIM, json.dumps(recipe.model_dump(mode="json"), indent=2))
-    report(f"training on {_period(train_frames, split.train)}, validating on {_period(train_frames, split.validation)}")
-    prepared = TrainingData.from_frames(
-        train_frames,
-        split,
-        recipe.history,
-        recipe.steps,
-        recipe.scaling,
-        recipe.training,
-        skip_empty=recipe.data.gaps == "skip",
-    )
+    if first:
+        claim(folder, recipe)
+        report(experiment.trained_on)
     nowcaster = fit_prepared(
-        prepared,
-        network_config(recipe.network, channels=len(train_frames.channels)),
+        experiment.training(),
+        network_config(recipe.network, channels=experiment.channels),
         recipe.scaling,
         recipe.training,
         folder=folder / "training",
         progress=progress,
-        report=report,
+        report=report if first else None,
         provenance={"recipe": recipe.name, "source": recipe.data.source},
     )
-    nowcaster.save(folder / MODEL, overwrite=True)
-    report(f"forecasting {_period(test_frames, split.test)}")
-    archive = forecast_period(nowcaster, test_ds, test_frames, split.test, blocked)
-    suffix = {"netcdf": "nc", "zarr": "zarr"}[recipe.output.format]
-    written = write_forecast(archive, folder / f"forecast.{suffix}", recipe.output.format, title=recipe.name)
-    report(f"scoring {archive.sizes[dims.INIT_TIME]} forecasts against {recipe.verification.reference}")
-    table = _score(archive, test_ds, test_frames, recipe)
-    _write_text(folder / SCORES, table.to_csv(index=False))
-    _draw(archive, test_ds, test_frames, recipe, folder / PICTURE)
-    files = (folder / MODEL, written, folder / SCORES, folder / PICTURE)
-    record = {
-        "sa_nowcast_version": __version__,
-        "recipe_sha256": _recipe_digest(recipe),
-        "files": {f.name: _file_digest(f) for f in files},
-    }
-    _write_text(folder / DONE, json.dumps(record, indent=2))
-    return RunResult(folder, table, files, already_done=False)
-
-
-def open_source(recipe: Recipe) -> xr.Dataset:
-    """Open what ``data.source`` names, lazily.
-
-    Raises
-    ------
-    DataError
-        No such file, or one that cannot be opened.
-    """
-    source = recipe.data.source
-    if source.startswith(SAMPLE_PREFIX):
-        return open_sample(source.removeprefix(SAMPLE_PREFIX))
-    path = Path(source).expanduser()
-    if not any(c in source for c in "*?[") and not path.exists():
-        raise DataError(
-            source, "no such file or folder", fix="check data.source; relative paths start at the working directory"
-        )
-    return open_any(str(path), engine=recipe.data.engine, **recipe.data.options)
+    if first:
+        nowcaster.save(folder / MODEL, overwrite=True)
+    return nowcaster
 
 
 def forecast_period(
@@ -193,64 +203,21 @@ def forecast_period(
     return archive
 
 
-def _frames(ds: xr.Dataset, recipe: Recipe) -> Frames:
-    data = recipe.data
-    return Frames.from_xarray(
-        ds, variables=data.variables, time=data.time, y=data.y, x=data.x, channel=data.channel, gaps=data.gaps
-    )
-
-
-def _regions(ds: xr.Dataset, recipe: Recipe) -> tuple[xr.Dataset, xr.Dataset]:
-    return tuple(
-        _region(ds, bounds or {}, f"split.{name}")
-        for name, bounds in (("train_region", recipe.split.train_region), ("test_region", recipe.split.test_region))
-    )  # type: ignore[return-value]
-
-
-def _region(ds: xr.Dataset, bounds: Mapping[str, tuple[float, float]], key: str) -> xr.Dataset:
-    for name, (low, high) in bounds.items():
-        known = ", ".join(str(n) for n, index in ds.indexes.items() if index.dtype.kind in "fiu")
-        if name not in known.split(", "):
-            raise RecipeError(f"{key}.{name}", "no such coordinate in the data", expected=f"one of {known}")
-        values = ds.indexes[name]
-        selected = ds.isel({name: (values >= min(low, high)) & (values <= max(low, high))})
-        if not selected.sizes[name]:
-            raise RecipeError(
-                f"{key}.{name}",
-                f"no grid point from {low} to {high}",
-                expected=f"within {values.min():g} to {values.max():g}",
-            )
-        ds = selected
-    return ds
-
-
-def _split(frames: int, recipe: Recipe) -> Split:
-    split = recipe.split
-    if split.test == 0:
-        raise RecipeError("split.test", "0", expected="a share above 0, for a run ends with scores on held-back times")
-    return split_in_time(
-        frames,
-        recipe.history + recipe.steps,
-        training=split.train,
-        validation=split.validation,
-        test=split.test,
-        guard=recipe.history if split.guard is None else split.guard,
-    )
-
-
 def _score(archive: xr.DataArray, truth: xr.Dataset, frames: Frames, recipe: Recipe) -> pd.DataFrame:
     from sa_nowcast.verification import to_table, verify
 
-    thresholds = recipe.verification.thresholds
+    asked = recipe.verification
     truth_array: xr.DataArray | xr.Dataset = (
         frames.arrays[0] if len(frames.arrays) == 1 else truth[[str(a.name) for a in frames.arrays]]
     )
     scores = verify(
         archive,
         truth_array,
-        metrics=["mse", "csi"] if thresholds else ["mse"],
-        thresholds=thresholds or None,
-        reference=recipe.verification.reference,
+        metrics=list(asked.metrics) or (["mse", "csi"] if asked.thresholds else ["mse"]),
+        thresholds=asked.thresholds or None,
+        reference=asked.reference,
+        data_range=asked.data_range,
+        clip=asked.clip,
         time=str(frames.time_dim),
     )
     return to_table(scores)
@@ -290,65 +257,3 @@ def _draw(archive: xr.DataArray, truth: xr.Dataset, frames: Frames, recipe: Reci
         raise StorageError(str(path), f"cannot be written ({error.strerror or error})", fix="free space") from error
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _period(frames: Frames, part: tuple[int, int]) -> str:
-    return f"{frames.label(part[0])} to {frames.label(part[1] - 1)}" if part[1] > part[0] else "nothing"
-
-
-def _recipe_digest(recipe: Recipe) -> str:
-    # Where a result is written, and how fast it is computed, does not change it.
-    content = recipe.model_dump(
-        mode="json", exclude={"output": {"folder"}, "training": {"device", "workers", "checkpoint_every"}}
-    )
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _check_claim(folder: Path, recipe: Recipe) -> None:
-    """Refuse a folder that holds another run."""
-    path = folder / CLAIM
-    if not path.exists():
-        return
-    try:
-        theirs = Recipe.model_validate_json(path.read_text())
-    except (OSError, ValueError):
-        theirs = None
-    if theirs is None or _recipe_digest(theirs) != _recipe_digest(recipe):
-        raise RecipeError(
-            f"output.folder {folder}",
-            "it holds a run of another recipe",
-            expected="a folder of its own for each run",
-            fix="name another folder, or remove this one",
-        )
-
-
-def _finished(folder: Path, recipe: Recipe) -> tuple[Path, ...] | None:
-    """Return the results of a finished run that are all still whole, or None."""
-    try:
-        record = json.loads((folder / DONE).read_text())
-        if record["recipe_sha256"] != _recipe_digest(recipe):
-            return None
-        files = {folder / name: digest for name, digest in record["files"].items()}
-        return tuple(files) if all(_file_digest(f) == digest for f, digest in files.items()) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _file_digest(path: Path) -> str:
-    """SHA-256 of a file, or of all files of a folder with their names."""
-    digest = hashlib.sha256()
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_file():
-            digest.update(file.relative_to(path.parent).as_posix().encode())
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text)
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise StorageError(str(path), f"cannot be written ({error.strerror or error})", fix="free space") from error

@@ -23,6 +23,7 @@ ROWS = [
     {"bundle", "conversion"},
     {"stream", "verification"},
     {"terms"},
+    {"card", "summary"},
     {"nowcaster", "plotting"},
     {"training"},
     {"hindcast", "interop"},

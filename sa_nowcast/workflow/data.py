@@ -1,0 +1,206 @@
+"""What a recipe's data, split and scaling mean: what is trained on, and what is forecast and scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.frames import Frames
+from sa_nowcast.recipe import SAMPLE_PREFIX, Recipe
+from sa_nowcast.samples import open_sample
+from sa_nowcast.sources import MovingMnist, chain
+from sa_nowcast.sources import open_source as open_any
+from sa_nowcast.sources.chain import SEQUENCE
+from sa_nowcast.sources.mnist_generator import TEST_SEED
+from sa_nowcast.windows import Positions, Range, Split, split_in_time
+
+if TYPE_CHECKING:
+    from sa_nowcast.training.data import TrainingData
+
+DIGITS = "moving_mnist_digits"
+_DIGIT_OPTIONS = ("digits", "size", "speed", "check_hash", "test_sequences")
+_TEST_SEQUENCES = 10_000
+_VALIDATION_SEED = 2**31  # added to the recipe's seed: other sequences of the same training digits
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The data of a recipe, opened and checked, and not yet read.
+
+    Attributes
+    ----------
+    training : callable
+        Plans the training and validation windows, and fits the scaling; reads the training period once.
+    channels : int
+    trained_on : str
+        One line about the periods, for people.
+    test : Dataset
+    test_frames : Frames
+    test_period : (int, int)
+        Positions in `test_frames` that are forecast and scored.
+    blocked : ndarray of int
+        Positions without any valid value.
+    """
+
+    training: Callable[[], TrainingData]
+    channels: int
+    trained_on: str
+    test: xr.Dataset
+    test_frames: Frames
+    test_period: Range
+    blocked: Positions | Sequence[int]
+
+
+def open_experiment(recipe: Recipe) -> Experiment:
+    """Open what a recipe names, and check that it can be trained on and scored.
+
+    Raises
+    ------
+    DataError, RecipeError
+        Data that are not there, cannot be used, or are too short for the split.
+    """
+    if recipe.data.engine == DIGITS:
+        return _digits(recipe)
+    from sa_nowcast.training.data import TrainingData, empty_frames
+
+    train_ds, test_ds = _regions(open_source(recipe), recipe)
+    train_frames, test_frames = _frames(train_ds, recipe), _frames(test_ds, recipe)
+    split = _split(len(train_frames), recipe)
+    skip = recipe.data.gaps == "skip"
+    # A frame without any value, which no forecast can start from, is found before any work is done.
+    blocked = empty_frames(test_frames, (split.test,), refuse=not skip)
+    return Experiment(
+        training=lambda: TrainingData.from_frames(
+            train_frames, split, recipe.history, recipe.steps, recipe.scaling, recipe.training, skip_empty=skip
+        ),
+        channels=len(train_frames.channels),
+        trained_on=f"training on {period(train_frames, split.train)}, "
+        f"validating on {period(train_frames, split.validation)}",
+        test=test_ds,
+        test_frames=test_frames,
+        test_period=split.test,
+        blocked=blocked,
+    )
+
+
+def _digits(recipe: Recipe) -> Experiment:
+    """MovingMNIST made while training: no sequence twice, and digits to test on that were never trained on."""
+    from sa_nowcast.training.data import TrainingData
+
+    for block, fields in (("split", recipe.split.model_fields_set), ("data", recipe.data.model_fields_set)):
+        wrong = sorted(fields - {"source", "engine", "options"})
+        if wrong:
+            raise RecipeError(
+                f"{block}.{wrong[0]}", f"given for {DIGITS}, which makes its own sequences", fix="remove it"
+            )
+    if recipe.scaling not in ("auto", "minmax"):
+        raise RecipeError("scaling", f"{recipe.scaling!r} for {DIGITS}", expected="minmax: grey values 0 to 255")
+    options = dict(recipe.data.options)
+    unknown = sorted(set(options) - set(_DIGIT_OPTIONS))
+    if unknown:
+        raise RecipeError(
+            f"data.options.{unknown[0]}", "no such option", expected=f"one of {', '.join(_DIGIT_OPTIONS)}"
+        )
+    count = options.pop("test_sequences", _TEST_SEQUENCES)
+    if type(count) is not int or count < 1:
+        raise RecipeError("data.options.test_sequences", f"{count!r}", expected="a whole number of at least 1")
+    options |= {"length": recipe.history + recipe.steps}
+    folder, seed = Path(recipe.data.source).expanduser(), recipe.training.seed
+    try:
+        train = MovingMnist(folder, "train", seed=seed, **options)
+        held = MovingMnist(folder, "train", seed=seed + _VALIDATION_SEED, **options)
+        test = MovingMnist(folder, "test", seed=TEST_SEED, **options)
+    except TypeError as error:
+        raise RecipeError("data.options", f"cannot be used ({error})") from error
+    ds = chain(test.dataset(0, count))
+    frames = Frames.from_xarray(ds, gaps="skip")
+    return Experiment(
+        training=lambda: TrainingData.from_digits(train, held, frames, recipe.history, recipe.steps, recipe.training),
+        channels=1,
+        trained_on=f"training on sequences of {train.digits} training digits made on the fly",
+        test=ds,
+        test_frames=frames,
+        test_period=(0, len(frames)),
+        blocked=np.empty(0, np.int64),
+    )
+
+
+def open_source(recipe: Recipe) -> xr.Dataset:
+    """Open what ``data.source`` names, lazily; sequences are put one after another.
+
+    Raises
+    ------
+    DataError
+        No such file, or one that cannot be opened.
+    """
+    source = recipe.data.source
+    if source.startswith(SAMPLE_PREFIX):
+        return open_sample(source.removeprefix(SAMPLE_PREFIX))
+    path = Path(source).expanduser()
+    if not any(c in source for c in "*?[") and not path.exists():
+        raise DataError(
+            source, "no such file or folder", fix="check data.source; relative paths start at the working directory"
+        )
+    return chain(open_any(str(path), engine=recipe.data.engine, **recipe.data.options))
+
+
+def _frames(ds: xr.Dataset, recipe: Recipe) -> Frames:
+    data = recipe.data
+    return Frames.from_xarray(
+        ds,
+        variables=data.variables,
+        time=data.time,
+        y=data.y,
+        x=data.x,
+        channel=data.channel,
+        gaps="skip" if SEQUENCE in ds.coords else data.gaps,
+    )
+
+
+def _regions(ds: xr.Dataset, recipe: Recipe) -> tuple[xr.Dataset, xr.Dataset]:
+    return tuple(
+        _region(ds, bounds or {}, f"split.{name}")
+        for name, bounds in (("train_region", recipe.split.train_region), ("test_region", recipe.split.test_region))
+    )  # type: ignore[return-value]
+
+
+def _region(ds: xr.Dataset, bounds: Mapping[str, tuple[float, float]], key: str) -> xr.Dataset:
+    for name, (low, high) in bounds.items():
+        known = ", ".join(str(n) for n, index in ds.indexes.items() if index.dtype.kind in "fiu")
+        if name not in known.split(", "):
+            raise RecipeError(f"{key}.{name}", "no such coordinate in the data", expected=f"one of {known}")
+        values = ds.indexes[name]
+        selected = ds.isel({name: (values >= min(low, high)) & (values <= max(low, high))})
+        if not selected.sizes[name]:
+            raise RecipeError(
+                f"{key}.{name}",
+                f"no grid point from {low} to {high}",
+                expected=f"within {values.min():g} to {values.max():g}",
+            )
+        ds = selected
+    return ds
+
+
+def _split(frames: int, recipe: Recipe) -> Split:
+    split = recipe.split
+    if split.test == 0:
+        raise RecipeError("split.test", "0", expected="a share above 0, for a run ends with scores on held-back times")
+    return split_in_time(
+        frames,
+        recipe.history + recipe.steps,
+        training=split.train,
+        validation=split.validation,
+        test=split.test,
+        guard=recipe.history if split.guard is None else split.guard,
+    )
+
+
+def period(frames: Frames, part: tuple[int, int]) -> str:
+    """Return the first and last time of a period, for people."""
+    return f"{frames.label(part[0])} to {frames.label(part[1] - 1)}" if part[1] > part[0] else "nothing"
