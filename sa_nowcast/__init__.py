@@ -16,8 +16,11 @@ from sa_nowcast.defaults import get_default_model, set_default_model
 from sa_nowcast.samples import open_sample
 
 if TYPE_CHECKING:
+    from sa_nowcast import interop as interop
     from sa_nowcast import models as models
     from sa_nowcast.conversion import convert, open_zarr
+    from sa_nowcast.hindcast import hindcast
+    from sa_nowcast.interop import pysteps as pysteps
     from sa_nowcast.nowcaster import Nowcaster
     from sa_nowcast.sources import open_source
     from sa_nowcast.stream import SequenceDataset
@@ -35,23 +38,32 @@ __all__ = [
     "errors",
     "fit",
     "get_default_model",
+    "hindcast",
+    "interop",
     "load",
     "models",
     "open_sample",
     "open_source",
     "open_zarr",
     "persistence",
+    "pysteps",
     "reference",
     "set_default_model",
     "to_table",
     "verify",
 ]
 
+_MODULES = {
+    "interop": "sa_nowcast.interop",
+    "models": "sa_nowcast.models",
+    "pysteps": "sa_nowcast.interop.pysteps",
+}
 _LAZY = {
     "Nowcaster": "sa_nowcast.nowcaster",
     "SequenceDataset": "sa_nowcast.stream",
     "convert": "sa_nowcast.conversion",
     "fit": "sa_nowcast.training.fit",
+    "hindcast": "sa_nowcast.hindcast",
     "open_source": "sa_nowcast.sources",
     "open_zarr": "sa_nowcast.conversion",
     "persistence": "sa_nowcast.verification",
@@ -80,8 +92,8 @@ def load(path: str) -> Nowcaster:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "models":
-        return importlib.import_module("sa_nowcast.models")
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

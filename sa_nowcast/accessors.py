@@ -15,6 +15,7 @@ from sa_nowcast.errors import DataError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from sa_nowcast.interop.conventions import Convention
     from sa_nowcast.nowcaster import Nowcaster
     from sa_nowcast.stream import SequenceDataset, SequenceLoader
 
@@ -53,6 +54,7 @@ class _Gridded:
         y: Hashable | None = None,
         x: Hashable | None = None,
         channel: Hashable | None = None,
+        tile: int | None = None,
         device: str = "auto",
     ) -> xr.DataArray:
         """Forecast the frames after `init_time`; see `sa_nowcast.Nowcaster.forecast`.
@@ -65,8 +67,29 @@ class _Gridded:
         """
         nowcaster = get_default_model() if model is None else as_nowcaster(model)
         return nowcaster.forecast(
-            self._obj, steps, init_time=init_time, grid=grid, time=time, y=y, x=x, channel=channel, device=device
+            self._obj,
+            steps,
+            init_time=init_time,
+            grid=grid,
+            time=time,
+            y=y,
+            x=x,
+            channel=channel,
+            tile=tile,
+            device=device,
         )
+
+    def hindcast(self, steps: int | None = None, *, model: Any = None, **options: Any) -> xr.DataArray:
+        """Forecast from many init times, lazily or to a Zarr archive; all options of `sa_nowcast.hindcast.hindcast`.
+
+        Parameters
+        ----------
+        model : Nowcaster, path, Reference or str, optional
+            A nowcaster, or a reference such as "persistence"; by default the default model.
+        """
+        from sa_nowcast.hindcast import hindcast
+
+        return hindcast(self._obj, model, steps, **options)
 
     def verify(self, truth: xr.DataArray | xr.Dataset, **options: Any) -> xr.Dataset:
         """Score this forecast against `truth` by lead time; see `sa_nowcast.verify`."""
@@ -79,6 +102,33 @@ class _Gridded:
         from sa_nowcast.plotting import plot_forecast
 
         return plot_forecast(self._field(), truth, history, **options)
+
+    def animate(self, path: str | Path, truth: Any = None, **options: Any) -> Path:
+        """Write this forecast as a film, .gif or .mp4, beside `truth` where given; returns the path."""
+        from sa_nowcast.plotting import animate
+
+        return animate(self._field(), path, truth, **options)
+
+    def plot_attention(
+        self, point: tuple[float, float], *, model: Nowcaster | str | Path | None = None, **options: Any
+    ) -> Figure:
+        """Draw where a model looks from `point`, (y, x), on these data; see `sa_nowcast.plotting.plot_attention`."""
+        from sa_nowcast.plotting import plot_attention
+
+        nowcaster = get_default_model() if model is None else as_nowcaster(model)
+        return plot_attention(nowcaster, self._obj, point, **options)
+
+    def to_convention(self, name: Convention) -> xr.Dataset | xr.DataArray:
+        """Return this forecast under the names of another convention; see `sa_nowcast.interop.to_convention`."""
+        from sa_nowcast.interop import to_convention
+
+        return to_convention(self._field(), name)
+
+    def from_convention(self, name: Convention | None = None) -> xr.DataArray:
+        """Return data of another convention as a forecast; see `sa_nowcast.interop.from_convention`."""
+        from sa_nowcast.interop import from_convention
+
+        return from_convention(self._obj, name)
 
     def to_cf(self) -> xr.Dataset:
         """Return this forecast as a Dataset with the global attributes of CF; see `sa_nowcast.cf.to_dataset`."""

@@ -1,9 +1,12 @@
-"""A trained model on disk: a folder with ``weights.safetensors`` and ``model.json``.
+"""A trained model on disk: a folder with ``weights.safetensors`` and ``model.json``, and texts for people.
 
 ``model.json`` holds the network's configuration, the scaling, the grid and cadence it was trained on, provenance,
 the SHA-256 of the weights file, and a SHA-256 of all of this. Neither safetensors nor torch notices a flipped bit;
 the digests do. They prove damage, not trust: whoever can change the files can change the digests too. Nothing in a
 bundle is ever executed.
+
+``README.md`` (the model card) and ``recipe.yaml`` may stand beside them. They are for people: no digest covers them,
+nothing depends on them, and who passes a model on may change them.
 """
 
 from __future__ import annotations
@@ -23,12 +26,18 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 WEIGHTS, MODEL = "weights.safetensors", "model.json"
+CARD, RECIPE = "README.md", "recipe.yaml"
 MAX_JSON_BYTES = 10_000_000
+MAX_TEXT_BYTES = 1_000_000
 _NEW = "train the model again, or fetch it again from where it came"
 
 
 def write_bundle(
-    path: str | Path, weights: Mapping[str, Tensor], description: Mapping[str, Any], overwrite: bool
+    path: str | Path,
+    weights: Mapping[str, Tensor],
+    description: Mapping[str, Any],
+    overwrite: bool,
+    texts: Mapping[str, str] | None = None,
 ) -> str:
     """Write a bundle beside its final name and rename it there; return its digest.
 
@@ -41,6 +50,8 @@ def write_bundle(
         All that `model.json` holds beside the digests; plain JSON data.
     overwrite : bool
         Whether a bundle that stands there is replaced. Anything else that stands there never is.
+    texts : mapping of str to str, optional
+        What `CARD` and `RECIPE` hold; an empty text makes no file.
 
     Raises
     ------
@@ -59,14 +70,14 @@ def write_bundle(
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        with (partial / WEIGHTS).open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        with (partial / MODEL).open("w", encoding="utf-8") as text:
-            text.write(_text(content))
-            text.flush()
-            os.fsync(text.fileno())
+        files = {WEIGHTS: data, MODEL: _text(content).encode()}
+        # What UTF-8 cannot hold (half a surrogate pair in a name) must not keep a model from being saved.
+        files |= {name: text.encode("utf-8", "replace") for name, text in (texts or {}).items() if text}
+        for name, written in files.items():
+            with (partial / name).open("wb") as file:
+                file.write(written)
+                file.flush()
+                os.fsync(file.fileno())
         if target.exists():
             os.replace(target, former)
         os.replace(partial, target)
@@ -143,9 +154,25 @@ def read_bundle(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ModelError(str(file), f"damaged ({error})", fix=_NEW) from error
 
 
+def read_text(path: str | Path, name: str) -> str:
+    """Return what a bundle's `CARD` or `RECIPE` holds; empty where there is none that can be read as text.
+
+    They are for people, so a damaged one is no reason to refuse the model.
+    """
+    file = Path(path) / name
+    try:
+        if not file.is_file():
+            return ""
+        with file.open("rb") as opened:
+            raw = opened.read(MAX_TEXT_BYTES + 1)
+        return raw.decode() if len(raw) <= MAX_TEXT_BYTES else ""
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
 def _is_bundle(folder: Path) -> bool:
     """Say whether a folder holds a model and nothing that is not part of it."""
-    return (folder / MODEL).is_file() and {f.name for f in folder.iterdir()} <= {MODEL, WEIGHTS}
+    return (folder / MODEL).is_file() and {f.name for f in folder.iterdir()} <= {MODEL, WEIGHTS, CARD, RECIPE}
 
 
 def _text(content: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ The one place where tensors become labelled data again.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import operator
 from collections.abc import Hashable, Mapping
 from dataclasses import asdict, dataclass
@@ -25,11 +26,13 @@ from sa_nowcast.devices import resolve_device
 from sa_nowcast.errors import DataError, ModelError, RecipeError
 from sa_nowcast.frames import Frames, Grid
 from sa_nowcast.models import NetworkConfig, build
-from sa_nowcast.models.estimate import require_memory
+from sa_nowcast.models.estimate import fitting_tile, require_memory
 from sa_nowcast.models.rollout import Network
 from sa_nowcast.scaling import Scaling
 from sa_nowcast.stream import prepare
+from sa_nowcast.summary import to_html
 from sa_nowcast.terms import Terms
+from sa_nowcast.tiles import LEAST_TILE, blend
 from sa_nowcast.times import show_step, show_time
 
 GRID_TOLERANCE = 0.01
@@ -66,12 +69,20 @@ class Nowcaster:
         History, cadence, channels, units and grid that it was trained for.
     provenance : mapping
         Plain JSON data: package version, training period, options, validation scores.
+    card : str
+        The model card in Markdown, for people; see `sa_nowcast.card.model_card`. Empty where there is none.
+    recipe : str
+        The recipe that reproduces the model, as YAML; empty where it did not come from one.
+
+    Card and recipe are no part of the model's identity: `digest` does not cover them.
     """
 
     network: Network
     scaling: Scaling
     terms: Terms
     provenance: Mapping[str, Any]
+    card: str = ""
+    recipe: str = ""
 
     def forecast(
         self,
@@ -84,6 +95,7 @@ class Nowcaster:
         y: Hashable | None = None,
         x: Hashable | None = None,
         channel: Hashable | None = None,
+        tile: int | None = None,
         device: str = "auto",
     ) -> xr.DataArray:
         """Forecast the frames after `init_time`.
@@ -102,6 +114,10 @@ class Nowcaster:
             position of the grid are always free.
         time, y, x, channel : hashable, optional
             Dimension names, where CF attributes and common names do not tell.
+        tile : int, optional
+            Forecast a larger grid in overlapping square tiles of so many pixels, blended so that no seam shows: time
+            and memory of self-attention then grow with the grid's area and not its square. By default the whole grid
+            at once where memory can hold that, else the largest tile that it can hold.
         device : str
             ``auto`` (default), ``cpu``, ``cuda`` or ``cuda:N``.
 
@@ -118,31 +134,97 @@ class Nowcaster:
         ModelError
             Other units, cadence, channels or grid than the model was trained for, or a grid that memory cannot hold.
         RecipeError
-            `steps` below 1.
+            `steps` below 1, or a tile below 16 pixels.
         """
-        steps = self.terms.steps if steps is None else _whole("steps", steps)
+        steps = self.terms.steps if steps is None else whole("steps", steps)
+        frames = self.accept(data, grid=grid, time=time, y=y, x=x, channel=channel)
+        last = init_position(frames, init_time)
+        values = self._history(frames, last)
+        forecast = self._predict(values[None], steps, resolve_device(device), _tile(tile))[0]
+        forecast[:, ~np.isfinite(values).any(axis=0)] = np.nan
+        return labelled(frames, last, forecast, self.provenance_attrs(steps))
+
+    def accept(
+        self,
+        data: xr.DataArray | xr.Dataset,
+        *,
+        grid: Literal["check", "any"] = "check",
+        time: Hashable | None = None,
+        y: Hashable | None = None,
+        x: Hashable | None = None,
+        channel: Hashable | None = None,
+    ) -> Frames:
+        """Return `data` as checked frames that this model can forecast from; the options are those of `forecast`.
+
+        Raises
+        ------
+        DataError
+            Times or dimensions that cannot be used.
+        ModelError
+            Other units, cadence, channels or grid than the model was trained for.
+        """
         frames = self._frames(data, time, y, x, channel)
         self._check(frames, grid)
-        last = _init_position(frames, init_time)
-        values = self._history(frames, last)
-        forecast = self._predict(values, steps, resolve_device(device))
-        forecast[:, ~np.isfinite(values).any(axis=0)] = np.nan
-        return self._labelled(frames, last, forecast)
+        return frames
+
+    def forecast_batch(
+        self, frames: Frames, positions: npt.NDArray[np.int64], steps: int, device: torch.device
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """Forecast from many init times in one call of the network, each from its own history alone.
+
+        Parameters
+        ----------
+        frames : Frames
+            From `accept`.
+        positions : ndarray of int, shape (B,)
+            Positions of the init times, each with `history` frames before and including it in one segment. Frames
+            that several histories share are read once.
+        steps : int
+            Lead times, at least 1.
+        device : torch.device
+
+        Returns
+        -------
+        values : ndarray of float32, shape (B, lead, channel, row, column)
+            In the layout of `Frames`; NaN where a pixel's whole history was missing, and all NaN where `complete`
+            is False.
+        complete : ndarray of bool, shape (B,)
+            False where a frame of the history has no valid value, which `forecast` refuses.
+
+        Raises
+        ------
+        DataError
+            Infinite values, or a chunk that storage cannot give.
+        ModelError
+            A batch that memory cannot hold.
+        """
+        values = _histories(frames, positions, self.terms.history)
+        valid = np.isfinite(values)
+        complete = np.asarray(np.asarray(valid.any(axis=(2, 3, 4))).all(axis=1))
+        known = valid.any(axis=1) & complete[:, None, None, None]
+        forecast = self._predict(values, steps, device)
+        if not known.all():
+            np.copyto(forecast, np.nan, where=~known[:, None])
+        return forecast, complete
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the model to a folder (``weights.safetensors`` and ``model.json``) and return its path.
+        """Write the model to a folder and return its path.
+
+        It holds ``weights.safetensors`` and ``model.json``, and beside them for people ``README.md`` (the card) and
+        ``recipe.yaml``, where there are any.
 
         Raises
         ------
         StorageError
             Something stands there already, or the folder cannot be written.
         """
-        bundle.write_bundle(path, self.network.state_dict(), self._description(), overwrite)
+        texts = {bundle.CARD: self.card, bundle.RECIPE: self.recipe}
+        bundle.write_bundle(path, self.network.state_dict(), self._description(), overwrite, texts)
         return Path(path)
 
     @classmethod
     def load(cls, path: str | Path) -> Nowcaster:
-        """Read what `save` wrote. Nothing in the folder is executed, and every byte is checked.
+        """Read what `save` wrote. Nothing in the folder is executed; every byte of weights and description is checked.
 
         Raises
         ------
@@ -172,7 +254,8 @@ class Nowcaster:
             raise ModelError(
                 str(path), f"description and weights do not fit together ({line})", fix="train it again"
             ) from error
-        return cls(network.eval(), scaling, terms, provenance)
+        card, recipe = (bundle.read_text(path, name) for name in (bundle.CARD, bundle.RECIPE))
+        return cls(network.eval(), scaling, terms, provenance, card=card, recipe=recipe)
 
     @cached_property
     def digest(self) -> str:
@@ -186,6 +269,9 @@ class Nowcaster:
             f"<Nowcaster {self.network.config.name}: {channels}, {self.terms.history} -> {self.terms.steps} frames of "
             f"{show_step(self.terms.step)}, trained on {period}>"
         )
+
+    def _repr_html_(self) -> str:
+        return to_html(self)
 
     def _description(self) -> dict[str, Any]:
         return {
@@ -291,69 +377,31 @@ class Nowcaster:
             )
         return values
 
-    def _predict(self, values: npt.NDArray[np.float32], steps: int, device: torch.device) -> npt.NDArray[np.float32]:
-        require_memory(
-            self.network.config,
-            values.shape[-2:],
-            1,
-            history=self.terms.history,
-            steps=steps,
-            training=False,
-            device=device,
-        )
+    def _predict(
+        self, values: npt.NDArray[np.float32], steps: int, device: torch.device, tile: int | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Run the network on histories (B, T, C, H, W), in tiles where it has to; return (B, steps, C, H, W)."""
+        config, (batch, history) = self.network.config, values.shape[:2]
+        tile = tile or fitting_tile(config, values.shape[-2:], batch, history=history, steps=steps, device=device)
+        if tile is None or max(values.shape[-2:]) <= tile:
+            require_memory(
+                config, values.shape[-2:], batch, history=history, steps=steps, training=False, device=device
+            )
+            return self._run(values, steps, device)
+        require_memory(config, (tile, tile), batch, history=history, steps=steps, training=False, device=device)
+        return blend(values, tile, lambda part: self._run(part, steps, device), steps)
+
+    def _run(self, values: npt.NDArray[np.float32], steps: int, device: torch.device) -> npt.NDArray[np.float32]:
         self.network.to(device).eval()
         with torch.inference_mode():
-            x, _ = prepare(torch.from_numpy(values)[None].to(device), self.scaling, self.terms.history)
+            x, _ = prepare(torch.from_numpy(values).to(device), self.scaling, self.terms.history)
             z = self.network(x, steps=steps)
-            physical = self.scaling.to_physical(z, torch)[0]
+            physical = self.scaling.to_physical(z, torch)
         result: npt.NDArray[np.float32] = physical.float().cpu().numpy()
         return result
 
-    def _labelled(self, frames: Frames, last: int, values: npt.NDArray[np.float32]) -> xr.DataArray:
-        """Give (lead, channel, row, column) its labels back."""
-        grid, array = frames.grid, frames.arrays[0]
-        lead = (np.arange(1, len(values) + 1) * self.terms.step).astype("timedelta64[ns]")
-        init = frames.times[last]
-        coords: dict[Hashable, Any] = {}
-        field = frames.field(values)
-        out_dims: tuple[Hashable, ...]
-        if frames.channel_dim is None:
-            field, out_dims = field[:, 0], (dims.LEAD_TIME, grid.y, grid.x)
-        elif len(frames.arrays) > 1:
-            field, out_dims = field.swapaxes(0, 1), (dims.VARIABLE, dims.LEAD_TIME, grid.y, grid.x)
-            coords[dims.VARIABLE] = [c.name for c in frames.channels]
-            for key in dims.PER_VARIABLE:
-                texts = [str(c.attrs.get(key, "")) for c in frames.channels]
-                if any(texts) or key == dims.UNITS:
-                    coords[key] = (dims.VARIABLE, texts, {"long_name": f"{key} of the variable"})
-        else:
-            out_dims = (dims.LEAD_TIME, frames.channel_dim, grid.y, grid.x)
-        coords |= {name: c for name, c in frames.coords.items() if set(c.dims) <= set(out_dims)}
-        coords[dims.LEAD_TIME] = (dims.LEAD_TIME, lead, dims.LEAD_TIME_ATTRS)
-        coords[dims.INIT_TIME] = ((), init, dims.INIT_TIME_ATTRS)
-        coords[dims.VALID_TIME] = (dims.LEAD_TIME, init + lead, dims.VALID_TIME_ATTRS)
-        several = len(frames.arrays) > 1
-        attrs = {} if several else {k: v for k, v in array.attrs.items() if k not in _DROPPED_ATTRS}
-        result = xr.DataArray(
-            np.ascontiguousarray(field),
-            dims=out_dims,
-            coords=coords,
-            name="forecast" if several else (array.name or "forecast"),
-            attrs=attrs | self._provenance_attrs(len(lead)),
-        )
-        mapping = next(
-            (n for n, c in frames.coords.items() if "grid_mapping_name" in c.attrs or "crs_wkt" in c.attrs), None
-        )
-        if mapping is not None:
-            result.encoding["grid_mapping"] = mapping
-        for name in result.coords:
-            # So that a plain to_netcdf is CF too: coordinates have no fill value (section 2.5.1).
-            result[name].encoding["_FillValue"] = None
-        for name in (dims.INIT_TIME, dims.VALID_TIME):
-            result[name].encoding |= {"units": "seconds since 1970-01-01", "dtype": "int64"}
-        return result
-
-    def _provenance_attrs(self, steps: int) -> dict[str, Any]:
+    def provenance_attrs(self, steps: int) -> dict[str, Any]:
+        """Return the attributes that say which model a forecast of `steps` lead times is by."""
         attrs: dict[str, Any] = {
             "sa_nowcast_version": __version__,
             "sa_nowcast_model": self.digest,
@@ -366,7 +414,62 @@ class Nowcaster:
         return attrs
 
 
-def _init_position(frames: Frames, init_time: Any) -> int:
+def labelled(frames: Frames, last: int, values: npt.NDArray[np.float32], provenance: Mapping[str, Any]) -> xr.DataArray:
+    """Give the forecast (lead, channel, row, column) from position `last` its labels, `provenance` among them."""
+    grid, array = frames.grid, frames.arrays[0]
+    lead = (np.arange(1, len(values) + 1) * frames.step).astype("timedelta64[ns]")
+    init = frames.times[last]
+    coords: dict[Hashable, Any] = {}
+    field = frames.field(values)
+    out_dims: tuple[Hashable, ...]
+    if frames.channel_dim is None:
+        field, out_dims = field[:, 0], (dims.LEAD_TIME, grid.y, grid.x)
+    elif len(frames.arrays) > 1:
+        field, out_dims = field.swapaxes(0, 1), (dims.VARIABLE, dims.LEAD_TIME, grid.y, grid.x)
+        coords[dims.VARIABLE] = [c.name for c in frames.channels]
+        for key in dims.PER_VARIABLE:
+            texts = [str(c.attrs.get(key, "")) for c in frames.channels]
+            if any(texts) or key == dims.UNITS:
+                coords[key] = (dims.VARIABLE, texts, {"long_name": f"{key} of the variable"})
+    else:
+        out_dims = (dims.LEAD_TIME, frames.channel_dim, grid.y, grid.x)
+    coords |= {name: c for name, c in frames.coords.items() if set(c.dims) <= set(out_dims)}
+    coords[dims.LEAD_TIME] = (dims.LEAD_TIME, lead, dims.LEAD_TIME_ATTRS)
+    coords[dims.INIT_TIME] = ((), init, dims.INIT_TIME_ATTRS)
+    coords[dims.VALID_TIME] = (dims.LEAD_TIME, init + lead, dims.VALID_TIME_ATTRS)
+    several = len(frames.arrays) > 1
+    attrs = {} if several else {k: v for k, v in array.attrs.items() if k not in _DROPPED_ATTRS}
+    result = xr.DataArray(
+        np.ascontiguousarray(field),
+        dims=out_dims,
+        coords=coords,
+        name="forecast" if several else (array.name or "forecast"),
+        attrs=attrs | dict(provenance),
+    )
+    mapping = next(
+        (n for n, c in frames.coords.items() if "grid_mapping_name" in c.attrs or "crs_wkt" in c.attrs), None
+    )
+    if mapping is not None:
+        result.encoding["grid_mapping"] = mapping
+    for name in result.coords:
+        # So that a plain to_netcdf is CF too: coordinates have no fill value (section 2.5.1).
+        result[name].encoding["_FillValue"] = None
+    for name in (dims.INIT_TIME, dims.VALID_TIME):
+        result[name].encoding |= {"units": "seconds since 1970-01-01", "dtype": "int64"}
+    return result
+
+
+def _histories(frames: Frames, positions: npt.NDArray[np.int64], history: int) -> npt.NDArray[np.float32]:
+    """Return the `history` frames up to each position, (B, T, C, H, W); a frame that several share is read once."""
+    needed, place = np.unique(positions[:, None] + np.arange(1 - history, 1), return_inverse=True)
+    cuts = [0, *(np.flatnonzero(np.diff(needed) > 1) + 1).tolist(), len(needed)]
+    parts = [frames.read(int(needed[a]), int(needed[b - 1]) + 1) for a, b in itertools.pairwise(cuts)]
+    values: npt.NDArray[np.float32] = (np.concatenate(parts) if len(parts) > 1 else parts[0])[place]
+    return values
+
+
+def init_position(frames: Frames, init_time: Any) -> int:
+    """Return the position of one init time, given as anything that names a time; None is the last one."""
     if init_time is None:
         return len(frames) - 1
     value: Any = getattr(init_time, "values", init_time)
@@ -389,7 +492,14 @@ def _init_position(frames: Frames, init_time: Any) -> int:
     return position
 
 
-def _whole(name: str, value: Any) -> int:
+def _tile(tile: int | None) -> int | None:
+    if tile is not None and whole("tile", tile) < LEAST_TILE:
+        raise RecipeError("tile", f"{tile}", expected=f"at least {LEAST_TILE} pixels")
+    return tile
+
+
+def whole(name: str, value: Any) -> int:
+    """Return `value` as a whole number of at least 1, or refuse it by the argument's `name`."""
     try:
         number = operator.index(value)
     except TypeError:

@@ -43,8 +43,8 @@ class DataRecipe(_Model):
     )
     engine: str | None = Field(
         None,
-        description="Reader: taxibj, moving_mnist, kth, array, a pysteps importer or an engine of xarray; null: guessed; "
-        "moving_mnist_digits: a folder of MNIST's idx files, from which sequences are made while training.",
+        description="Reader: taxibj, moving_mnist, kth, array, a pysteps importer or an engine of xarray; null: "
+        "guessed; moving_mnist_digits: MNIST's idx files, from which sequences are made while training.",
     )
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the reader.")
     variables: tuple[str, ...] | None = Field(None, description="Variables to use; by default all gridded ones.")

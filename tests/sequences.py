@@ -17,6 +17,7 @@ OPTIONS: dict[str, Any] = {
     "crop": 12,
     "validate_every": 2,
     "validation_samples": 2,
+    "pictures": 0,
     "device": "cpu",
 }
 

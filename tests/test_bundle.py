@@ -6,6 +6,7 @@ import pickle
 import shutil
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 import sa_nowcast
 from sa_nowcast import bundle
-from sa_nowcast.bundle import MODEL, WEIGHTS, encode, read_bundle, write_bundle
+from sa_nowcast.bundle import CARD, MAX_TEXT_BYTES, MODEL, RECIPE, WEIGHTS, encode, read_bundle, write_bundle
 from sa_nowcast.errors import ModelError, StorageError
 from sa_nowcast.nowcaster import Nowcaster
 
@@ -30,9 +31,69 @@ def _forged(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     (folder / MODEL).write_text(json.dumps(content, indent=2, sort_keys=True))
 
 
-def test_a_bundle_is_two_files_and_nothing_else(saved: Path) -> None:
-    assert sorted(f.name for f in saved.iterdir()) == [MODEL, WEIGHTS]
+def test_a_bundle_is_its_files_and_nothing_else(saved: Path, nowcaster: Nowcaster) -> None:
+    assert sorted(f.name for f in saved.iterdir()) == [CARD, MODEL, WEIGHTS]
     assert sorted(f.name for f in saved.parent.iterdir()) == [saved.name]
+    replace(nowcaster, recipe="name: r\n").save(saved, overwrite=True)
+    assert sorted(f.name for f in saved.iterdir()) == [CARD, MODEL, RECIPE, WEIGHTS]
+    replace(nowcaster, card="").save(saved, overwrite=True)
+    assert sorted(f.name for f in saved.iterdir()) == [MODEL, WEIGHTS]
+
+
+@pytest.mark.parametrize("name", [CARD, RECIPE])
+def test_a_model_without_its_texts_is_the_same_model(saved: Path, nowcaster: Nowcaster, name: str) -> None:
+    (saved / RECIPE).write_text("name: r\n")
+    (saved / name).unlink()
+    again = sa_nowcast.load(str(saved))
+    assert again.digest == nowcaster.digest
+    assert {CARD: again.card, RECIPE: again.recipe}[name] == ""
+    assert again.card == ("" if name == CARD else nowcaster.card)
+
+
+@pytest.mark.parametrize("name", [CARD, RECIPE])
+def test_a_text_that_was_changed_is_read_as_it_is_and_the_model_is_the_same(
+    saved: Path, nowcaster: Nowcaster, name: str
+) -> None:
+    (saved / name).write_bytes("# Licence: CC-BY, für alle\r\n".encode())
+    again = sa_nowcast.load(str(saved))
+    assert {CARD: again.card, RECIPE: again.recipe}[name] == "# Licence: CC-BY, für alle\r\n"
+    assert again.digest == nowcaster.digest
+    again.save(saved.with_name("again"))
+    assert (saved.with_name("again") / name).read_bytes() == (saved / name).read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["not text", "endless", "folder", "pipe", "unreadable link"])
+@pytest.mark.parametrize("name", [CARD, RECIPE])
+def test_a_text_that_cannot_be_read_is_no_reason_to_refuse_the_model(
+    saved: Path, nowcaster: Nowcaster, name: str, damage: str
+) -> None:
+    file = saved / name
+    file.unlink(missing_ok=True)
+    if damage == "not text":
+        file.write_bytes(b"\xff\xfe\x00")
+    elif damage == "endless":
+        file.symlink_to("/dev/zero")
+    elif damage == "folder":
+        file.mkdir()
+    elif damage == "pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to(file)
+    again = sa_nowcast.load(str(saved))
+    assert again.digest == nowcaster.digest
+    assert {CARD: again.card, RECIPE: again.recipe}[name] == ""
+
+
+def test_a_text_of_more_than_a_megabyte_is_left_alone(saved: Path) -> None:
+    (saved / CARD).write_bytes(b"x" * MAX_TEXT_BYTES)
+    assert len(sa_nowcast.load(str(saved)).card) == MAX_TEXT_BYTES
+    (saved / CARD).write_bytes(b"x" * (MAX_TEXT_BYTES + 1))
+    assert sa_nowcast.load(str(saved)).card == ""
+
+
+def test_a_card_that_utf8_cannot_hold_is_saved_all_the_same(nowcaster: Nowcaster, tmp_path: Path) -> None:
+    saved = replace(nowcaster, card="half a pair: \ud800.").save(tmp_path / "model")
+    assert sa_nowcast.load(str(saved)).card == "half a pair: ?."
 
 
 def test_weights_and_description_come_back(saved: Path, nowcaster: Nowcaster) -> None:
@@ -157,7 +218,7 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(nowcaster: Nowcaster, t
 
 
 @pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-@pytest.mark.parametrize("at", [0, 1, 2, 3])
+@pytest.mark.parametrize("at", [0, 1, 2, 3, 4, 5])
 def test_a_write_that_fails_leaves_the_former_model_whole_and_nothing_else(
     saved: Path,
     nowcaster: Nowcaster,
@@ -178,11 +239,11 @@ def test_a_write_that_fails_leaves_the_former_model_whole_and_nothing_else(
 
         return call
 
-    # Two syncs, then two renames.
+    # Four syncs, then two renames.
     monkeypatch.setattr(os, "fsync", failing(os.fsync))
     monkeypatch.setattr(os, "replace", failing(os.replace))
     with pytest.raises((StorageError, KeyboardInterrupt)):
-        weather_nowcaster.save(saved, overwrite=True)
+        replace(weather_nowcaster, recipe="name: r\n").save(saved, overwrite=True)
     monkeypatch.undo()
     assert sa_nowcast.load(str(saved)).digest == nowcaster.digest
     assert [f.name for f in saved.parent.iterdir()] == [saved.name]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from sa_nowcast.errors import MissingLibraryError, RecipeError, StorageError
+from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError, StorageError
 from sa_nowcast.plotting import animate, plot_forecast, plot_scores
 from sa_nowcast.verification import persistence, verify
 
@@ -161,8 +161,16 @@ def test_an_archive_needs_an_init_time(data):
         plot_forecast(archive)
     assert "00:05" in plot_forecast(archive, init_time="2019-06-10T00:05").get_suptitle()
     assert "00:10" in plot_forecast(archive, init_time=data["time"].values[2]).get_suptitle()
+    with pytest.raises(RecipeError, match="one of 2019-06-10T00:00, 2019-06-10T00:05, 2019-06-10T00:10"):
+        plot_forecast(archive)
     with pytest.raises(RecipeError, match="init_time 2020-01-01 is not in it"):
         plot_forecast(archive, init_time="2020-01-01")
+
+
+def test_another_init_time_than_a_forecast_has_is_refused(data):
+    assert "00:30" in plot_forecast(forecast_of(data), init_time="2019-06-10T00:30").get_suptitle()
+    with pytest.raises(RecipeError, match="init_time 2019-06-10T00:35 is not in it, expected one of 2019-06-10T00:30"):
+        plot_forecast(forecast_of(data), init_time="2019-06-10T00:35")
 
 
 @pytest.mark.parametrize("dim", ["channel", "band"])
@@ -303,10 +311,13 @@ def test_an_animation_has_a_picture_for_each_lead_time(data, tmp_path):
 
 
 def test_an_animation_refuses_other_formats_and_unwritable_places(data, tmp_path):
-    with pytest.raises(RecipeError, match=r"the file is x\.mp4, expected a name that ends with \.gif"):
-        animate(forecast_of(data), tmp_path / "x.mp4")
-    with pytest.raises(StorageError, match="cannot be written"):
-        animate(forecast_of(data), tmp_path / "absent" / "x.gif")
+    with pytest.raises(RecipeError, match=r"the file is x\.avi, expected a name that ends with \.gif or \.mp4"):
+        animate(forecast_of(data), tmp_path / "x.avi")
+    with pytest.raises(RecipeError, match="frames_per_second is 100, expected at most 50 for a GIF"):
+        animate(forecast_of(data), tmp_path / "x.gif", frames_per_second=100)
+    for name in ("x.gif", "x.mp4"):
+        with pytest.raises(StorageError, match="cannot be written"):
+            animate(forecast_of(data), tmp_path / "absent" / name)
 
 
 def test_truth_and_history_may_be_datasets(data, tmp_path):
@@ -315,3 +326,184 @@ def test_truth_and_history_may_be_datasets(data, tmp_path):
     figure = plot_forecast(forecast, whole, whole.isel(time=slice(3, 7)))
     np.testing.assert_array_equal(panels(figure)[4].images[0].get_array(), data[7])
     animate(forecast.isel(lead_time=[0]), tmp_path / "x.gif", whole)
+
+
+def shown(path) -> tuple[list[np.ndarray], float]:
+    """The pictures of a film as a player shows them, (height, width, 3), and how many a second."""
+    av = pytest.importorskip("av")
+    with av.open(str(path)) as film:
+        frames = [
+            frame.reformat(format="rgb24", src_colorspace="ITU709").to_ndarray() for frame in film.decode(video=0)
+        ]
+        return frames, float(film.streams.video[0].average_rate)
+
+
+def test_an_mp4_shows_what_the_gif_shows_on_an_even_number_of_pixels(data, tmp_path):
+    pytest.importorskip("av")
+    image = pytest.importorskip("PIL.Image")
+    odd = data.isel(latitude=slice(0, 11))
+    animate(forecast_of(odd), tmp_path / "x.gif", odd)
+    path = animate(forecast_of(odd), tmp_path / "x.mp4", odd, frames_per_second=2.5)
+    frames, rate = shown(path)
+    assert rate == 2.5
+    assert len(frames) == 4
+    with image.open(tmp_path / "x.gif") as film:
+        for i, frame in enumerate(frames):
+            film.seek(i)
+            picture = np.asarray(film.convert("RGB"))
+            height, width = picture.shape[:2]
+            assert frame.shape == (height + height % 2, width + width % 2, 3)
+            # Lossy, and colours are shared by 2 by 2 pixels: all but the edges of fine structure agree.
+            assert np.median(abs(frame[:height, :width].astype(int) - picture)) <= 1
+            assert abs(frame[:height, :width].astype(int) - picture).mean() < 6
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["x.gif", "x.mp4"]
+
+
+def test_a_film_keeps_colours_and_gets_a_white_edge_where_a_side_is_odd(tmp_path):
+    pytest.importorskip("av")
+    from sa_nowcast.plotting.film import write_film
+
+    colours = [(215, 48, 39), (26, 152, 80), (47, 126, 188)]
+    write_film([np.full((33, 51, 3), colour, np.uint8) for colour in colours], tmp_path / "x.mp4", 4)
+    frames, _ = shown(tmp_path / "x.mp4")
+    for colour, frame in zip(colours, frames, strict=True):
+        assert frame.shape == (34, 52, 3)
+        np.testing.assert_allclose(frame[:24, :40], np.broadcast_to(colour, (24, 40, 3)), atol=4)
+        assert frame[33].min() > 200
+
+
+def test_the_program_ffmpeg_makes_the_film_that_pyav_makes():
+    pytest.importorskip("av")
+    from matplotlib.animation import FFMpegWriter
+
+    if not FFMpegWriter.isAvailable():
+        pytest.skip("matplotlib finds no ffmpeg here")
+    import io
+    from fractions import Fraction
+
+    from sa_nowcast.plotting import film
+
+    picture = np.full((32, 48, 3), 255, np.uint8)
+    picture[8:24, 8:40] = (215, 48, 39)
+    both = [
+        shown_bytes(io.BytesIO(content))
+        for content in (
+            film._by_ffmpeg([picture] * 3, Fraction(4), FFMpegWriter.bin_path()),
+            film._by_av([picture] * 3, Fraction(4)),
+        )
+    ]
+    assert [len(frames) for frames in both] == [3, 3]
+    # They thin the colours out differently, which is seen at edges alone.
+    assert np.median(abs(both[0][0].astype(int) - both[1][0])) <= 1
+    for frames in both:
+        np.testing.assert_allclose(frames[0][12:20, 12:36], np.broadcast_to((215, 48, 39), (8, 24, 3)), atol=4)
+
+
+def shown_bytes(stream) -> list[np.ndarray]:
+    import av
+
+    with av.open(stream) as film:
+        return [frame.reformat(format="rgb24", src_colorspace="ITU709").to_ndarray() for frame in film.decode(video=0)]
+
+
+def test_a_failed_film_leaves_the_old_one_and_nothing_else(data, tmp_path):
+    path = tmp_path / "x.mp4"
+    path.mkdir()
+    with pytest.raises(StorageError, match=r"x\.mp4: cannot be written"):
+        animate(forecast_of(data).isel(lead_time=[0]), path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.mp4"]
+
+
+def test_an_mp4_without_ffmpeg_and_pyav_is_answered_with_the_install_command(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MissingLibraryError, match=r'neither is installed.*pip install "sa-nowcast\[film\]".*\.gif'):
+        animate(forecast_of(data), tmp_path / "x.mp4")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def coast(tmp_path, monkeypatch):
+    """A cartopy whose only coastline, at its coarsest scale, runs from 5.02 E, 49.85 N to 5.1 E, 49.95 N."""
+    cartopy, shapefile = pytest.importorskip("cartopy"), pytest.importorskip("shapefile")
+    pytest.importorskip("cartopy.io.shapereader")
+    monkeypatch.setitem(cartopy.config, "data_dir", tmp_path / "cartopy")
+    monkeypatch.setitem(cartopy.config, "pre_existing_data_dir", tmp_path / "absent")
+    path = tmp_path / "cartopy/shapefiles/natural_earth/physical/ne_110m_coastline"
+    path.parent.mkdir(parents=True)
+    with shapefile.Writer(str(path), shapeType=shapefile.POLYLINE) as writer:
+        writer.field("name", "C")
+        writer.line([[(5.02, 49.85), (5.1, 49.95)], [(100.0, 0.0), (101.0, 1.0)]])
+        writer.record("coast")
+    return path.with_suffix(".shp")
+
+
+def coasts(figure) -> list[list[np.ndarray]]:
+    from matplotlib.collections import LineCollection
+
+    return [
+        [path.vertices for item in axes.collections if isinstance(item, LineCollection) for path in item.get_paths()]
+        for axes in panels(figure)
+    ]
+
+
+def test_coastlines_lie_where_the_grid_is(data, coast):
+    figure = plot_forecast(forecast_of(data), data, coastlines=True)
+    assert len(coasts(figure)) == 12
+    for lines in coasts(figure):
+        (line,) = lines
+        np.testing.assert_allclose(line, [[5.02, 49.85], [5.1, 49.95]])
+    assert coasts(plot_forecast(forecast_of(data)))[0]
+    assert not coasts(plot_forecast(forecast_of(data), coastlines=False))[0]
+
+
+def test_coastlines_are_found_on_a_grid_from_0_to_360_degrees(data, coast):
+    turned = data.assign_coords(longitude=data["longitude"] + 360)
+    (line,) = coasts(plot_forecast(forecast_of(turned), coastlines=True))[0]
+    np.testing.assert_allclose(line[:, 0], [365.02, 365.1])
+
+
+@pytest.mark.parametrize("unit", ["m", "km"])
+def test_coastlines_are_projected_by_the_grid_mapping(data, coast, unit):
+    pyproj = pytest.importorskip("pyproj")
+    crs = pyproj.CRS.from_proj4("+proj=laea +lon_0=10 +lat_0=52 +datum=WGS84")
+    there = pyproj.Transformer.from_crs("EPSG:4326", crs, always_xy=True)
+    east, north = there.transform(5.06, 49.9)
+    size = {"m": 1.0, "km": 1000.0}[unit]
+    grid = data.rename(latitude="y", longitude="x").assign_coords(
+        y=("y", (north + 1500.0 * np.arange(10, -10, -1)) / size, {"units": unit}),
+        x=("x", (east + 1500.0 * np.arange(-12, 12)) / size, {"units": unit}),
+        crs=xr.DataArray(0, attrs=crs.to_cf()),
+    )
+    (line,) = coasts(plot_forecast(forecast_of(grid), coastlines=True))[0]
+    expected = np.transpose(there.transform([5.02, 5.1], [49.85, 49.95])) / size
+    np.testing.assert_allclose(line, expected, rtol=1e-9)
+
+
+def test_coastlines_are_never_downloaded(data, coast, monkeypatch):
+    import socket
+
+    from sa_nowcast.plotting.coast import _lonlat_lines
+
+    coast.unlink()
+    _lonlat_lines.cache_clear()
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("the network was asked"))
+    assert not coasts(plot_forecast(forecast_of(data)))[0]
+    with pytest.raises(StorageError, match=r"no coastlines on this computer.*cartopy_feature_download physical"):
+        plot_forecast(forecast_of(data), coastlines=True)
+
+
+def test_maps_without_cartopy_have_no_coastlines_and_say_so_only_when_asked(data, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cartopy", None)
+    assert not coasts(plot_forecast(forecast_of(data)))[0]
+    with pytest.raises(MissingLibraryError, match=r"cartopy is not installed\. Fix: pip install .sa-nowcast\[maps\]"):
+        plot_forecast(forecast_of(data), coastlines=True)
+
+
+def test_coastlines_on_a_grid_without_a_place_are_refused(data):
+    bare = data.drop_vars(["latitude", "longitude"]).rename(latitude="y", longitude="x")
+    with pytest.raises(DataError, match="coastlines: the grid has no coordinates"):
+        plot_forecast(forecast_of(bare), coastlines=True)
+    metres = bare.assign_coords(y=("y", 1e3 * np.arange(20), {"units": "m"}), x=("x", 1e3 * np.arange(24)))
+    with pytest.raises(DataError, match="coastlines: the grid has no grid mapping"):
+        plot_forecast(forecast_of(metres), coastlines=True)

@@ -16,6 +16,9 @@ BYTES = 4
 HOLES = 1.1
 """Allocators hold about so much more than is asked of them."""
 
+SMALLEST_TILE = 64
+"""Pixels: what moves crosses a smaller tile within a few lead times."""
+
 
 def estimate_memory(
     config: NetworkConfig, grid: tuple[int, int], batch: int, *, history: int, steps: int, training: bool = True
@@ -115,6 +118,41 @@ def require_memory(
         f"at most the {_gib(available)} that are free on {device}",
         _remedy(config, batch, training, available, needed),
     )
+
+
+def fitting_tile(
+    config: NetworkConfig,
+    grid: tuple[int, int],
+    batch: int,
+    *,
+    history: int,
+    steps: int,
+    device: str | torch.device = "cpu",
+    available: int | None = None,
+) -> int | None:
+    """Return the largest width of square tiles whose forecast fits into memory, or None where the whole grid does.
+
+    Parameters
+    ----------
+    config, grid, batch, history, steps, device, available
+        As for `require_memory`.
+
+    Returns
+    -------
+    int or None
+        No less than `SMALLEST_TILE`, whether that fits or not. Tiles take at most half of what is free: histories
+        and results need room too.
+    """
+
+    def needed(rows: int, columns: int) -> int:
+        return estimate_memory(config, (rows, columns), batch, history=history, steps=steps, training=False)
+
+    available = available_memory(device) if available is None else available
+    if needed(*grid) <= available:
+        return None
+    widths = range(SMALLEST_TILE, max(grid) + 1, config.patch * -(-8 // config.patch))
+    fits = bisect.bisect_right(widths, available // 2, key=lambda width: needed(width, width))
+    return widths[max(fits - 1, 0)]
 
 
 def available_memory(device: str | torch.device = "cpu") -> int:

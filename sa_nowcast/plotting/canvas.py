@@ -13,6 +13,8 @@ import xarray as xr
 
 from sa_nowcast.dims import canonical_units, is_rain
 from sa_nowcast.errors import MissingLibraryError, RecipeError
+from sa_nowcast.plotting.coast import Line, coastlines, is_geographic
+from sa_nowcast.times import show_time
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,6 +40,7 @@ _MM_PER_HOUR = {
 }
 # More cells than this along an axis cannot be seen in a panel.
 PANEL_CELLS = 400
+BAR_WIDTH = 0.19  # inches
 
 
 def new_figure(width: float, height: float, layout: Literal["constrained", "compressed"]) -> Figure:
@@ -70,8 +73,9 @@ def choose(data: xr.DataArray, role: str = "forecast", **labels: object) -> xr.D
     for dim, label in labels.items():
         if dim not in data.dims:
             continue
-        known = data[dim].values.tolist() if data[dim].dtype.kind not in "mM" else data[dim].values.astype(str).tolist()
-        shown = ", ".join(str(item) for item in known[:6]) + (", ..." if len(known) > 6 else "")
+        known = data[dim].values
+        labelled = [show_time(item) if known.dtype.kind == "M" else str(item) for item in known[:6]]
+        shown = ", ".join(labelled) + (", ..." if known.size > 6 else "")
         if label is None:
             if data.sizes[dim] != 1:
                 raise RecipeError(
@@ -87,6 +91,16 @@ def choose(data: xr.DataArray, role: str = "forecast", **labels: object) -> xr.D
         except (KeyError, ValueError, TypeError):
             raise RecipeError(f"plot of {role}", f"{dim} {label} is not in it", f"one of {shown}") from None
     return data
+
+
+def clock(time: Any, day: Any = None) -> str:
+    """Return a time for people, to the second at most; without its day where that is `day`."""
+    minute = np.datetime64(time, "s")
+    text = str(np.datetime_as_string(minute)).replace("T", " ")
+    text = text.removesuffix(":00")
+    if day is not None and text[:10] == str(np.datetime64(day, "D")):
+        return text[11:]
+    return text
 
 
 @dataclass(frozen=True)
@@ -157,10 +171,14 @@ def shared_scale(one: xr.DataArray, frames: Sequence[Array]) -> Scale:
     """Return the scale of all the panels that show values: discrete for rain rates, else over what is there."""
     name, units = name_and_units(one)
     text = with_units(name, units)
-    factor = _MM_PER_HOUR.get(canonical_units(units) or "")
-    if factor is not None and is_rain({**one.attrs, "units": units}):
-        return rain_scale(factor, text)
-    return value_scale(frames, text)
+    factor = rain_in_mm_per_hour(one)
+    return value_scale(frames, text) if factor is None else rain_scale(factor, text)
+
+
+def rain_in_mm_per_hour(one: xr.DataArray) -> float | None:
+    """Return how many mm h-1, or mm of an amount, one of the units of `one` is; None where it is not rain."""
+    units = name_and_units(one)[1]
+    return _MM_PER_HOUR.get(canonical_units(units) or "") if is_rain({**one.attrs, "units": units}) else None
 
 
 @dataclass(frozen=True)
@@ -179,6 +197,8 @@ class Map:
         The axis labels of y and x; empty where the ticks say it.
     ticks : tuple of callable
         The text of a tick of y and of x.
+    coast : sequence of ndarray, (points, 2)
+        Coastlines within the extent.
     """
 
     extent: tuple[float, float, float, float] | None
@@ -186,6 +206,16 @@ class Map:
     shape: float
     labels: tuple[str, str] = ("", "")
     ticks: tuple[Callable[[float], str], Callable[[float], str]] = ("{:g}".format, "{:g}".format)
+    coast: Sequence[Line] = ()
+
+    def place(self, row: tuple[str, float], column: tuple[str, float]) -> str:
+        """Return a place for people, from the name of each dimension and the label on it."""
+        texts = [tick(value) for tick, (_, value) in zip(self.ticks, (row, column), strict=True)]
+        if self.extent is not None and not any(self.labels):
+            return ", ".join(texts)
+        units = [label.partition(" (")[2].rstrip(")") for label in self.labels]
+        names = row[0], column[0]
+        return ", ".join(f"{n} {t} {u}".rstrip() for n, t, u in zip(names, texts, units, strict=True))
 
 
 def _degrees(positive: str, negative: str) -> Callable[[float], str]:
@@ -198,25 +228,27 @@ def _axis_label(data: xr.DataArray, dim: str, thousands: bool) -> str:
     return f"{dim} ({units})" if units else dim
 
 
-def map_of(data: xr.DataArray, y: str, x: str) -> Map:
-    """Return where the panels of `data`, a frame with dims (y, x), lie."""
+def map_of(data: xr.DataArray, y: str, x: str, coast: bool | None = False) -> Map:
+    """Return where the panels of `data`, whose dims are y, x and any others, lie; `coast` as in `coastlines`."""
     rows, columns = data.sizes[y], data.sizes[x]
     if any(dim not in data.coords or data[dim].dtype.kind not in "iuf" for dim in (y, x)) or min(rows, columns) < 2:
+        coastlines(data, y, x, None, coast)
         return Map(None, 1.0, rows / columns)
     ys, xs = data[y].values.astype(float), data[x].values.astype(float)
     dy, dx = abs(ys[-1] - ys[0]) / (rows - 1), abs(xs[-1] - xs[0]) / (columns - 1)
     extent = (xs.min() - dx / 2, xs.max() + dx / 2, ys.min() - dy / 2, ys.max() + dy / 2)
-    geographic = "degrees_north" in str(data[y].attrs.get("units", "")) or y.lower() in ("lat", "latitude")
+    geographic = is_geographic(data, y)
+    lines = coastlines(data, y, x, extent, coast)
     aspect = 1.0 / max(0.2, float(np.cos(np.deg2rad(ys.mean())))) if geographic else 1.0
     shape = (extent[3] - extent[2]) / (extent[1] - extent[0]) * aspect
     if not 0.2 < shape < 5:
         aspect, shape = aspect * (rows / columns) / shape, rows / columns
     if geographic:
-        return Map(extent, aspect, shape, ticks=(_degrees("N", "S"), _degrees("E", "W")))
+        return Map(extent, aspect, shape, ticks=(_degrees("N", "S"), _degrees("E", "W")), coast=lines)
     metres = data[y].attrs.get("units") in ("m", "metre", "meter") and float(np.abs(ys).max()) >= 1e4
     labels = (_axis_label(data, y, metres), _axis_label(data, x, metres))
     text = (lambda value: f"{value / 1000:g}") if metres else "{:g}".format
-    return Map(extent, aspect, shape, labels, (text, text))
+    return Map(extent, aspect, shape, labels, (text, text), lines)
 
 
 def fitted(text: str, figure: Figure) -> str:
@@ -241,9 +273,40 @@ def draw(axes: Axes, frame: xr.DataArray, scale: Scale, where: Map) -> Any:
         interpolation="nearest",
         origin="upper",
     )
+    if where.coast:
+        from matplotlib.collections import LineCollection
+        from matplotlib.patheffects import Normal, Stroke
+
+        # Dark on light and light on dark: it is seen over every colour.
+        halo = [Stroke(linewidth=1.6, foreground="white", alpha=0.6), Normal()]
+        axes.add_collection(
+            LineCollection(where.coast, colors="0.15", linewidths=0.7, path_effects=halo), autolim=False
+        )
     axes.set_xticks([])
     axes.set_yticks([])
     return image
+
+
+def colour_bar(
+    figure: Figure, image: Any, scale: Scale, panels: list[Axes], size: tuple[float, float], side: str = "right"
+) -> None:
+    """Put a bar beside `panels`, which together are `size` inches wide and high, over their whole height."""
+    width, height = size
+    bar = figure.colorbar(
+        image,
+        ax=panels,
+        location=side,
+        extend=scale.extend,
+        extendfrac=0.03,
+        ticks=scale.ticks,
+        fraction=BAR_WIDTH / width,
+        pad=0.02,
+        aspect=height / BAR_WIDTH,
+    )
+    bar.set_label(scale.label)
+    if scale.ticks is not None:
+        bar.ax.set_yticklabels([f"{tick:.3g}" for tick in scale.ticks])
+        bar.minorticks_off()
 
 
 def label_corner(axes: Axes, where: Map) -> None:

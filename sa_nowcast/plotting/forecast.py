@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Hashable
 from os import PathLike
@@ -14,10 +13,12 @@ import numpy.typing as npt
 import xarray as xr
 
 from sa_nowcast.dims import find_dim
-from sa_nowcast.errors import DataError, RecipeError, StorageError
+from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.plotting.canvas import (
-    Scale,
+    Map,
     choose,
+    clock,
+    colour_bar,
     draw,
     fitted,
     label_corner,
@@ -30,24 +31,14 @@ from sa_nowcast.plotting.canvas import (
     value_scale,
     with_units,
 )
+from sa_nowcast.plotting.film import FORMATS, Picture, write_film
 from sa_nowcast.verification.inputs import horizontal, single_array
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MINUS = "\N{MINUS SIGN}"
-BAR_WIDTH = 0.19  # inches
 Row = list[tuple[str, xr.DataArray | None]]
-
-
-def _clock(time: Any, day: Any = None) -> str:
-    minute = np.datetime64(time, "s")
-    text = str(np.datetime_as_string(minute)).replace("T", " ")
-    text = text.removesuffix(":00")
-    if day is not None and text[:10] == str(np.datetime64(day, "D")):
-        return text[11:]
-    return text
 
 
 def _unit(leads: npt.NDArray[np.timedelta64]) -> tuple[int, str]:
@@ -79,6 +70,7 @@ def plot_forecast(
     channel: object = None,
     realization: object = None,
     columns: int = 6,
+    coastlines: bool | None = None,
     time: Hashable | None = None,
     title: str | None = None,
 ) -> Figure:
@@ -97,6 +89,9 @@ def plot_forecast(
         The member to draw; by default the mean of an ensemble.
     columns : int, default 6
         At most as many lead times, equally far apart, the last one among them.
+    coastlines : bool, optional
+        True: draw them, or say what is missing. By default they are drawn where cartopy is installed and has them on
+        this computer, and the forecast has latitude and longitude or a grid mapping. Nothing is ever downloaded.
     time : hashable, optional
         The time dimension of `truth` and `history`; found by its CF attributes otherwise.
     title : str, optional
@@ -112,6 +107,8 @@ def plot_forecast(
     ------
     RecipeError
         If the forecast is an archive and no init_time is chosen, or a variable or channel is not chosen.
+    MissingLibraryError, StorageError, DataError
+        If `coastlines` is True and there is no cartopy, it has none on this computer, or the place is not known.
     """
     if columns < 1:
         raise RecipeError("columns", f"is {columns}", "at least 1")
@@ -126,7 +123,7 @@ def plot_forecast(
         rows["history"] = _history(
             history, start, max(len(chosen), 4), unit, time, y, x, **{"variable": variable, name: channel}
         )
-    heads = [_span(leads[i], unit) + ("" if start is None else f"\n{_clock(start + leads[i], start)}") for i in chosen]
+    heads = [_span(leads[i], unit) + ("" if start is None else f"\n{clock(start + leads[i], start)}") for i in chosen]
     ahead = [panel(one.isel(lead_time=i), y, x) for i in chosen]
     if truth is not None:
         seen = _observed(truth, start, leads[chosen], time, y, x, **{"variable": variable, name: channel})
@@ -136,7 +133,7 @@ def plot_forecast(
         pairs = zip(ahead, rows["truth"], strict=True)
         gaps = [None if other is None else abs(mine - other.values) for mine, (_, other) in pairs]
         rows["|error|"] = list(zip(heads, gaps, strict=True))
-    return _grid_of_panels(one, rows, start, y, x, title)
+    return _grid_of_panels(one, rows, start, map_of(panel(one.isel(lead_time=0), y, x), y, x, coastlines), title)
 
 
 def _one_forecast(
@@ -147,6 +144,8 @@ def _one_forecast(
     if "lead_time" not in forecast.dims:
         forecast = forecast.expand_dims("lead_time")
     forecast, (y, x), channel_name = horizontal(forecast)
+    if init_time is not None and "init_time" in forecast.coords and "init_time" not in forecast.dims:
+        forecast = forecast.expand_dims("init_time")  # so that another one than its own is refused
     one = choose(forecast, init_time=init_time, variable=variable, channel=channel)
     if "realization" in one.dims:
         attrs = one.attrs
@@ -188,11 +187,11 @@ def _history(
     times = history[told].values
     before = np.arange(times.size) if start is None else np.flatnonzero(times <= start)
     if not before.size:
-        raise DataError("history", f"has no frame up to {_clock(start)}", "frames before the forecast's init_time")
+        raise DataError("history", f"has no frame up to {clock(start)}", "frames before the forecast's init_time")
     last = before[np.argsort(times[before])][-columns:]
     start = times[last[-1]] if start is None else start
     return [
-        (f"{_span(times[i] - start, unit)}\n{_clock(times[i], start)}", panel(history.isel({told: int(i)}), y, x))
+        (f"{_span(times[i] - start, unit)}\n{clock(times[i], start)}", panel(history.isel({told: int(i)}), y, x))
         for i in last
     ]
 
@@ -201,13 +200,11 @@ def _grid_of_panels(
     one: xr.DataArray,
     rows: dict[str, Row],
     start: Any,
-    y: str,
-    x: str,
+    where: Map,
     title: str | None,
 ) -> Figure:
     shown = [frame for name, row in rows.items() if name != "|error|" for _, frame in row if frame is not None]
     wide = max(len(row) for row in rows.values())
-    where = map_of(shown[0], y, x)
     side, height = panel_size(where, 2.1)
     figure = new_figure(
         wide * side + 2.2, len(rows) * (height + 0.12) + 0.4 * (1 + ("history" in rows)) + 0.9, "compressed"
@@ -236,27 +233,9 @@ def _grid_of_panels(
     if True in images:
         bars.append((images[True], error_scale, list(grid[-1])))
     for image, its, panels_of in bars:
-        _colorbar(figure, image, its, panels_of, (wide * side, len(panels_of) // wide * height))
+        colour_bar(figure, image, its, panels_of, (wide * side, len(panels_of) // wide * height))
     figure.suptitle(fitted(title if title is not None else _title(one, scale.label, start), figure), fontsize=11)
     return figure
-
-
-def _colorbar(figure: Figure, image: Any, scale: Scale, panels: list[Axes], size: tuple[float, float]) -> None:
-    """Put a bar beside `panels`, which together are `size` inches wide and high, over their whole height."""
-    width, height = size
-    bar = figure.colorbar(
-        image,
-        ax=panels,
-        extend=scale.extend,
-        extendfrac=0.03,
-        ticks=scale.ticks,
-        fraction=BAR_WIDTH / width,
-        pad=0.02,
-        aspect=height / BAR_WIDTH,
-    )
-    bar.set_label(scale.label)
-    if scale.ticks is not None:
-        bar.ax.set_yticklabels([f"{tick:g}" for tick in scale.ticks])
 
 
 def _title(one: xr.DataArray, text: str, start: Any) -> str:
@@ -267,7 +246,7 @@ def _title(one: xr.DataArray, text: str, start: Any) -> str:
     ]
     parts = [text, *extra]
     if start is not None:
-        parts.append(f"from {_clock(start)}")
+        parts.append(f"from {clock(start)}")
     if one.attrs.get("model"):
         parts.append(str(one.attrs["model"]))
     return ", ".join(parts)
@@ -282,17 +261,19 @@ def animate(
     variable: object = None,
     channel: object = None,
     realization: object = None,
+    coastlines: bool | None = None,
     time: Hashable | None = None,
     frames_per_second: float = 4.0,
 ) -> Path:
-    """Write the forecast as an animated GIF, beside the truth where it is given.
+    """Write the forecast as a film, beside the truth where it is given.
 
     Parameters
     ----------
-    forecast, truth, init_time, variable, channel, realization, time
+    forecast, truth, init_time, variable, channel, realization, coastlines, time
         As for :func:`plot_forecast`.
     path : path-like
-        Ends with ".gif". A file that is there is replaced when the new one is complete.
+        Ends with ".gif", or with ".mp4": H.264 by ffmpeg where matplotlib finds it, else by PyAV. A file that is there
+        is replaced when the new one is complete.
     frames_per_second : float, default 4
 
     Returns
@@ -303,13 +284,15 @@ def animate(
     Raises
     ------
     RecipeError
-        If the name does not end with ".gif", or something must be chosen.
+        If the name ends otherwise, or something must be chosen.
     StorageError
         If the file cannot be written.
+    MissingLibraryError
+        If the file is an MP4 and there is neither ffmpeg nor PyAV.
     """
     target = Path(path)
-    if target.suffix.lower() != ".gif":
-        raise RecipeError("animate", f"the file is {target.name}", "a name that ends with .gif")
+    if target.suffix.lower() not in FORMATS:
+        raise RecipeError("animate", f"the file is {target.name}", f"a name that ends with {' or '.join(FORMATS)}")
     if not frames_per_second > 0:
         raise RecipeError("animate", f"frames_per_second is {frames_per_second:g}", "above 0")
     one, y, x, name = _one_forecast(forecast, init_time, variable, channel, realization)
@@ -320,36 +303,19 @@ def animate(
         truth = single_array(truth, forecast, time=time)
         films["truth"] = _observed(truth, start, leads, time, y, x, **{"variable": variable, name: channel})
     films["forecast"] = [panel(one.isel(lead_time=i), y, x) for i in range(leads.size)]
-    pictures = _pictures(one, films, start, y, x)
-    stream = io.BytesIO()
-    pictures[0].save(
-        stream,
-        format="GIF",
-        save_all=True,
-        append_images=pictures[1:],
-        duration=round(1000 / frames_per_second),
-        loop=0,
-    )
-    partial = target.with_name(f".{target.name}.part")
-    try:
-        partial.write_bytes(stream.getvalue())
-        partial.replace(target)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise StorageError(str(target), f"cannot be written: {error.strerror or error}") from error
+    where = map_of(panel(one.isel(lead_time=0), y, x), y, x, coastlines)
+    write_film(_pictures(one, films, start, where), target, frames_per_second)
     return target
 
 
-def _pictures(one: xr.DataArray, films: dict[str, list[xr.DataArray | None]], start: Any, y: str, x: str) -> list[Any]:
+def _pictures(one: xr.DataArray, films: dict[str, list[xr.DataArray | None]], start: Any, where: Map) -> list[Picture]:
     """Return the animation's pictures; the layout is made once, so that nothing moves but the data."""
     shown = [frame for film in films.values() for frame in film if frame is not None]
-    where = map_of(shown[0], y, x)
     scale = shared_scale(one, [frame.values for frame in shown])
     side, height = panel_size(where, 3.6)
     figure = new_figure(len(films) * side + 1.4, height + 1.1, "compressed")
-    # Imported behind new_figure, which says how to install matplotlib; both come with it.
+    # Imported behind new_figure, which says how to install matplotlib.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from PIL import Image
 
     canvas = FigureCanvasAgg(figure)
     grid = figure.subplots(1, len(films), squeeze=False)[0]
@@ -359,12 +325,12 @@ def _pictures(one: xr.DataArray, films: dict[str, list[xr.DataArray | None]], st
         images.append(draw(axes, first, scale, where))
         axes.set_title(name, fontsize=10)
     label_corner(grid[0], where)
-    _colorbar(figure, images[-1], scale, list(grid), (len(films) * side, height))
+    colour_bar(figure, images[-1], scale, list(grid), (len(films) * side, height))
     pictures, unit = [], _unit(one["lead_time"].values)
     head = fitted(_title(one, scale.label, start), figure)
     title = figure.suptitle(f"{head}\n ", fontsize=11)
     for i, lead in enumerate(one["lead_time"].values):
-        valid = "" if start is None else f", valid {_clock(start + lead)}"
+        valid = "" if start is None else f", valid {clock(start + lead)}"
         title.set_text(f"{head}\n{_span(lead, unit)}{valid}")
         for image, film in zip(images, films.values(), strict=True):
             frame = film[i]
@@ -372,6 +338,6 @@ def _pictures(one: xr.DataArray, films: dict[str, list[xr.DataArray | None]], st
             image.set_data(np.ma.masked_invalid(values))
         canvas.draw()  # type: ignore[no-untyped-call]
         pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
-        pictures.append(Image.fromarray(pixels).convert("RGB"))
+        pictures.append(pixels[..., :3].copy())
         figure.set_layout_engine("none")
     return pictures

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ class AtomicCheckpointIO(CheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write `checkpoint` to `path`; what stood there becomes `PREVIOUS` beside it."""
         target = Path(path)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        # One name: what a killed process left there is overwritten.
+        partial = target.with_name(f".{target.name}.partial")
         try:
             with partial.open("wb") as file:
                 torch.save(checkpoint, file)
@@ -60,9 +62,13 @@ class AtomicCheckpointIO(CheckpointIO):
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint file, or raise `ModelError` where it is damaged."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch writes checksums and does not look at them
+        if damaged is not None:
+            raise zipfile.BadZipFile(damaged)
         loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # torch.load raises almost anything on damaged bytes: EOFError, KeyError, UnpicklingError, RuntimeError, ...
+        # Damaged bytes raise almost anything: BadZipFile, EOFError, KeyError, UnpicklingError, RuntimeError, ...
         raise ModelError(
             str(path),
             f"the checkpoint is damaged ({type(error).__name__})",

@@ -100,6 +100,7 @@ def train(
         Where checkpoints and the log go, and where the run goes on from when there is a checkpoint.
     progress : bool
     loggers : sequence of Lightning loggers
+        They get what the log gets.
     pictures : callable, optional
         Makes the callback that draws forecasts of the held-back windows.
 
@@ -108,10 +109,13 @@ def train(
     Interrupted
         A signal stopped the run.
     RecipeError
-        The folder holds a run of other data or options.
+        The folder holds a run of other data or options, or a TensorBoard log is asked for and there is no folder.
+    MissingLibraryError
+        A TensorBoard log is asked for and TensorBoard is not installed.
     """
     fingerprint = {**fingerprint, **_options(recipe)}
     resume = _Resume.find(folder, fingerprint)
+    loggers = [*loggers, *_tensorboard(recipe, folder, resume.step)]
     launch = hardware.launch
     updates = updates_a_batch(recipe)
     sampler = StepSampler(recipe.batch_size // launch.share.ranks, recipe.max_steps, share=launch.share)
@@ -156,11 +160,12 @@ def train(
         launch=launch,
         fingerprint=fingerprint,
     )
-    # In this order: the average before the validation that uses it, everything before the checkpoint that keeps it.
-    callbacks: list[L.Callback] = [average, watch, validation, log]
+    # In this order: the average before the validation that uses it, pictures before the log that leaves their time
+    # out of its account, everything before the checkpoint that keeps it.
+    callbacks: list[L.Callback] = [average, watch, validation]
     if pictures is not None and launch.first:
         callbacks.append(pictures(validation))
-    callbacks.append(keeper)
+    callbacks += [log, keeper]
     if progress and launch.first:
         callbacks.append(ProgressBar(validation))
 
@@ -174,6 +179,8 @@ def train(
     else:
         resume.restore_network(network)
     validation.conclude(step, recipe.max_steps)
+    if launch.first:
+        log.conclude(step)
     ended_by = "max_time" if watch.time_is_up else "patience" if validation.exhausted else "max_steps"
     return Outcome(
         validation.weights,
@@ -220,7 +227,7 @@ def _run(
             precision="bf16-mixed" if hardware.precision == "bf16" else "32-true",
             plugins=[AtomicCheckpointIO(), launch.environment],
             callbacks=callbacks,
-            logger=[*loggers, *_tensorboard(recipe, folder)] or False,
+            logger=list(loggers) or False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -301,13 +308,21 @@ def _options(recipe: TrainingRecipe) -> dict[str, str]:
     return {f"training.{k}": repr(v) for k, v in recipe.model_dump().items() if k not in _FREE}
 
 
-def _tensorboard(recipe: TrainingRecipe, folder: Path | None) -> list[Logger]:
-    if not recipe.tensorboard or folder is None:
+def _tensorboard(recipe: TrainingRecipe, folder: Path | None, step: int) -> list[Logger]:
+    """Return the logger that the recipe asks for; it takes back what an interrupted run wrote after `step`."""
+    if not recipe.tensorboard:
         return []
+    if folder is None:
+        raise RecipeError(
+            "training.tensorboard",
+            "true, and there is no folder",
+            expected="a run folder to write the log into",
+            fix="pass folder=, or a TensorBoardLogger of your own in loggers=",
+        )
     from lightning.pytorch.loggers import TensorBoardLogger
 
     try:
-        return [TensorBoardLogger(folder, name=None, version="tensorboard")]
+        return [TensorBoardLogger(folder, name=None, version="tensorboard", purge_step=step + 1 if step else None)]
     except ModuleNotFoundError as error:
         raise MissingLibraryError(
             "training.tensorboard", "tensorboard is not installed", fix='pip install "sa-nowcast[tensorboard]"'
@@ -332,6 +347,8 @@ def _quiet_lightning() -> Iterator[None]:
             logging.getLogger(name).setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"lightning\..*")
+            # Of several processes: about the memory layout of 3x3 kernels, which nothing depends on.
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
             yield
     finally:
         for name, level in levels.items():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import tempfile
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +16,7 @@ import torch
 import xarray as xr
 
 from sa_nowcast._version import __version__
+from sa_nowcast.card import fit_call, model_card
 from sa_nowcast.errors import RecipeError, StorageError
 from sa_nowcast.frames import Frames
 from sa_nowcast.models import NetworkConfig, build
@@ -23,6 +27,7 @@ from sa_nowcast.times import Gaps
 from sa_nowcast.training.data import TrainingData
 from sa_nowcast.training.engine import Outcome, train
 from sa_nowcast.training.hardware import choose_hardware
+from sa_nowcast.training.pictures import Pictures, hindrance
 from sa_nowcast.windows import split_in_time
 
 if TYPE_CHECKING:
@@ -76,13 +81,15 @@ def fit(
     gaps : {"refuse", "skip"}
         What to do about missing times and frames without a valid value.
     folder : path, optional
-        Where checkpoints and the training log go. Given the same folder again, the run goes on where it stopped.
+        Where checkpoints, the training log and pictures of forecasts go. Given the same folder again, the run goes on
+        where it stopped.
     progress : bool
         Whether to show a progress bar on standard error.
     report : callable, optional
-        Called once with one line on what the training computes on, and how.
+        Called with one line on what the training computes on, and how; and with one on why there will be no pictures
+        of forecasts, where the recipe asks for them and something is lacking.
     loggers : sequence of Lightning loggers, optional
-        Beside ``training.csv`` in `folder`; they get the same figures.
+        Beside ``training.csv`` in `folder`; they get the same figures, and TensorBoard's the pictures too.
     **training
         Fields of `sa_nowcast.recipe.TrainingRecipe`: ``max_steps``, ``batch_size``, ``crop``, ``learning_rate``,
         ``seed``, ``device`` and so on.
@@ -114,8 +121,33 @@ def fit(
     prepared = TrainingData.from_frames(
         frames, split, int(history), int(steps), scaling, recipe, skip_empty=gaps == "skip"
     )
+    given = {
+        "history": int(history),
+        "steps": int(steps),
+        "network": network.to_dict() if isinstance(network, NetworkConfig) else network,
+        "scaling": scaling,
+        "validation": validation,
+        "guard": guard,
+        "variables": variables,
+        "time": time,
+        "y": y,
+        "x": x,
+        "channel": channel,
+        "gaps": gaps,
+    }
+    usual = {name: parameter.default for name, parameter in inspect.signature(fit).parameters.items()}
+    # Logs and pictures need a folder, and change nothing.
+    options = recipe.model_dump(mode="json", include=set(training) - {"pictures", "tensorboard"})
     return fit_prepared(
-        prepared, config, scaling, recipe, folder=folder, progress=progress, report=report, loggers=loggers
+        prepared,
+        config,
+        scaling,
+        recipe,
+        folder=folder,
+        progress=progress,
+        report=report,
+        loggers=loggers,
+        call=fit_call({k: v for k, v in given.items() if v != usual[k]} | options),
     )
 
 
@@ -130,6 +162,8 @@ def fit_prepared(
     report: Report | None = None,
     loggers: Sequence[Logger] = (),
     provenance: Mapping[str, Any] | None = None,
+    recipe_text: str = "",
+    call: str | None = None,
 ) -> Nowcaster:
     """Train on what was prepared; `fit` and recipes meet here.
 
@@ -144,11 +178,21 @@ def fit_prepared(
         As for `fit`.
     provenance : mapping, optional
         What the nowcaster will say besides.
+    recipe_text : str
+        The whole recipe as YAML, where there is one; see `sa_nowcast.card.resolved_recipe`. It goes with the model.
+    call : str, optional
+        Otherwise the Python that does the same, for the model card.
     """
     hardware = choose_hardware(recipe)
     if report is not None:
         report(f"training on {hardware}")
     run_folder = None if folder is None else writable_folder(folder)
+    lacking = hindrance(recipe, data.held, run_folder, loggers)
+    if lacking is not None and report is not None:
+        report(lacking)
+    pictures = None
+    if recipe.pictures and lacking is None:
+        pictures = partial(Pictures, terms=data.terms, count=min(recipe.pictures, data.held_count), folder=run_folder)
     require_memory(
         config,
         data.train.sample_shape[-2:],
@@ -173,16 +217,21 @@ def fit_prepared(
         folder=run_folder,
         progress=progress,
         loggers=loggers,
+        pictures=pictures,
     )
     with torch.device("meta"):
         best = build(config)  # without what training may have compiled or captured
     best.load_state_dict(outcome.weights, assign=True)
-    return Nowcaster(
+    nowcaster = Nowcaster(
         best.eval(),
         data.scaling,
         data.terms,
         _provenance(data, outcome, config, scaling, recipe, provenance or {}),
+        recipe=recipe_text,
     )
+    # On the card alone, for they are no part of the model: a run that was interrupted takes other seconds.
+    card = model_card(nowcaster, hardware=str(hardware), seconds=outcome.seconds, call=call)
+    return replace(nowcaster, card=card)
 
 
 def writable_folder(folder: str | Path) -> Path:

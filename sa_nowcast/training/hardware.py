@@ -47,7 +47,8 @@ class Hardware:
             where = f"CPU with {torch.get_num_threads()} threads"
         how = {"none": "", "compile": ", compiled cells", "graph": ", CUDA graph"}[self.acceleration]
         ranks = self.launch.share.ranks
-        many = "" if ranks == 1 else f", {ranks} processes on {self.launch.machines} machines"
+        machines = "one machine" if self.launch.machines == 1 else f"{self.launch.machines} machines"
+        many = "" if ranks == 1 else f", {ranks} processes on {machines}"
         return f"{where}, {self.precision}{how}{many}"
 
 
@@ -81,6 +82,8 @@ def choose_hardware(recipe: TrainingRecipe) -> Hardware:
             expected="one process on a CUDA device",
             fix="use acceleration: auto",
         )
+    if acceleration == "compile":
+        _require_compiler(device)
     if recipe.batch_size % launch.share.ranks:
         raise RecipeError(
             "training.batch_size",
@@ -88,6 +91,26 @@ def choose_hardware(recipe: TrainingRecipe) -> Hardware:
             expected=f"a multiple of {launch.share.ranks}",
         )
     return Hardware(device, precision, acceleration, launch)
+
+
+def _require_compiler(device: torch.device) -> None:
+    """Compile next to nothing, to find out now whether anything can be compiled."""
+    try:
+        torch.compile(_next)(torch.zeros(8, device=device))
+    except Exception as error:
+        # What torch needs for it differs by device and version, and so does what it raises where that is absent.
+        cause = next((line for line in str(error).splitlines() if line), type(error).__name__)
+        needed = "a C++ compiler such as g++" if device.type == "cpu" else "Triton and a C compiler"
+        raise RecipeError(
+            "training.acceleration",
+            f"compile, and torch cannot compile here ({cause})",
+            expected=needed,
+            fix="install it, or use acceleration: none",
+        ) from error
+
+
+def _next(x: torch.Tensor) -> torch.Tensor:
+    return x + 1
 
 
 def _device(name: str, launch: Launch) -> torch.device:

@@ -75,8 +75,14 @@ class NowcastModule(L.LightningModule):
         """How many batches were finished: with `reversed_input`, each is two updates."""
         return self.global_step // updates_a_batch(self.recipe)
 
-    def training_step(self, raw_BTCHW: Tensor, batch_idx: int) -> Tensor:
-        """Return the loss of one batch: all T - 1 predictions, context included, as in the paper's lineage."""
+    def training_step(self, raw_BTCHW: Tensor, batch_idx: int) -> dict[str, Tensor]:
+        """Return the loss of one batch: all T - 1 predictions, context included, as in the paper's lineage.
+
+        Returns
+        -------
+        dict
+            ``loss``, whose gradient this process gives, and ``mean``, the loss of all processes' pixels.
+        """
         recipe = self.recipe
         if recipe.reversed_input and self.global_step % 2:
             raw_BTCHW = raw_BTCHW.flip(1)
@@ -90,9 +96,11 @@ class NowcastModule(L.LightningModule):
             # of the mean over all pixels, wherever they are missing. A sum that is not finite reaches all of them.
             sums = torch.stack([total.detach(), count])
             torch.distributed.all_reduce(sums)
-            finite, count = bool(torch.isfinite(sums[0])), sums[1] / self._share.ranks
+            finite, pixels = bool(torch.isfinite(sums[0])), sums[1].clamp(min=1)
+            mean, loss = sums[0] / pixels, total / (pixels / self._share.ranks)
         else:
-            finite = mine
+            finite, loss = mine, total / count.clamp(min=1)
+            mean = loss.detach()
         if not finite:
             raise ModelError(
                 f"training, step {self.global_step}",
@@ -102,7 +110,16 @@ class NowcastModule(L.LightningModule):
                 fix="look at these windows for extreme values, or lower training.learning_rate; the last checkpoint is "
                 "sound",
             )
-        return total / count.clamp(min=1)
+        return {"loss": loss, "mean": mean}
+
+    def spoiled(self, step: int) -> ModelError:
+        """Return the error about weights that the update at `step` left not finite."""
+        return ModelError(
+            f"training, step {step}",
+            f"the weights are not finite after this update; windows: {self._windows(step)}",
+            expected="finite weights",
+            fix="lower training.learning_rate, or give training.clip_norm; the last checkpoint is sound",
+        )
 
     def learning_rate(self) -> float:
         """Return the learning rate of the next update."""

@@ -49,7 +49,7 @@ class ProgressBar(L.Callback):
         if self._progress is None:
             return
         if not self._loss or trainer.global_step % LOSS_EVERY == 0:
-            self._loss = f"loss {float(outputs['loss']):.4f}"
+            self._loss = f"loss {float(outputs['mean']):.4f}"
         text = self._loss
         if self.validation.validated:
             text += f", validation {self.validation.latest / max(self.validation.reference, 1e-12):.3f} x persistence"

@@ -12,6 +12,7 @@ import torch
 from sa_nowcast.training.checkpoint import LAST
 from sa_nowcast.training.launch import Launch
 from sa_nowcast.training.log import TrainingLog
+from sa_nowcast.training.module import NowcastModule
 from sa_nowcast.training.validation import Validation
 from sa_nowcast.training.watch import Watch
 
@@ -59,15 +60,26 @@ class RunFolder(L.Callback):
         """Store what a resumed run must share with this one."""
         checkpoint[FINGERPRINT] = self.fingerprint
 
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Stop at once where the validation that was made up for leaves nothing to do, or was interrupted again."""
+        trainer.should_stop = self._stopping(trainer)
+
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: object) -> None:
         """Save when it is time, and stop after the last update or a signal."""
-        stopping = self.watch.stopped_by is not None or self.finished(trainer.global_step, trainer.max_steps)
-        due = self.folder is not None and (stopping or trainer.global_step % self.every == 0)
-        # Weights that are not finite would take the place of sound ones; the next loss stops such a run.
-        if due and all(bool(torch.isfinite(p).all()) for p in module.parameters()):
-            assert self.folder is not None
-            trainer.save_checkpoint(self.folder / LAST)
-            if self.launch.first:
-                self.training_log.write()
+        stopping, step = self._stopping(trainer), trainer.global_step
+        if stopping or (self.folder is not None and step % self.every == 0):
+            # Weights that are not finite would take the place of sound ones. An earlier update would have been noticed
+            # by the loss after it.
+            if not all(bool(torch.isfinite(p).all()) for p in module.parameters()):
+                assert isinstance(module, NowcastModule)
+                raise module.spoiled(step - 1)
+            if self.folder is not None:
+                # The log first: rows after the checkpoint that a run goes on from are dropped, and none may lack.
+                if self.launch.first:
+                    self.training_log.write()
+                trainer.save_checkpoint(self.folder / LAST)
         if stopping:
             trainer.should_stop = True
+
+    def _stopping(self, trainer: L.Trainer) -> bool:
+        return self.watch.stopped_by is not None or self.finished(trainer.global_step, trainer.max_steps)

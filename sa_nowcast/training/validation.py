@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sa_nowcast.models.rollout import Network
 from sa_nowcast.scaling import Scaling
-from sa_nowcast.stream import Samples, prepare
+from sa_nowcast.stream import Samples, Share, prepare
 from sa_nowcast.training.averaging import Average
 from sa_nowcast.training.hardware import Hardware
 from sa_nowcast.training.watch import Watch
@@ -111,7 +111,7 @@ def _errors(network: Network, scaling: Scaling, history: int, raw: Tensor) -> Te
         (scaling.to_physical(still, torch), observed),
     ]
     counts = seen.sum(dim=(0, 3, 4), dtype=torch.float64)
-    errors = [((one - other).double().square() * seen).sum(dim=(0, 3, 4)) for one, other in pairs]
+    errors = [torch.where(seen, (one - other).double(), 0).square().sum(dim=(0, 3, 4)) for one, other in pairs]
     return torch.stack([counts, *errors])
 
 
@@ -214,31 +214,38 @@ class Validation(L.Callback):
         return step % self.every == 0 or step == max_steps or self.watch.time_is_up
 
     def _validate(self, step: int) -> None:
-        assert self.samples is not None
         began = time.perf_counter()
-        # Of several processes each goes through all windows, so that they need not wait for one another here.
-        alone = self.hardware.launch.alone
         with self.average.applied():
-            found = evaluate(
-                self.network,
-                self.scaling,
-                self.history,
-                self._raw(self.samples),
-                self.hardware,
-                lambda: alone and self.watch.stopped_by is not None,
-            )
-            if found is None:
-                return
-            self.validated, self.latest, self.reference = step, found.loss, found.reference
-            if found.loss < self.loss:
-                self.loss, self.step, self.worse, self.sums = found.loss, step, 0, found.to_tensor()
-                self._copy()
-            else:
-                self.worse += 1
+            found = self._evaluate()
+            if found is not None:
+                self.validated, self.latest, self.reference = step, found.loss, found.reference
+                if found.loss < self.loss:
+                    self.loss, self.step, self.worse, self.sums = found.loss, step, 0, found.to_tensor()
+                    self._copy()
+                else:
+                    self.worse += 1
         self.seconds += time.perf_counter() - began
 
-    def _raw(self, samples: Samples) -> Iterable[Tensor]:
-        return (samples.batch(numbers) for numbers in self._batches)
+    def _evaluate(self) -> Evaluation | None:
+        """Return the errors on all windows, of which each process takes its share; None after a signal."""
+        assert self.samples is not None
+        samples = self.samples
+        # A finished run that is asked for again starts no group of processes: each finds the same by itself.
+        share = self.hardware.launch.share if torch.distributed.is_initialized() else Share()
+        mine = self._batches[share.rank :: share.ranks]
+        raw = (samples.batch(numbers) for numbers in mine)
+        stop = self.watch.noticed
+        if share.ranks == 1:
+            return evaluate(self.network, self.scaling, self.history, raw, self.hardware, stop)
+        length, channels = samples.sample_shape[:2]
+        sums = torch.zeros(5, length - self.history, channels, dtype=torch.float64)
+        if mine and (found := evaluate(self.network, self.scaling, self.history, raw, self.hardware, stop)) is not None:
+            sums = found.to_tensor()
+        # The same bits for all: on them depends which weights are best, and with patience where the run stops.
+        sums = sums.to(self.hardware.device)
+        torch.distributed.all_reduce(sums)
+        self.watch.agree(self.hardware.device)
+        return None if self.watch.stopped_by is not None else Evaluation.from_tensor(sums)
 
     def _copy(self) -> None:
         self.weights = {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}

@@ -23,7 +23,7 @@ class Watch(L.Callback):
     """Counts the seconds of a run over all its parts, and notes a signal.
 
     SIGINT (Ctrl-C), SIGTERM and SIGUSR1 (Slurm's warning) let the update under way finish; then the run is saved and
-    stopped. Several processes agree on both after every update, for they have to stop at the same one.
+    stopped. Several processes agree on both after every update and validation, for they have to stop at the same one.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class Watch(L.Callback):
 
     @property
     def stopped_by(self) -> str | None:
-        """The signal that came, or None."""
+        """The signal that came and that all processes know of, or None."""
         found = self._received if self.launch.alone else self._agreed
         return None if found is None else found.name
 
@@ -49,6 +49,19 @@ class Watch(L.Callback):
     def time_is_up(self) -> bool:
         """Whether the run has had its time."""
         return self.max_seconds is not None and self.elapsed >= self.max_seconds
+
+    def noticed(self) -> bool:
+        """Whether this process was sent a signal, of which the others may not know yet."""
+        return self._received is not None
+
+    def agree(self, device: torch.device) -> None:
+        """Let all processes know the longest time and a signal that any of them was sent; all of them call this."""
+        if self.launch.alone:
+            return
+        seen = torch.tensor([self.elapsed, self._received or 0], dtype=torch.float64, device=device)
+        torch.distributed.all_reduce(seen, torch.distributed.ReduceOp.MAX)
+        self.elapsed = float(seen[0])
+        self._agreed = signal.Signals(int(seen[1])) if seen[1] else None
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Listen to signals, once the trainer has set its own handlers; only a main thread can."""
@@ -64,11 +77,7 @@ class Watch(L.Callback):
         now = time.perf_counter()
         assert self._mark is not None
         self.elapsed, self._mark = self.elapsed + now - self._mark, now
-        if not self.launch.alone:
-            seen = torch.tensor([self.elapsed, self._received or 0], dtype=torch.float64, device=module.device)
-            torch.distributed.all_reduce(seen, torch.distributed.ReduceOp.MAX)
-            self.elapsed = float(seen[0])
-            self._agreed = signal.Signals(int(seen[1])) if seen[1] else None
+        self.agree(module.device)
         assert isinstance(module, NowcastModule)
         module.elapsed = self.elapsed
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from sa_nowcast import dims
+from sa_nowcast.card import resolved_recipe
 from sa_nowcast.cf import write_forecast
 from sa_nowcast.errors import DataError, MissingLibraryError, StorageError
 from sa_nowcast.frames import Frames, grid_mapping_name
@@ -160,6 +161,7 @@ def _train(recipe: Recipe, folder: Path, experiment: Experiment, progress: bool,
         progress=progress,
         report=report if first else None,
         provenance={"recipe": recipe.name, "source": recipe.data.source},
+        recipe_text=resolved_recipe(recipe),
     )
     if first:
         nowcaster.save(folder / MODEL, overwrite=True)

@@ -16,10 +16,10 @@ from sequences import NETWORK, OPTIONS, rain, weather
 
 import sa_nowcast.training.engine as engine
 import sa_nowcast.training.fit as fit_module
-from sa_nowcast.training import data as training_data
 from sa_nowcast.errors import DataError, Interrupted, ModelError, RecipeError, StorageError
 from sa_nowcast.models import NetworkConfig
 from sa_nowcast.nowcaster import Nowcaster
+from sa_nowcast.training import data as training_data
 from sa_nowcast.training.checkpoint import AtomicCheckpointIO, load_checkpoint, newest_valid
 from sa_nowcast.training.fit import fit
 from sa_nowcast.training.validation import Validation
@@ -500,7 +500,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(monkeypatch: pytest.MonkeyPatch
                     next(iter(module.parameters())).fill_(torch.nan)
 
     with_callback(monkeypatch, Poison())
-    with pytest.raises(ModelError, match=r"training, step 3: the loss is nan; windows: 2020-06-01T00:05 to .*\. Fix: look"):
+    with pytest.raises(
+        ModelError, match=r"training, step 3: the loss is nan; windows: 2020-06-01T00:05 to .*\. Fix: look"
+    ):
         train(folder=tmp_path)
     # The checkpoints from before are sound.
     assert load_checkpoint(tmp_path / "last.ckpt")["global_step"] == 2

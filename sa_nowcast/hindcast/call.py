@@ -1,0 +1,189 @@
+"""The call: many init times, lazily or to an archive."""
+
+from __future__ import annotations
+
+import math
+import os
+import uuid
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+import dask
+import dask.array
+import numpy as np
+import xarray as xr
+
+from sa_nowcast import dims
+from sa_nowcast.conversion import open_zarr
+from sa_nowcast.devices import resolve_device
+from sa_nowcast.errors import RecipeError
+from sa_nowcast.frames import Frames
+from sa_nowcast.hindcast.archive import LARGEST_CHUNK, MOST_PER_SHARD, Archive, Existing, Progress
+from sa_nowcast.hindcast.init_times import init_positions
+from sa_nowcast.hindcast.job import Job, Missing, Opaque, Work
+from sa_nowcast.hindcast.methods import ByNetwork, Method, Values, method_of
+from sa_nowcast.nowcaster import Nowcaster, whole
+from sa_nowcast.verification.named import Reference
+
+# More positions or samples at once are hardly faster on a CPU or a GPU, and take memory.
+POSITIONS_AT_ONCE: Final = 2**16
+LARGEST_BATCH: Final = 16
+
+
+def hindcast(
+    data: xr.DataArray | xr.Dataset,
+    model: Nowcaster | Reference | str | Path | None = None,
+    steps: int | None = None,
+    *,
+    init_times: Any = None,
+    stride: int = 1,
+    to: str | os.PathLike[str] | None = None,
+    missing: Missing = "nan",
+    batch_size: int | None = None,
+    shard_size: int | None = None,
+    cluster: Any = None,
+    device: str = "auto",
+    grid: Literal["check", "any"] = "check",
+    time: Hashable | None = None,
+    y: Hashable | None = None,
+    x: Hashable | None = None,
+    channel: Hashable | None = None,
+    existing: Existing = "resume",
+    progress: Progress | None = None,
+) -> xr.DataArray:
+    """Forecast from many init times.
+
+    Parameters
+    ----------
+    data : DataArray or Dataset
+        Frames as for `sa_nowcast.Nowcaster.forecast`. Truth at the lead times is not needed.
+    model : Nowcaster, path, Reference or str, optional
+        A nowcaster or the path of a saved one; the name of a reference ("persistence", "extrapolation", "sprog",
+        "steps"); or a reference with options, from `sa_nowcast.reference`. By default the default model.
+    steps : int, optional
+        Lead times; by default as many as the model was trained for. Needed for a reference.
+    init_times : slice or sequence of times, optional
+        A slice of times (both ends included), or the times themselves. By default, and within a slice, all times that
+        have enough frames before them without a gap between.
+    stride : int
+        Take every so many of them, counted anew after each gap.
+    to : path, optional
+        Where a Zarr archive is written. By default nothing is written, and nothing is computed before it is used.
+    missing : {"nan", "refuse"}
+        What to do where a frame of a history has no valid value at all: give a forecast that is missing (the archive's
+        variable ``history_status`` says where), or raise `DataError`.
+    batch_size : int, optional
+        Init times in one call of the network; by default up to 16, by the size of the grid.
+    shard_size : int, optional
+        Init times in one file of the archive, rounded up to whole batches; by default up to 64, at most 64 MiB.
+    cluster : str, dask Client or cluster, optional
+        Whose workers write the archive; a str is a scheduler's address (``tcp://host:8786``). They must see the same
+        files. By default this process does.
+    device : str
+        ``auto`` (default), ``cpu``, ``cuda`` or ``cuda:N``; on a cluster that of each worker.
+    grid, time, y, x, channel
+        As for `sa_nowcast.Nowcaster.forecast`.
+    existing : {"resume", "replace"}
+        What to do where `to` exists, or was begun: go on with it, where it is the same hindcast (a finished one is
+        opened), and refuse it otherwise; or replace it, once the new one is whole.
+    progress : callable, optional
+        Called with the number of init times that are in the archive and of all.
+
+    Returns
+    -------
+    DataArray, dims ([realization,] init_time, [variable,] lead_time, [channel,] y, x)
+        float32, backed by dask. Coordinates as a forecast's, with ``init_time`` along its dimension and
+        ``valid_time(init_time, lead_time)``.
+
+    Raises
+    ------
+    DataError
+        Times or frames that cannot be used, an init time that is not there or lacks history (each is named).
+    ModelError
+        The data are not what the model was trained for, or a batch does not fit into memory.
+    RecipeError
+        An argument.
+    StorageError
+        Another hindcast stands at `to`, another process is writing it, or it cannot be written.
+    Interrupted
+        Stopped by Ctrl-C; the same call goes on.
+    """
+    for name, value, allowed in (("existing", existing, Existing), ("missing", missing, Missing)):
+        if value not in get_args(allowed):
+            raise RecipeError(name, repr(value), expected=" or ".join(map(repr, get_args(allowed))))
+    for name, number in (("stride", stride), ("batch_size", batch_size), ("shard_size", shard_size)):
+        if number is not None:
+            whole(name, number)
+    if to is None and (cluster is not None or shard_size is not None):
+        raise RecipeError(
+            "cluster" if cluster is not None else "shard_size",
+            "given without to=",
+            expected="an archive to write",
+            fix="pass to=, or compute the lazy hindcast while a dask client is active",
+        )
+    method = method_of(model)
+    if isinstance(method, ByNetwork):
+        frames = method.nowcaster.accept(data, grid=grid, time=time, y=y, x=x, channel=channel)
+        steps = method.nowcaster.terms.steps if steps is None else whole("steps", steps)
+        if cluster is None:
+            resolve_device(device)
+    else:
+        frames = Frames.from_xarray(data, time=time, y=y, x=x, channel=channel, gaps="skip")
+        if steps is None:
+            raise RecipeError("steps", f"not given for {method.reference.name}", expected="how many lead times")
+        steps = whole("steps", steps)
+    positions = init_positions(frames, method.history, init_times, stride)
+    one = method.one(frames, positions, steps)
+    batch = batch_size or _batch_size(frames, method)
+    job = Job(method, frames, positions, steps, one, batch, missing, device)
+    if to is None:
+        return _lazy(job)
+    place = _local(to)
+    Archive(job, place, batch_size, shard_size).write(existing, cluster, progress)
+    return _opened(job, place)
+
+
+def _batch_size(frames: Frames, method: Method) -> int:
+    patch = method.nowcaster.network.config.patch if isinstance(method, ByNetwork) else 1
+    positions = -(-frames.grid.height // patch) * -(-frames.grid.width // patch)
+    return max(1, min(LARGEST_BATCH, POSITIONS_AT_ONCE // positions))
+
+
+def _lazy(job: Job) -> xr.DataArray:
+    # Behind one key: a dask cluster sends the model once to each worker.
+    array: Any = dask.array  # untyped
+    make: Any = dask.delayed  # type: ignore[attr-defined]
+    method = make(job.method, name=f"sa_nowcast-model-{uuid.uuid4().hex}", traverse=False)
+    compute = make(_computed, pure=False)
+    blocks = []
+    for positions in job.parts(job.batch):
+        shape = (*job.shape[: job.init_axis], len(positions), *job.shape[job.init_axis + 1 :])
+        work = Opaque(Work.of(job, positions))
+        blocks.append(array.from_delayed(compute(work, method), shape, np.float32))
+    return job.labelled(array.concatenate(blocks, axis=job.init_axis))
+
+
+def _computed(opaque: Opaque, method: Method) -> Values:
+    return opaque.work.compute(method)[0]
+
+
+def _local(to: str | os.PathLike[str]) -> Path:
+    text = os.path.expanduser(os.fspath(to))
+    if "://" in text:
+        raise RecipeError(
+            "to", text, expected="a folder of this machine", fix="write a folder, then copy it; only a rename is atomic"
+        )
+    return Path(text).absolute()
+
+
+def _opened(job: Job, place: Path) -> xr.DataArray:
+    """Return the archive with the labels that a lazy hindcast has."""
+    sizes = math.prod(job.one.shape) * 4
+    # Whole chunks of the store, in arrays of a size that dask handles well.
+    stored = open_zarr(place, chunks={dims.INIT_TIME: max(1, min(MOST_PER_SHARD, LARGEST_CHUNK // sizes))})
+    if dims.VARIABLE not in job.dims:
+        return job.labelled(stored[job.one.name or "forecast"].data)
+    names = [str(n) for n in job.one[dims.VARIABLE].values]
+    array: Any = dask.array  # untyped
+    return job.labelled(array.stack([stored[n].data for n in names], axis=job.dims.index(dims.VARIABLE)))

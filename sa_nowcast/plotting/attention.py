@@ -1,0 +1,371 @@
+"""Where a network looks from one point (figure 6 of the paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xarray as xr
+
+from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.frames import Frames
+from sa_nowcast.plotting.canvas import (
+    PANEL_CELLS,
+    Array,
+    Scale,
+    clock,
+    colour_bar,
+    draw,
+    fitted,
+    label_corner,
+    map_of,
+    name_and_units,
+    new_figure,
+    panel,
+    panel_size,
+    rain_in_mm_per_hour,
+    shared_scale,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from sa_nowcast.nowcaster import Nowcaster
+
+# The maps that attention_map names, in the paper's letters: of the memory module H_t and M_{t-1}, of the base model
+# X_t and H_{t-1}.
+MAPS = {"H": "hidden state h", "M": "memory m", "X": "input x"}
+# Outlines of more detail than so many cells along an axis would hide the weights.
+CONTOUR_CELLS = 64
+
+
+@dataclass(frozen=True)
+class _Attention:
+    """The frame that is read, (y, x); what each layer and map gives to each of its pixels; the queried cell."""
+
+    frame: xr.DataArray
+    rows: dict[str, dict[str, xr.DataArray]]
+    time: np.datetime64
+    point: tuple[int, int]
+    cell: tuple[int, int, int, int]
+    title: str
+
+
+def plot_attention(
+    nowcaster: Nowcaster,
+    data: xr.DataArray | xr.Dataset,
+    point: tuple[float, float],
+    *,
+    init_time: Any = None,
+    layers: Sequence[int | Literal["first", "last"]] = ("first", "last"),
+    shown: object = None,
+    coastlines: bool | None = None,
+    grid: Literal["check", "any"] = "check",
+    time: Hashable | None = None,
+    y: Hashable | None = None,
+    x: Hashable | None = None,
+    channel: Hashable | None = None,
+    device: str = "auto",
+    title: str | None = None,
+) -> Figure:
+    """Draw how one point weighs all others while the last known frame is read: a row for each layer.
+
+    The weights are relative: 1 is what every place would have if all were weighed alike. One row of the N × N weights
+    is computed, so this takes about the memory of a forecast of one step.
+
+    Parameters
+    ----------
+    nowcaster : Nowcaster
+        One whose network has attention.
+    data : DataArray or Dataset, dims (time, [channel,] y, x)
+        As for `Nowcaster.forecast`.
+    point : (float, float)
+        Where the query stands: y and x in the units of the grid's coordinates, the nearest pixel is taken; row and
+        column where the grid has no coordinates.
+    init_time : datetime-like, optional
+        The time of the last known frame; by default the last one of `data`.
+    layers : sequence of int or {"first", "last"}
+        Which layers, counted from 1, the one that reads the frame.
+    shown : optional
+        The channel or variable that is drawn as the input; by default the first one.
+    coastlines : bool, optional
+        As for `plot_forecast`.
+    grid, time, y, x, channel, device
+        As for `Nowcaster.forecast`.
+    title : str, optional
+        In place of network, point and init time.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The frame with the query as a cross and its patch as a square; then for each layer what it looks at: the hidden
+        state h and the memory m (of ``sa-convlstm-base`` the input x and the hidden state h), with the frame's
+        outlines. All weights share one logarithmic colour scale: warmer is more, white is as if all were alike.
+
+    Raises
+    ------
+    RecipeError
+        The point is outside of the grid, or there is no such layer, channel or time.
+    ModelError
+        The network has no attention, or as for `Nowcaster.forecast`.
+    DataError
+        As for `Nowcaster.forecast`.
+
+    References
+    ----------
+    Lin et al., "Self-Attention ConvLSTM for Spatiotemporal Prediction", AAAI 2020, figure 6, DOI
+    10.1609/aaai.v34i07.6819.
+    """
+    numbers = _layer_numbers(layers, len(nowcaster.network.layers))
+    frames = nowcaster.accept(data, grid=grid, time=time, y=y, x=x, channel=channel)
+    found = _attention(nowcaster, frames, _position(frames, init_time), point, numbers, shown, device)
+    return _draw(found, coastlines, title)
+
+
+def _layer_numbers(layers: Sequence[int | str], count: int) -> list[int]:
+    if isinstance(layers, int | str):
+        layers = [layers]
+    numbers = []
+    for layer in layers:
+        number = {"first": 1, "last": count}.get(layer) if isinstance(layer, str) else layer
+        if isinstance(number, bool) or not isinstance(number, int | np.integer) or not 1 <= number <= count:
+            raise RecipeError("layers", f"{layer!r} is not in the network", f"'first', 'last' or 1 to {count}")
+        numbers.append(int(number))
+    if not numbers:
+        raise RecipeError("layers", "none is named", f"'first', 'last' or some of 1 to {count}")
+    return list(dict.fromkeys(numbers))  # of a network with one layer, the first is the last
+
+
+def _position(frames: Frames, init_time: Any) -> int:
+    if init_time is None:
+        return len(frames) - 1
+    try:
+        stamp = pd.Timestamp(getattr(init_time, "values", init_time)).to_datetime64().astype("datetime64[ns]")
+    except (ValueError, TypeError):
+        raise RecipeError("init_time", f"{init_time!r:.80}", "one time in UTC, such as '2019-06-10T00:30'") from None
+    position = frames.position(stamp)
+    if position is None:
+        raise DataError(
+            f"{frames.name}, {clock(stamp)}",
+            "the init time is not among the data's times",
+            f"one from {frames.label(0)} to {frames.label(len(frames) - 1)}",
+        )
+    return position
+
+
+def _nearest(frames: Frames, dim: Hashable, value: Any) -> int:
+    """Return the position in the data's own order of the pixel that holds `value`."""
+    array = frames.arrays[0]
+    size = array.sizes[dim]
+    labels = array[dim].values if dim in array.coords else np.arange(size)
+    labels = labels.astype(float) if labels.dtype.kind in "iuf" else np.arange(size, dtype=float)
+    half = abs(labels[-1] - labels[0]) / (2 * max(size - 1, 1))
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.nan
+    if not labels.min() - half <= number <= labels.max() + half:
+        units = str(array[dim].attrs.get("units", "")) if dim in array.coords else "row or column"
+        extent = f"{dim} from {labels.min():g} to {labels.max():g} {units}".rstrip()
+        raise RecipeError("point", f"{dim} {value} is outside of the grid", extent, "pass point=(y, x)")
+    return int(np.argmin(abs(labels - number)))
+
+
+def _attention(
+    nowcaster: Nowcaster,
+    frames: Frames,
+    last: int,
+    point: tuple[float, float],
+    numbers: Sequence[int],
+    shown: object,
+    device: str,
+) -> _Attention:
+    import torch
+
+    from sa_nowcast.devices import resolve_device
+    from sa_nowcast.models.estimate import require_memory
+    from sa_nowcast.models.inspection import attention_map
+    from sa_nowcast.stream import prepare
+
+    try:
+        wanted_y, wanted_x = point
+    except (TypeError, ValueError):
+        raise RecipeError("point", f"{point!r}", "two numbers, (y, x)") from None
+    place = _nearest(frames, frames.grid.y, wanted_y), _nearest(frames, frames.grid.x, wanted_x)
+    names = [c.name for c in frames.channels]
+    if shown is not None and str(shown) not in names:
+        raise RecipeError("shown", f"{shown} is not in the data", f"one of {', '.join(names)}")
+    number = 0 if shown is None else names.index(str(shown))
+
+    values = nowcaster._history(frames, last)
+    size = values.shape[-2:]
+    row, column = (int(i) for i in frames.field(np.indices(size, dtype=np.float32))[:, *place])
+    network, history, where = nowcaster.network, nowcaster.terms.history, resolve_device(device)
+    require_memory(network.config, size, 1, history=history, steps=1, training=False, device=where)
+    network.to(where).eval()
+    with torch.inference_mode():
+        x, _ = prepare(torch.from_numpy(values)[None].to(where), nowcaster.scaling, history)
+    rows: dict[str, dict[str, xr.DataArray]] = {}
+    for layer in numbers:
+        ends = [end for end, its in (("first", 1), ("last", len(network.layers))) if layer == its]
+        name = f"layer {layer}" + (f" ({' and '.join(ends)})" if ends else "")
+        weights = attention_map(network, x, (row, column), layer=layer - 1)
+        rows[name] = {
+            MAPS[key]: _on_grid(frames, _spread(weight[0].float().cpu().numpy(), network.config, size))
+            for key, weight in weights.items()
+        }
+    patch, chosen = network.config.patch, frames.channels[number]
+    attrs = dict(chosen.attrs) | ({} if chosen.units is None else {"units": chosen.units})
+    if len(names) > 1 and "long_name" not in attrs:
+        attrs["long_name"] = chosen.name
+    frame = _on_grid(frames, values[-1, number]).assign_attrs(attrs)
+    if len(names) > 1 and frames.channel_dim not in (None, "variable"):
+        frame.attrs["long_name"] = f"{name_and_units(frame)[0]}, {frames.channel_dim} {chosen.name}"
+    top, left = row // patch * patch, column // patch * patch
+    cell = top, min(top + patch, size[0]), left, min(left + patch, size[1])
+    own = [(str(dim), _label(frame, dim, i)) for dim, i in zip(frame.dims, (row, column), strict=True)]
+    at = map_of(frame, own[0][0], own[1][0]).place(*own)
+    text = f"attention of {network.config.name} at {at}, from {clock(frames.times[last])}"
+    return _Attention(frame, rows, frames.times[last], (row, column), cell, text)
+
+
+def _spread(weights: npt.NDArray[np.float32], config: Any, size: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Return (H', W') weights at the pixels that each one stands for, over what equal weights would be."""
+    side = config.patch * config.key_stride
+    relative = weights * np.float32(weights.size)
+    return relative.repeat(side, axis=0).repeat(side, axis=1)[: size[0], : size[1]]
+
+
+def _on_grid(frames: Frames, values: npt.NDArray[np.float32]) -> xr.DataArray:
+    """Give values (row, column), in the layout of Frames, the data's own axes and coordinates back."""
+    own = (frames.grid.y, frames.grid.x)
+    coords = {name: c for name, c in frames.coords.items() if set(c.dims) <= set(own)}
+    result = xr.DataArray(frames.field(values), dims=own, coords=coords, name=str(frames.arrays[0].name or "value"))
+    # North up and west to the left, as `Frames` reads and the panels show it.
+    for dim, falls in zip(own, (True, False), strict=True):
+        labels = result[dim].values if dim in result.coords else np.empty(0)
+        if labels.size > 1 and labels.dtype.kind in "iuf" and bool(labels[0] > labels[-1]) != falls:
+            result = result.isel({dim: slice(None, None, -1)})
+    return result
+
+
+def _label(frame: xr.DataArray, dim: Hashable, index: int) -> float:
+    labels = frame[dim].values if dim in frame.coords else np.empty(0)
+    return float(labels[index]) if labels.dtype.kind in "iuf" and labels.size else float(index)
+
+
+def _draw(found: _Attention, coastlines: bool | None, title: str | None) -> Figure:
+    y, x = (str(dim) for dim in found.frame.dims)
+    frame = panel(found.frame, y, x)
+    where = map_of(frame, y, x, coastlines)
+    names = list(next(iter(found.rows.values())))
+    side, height = panel_size(where, 3.0)
+    columns = 1 + len(names)
+    figure = new_figure(columns * side + 2.9, len(found.rows) * (height + 0.3) + 1.0, "compressed")
+    grid = figure.subplots(len(found.rows), columns, squeeze=False)
+    scale = shared_scale(found.frame, [frame.values])
+    maps = {layer: {name: panel(weight, y, x) for name, weight in row.items()} for layer, row in found.rows.items()}
+    weights = _weight_scale([weight.values for row in maps.values() for weight in row.values()])
+    for line, (layer, row) in zip(grid, maps.items(), strict=True):
+        image = draw(line[0], frame, scale, where)
+        line[0].set_title("last input", fontsize=10)
+        for axes, (name, weight) in zip(line[1:], row.items(), strict=True):
+            other = draw(axes, weight, weights, where)
+            _outlines(axes, found.frame)
+            axes.set_title(f"{layer}\n{name}", fontsize=10)
+        for axes in line:
+            _mark(axes, found)
+    label_corner(grid[-1, 0], where)
+    tall = len(found.rows) * height
+    colour_bar(figure, image, scale, list(grid[:, 0]), (side, tall), "left")
+    colour_bar(figure, other, weights, list(grid[:, 1:].ravel()), (len(names) * side, tall))
+    figure.suptitle(fitted(title if title is not None else found.title, figure), fontsize=11)
+    return figure
+
+
+def _weight_scale(maps: Sequence[Array]) -> Scale:
+    """Return the one scale of all weights: logarithmic, blue below what equal weights would be and red above."""
+    from matplotlib import colormaps
+    from matplotlib.colors import LogNorm
+
+    values = np.concatenate([weights.ravel() for weights in maps])
+    low, high = float(values.min()), max(float(values.max()), 1.001)
+    # As far as the highest weight; the lowest, which may be next to nothing, stretches it no further than by a square.
+    end = max(high, min(1 / max(low, 1e-30), high**2, 10.0))
+    ticks = [float(end**power) for power in (-1, -0.5, 0, 0.5, 1)]
+    if end >= 10:
+        decades = int(np.log10(end))
+        ticks = [10.0**power for power in range(-decades, decades + 1)]
+    extend = "min" if low < 1 / end * (1 - 1e-6) else "neither"
+    return Scale(colormaps["RdBu_r"], LogNorm(1 / end, end), "weight (1: all places alike)", extend, tuple(ticks))
+
+
+def _mark(axes: Axes, found: _Attention) -> None:
+    """Put a cross on the query and a square round the patch that is asked for it."""
+    from matplotlib.patches import Rectangle
+
+    rows, columns = found.frame.shape
+    left, right, bottom, top = _extent(found.frame, found.frame.shape)
+    dx, dy = (right - left) / columns, (bottom - top) / rows
+    first, after, west, east = found.cell
+    axes.add_patch(
+        Rectangle(
+            (left + west * dx, top + first * dy), (east - west) * dx, (after - first) * dy, fill=False, linewidth=0.8
+        )
+    )
+    row, column = found.point
+    for width, colour in ((3.2, "white"), (1.4, "black")):
+        axes.plot(
+            left + (column + 0.5) * dx,
+            top + (row + 0.5) * dy,
+            marker="+",
+            markersize=11,
+            markeredgewidth=width,
+            color=colour,
+            scalex=False,
+            scaley=False,
+        )
+
+
+def _outlines(axes: Axes, frame: xr.DataArray) -> None:
+    """Draw the frame's outlines over a map of weights: of rain its edge, of other fields three levels."""
+    coarse = frame.coarsen(
+        {dim: -(-size // CONTOUR_CELLS) for dim, size in frame.sizes.items()}, boundary="trim"
+    ).mean()
+    values = coarse.values
+    present = values[np.isfinite(values)]
+    if min(values.shape) < 2 or not present.size:
+        return
+    factor = rain_in_mm_per_hour(frame)
+    levels = [0.1 / factor] if factor is not None else np.unique(np.percentile(present, (25, 50, 75))).tolist()
+    levels = [level for level in levels if present.min() < level < present.max()]
+    if levels:
+        limits = axes.get_xlim(), axes.get_ylim()
+        axes.contour(
+            np.ma.masked_invalid(values),
+            levels,
+            colors="#1f4e79",
+            linewidths=0.6,
+            alpha=0.7,
+            extent=_extent(coarse, frame.shape),
+            origin="upper",
+        )
+        axes.set(xlim=limits[0], ylim=limits[1])
+
+
+def _extent(data: xr.DataArray, shape: tuple[int, ...]) -> tuple[float, float, float, float]:
+    """Return the outer edges of `data` on a panel of the whole frame, which has this shape."""
+    y, x = (str(dim) for dim in data.dims)
+    extent = map_of(data, y, x).extent
+    if extent is not None:
+        return extent
+    # Without coordinates a panel counts its own cells; in a thinned one each stands for several of the frame's.
+    rows, columns = (
+        cells * (size // cells) / -(-size // PANEL_CELLS) for cells, size in zip(data.shape, shape, strict=True)
+    )
+    return -0.5, columns - 0.5, rows - 0.5, -0.5

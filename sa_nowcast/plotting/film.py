@@ -1,0 +1,138 @@
+"""Pictures to a film: GIF or MP4, written whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sa_nowcast.errors import MissingLibraryError, RecipeError, StorageError
+
+Picture = npt.NDArray[np.uint8]  # (height, width, 3), red, green, blue
+
+FORMATS = (".gif", ".mp4")
+# H.264 as all browsers play it; beside it what some builds of ffmpeg have instead.
+ENCODERS = ("libx264", "libopenh264", "mpeg4")
+# Nearly what the GIF shows: flat colours stay flat, and thin lines sharp.
+_QUALITY = {"libx264": {"crf": "16"}, "libopenh264": {"b": "8M"}, "mpeg4": {"q": "2", "b": "8M"}}
+BT709 = 1  # ITU-T H.273, tables 2 to 4: the value for BT.709 of matrix, primaries and transfer
+
+
+def write_film(pictures: Sequence[Picture], path: Path, frames_per_second: float) -> None:
+    """Write `pictures`, all of one size, to `path`, which ends with one of `FORMATS`.
+
+    Raises
+    ------
+    RecipeError
+        If `frames_per_second` cannot be had in this format.
+    StorageError
+        If the file cannot be written.
+    MissingLibraryError
+        If the file is an MP4 and there is neither ffmpeg nor PyAV.
+    """
+    content = _gif(pictures, frames_per_second) if path.suffix.lower() == ".gif" else _mp4(pictures, frames_per_second)
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StorageError(str(path), f"cannot be written: {error.strerror or error}") from error
+
+
+def _gif(pictures: Sequence[Picture], frames_per_second: float) -> bytes:
+    from PIL import Image  # comes with matplotlib
+
+    if frames_per_second > 50:
+        raise RecipeError("animate", f"frames_per_second is {frames_per_second:g}", "at most 50 for a GIF")
+    first, *others = (Image.fromarray(picture) for picture in pictures)
+    stream = io.BytesIO()
+    duration = round(1000 / frames_per_second)
+    first.save(stream, format="GIF", save_all=True, append_images=others, duration=duration, loop=0)
+    return stream.getvalue()
+
+
+def _mp4(pictures: Sequence[Picture], frames_per_second: float) -> bytes:
+    from matplotlib.animation import FFMpegWriter
+
+    rate = Fraction(frames_per_second).limit_denominator(1000)
+    if not rate:
+        raise RecipeError("animate", f"frames_per_second is {frames_per_second:g}", "at least 0.001 for an MP4")
+    even = [_even(picture) for picture in pictures]
+    if FFMpegWriter.isAvailable():
+        return _by_ffmpeg(even, rate, FFMpegWriter.bin_path())
+    try:
+        import av  # noqa: F401
+    except ImportError:
+        raise MissingLibraryError(
+            "animate",
+            "an MP4 needs ffmpeg or PyAV, and neither is installed",
+            None,
+            'pip install "sa-nowcast[film]", which brings PyAV, or write a .gif',
+        ) from None
+    return _by_av(even, rate)
+
+
+def _even(picture: Picture) -> Picture:
+    """Return the picture with a white edge where a side is odd: H.264 shares colours between 2 by 2 pixels."""
+    height, width = picture.shape[:2]
+    return np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), constant_values=255)
+
+
+def _by_av(pictures: Sequence[Picture], rate: Fraction) -> bytes:
+    import av
+
+    name = next((name for name in ENCODERS if name in av.codecs_available and _encodes(name)), None)
+    if name is None:
+        raise StorageError("animate", "PyAV has no encoder for MP4", f"one of {', '.join(ENCODERS)}", "write a .gif")
+    stream = io.BytesIO()
+    with av.open(stream, "w", format="mp4") as container:
+        video: Any = container.add_stream(name, rate=rate, options=_QUALITY[name])
+        video.height, video.width = pictures[0].shape[:2]
+        video.pix_fmt = "yuv420p"
+        context = video.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = BT709
+        for picture in pictures:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            container.mux(video.encode(frame.reformat(format="yuv420p", dst_colorspace="ITU709")))
+        container.mux(video.encode())
+    return stream.getvalue()
+
+
+def _encodes(name: str) -> bool:
+    import av
+
+    try:
+        av.codec.Codec(name, "w")
+    except ValueError:  # known to ffmpeg, not built in
+        return False
+    return True
+
+
+def _by_ffmpeg(pictures: Sequence[Picture], rate: Fraction, program: str) -> bytes:
+    height, width = pictures[0].shape[:2]
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(rate), "-i", "-"]
+    colours = ["-vf", "scale=out_color_matrix=bt709,format=yuv420p"]
+    for key in ("-colorspace", "-color_primaries", "-color_trc"):
+        colours += [key, "bt709"]
+    found = subprocess.run([program, "-hide_banner", "-encoders"], capture_output=True, text=True, check=False).stdout
+    names = {line.split()[1] for line in found.splitlines() if len(line.split()) > 1}
+    name = next((name for name in ENCODERS if name in names), None)
+    if name is None:
+        raise StorageError("animate", f"{program} has no encoder for MP4", f"one of {', '.join(ENCODERS)}")
+    quality = [text for key, value in _QUALITY[name].items() for text in (f"-{key}:v", value)]
+    with tempfile.TemporaryDirectory(prefix="sa_nowcast.") as folder:
+        film = Path(folder) / "film.mp4"  # MP4 is written with a step back at the end, so not to a pipe
+        command = [program, "-v", "error", *source, *colours, "-c:v", name, *quality, "-an", str(film)]
+        done = subprocess.run(command, input=b"".join(p.tobytes() for p in pictures), capture_output=True, check=False)
+        if done.returncode:
+            said = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
+            raise StorageError("animate", f"ffmpeg failed: {said:.200}")
+        return film.read_bytes()

@@ -1,0 +1,483 @@
+"""What ends a run, and that going on from there gives the same bits as not having stopped."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sequences import NETWORK, rain
+from trials import Each, StopAfter, log_of, same_bits, train, with_callback
+
+import sa_nowcast.training.engine as engine
+import sa_nowcast.training.watch as watch_module
+from sa_nowcast.errors import Interrupted, ModelError, RecipeError
+from sa_nowcast.models.rollout import Network
+from sa_nowcast.nowcaster import Nowcaster
+from sa_nowcast.recipe import TrainingRecipe
+from sa_nowcast.training.checkpoint import AtomicCheckpointIO, load_checkpoint
+from sa_nowcast.training.schedules import learning_rate_factor
+from sa_nowcast.training.validation import Validation
+
+
+@pytest.fixture
+def never_trains(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    def refuse() -> None:
+        def fail(*args: Any, **options: Any) -> None:
+            raise AssertionError("training began")
+
+        monkeypatch.setattr(engine.L, "Trainer", fail)
+
+    return refuse
+
+
+def _rates(seen: list[float]) -> Each:
+    return Each(before=lambda trainer, *_: seen.append(trainer.optimizers[0].param_groups[0]["lr"]))
+
+
+# --- schedules of the learning rate
+
+
+@pytest.mark.parametrize(
+    ("options", "factors"),
+    [
+        ({"schedule": "constant"}, [1.0] * 9),
+        ({"schedule": "cosine"}, [1e-3 + 0.999 * 0.5 * (1 + np.cos(np.pi * s / 9)) for s in range(9)]),
+        # One third of 9 updates: 1/4, 2/4, 3/4, and then the half cosine from 1 on.
+        (
+            {"schedule": "one-cycle", "warm_up": 1 / 3},
+            [0.25, 0.5, 0.75, *(1e-3 + 0.999 * 0.5 * (1 + np.cos(np.pi * s / 6)) for s in range(6))],
+        ),
+        ({"schedule": "one-cycle", "warm_up": 0.0}, None),
+    ],
+)
+def test_the_learning_rate_of_every_update_is_its_closed_form(
+    options: dict[str, Any], factors: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if factors is None:  # at least one update of rise: half, and the half cosine over the other eight
+        factors = [0.5, *(1e-3 + 0.999 * 0.5 * (1 + np.cos(np.pi * s / 8)) for s in range(8))]
+    seen: list[float] = []
+    with_callback(monkeypatch, _rates(seen))
+    train(learning_rate=0.004, validation=0, **options)
+    np.testing.assert_allclose(seen, 0.004 * np.array(factors), rtol=1e-12)
+
+
+# --- limited by time
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second an update: every look at the clock is one second after the one before."""
+    ticks = iter(range(10_000))
+    monkeypatch.setattr(watch_module, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_run_that_is_limited_by_time_stops_then_is_validated_and_saved(tmp_path: Path, never_trains: Any) -> None:
+    options = {"folder": tmp_path, "max_time": "5 s", "validate_every": 100, "checkpoint_every": 100}
+    nowcaster = train(**options)
+    assert nowcaster.provenance["ended_by"] == "max_time"
+    assert nowcaster.provenance["updates"] == 5
+    assert nowcaster.provenance["best_step"] == 5
+    assert nowcaster.provenance["validation_loss"] > 0
+    assert load_checkpoint(tmp_path / "last.ckpt")["global_step"] == 5
+    assert [int(row["step"]) for row in log_of(tmp_path)] == [5]
+    never_trains()
+    assert train(**options).digest == nowcaster.digest
+
+
+@pytest.mark.usefixtures("clock")
+def test_the_time_of_resumed_parts_adds_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unbroken = train(max_time="7 s")
+    for step in (2, 4):
+        with monkeypatch.context() as patch:
+            with_callback(patch, StopAfter(step))
+            with pytest.raises(Interrupted):
+                train(folder=tmp_path, max_time="7 s")
+    resumed = train(folder=tmp_path, max_time="7 s")
+    assert resumed.provenance == unbroken.provenance
+    assert resumed.provenance["updates"] == 7
+    assert resumed.digest == unbroken.digest
+
+
+@pytest.mark.usefixtures("clock")
+def test_more_time_lets_a_run_go_on(tmp_path: Path) -> None:
+    assert train(folder=tmp_path, max_time="3 s").provenance["updates"] == 3
+    longer = train(folder=tmp_path, max_time="6 s")
+    assert (longer.provenance["updates"], longer.provenance["ended_by"]) == (6, "max_time")
+    rest = train(folder=tmp_path)
+    assert (rest.provenance["updates"], rest.provenance["ended_by"]) == (9, "max_steps")
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize("schedule", ["one-cycle", "cosine"])
+@pytest.mark.parametrize("limit", [5, 100])
+def test_the_learning_rate_falls_by_the_clock_where_that_is_ahead(
+    schedule: Any, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+    with_callback(monkeypatch, _rates(seen))
+    train(max_time=f"{limit} s", schedule=schedule, learning_rate=1.0, clip_norm=1e-9, validation=0)
+    assert len(seen) == min(limit, 9)
+    for step, rate in enumerate(seen):
+        # The rate of the next update is set before the clock is looked at for this one.
+        reached = max(step, 9 * max(step - 1, 0) / limit)
+        assert rate == pytest.approx(learning_rate_factor(reached, 9, schedule), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90 s", 90), ("30 min", 1800), ("1.5 h", 5400), ("2h", 7200), (" 1 s ", 1)]
+)
+def test_a_duration_is_read(text: str, seconds: float) -> None:
+    assert TrainingRecipe(max_time=text).max_seconds == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "30", "0 s", "0.0 h", "-1 h", "1 d", "1e3 s", "½ h", "inf h", "nan s", "1 h 30 min", "1. h", 30, True]
+)
+def test_a_duration_that_is_none_is_refused_in_one_line(text: Any) -> None:
+    with pytest.raises(RecipeError, match="max_time") as caught:
+        train(max_time=text)
+    assert "\n" not in str(caught.value)
+
+
+# --- patience
+
+
+def _worse_from(step: int) -> Each:
+    """Spoils the weights a little more before every update from `step` on."""
+
+    def before(trainer: Any, module: Any, batch: Any) -> None:
+        if trainer.global_step >= step:
+            with torch.no_grad():
+                module.network.head.bias += 5
+
+    return Each(before=before)
+
+
+def test_patience_ends_a_run_after_so_many_validations_without_a_better_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, never_trains: Any
+) -> None:
+    losses: list[float] = []
+
+    def after(trainer: Any, *_: Any) -> None:
+        validation = next(c for c in trainer.callbacks if isinstance(c, Validation))
+        if validation.validated == trainer.global_step:
+            losses.append(validation.latest)
+
+    with_callback(monkeypatch, _worse_from(4), Each(after=after))
+    options = {"folder": tmp_path, "max_steps": 40, "patience": 3, "checkpoint_every": 100}
+    nowcaster = train(**options)
+    best = int(np.argmin(losses))
+    assert len(losses) == best + 1 + 3
+    assert nowcaster.provenance["ended_by"] == "patience"
+    assert nowcaster.provenance["updates"] == 2 * len(losses) < 40
+    assert nowcaster.provenance["best_step"] == 2 * (best + 1)
+    never_trains()
+    again = train(**options)
+    assert again.digest == nowcaster.digest
+    assert again.provenance == nowcaster.provenance
+
+
+def test_a_better_validation_renews_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Training learns on this sequence; two validations in a row are never worse.
+    nowcaster = train(rain(40), max_steps=24, validate_every=8, patience=2, learning_rate=5e-3)
+    assert nowcaster.provenance["ended_by"] == "max_steps"
+
+
+# --- a signal in the middle of a validation
+
+
+class SignalInForecast:
+    """Sends a signal from within the `number`-th forecast of a validation, counted from 0, and counts them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+        self.count = 0
+        forward = Network.forward
+
+        def spy(network: Network, *args: Any, **options: Any) -> torch.Tensor:
+            if not network.training:
+                self.count += 1
+                if self.count == number + 1:
+                    os.kill(os.getpid(), signal.SIGTERM)
+            return forward(network, *args, **options)
+
+        monkeypatch.setattr(Network, "forward", spy)
+
+
+# Validations after 2, 4, 6, 8 and 9 updates, of three batches each.
+VALIDATED = {"validation_samples": 6, "average": 0.9, "log_every": 4}
+
+
+@pytest.mark.parametrize(("number", "step"), [(0, 2), (4, 4), (7, 6), (13, 9)])
+@pytest.mark.parametrize("second", [False, True])
+def test_a_signal_within_a_validation_stops_in_that_batch_and_the_validation_is_made_up_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, step: int, second: bool
+) -> None:
+    unbroken = train(folder=tmp_path / "unbroken", **VALIDATED)
+    with monkeypatch.context() as patch:
+        forecasts = SignalInForecast(patch, number)
+        with pytest.raises(Interrupted, match=f"SIGTERM at step {step} of 9"):
+            train(folder=tmp_path / "run", **VALIDATED)
+        assert forecasts.count == number + 1
+    saved = load_checkpoint(tmp_path / "run" / "last.ckpt")
+    assert saved["global_step"] == step
+    assert saved["callbacks"]["Validation"]["validated"] < step
+    if second and step < 9:  # again, in the validation that is made up for
+        with monkeypatch.context() as patch:
+            SignalInForecast(patch, 1)
+            with pytest.raises(Interrupted, match=f"SIGTERM at step {step} of 9"):
+                train(folder=tmp_path / "run", **VALIDATED)
+    resumed = train(folder=tmp_path / "run", **VALIDATED)
+    assert resumed.digest == unbroken.digest
+    assert resumed.provenance == unbroken.provenance
+    assert log_of(tmp_path / "run") == log_of(tmp_path / "unbroken")
+
+
+def test_patience_that_runs_out_in_a_validation_that_is_made_up_for_ends_the_run_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"patience": 2, "validation_samples": 4, "max_steps": 30}
+    with_callback(monkeypatch, _worse_from(4))
+    unbroken = train(**options)
+    validations = unbroken.provenance["updates"] // 2
+    with monkeypatch.context() as patch:
+        SignalInForecast(patch, 2 * (validations - 1))  # two batches a validation
+        with pytest.raises(Interrupted, match=f"at step {2 * validations} of 30"):
+            train(folder=tmp_path, **options)
+    resumed = train(folder=tmp_path, **options)
+    assert unbroken.provenance["ended_by"] == "patience"
+    assert resumed.provenance == unbroken.provenance
+    assert resumed.digest == unbroken.digest
+
+
+# --- killed
+
+
+COMBINATIONS: dict[str, dict[str, Any]] = {
+    "average": {"average": 0.9, "log_every": 2},
+    "adamw": {"optimizer": "adamw", "weight_decay": 0.1, "schedule": "cosine"},
+    "reversed": {"reversed_input": True, "truth_start": 0.7, "truth_decay": 0.1, "checkpoint_every": 3},
+    "context": {"context_truth_start": 0.25, "context_truth_rise": 0.125, "truth_start": 0.5, "checkpoint_every": 1},
+    "l1+l2": {"loss": "l1+l2", "clip_norm": None, "batch_size": 3, "patience": 4},
+    "epochs": {"max_steps": 14, "batch_size": 4, "average": 0.5, "validation": 0.2},  # 3 windows an epoch
+    "everything": {
+        "average": 0.8, "optimizer": "adamw", "weight_decay": 0.05, "reversed_input": True, "truth_start": 0.9,
+        "context_truth_start": 0.3, "context_truth_rise": 0.1, "loss": "rain-weighted", "patience": 8,
+        "checkpoint_every": 3, "batch_size": 3, "log_every": 5,
+    },
+}  # fmt: skip
+
+
+class Killed:
+    """Runs training in a child process that ends by SIGKILL, and says whether it came to its end before."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.options = options
+
+    def run(self, prepare: Callable[[], None] = lambda: None, after: float | None = None) -> bool:
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                prepare()
+                train(**self.options)
+                code = 0
+            finally:
+                os._exit(code)
+        if after is not None:
+            deadline = time.monotonic() + after
+            while time.monotonic() < deadline and os.waitpid(child, os.WNOHANG) == (0, 0):
+                time.sleep(0.002)
+            else:
+                if time.monotonic() < deadline:
+                    return True  # it was waited for just now
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+        return not os.WIFSIGNALED(status)
+
+
+def _kill_in(owner: Any, name: str, call: int, half: bool = False) -> Callable[[], None]:
+    """Let the `call`-th call of a function be this process's last one; `half`: when half of its bytes are written."""
+
+    def prepare() -> None:
+        original, count = getattr(owner, name), [0]
+
+        def last(*args: Any, **options: Any) -> Any:
+            count[0] += 1
+            if count[0] == call:
+                if half:
+                    import io
+
+                    content = io.BytesIO()
+                    original(args[0], content)
+                    args[1].write(content.getvalue()[: content.tell() // 2])
+                    args[1].flush()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*args, **options)
+
+        setattr(owner, name, last)
+
+    return prepare
+
+
+# The checkpoint that is under way is the `call`-th one: before its first byte, in its middle, written but not synced,
+# before the former one is put aside, between the two renames (two a checkpoint), and at the folder's sync (two).
+MOMENTS = {
+    "before": lambda call: _kill_in(torch, "save", call),
+    "half": lambda call: _kill_in(torch, "save", call, half=True),
+    "unsynced": lambda call: _kill_in(os, "fsync", 2 * call - 1),
+    "before the renames": lambda call: _kill_in(os, "replace", max(2 * call - 2, 1)),
+    "between the renames": lambda call: _kill_in(os, "replace", 2 * call - 1),
+    "renamed": lambda call: _kill_in(os, "fsync", 2 * call),
+}
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Nowcaster, Any]]:
+    made: dict[str, tuple[Nowcaster, Any]] = {}
+
+    def get(name: str) -> tuple[Nowcaster, Any]:
+        if name not in made:
+            folder = tmp_path_factory.mktemp("unbroken")
+            made[name] = train(folder=folder, **COMBINATIONS[name]), log_of(folder)
+        return made[name]
+
+    return get
+
+
+def _ends_as(unbroken: tuple[Nowcaster, Any], options: dict[str, Any]) -> None:
+    resumed = train(**options)
+    assert resumed.digest == unbroken[0].digest
+    assert resumed.provenance == unbroken[0].provenance
+    assert log_of(options["folder"]) == unbroken[1]  # the losses too
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_run_that_is_killed_while_a_checkpoint_is_written_ends_with_the_same_bits(
+    moment: str, tmp_path: Path, unbroken: Any
+) -> None:
+    options = {**COMBINATIONS["average"], "folder": tmp_path}
+    assert not Killed(options).run(MOMENTS[moment](1))
+    assert not Killed(options).run(MOMENTS[moment](2))
+    _ends_as(unbroken("average"), options)
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["last.ckpt", "previous.ckpt", "training.csv"]
+
+
+@pytest.mark.parametrize("name", COMBINATIONS)
+def test_a_run_that_is_killed_between_updates_ends_with_the_same_bits(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unbroken: Any
+) -> None:
+    options = {**COMBINATIONS[name], "folder": tmp_path}
+    for step in (3, 7):
+        with monkeypatch.context() as patch:
+
+            def kill(trainer: Any, *_: Any, step: int = step) -> None:
+                if trainer.global_step == step:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            with_callback(patch, Each(before=kill))
+            assert not Killed(options).run()
+    _ends_as(unbroken(name), options)
+
+
+@pytest.mark.parametrize("name", COMBINATIONS)
+def test_a_signal_after_an_odd_update_ends_with_the_same_bits(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unbroken: Any
+) -> None:
+    options = {**COMBINATIONS[name], "folder": tmp_path}
+    for step in (2, 6):  # stopped after 3 and 7 updates
+        with monkeypatch.context() as patch:
+            with_callback(patch, StopAfter(step))
+            with pytest.raises(Interrupted, match=f"at step {step + 1} of"):
+                train(**options)
+    _ends_as(unbroken(name), options)
+
+
+def _at_random_times(seed: int, options: dict[str, Any], longest: float) -> int:
+    """Kill the run again and again, whenever that may be, until it comes to its end; return how often."""
+    rng, kills = random.Random(seed), 0
+    while not Killed(options).run(after=rng.uniform(0, longest) * (1 + kills / 5)):
+        kills += 1
+    return kills
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_run_that_is_killed_at_random_times_ends_with_the_same_bits(seed: int, tmp_path: Path, unbroken: Any) -> None:
+    name = ("everything", "epochs", "average")[seed]
+    options = {**COMBINATIONS[name], "folder": tmp_path}
+    _at_random_times(seed, options, 0.4)
+    _ends_as(unbroken(name), options)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_two_hundred_kills_leave_no_trace(tmp_path: Path, unbroken: Any) -> None:
+    kills, seed = 0, 0
+    while kills < 200:
+        name = list(COMBINATIONS)[seed % len(COMBINATIONS)]
+        options = {**COMBINATIONS[name], "folder": tmp_path / str(seed)}
+        kills += _at_random_times(100 + seed, options, 0.4)
+        _ends_as(unbroken(name), options)
+        seed += 1
+    print(f"{kills} kills in {seed} runs")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "then"), [(0, 2), (2, 0), (2, 2)])
+def test_a_run_may_go_on_with_another_number_of_workers(
+    first: int, then: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unbroken: Any
+) -> None:
+    for name in ("epochs", "everything"):
+        options = {**COMBINATIONS[name], "folder": tmp_path / name}
+        with monkeypatch.context() as patch:
+            with_callback(patch, StopAfter(4))
+            with pytest.raises(Interrupted):
+                train(**options, workers=first)
+        resumed = train(**options, workers=then)
+        assert same_bits(resumed, unbroken(name)[0])
+        assert log_of(tmp_path / name) == unbroken(name)[1]
+
+
+# --- checkpoints
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
+    train(folder=tmp_path, network={**NETWORK, "hidden": (2,)}, max_steps=2, validation=0)
+    path = tmp_path / "last.ckpt"
+    whole, content = path.read_bytes(), load_checkpoint(path)
+
+    def flat(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return value.numpy().tobytes()
+        if isinstance(value, dict):
+            return {k: flat(v) for k, v in value.items()}
+        return [flat(v) for v in value] if isinstance(value, list | tuple) else value
+
+    expected, rng, noticed = repr(flat(content)), random.Random(0), 0
+    for _ in range(200):
+        damaged = bytearray(whole)
+        damaged[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            found = load_checkpoint(path)
+        except ModelError:
+            noticed += 1
+        else:
+            assert repr(flat(found)) == expected
+    assert noticed > 100
+
+
+def test_what_a_killed_process_left_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / ".last.ckpt.partial").write_bytes(b"half")
+    AtomicCheckpointIO().save_checkpoint({"state_dict": {}}, tmp_path / "last.ckpt")
+    assert [f.name for f in tmp_path.iterdir()] == ["last.ckpt"]

@@ -1,0 +1,102 @@
+"""What the tests of training share: a run of a second, and callbacks that look at it or disturb it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from sequences import NETWORK, OPTIONS, rain
+
+import sa_nowcast.training.engine as engine
+from sa_nowcast.models.rollout import Network
+from sa_nowcast.nowcaster import Nowcaster
+from sa_nowcast.training.fit import fit
+
+LONG = {**OPTIONS, "max_steps": 9, "validate_every": 2, "checkpoint_every": 2, "pictures": 0}
+"""Nine updates, so that validation, checkpoints and the end fall on different steps as well as on the same."""
+LOG = "training.csv"
+
+
+def train(data: Any = None, **options: Any) -> Nowcaster:
+    given = {"history": 4, "steps": 3, "network": NETWORK, "progress": False} | LONG | options
+    return fit(rain() if data is None else data, **given)
+
+
+def weights(nowcaster: Nowcaster) -> dict[str, torch.Tensor]:
+    return nowcaster.network.state_dict()
+
+
+def same_bits(one: Nowcaster, other: Nowcaster) -> bool:
+    ours, theirs = weights(one), weights(other)
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def with_callback(monkeypatch: pytest.MonkeyPatch, *more: L.Callback) -> None:
+    """Let the next trainings have more callbacks, after all others."""
+    trainer = L.Trainer
+
+    def make(**options: Any) -> L.Trainer:
+        return trainer(**{**options, "callbacks": [*options["callbacks"], *more]})
+
+    monkeypatch.setattr(engine.L, "Trainer", make)
+
+
+class Each(L.Callback):
+    """Calls functions of (trainer, module, batch or outputs) around every update."""
+
+    def __init__(self, before: Callable[..., Any] | None = None, after: Callable[..., Any] | None = None) -> None:
+        self.before, self.after = before, after
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        if self.before is not None:
+            self.before(trainer, module, batch)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.after is not None:
+            self.after(trainer, module, outputs)
+
+
+class StopAfter(Each):
+    """Sends this process a signal in the middle of the batch after `step` updates."""
+
+    def __init__(self, step: int, number: int = signal.SIGTERM) -> None:
+        super().__init__(lambda trainer, *_: os.kill(os.getpid(), number) if trainer.global_step == step else None)
+
+
+class Call:
+    """One call of `Network.predict_all`."""
+
+    def __init__(self, x: torch.Tensor, history: int, mask: torch.Tensor | None, prediction: torch.Tensor) -> None:
+        self.x, self.history, self.prediction = x.clone(), history, prediction.detach().clone()
+        self.mask = None if mask is None else mask.clone()
+
+
+def spied(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
+    """Return a list that what training asks of the network, and what it gives, are added to."""
+    calls: list[Call] = []
+    predict_all = Network.predict_all
+
+    def spy(self: Network, x: torch.Tensor, history: int, truth_mask: torch.Tensor | None = None) -> torch.Tensor:
+        prediction = predict_all(self, x, history, truth_mask)
+        calls.append(Call(x, history, truth_mask, prediction))
+        return prediction
+
+    monkeypatch.setattr(Network, "predict_all", spy)
+    return calls
+
+
+def log_of(folder: Path) -> list[dict[str, str]]:
+    """The rows of the log, without what depends on the machine and the day."""
+    import csv
+
+    with (folder / LOG).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if k not in ("samples_per_second", "memory_mib")} for row in rows]
