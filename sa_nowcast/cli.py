@@ -175,7 +175,7 @@ def _read(name: str, seed: int | None, output: str | None) -> Recipe:
 
 def _find_recipe(name: str) -> Path:
     path = Path(name)
-    if path.is_file() or path.suffix or "/" in name:
+    if path.is_file() or path.suffix or path.is_absolute() or ".." in path.parts:
         return path
     package = Path(str(files("sa_nowcast")))
     # The wheel carries the recipes inside the package; a checkout has them beside it.
@@ -183,7 +183,7 @@ def _find_recipe(name: str) -> Path:
     for folder in folders:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
-    shipped = sorted({f.stem for folder in folders for f in folder.glob("*.yaml")})
+    shipped = sorted({str(f.relative_to(folder).with_suffix("")) for folder in folders for f in folder.rglob("*.yaml")})
     raise RecipeError(name, "no such file or shipped recipe", expected=f"a path, or one of {', '.join(shipped)}")
 
 

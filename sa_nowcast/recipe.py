@@ -133,7 +133,7 @@ class TrainingRecipe(_Model):
     reversed_input: bool = Field(
         False,
         description="Each batch makes a second update with its frames in reverse order, which counts as an update of "
-        "its own (an option of the paper's lineage).",
+        "its own (an option of the paper's lineage); the sampling schedules count batches.",
     )
     optimizer: Literal["adam", "adamw"] = Field("adam", description="AdamW decays weights apart from the gradient.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decay of the weights, as a share of learning rate.")
@@ -160,7 +160,7 @@ class TrainingRecipe(_Model):
         le=1,
         description="Probability that a forecast step reads the true frame, at step 0 (scheduled sampling; paper: 1).",
     )
-    truth_decay: float = Field(2e-5, ge=0, description="What that probability loses with every update (paper: 2e-5).")
+    truth_decay: float = Field(2e-5, ge=0, description="What that probability loses with every batch (paper: 2e-5).")
     context_truth_start: float = Field(
         1.0,
         ge=0,
@@ -168,7 +168,7 @@ class TrainingRecipe(_Model):
         description="Probability that a step within the history reads the true frame, at step 0 (reverse scheduled "
         "sampling); 1: always (paper).",
     )
-    context_truth_rise: float = Field(2e-5, ge=0, description="What that probability gains with every update.")
+    context_truth_rise: float = Field(2e-5, ge=0, description="What that probability gains with every batch.")
     average: float = Field(
         0.0,
         ge=0,

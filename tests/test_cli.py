@@ -95,7 +95,10 @@ def test_a_recipe_runs_in_a_process_of_its_own(recipe: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_the_run_exits_with_75_and_the_next_call_goes_on(recipe: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1], ids=lambda n: n.name)
+def test_a_signal_saves_the_run_exits_with_75_and_the_next_call_goes_on(
+    recipe: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     tree = yaml.safe_load(recipe.read_text())
     tree["training"] |= {"max_steps": 100_000, "checkpoint_every": 5, "validate_every": 100_000}
     recipe.write_text(yaml.safe_dump(tree))
@@ -109,11 +112,11 @@ def test_ctrl_c_saves_the_run_exits_with_75_and_the_next_call_goes_on(recipe: Pa
         while process.poll() is None and not (log.exists() and log.stat().st_mtime_ns > before):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.1)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=30)
         assert process.returncode == 75
         found = re.search(
-            r"^INTERRUPTED training: SIGINT at step (\d+) of 100000; saved in .*run the same again", err, re.M
+            rf"^INTERRUPTED training: {number.name} at step (\d+) of 100000; saved in .*run the same again", err, re.M
         )
         assert found, err
         steps.append(int(found[1]))
@@ -245,8 +248,16 @@ def test_recipes_that_ship_are_found_by_name(monkeypatch: pytest.MonkeyPatch, tm
         RecipeError, match=r"quickstar: no such file or shipped recipe, expected a path, or one of .*quickstart"
     ):
         cli._find_recipe("quickstar")
-    assert cli._find_recipe("runs/quickstart") == Path("runs/quickstart")
+    with pytest.raises(RecipeError, match="runs/quickstart: no such file or shipped recipe"):
+        cli._find_recipe("runs/quickstart")
+    assert cli._find_recipe("runs/other.yaml") == Path("runs/other.yaml")
 
 
 def test_a_negative_seed_is_refused(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert in_process(monkeypatch, "run", str(recipe), "--seed", "-1") == 2
+
+
+def test_shipped_recipes_of_a_folder_are_found_by_their_place_in_it() -> None:
+    assert cli._find_recipe("ablation/convlstm").name == "convlstm.yaml"
+    with pytest.raises(RecipeError, match=r"one of .*ablation/convlstm.*quickstart"):
+        cli._find_recipe("ablation/convlst")

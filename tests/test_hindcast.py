@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -441,6 +442,27 @@ def test_an_unfinished_archive_of_something_else_is_refused(nowcaster: Nowcaster
     assert content(tmp_path / "a.zarr") == content(tmp_path / "b.zarr")
 
 
+def test_an_archive_that_was_stopped_while_it_was_laid_out_is_laid_out_anew(
+    nowcaster: Nowcaster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def die(*args: object, **options: object) -> None:
+        (tmp_path / "a.zarr.partial/rain").mkdir(parents=True, exist_ok=True)
+        raise Killed
+
+    # One writer dies while it writes the metadata, one while it clears away what the first one left.
+    for owner, name in ((xr.Dataset, "to_zarr"), (shutil, "rmtree")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, die)
+            with pytest.raises(Killed):
+                hindcast(rain(), nowcaster, to=tmp_path / "a.zarr")
+    hindcast(rain(), nowcaster, to=tmp_path / "a.zarr")
+    hindcast(rain(), nowcaster, to=tmp_path / "b.zarr")
+    assert content(tmp_path / "a.zarr") == content(tmp_path / "b.zarr")
+
+
 def test_a_shard_that_was_damaged_meanwhile_is_computed_again(nowcaster: Nowcaster, tmp_path: Path) -> None:
     def stop(done: int, total: int) -> None:
         if done >= 8:
@@ -546,14 +568,24 @@ def test_a_hindcast_killed_at_any_moment_resumes_to_identical_bytes(
     hindcast(rain(), nowcaster, to=tmp_path / "b.zarr", batch_size=2, shard_size=2)
     rng = np.random.default_rng(seed)
     log, target = tmp_path / "log", tmp_path / "a.zarr"
+    journal = tmp_path / "a.zarr.partial.journal"
     command = [sys.executable, "-c", WRITER, str(log), str(saved), str(target)]
+
+    def at_work(process: subprocess.Popen[bytes]) -> bool:
+        lock = journal / "lock"
+        try:
+            return f"process {process.pid} on" in lock.read_text()
+        except FileNotFoundError:
+            return process.poll() is not None or target.exists()
+
+    kills = 0
     while not target.exists():
-        process = subprocess.Popen(command, env=environment())
-        journal = tmp_path / "a.zarr.partial.journal"
-        wait_until(lambda p=process, j=journal: j.exists() or target.exists() or p.poll() is not None)  # type: ignore[misc]
-        time.sleep(float(rng.uniform(0, 1.5)))
-        process.kill()
-        process.wait()
+        with subprocess.Popen(command, env=environment()) as process:
+            wait_until(lambda p=process: at_work(p))  # type: ignore[misc]
+            time.sleep(float(rng.uniform(0, 1.2)))
+            process.kill()
+            kills += 1
+    print(f"seed {seed}: {kills} kills")
     hindcast(rain(), nowcaster, to=target)
     assert content(target) == content(tmp_path / "b.zarr")
     assert not journal.exists()

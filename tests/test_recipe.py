@@ -21,7 +21,8 @@ data:
 output:
   folder: runs/trial
 """
-SHIPPED = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+RECIPES = Path(__file__).parents[1] / "recipes"
+SHIPPED = sorted(RECIPES.rglob("*.yaml"))
 
 
 def test_the_least_a_recipe_needs_gets_the_defaults() -> None:
@@ -34,7 +35,7 @@ def test_the_least_a_recipe_needs_gets_the_defaults() -> None:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
 def test_every_shipped_recipe_is_valid_and_explained(path: Path) -> None:
     recipe = read_recipe(path)
-    assert recipe.name == path.stem
+    assert recipe.name == "_".join(path.relative_to(RECIPES).with_suffix("").parts).replace("-", "_")
     assert recipe.description
 
 

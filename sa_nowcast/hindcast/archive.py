@@ -197,10 +197,11 @@ class Archive:
         if not plan:
             plan = {"identity": self.identity, "shard": size, "batch": job.batch, "version": __version__}
             with storage(self.partial):
-                for child in self.journal.iterdir():
-                    if child.name != _LOCK:
-                        shutil.rmtree(child) if child.is_dir() else child.unlink()
+                # In this order: killed at any point, what is there is known as the beginning of an archive.
                 write_whole(file, json.dumps(plan))
+                for child in self.journal.iterdir():
+                    if child.name not in (_LOCK, _PLAN):
+                        shutil.rmtree(child) if child.is_dir() else child.unlink()
                 if self.partial.exists():
                     shutil.rmtree(self.partial)
                 self._lay_out(template, plans)

@@ -33,7 +33,8 @@ from sa_nowcast.training.validation import Evaluation, Validation
 from sa_nowcast.training.watch import Watch, signals_given_back
 
 _NAMED_WINDOWS = 8
-# They change how fast a run gets there, or what it writes on the way, and not where it ends.
+# They change how fast a run gets there, or what it writes on the way, and not where it ends; max_time may be raised to
+# let a run go on.
 _FREE = {
     "preset",
     "device",
@@ -167,7 +168,7 @@ def train(
         callbacks.append(pictures(validation))
     callbacks += [log, keeper]
     if progress and launch.first:
-        callbacks.append(ProgressBar(validation))
+        callbacks.append(ProgressBar(validation, watch))
 
     step = resume.step
     if resume.checkpoint is not None:

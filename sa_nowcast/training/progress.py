@@ -8,7 +8,6 @@ import lightning as L
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TaskID,
     TextColumn,
@@ -17,6 +16,7 @@ from rich.progress import (
 )
 
 from sa_nowcast.training.validation import Validation
+from sa_nowcast.training.watch import Watch
 
 LOSS_EVERY = 10  # updates; reading a loss makes a GPU wait
 
@@ -24,8 +24,8 @@ LOSS_EVERY = 10  # updates; reading a loss makes a GPU wait
 class ProgressBar(L.Callback):
     """A bar with the loss, the validation loss beside persistence's, and the time left; on standard error."""
 
-    def __init__(self, validation: Validation) -> None:
-        self.validation = validation
+    def __init__(self, validation: Validation, watch: Watch) -> None:
+        self.validation, self.watch = validation, watch
         self._progress: Progress | None = None
         self._task = TaskID(0)
         self._loss = ""
@@ -35,13 +35,13 @@ class ProgressBar(L.Callback):
         self._progress = Progress(
             TextColumn("training"),
             BarColumn(),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[updates]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.description}"),
             console=Console(stderr=True),
         )
-        self._task = self._progress.add_task("", total=trainer.max_steps, completed=trainer.global_step)
+        self._task = self._progress.add_task("", total=1.0, updates="")
         self._progress.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, *args: Any) -> None:
@@ -53,7 +53,11 @@ class ProgressBar(L.Callback):
         text = self._loss
         if self.validation.validated:
             text += f", validation {self.validation.latest / max(self.validation.reference, 1e-12):.3f} x persistence"
-        self._progress.update(self._task, completed=trainer.global_step, description=text)
+        done = trainer.global_step / trainer.max_steps
+        if self.watch.max_seconds is not None:  # whichever ends the run first
+            done = max(done, min(self.watch.elapsed / self.watch.max_seconds, 1.0))
+        count = f"{trainer.global_step}/{trainer.max_steps}"
+        self._progress.update(self._task, completed=done, updates=count, description=text)
 
     def teardown(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
         """Leave the terminal as it was."""
