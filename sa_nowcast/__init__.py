@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from sa_nowcast import interop as interop
     from sa_nowcast import models as models
     from sa_nowcast.conversion import convert, open_zarr
-    from sa_nowcast.hindcast import hindcast
     from sa_nowcast.interop import pysteps as pysteps
     from sa_nowcast.nowcaster import Nowcaster
     from sa_nowcast.sources import open_source
@@ -38,7 +37,6 @@ __all__ = [
     "errors",
     "fit",
     "get_default_model",
-    "hindcast",
     "interop",
     "load",
     "models",
@@ -63,7 +61,6 @@ _LAZY = {
     "SequenceDataset": "sa_nowcast.stream",
     "convert": "sa_nowcast.conversion",
     "fit": "sa_nowcast.training.fit",
-    "hindcast": "sa_nowcast.hindcast",
     "open_source": "sa_nowcast.sources",
     "open_zarr": "sa_nowcast.conversion",
     "persistence": "sa_nowcast.verification",

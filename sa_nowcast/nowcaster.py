@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import operator
 from collections.abc import Hashable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -34,6 +34,8 @@ from sa_nowcast.summary import to_html
 from sa_nowcast.terms import Terms
 from sa_nowcast.tiles import LEAST_TILE, blend
 from sa_nowcast.times import show_step, show_time
+
+Storage = Literal["float32", "float16"]
 
 GRID_TOLERANCE = 0.01
 """Relative difference of grid spacing that still counts as the same grid (rounded coordinates differ by less)."""
@@ -73,6 +75,8 @@ class Nowcaster:
         The model card in Markdown, for people; see `sa_nowcast.card.model_card`. Empty where there is none.
     recipe : str
         The recipe that reproduces the model, as YAML; empty where it did not come from one.
+    storage : {"float32", "float16"}
+        What the weights are stored in; see `half`.
 
     Card and recipe are no part of the model's identity: `digest` does not cover them.
     """
@@ -83,6 +87,27 @@ class Nowcaster:
     provenance: Mapping[str, Any]
     card: str = ""
     recipe: str = ""
+    storage: Storage = "float32"
+
+    def half(self) -> Nowcaster:
+        """Return this model with its weights rounded to half precision, which take half the space on disk.
+
+        The network still computes in float32, from weights that float16 can hold; so a saved and loaded model gives the
+        same forecasts as the one that is returned here, and slightly other ones than the one that was trained.
+
+        Raises
+        ------
+        ModelError
+            A weight that float16 cannot hold.
+        """
+        rounded = {name: weight.detach().cpu().half().float() for name, weight in self.network.state_dict().items()}
+        for name, weight in rounded.items():
+            if not torch.isfinite(weight).all():
+                raise ModelError(f"weight {name}", "is beyond the range of float16", fix="keep it in float32")
+        with torch.device("meta"):
+            network = build(self.network.config)
+        network.load_state_dict(rounded, assign=True)
+        return replace(self, network=network.eval(), storage="float16")
 
     def forecast(
         self,
@@ -219,7 +244,7 @@ class Nowcaster:
             Something stands there already, or the folder cannot be written.
         """
         texts = {bundle.CARD: self.card, bundle.RECIPE: self.recipe}
-        bundle.write_bundle(path, self.network.state_dict(), self._description(), overwrite, texts)
+        bundle.write_bundle(path, self._stored(), self._description(), overwrite, texts)
         return Path(path)
 
     @classmethod
@@ -245,22 +270,23 @@ class Nowcaster:
             # weights have shown that they fit it.
             with torch.device("meta"):
                 network = build(config)
-            wrong = [f"{n} is {w.dtype}" for n, w in weights.items() if w.dtype != torch.float32]
+            storage: Storage = "float16" if content.get("storage") == "float16" else "float32"
+            wrong = [f"{n} is {w.dtype}" for n, w in weights.items() if w.dtype != getattr(torch, storage)]
             if wrong:
-                raise ModelError("weights", wrong[0], expected="torch.float32")
-            network.load_state_dict(weights, strict=True, assign=True)
+                raise ModelError("weights", wrong[0], expected=f"torch.{storage}")
+            network.load_state_dict({n: w.float() for n, w in weights.items()}, strict=True, assign=True)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             line = " ".join(str(error).split())[:200]
             raise ModelError(
                 str(path), f"description and weights do not fit together ({line})", fix="train it again"
             ) from error
         card, recipe = (bundle.read_text(path, name) for name in (bundle.CARD, bundle.RECIPE))
-        return cls(network.eval(), scaling, terms, provenance, card=card, recipe=recipe)
+        return cls(network.eval(), scaling, terms, provenance, card=card, recipe=recipe, storage=storage)
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 over weights and description: the identity of the model."""
-        return str(bundle.encode(self.network.state_dict(), self._description())[1]["sha256"])
+        return str(bundle.encode(self._stored(), self._description())[1]["sha256"])
 
     def __repr__(self) -> str:
         channels = ", ".join(f"{n} [{u}]" if u else n for n, u in self.terms.channels)
@@ -273,8 +299,13 @@ class Nowcaster:
     def _repr_html_(self) -> str:
         return to_html(self)
 
+    def _stored(self) -> dict[str, torch.Tensor]:
+        return {n: w.detach().to(getattr(torch, self.storage)) for n, w in self.network.state_dict().items()}
+
     def _description(self) -> dict[str, Any]:
         return {
+            # Only where it is not the usual one: what was saved before there was a choice keeps its digest.
+            **({} if self.storage == "float32" else {"storage": self.storage}),
             "network": self.network.config.to_dict(),
             "scaling": self.scaling.to_dict(),
             "terms": asdict(self.terms),

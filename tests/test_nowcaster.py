@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import xarray as xr
 from sequences import NETWORK, OPTIONS, georeferenced, rain, traffic, weather
 
@@ -473,3 +476,27 @@ def test_what_is_no_model_is_refused_by_type(sequence: xr.DataArray, model: Any)
 
 def test_names_of_the_design_are_the_ones_in_use() -> None:
     assert (dims.LEAD_TIME, dims.INIT_TIME, dims.VALID_TIME) == ("lead_time", "init_time", "valid_time")
+
+
+def test_half_precision_halves_the_file_and_survives_saving_bit_for_bit(nowcaster: Nowcaster, tmp_path: Path) -> None:
+    half = nowcaster.half()
+    whole_file = nowcaster.save(tmp_path / "whole.nowcaster") / "weights.safetensors"
+    path = half.save(tmp_path / "half.nowcaster")
+    header = 2000  # names and shapes, the same for both
+    assert (path / "weights.safetensors").stat().st_size < whole_file.stat().st_size / 2 + header
+    again = Nowcaster.load(path)
+    assert (again.storage, again.digest) == ("float16", half.digest)
+    assert half.digest != nowcaster.digest
+    assert next(again.network.parameters()).dtype == torch.float32
+    forecast = again.forecast(rain())
+    assert forecast.identical(half.forecast(rain()))
+    # Weights are off by up to 2**-11 of themselves.
+    np.testing.assert_allclose(forecast, nowcaster.forecast(rain()), rtol=0.02, atol=0.02)
+
+
+def test_a_weight_that_half_precision_cannot_hold_is_refused(nowcaster: Nowcaster) -> None:
+    network = copy.deepcopy(nowcaster.network)
+    with torch.no_grad():
+        network.head.bias[0] = 1e6
+    with pytest.raises(ModelError, match=r"weight head\.bias: is beyond the range of float16"):
+        replace(nowcaster, network=network).half()

@@ -94,7 +94,7 @@ def test_the_gpu_tool_trains_scores_and_writes_all_it_promises(
     assert "| Lin et al. 2020 | 80000 | | 43.9 | 94.7 | 0.913 |  |  | 1.4 (GTX 1080 Ti) |" in text
     for preset in ("faithful", "tuned"):
         folder = tmp_path / preset
-        assert {"curve.csv", "curve.png", "scores.csv", "model.nowcaster", "training"} <= {
+        assert {"curve.csv", "curve.png", "scores.csv", "model.nowcaster", "model-half.nowcaster", "training"} <= {
             p.name for p in folder.iterdir()
         }
         assert pd.read_csv(folder / "curve.csv")["update"].tolist() == [1, 2]

@@ -69,6 +69,7 @@ def write_shard(store: str, plan: VariablePlan, index: tuple[int, ...], block: x
     region, file = plan.region(index), Path(store) / plan.path(index)
     try:
         array = zarr.open_array(store, path=plan.name, mode="r+", config={"write_empty_chunks": True})
+        file.unlink(missing_ok=True)  # zarr reads what it overwrites, and a damaged shard could not be written anew
         array[region] = packed
         again = np.asarray(array[region])
         size, digest = file.stat().st_size, _sha256(file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -187,6 +188,7 @@ def _kept(config: NetworkConfig, inputs: int, hidden: int) -> tuple[float, float
     return share, step
 
 
+@functools.lru_cache(maxsize=16)
 def _weight_bytes(config: NetworkConfig) -> int:
     from sa_nowcast.models import build
 

@@ -18,6 +18,7 @@ from sa_nowcast.card import resolved_recipe
 from sa_nowcast.cf import write_forecast
 from sa_nowcast.errors import DataError, MissingLibraryError, StorageError
 from sa_nowcast.frames import Frames, grid_mapping_name
+from sa_nowcast.hindcast import hindcast
 from sa_nowcast.recipe import Recipe, network_config
 from sa_nowcast.windows import Positions, Range, window_starts
 from sa_nowcast.workflow.data import Experiment, open_experiment, period
@@ -188,21 +189,19 @@ def forecast_period(
     channel = None if len(frames.arrays) > 1 else frames.channel_dim
     mapping = grid_mapping_name(frames.arrays[0])
     data = data[[str(a.name) for a in frames.arrays] + ([mapping] if mapping in data.data_vars else [])]
-    forecasts = []
-    for start in starts:
-        # History and nothing after it: a forecast must not be able to see what it is scored on.
-        known = data.isel({frames.time_dim: slice(int(start), int(start) + terms.history)})
-        forecasts.append(
-            nowcaster.forecast(known, time=frames.time_dim, y=frames.grid.y, x=frames.grid.x, channel=channel)
-        )
-    encoding = forecasts[0].encoding
-    archive: xr.DataArray = xr.concat(
-        forecasts, dims.INIT_TIME, coords="minimal", compat="override", combine_attrs="override"
+    inits: Any = frames.times[starts + terms.history - 1]
+    archive = hindcast(
+        data,
+        nowcaster,
+        terms.steps,
+        init_times=inits,
+        time=frames.time_dim,
+        y=frames.grid.y,
+        x=frames.grid.x,
+        channel=channel,
     )
-    archive = archive.assign_coords({dims.VALID_TIME: archive[dims.INIT_TIME] + archive[dims.LEAD_TIME]})
-    archive[dims.VALID_TIME].attrs = dict(dims.VALID_TIME_ATTRS)
-    archive.encoding = encoding
-    return archive
+    result: xr.DataArray = archive.compute()
+    return result
 
 
 def _score(archive: xr.DataArray, truth: xr.Dataset, frames: Frames, recipe: Recipe) -> pd.DataFrame:
