@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import importlib.metadata
 import io
 import subprocess
 import sys
@@ -305,3 +306,8 @@ def test_metadata_needs_a_regular_grid_with_a_projection(forecasts: dict[str, xr
         ours.to_metadata(projected.isel(y=[0, 1, 3]))
     with pytest.raises(DataError, match="units 'K', expected mm h-1, mm or dBZ"):
         ours.to_metadata(projected.assign_attrs(units="K"))
+
+
+def test_the_entry_point_of_pysteps_pull_request_418_is_the_method() -> None:
+    (entry,) = importlib.metadata.entry_points(group="pysteps.plugins.nowcasts", name="sa_nowcast")
+    assert entry.load() is ours.forecast
