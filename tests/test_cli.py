@@ -261,3 +261,37 @@ def test_shipped_recipes_of_a_folder_are_found_by_their_place_in_it() -> None:
     assert cli._find_recipe("ablation/convlstm").name == "convlstm.yaml"
     with pytest.raises(RecipeError, match=r"one of .*ablation/convlstm.*quickstart"):
         cli._find_recipe("ablation/convlst")
+
+
+def test_hindcasts_of_a_model_and_of_a_reference_are_archives_and_the_pace_is_said(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source, archive = tmp_path / "rain.nc", tmp_path / "archive.zarr"
+    rain().to_netcdf(source)
+    arguments = ("hindcast", str(source), str(archive), "--model", str(saved), "--quiet", "--device", "cpu")
+    assert in_process(monkeypatch, *arguments) == 0
+    shown = capfd.readouterr()
+    assert shown.out.strip() == str(archive)
+    assert re.search(r"51 frames, \S+ a second", shown.err)
+    # 20 frames hold 17 init times with a history of 4; truth at the lead times is not needed.
+    made = sa_nowcast.open_zarr(archive)["rain"]
+    assert dict(made.sizes) == {"init_time": 17, "lead_time": 3, "y": 24, "x": 20}
+    later = (*arguments[:2], str(tmp_path / "still.zarr"), "--model", "persistence", "--steps", "2", "--quiet")
+    assert in_process(monkeypatch, *later, "--from", "2020-06-01T01:00", "--to", "2020-06-01T01:10") == 0
+    still = sa_nowcast.open_zarr(tmp_path / "still.zarr")["rain"]
+    assert dict(still.sizes) == {"init_time": 3, "lead_time": 2, "y": 24, "x": 20}
+    assert (still.isel(init_time=0, lead_time=1).values == rain().sel(time="2020-06-01T01:00").values).all()
+
+
+def test_another_archive_at_the_output_path_is_refused_in_one_line(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source, archive = tmp_path / "rain.nc", tmp_path / "archive.zarr"
+    rain().to_netcdf(source)
+    arguments = ("hindcast", str(source), str(archive), "--model", "persistence", "--quiet", "--steps")
+    assert in_process(monkeypatch, *arguments, "2") == 0
+    capfd.readouterr()
+    assert in_process(monkeypatch, *arguments, "3") == 5
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("STORAGE")
+    assert in_process(monkeypatch, *arguments, "3", "--replace") == 0

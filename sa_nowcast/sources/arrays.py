@@ -5,6 +5,7 @@ Flows and other benchmark data are often published so: the values alone, times a
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -42,6 +43,7 @@ def open_array(
     name: str = "flow",
     units: str | None = None,
     channels: Sequence[str] | None = None,
+    valid_min: float | None = None,
 ) -> xr.Dataset:
     """Open an array in a NumPy file and label it.
 
@@ -63,6 +65,8 @@ def open_array(
         Units of the values, as CF spells them.
     channels : sequence of str, optional
         Labels along the dimension beside ``time``, ``y`` and ``x``.
+    valid_min : float, optional
+        The least value that there can be, such as 0 for counts: forecasts do not go below it (CF section 2.5.1).
 
     Returns
     -------
@@ -76,7 +80,7 @@ def open_array(
         Not a NumPy file, one that was cut short, several arrays and no `key`, Python objects or text in place of
         numbers, or another number of dimensions than `dims`.
     RecipeError
-        A `start`, `step`, `dims`, `key` or `channels` that cannot be used.
+        A `start`, `step`, `dims`, `key`, `channels` or `valid_min` that cannot be used.
     """
     files = expand(path, SUFFIXES)
     if len(files) != 1:
@@ -102,12 +106,20 @@ def open_array(
         "x": xr.Variable("x", np.arange(sizes["x"]), {"long_name": "column of the grid", "units": "1", "axis": "X"}),
         **_channels(channels, sizes),
     }
-    attrs = {} if units is None else {"units": units}
+    attrs: dict[str, Any] = {} if units is None else {"units": units}
+    if valid_min is not None:
+        attrs["valid_min"] = _number("valid_min", valid_min)
     ds = xr.Dataset(
         {name: xr.Variable(labels, values, attrs)}, coords, {"Conventions": "CF-1.11", "source": files[0].name}
     )
     ds.encoding["source"] = str(files[0])
     return ds
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise RecipeError(name, f"{value!r}", expected="a finite number")
+    return float(value)
 
 
 class _MappedFile(BackendArray):

@@ -11,6 +11,8 @@ import xarray as xr
 
 from sa_nowcast.conversion import convert, open_zarr
 from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.frames import Frames
+from sa_nowcast.scaling import Scaling
 from sa_nowcast.sources import open_array, open_source
 from sa_nowcast.stream import SequenceDataset
 
@@ -268,3 +270,13 @@ def test_flows_of_new_york_are_opened_with_their_times(real_data: Path) -> None:
     windows = SequenceDataset(bike, 4, 4)
     assert windows.sample_shape == (8, 2, 16, 8)
     assert len(windows) == 951
+
+
+def test_forecasts_of_counts_do_not_go_below_the_least_value_there_can_be(npy: Path) -> None:
+    ds = open_array(npy, **WHEN, valid_min=0)
+    assert ds["flow"].attrs["valid_min"] == 0
+    (channel, *_) = Frames.from_xarray(ds).channels
+    scaling = Scaling.fit("standard", [channel], [np.arange(8, dtype=np.float32).reshape(2, 1, 2, 2)])
+    assert scaling.to_physical(np.full((1, 1, 1), -100.0, dtype=np.float32)).item() == 0
+    with pytest.raises(RecipeError, match="valid_min: 'none', expected a finite number"):
+        open_array(npy, **WHEN, valid_min="none")  # type: ignore[arg-type]
