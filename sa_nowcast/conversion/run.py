@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -30,6 +29,7 @@ from sa_nowcast.errors import Interrupted, RecipeError, StorageError
 from sa_nowcast.sources.open import open_source
 from sa_nowcast.sources.optional import require
 from sa_nowcast.sources.paths import PathLike, is_zarr
+from sa_nowcast.storage import storage, sync
 from sa_nowcast.times import show_time
 
 Progress = Callable[[int, int], None]
@@ -172,7 +172,7 @@ def _journal(partial: Path, prepared: Prepared, existing: Existing) -> Iterator[
     """Open the store being written, new or to be resumed, with the journal of its finished shards, locked."""
     header = {"fingerprint": prepared.plan.fingerprint, "version": __version__}
     file = _journal_file(partial)
-    with _storage(partial):
+    with storage(partial):
         partial.mkdir(parents=True, exist_ok=True)
         journal = file.open("a+", encoding="utf-8")
     with journal:
@@ -191,7 +191,7 @@ def _journal(partial: Path, prepared: Prepared, existing: Existing) -> Iterator[
                 )  # fmt: skip
             lines = []
         done = {r.path: r for r in (ShardRecord(**line) for line in lines[1:]) if r.still_there(partial)}
-        with _storage(partial):
+        with storage(partial):
             if not lines:
                 for child in partial.iterdir():
                     shutil.rmtree(child) if child.is_dir() else child.unlink()
@@ -333,7 +333,7 @@ def _finish(partial: Path, plan: ConversionPlan, done: Mapping[str, ShardRecord]
             record, file = done[variable.path(index)], partial / variable.path(index)
             if not file.is_file() or file.stat().st_size != record.nbytes:
                 raise StorageError(str(file), "a shard vanished or changed while others were written", fix="run again")
-    with _storage(partial):
+    with storage(partial):
         zarr.open_group(partial, mode="r+").attrs.update(
             {COMPLETE: plan.fingerprint, "sa_nowcast_version": __version__}
         )
@@ -343,13 +343,13 @@ def _finish(partial: Path, plan: ConversionPlan, done: Mapping[str, ShardRecord]
             zarr.consolidate_metadata(partial)
         for file in partial.rglob("*"):
             if file.is_file():
-                _sync(file)
-        _sync(partial)
+                sync(file)
+        sync(partial)
     return sum(record.nbytes for record in done.values())
 
 
 def _rename(partial: Path, place: Path) -> None:
-    with _storage(place):
+    with storage(place):
         old = place.with_name(place.name + ".replaced")
         if old.exists():
             shutil.rmtree(old)
@@ -357,27 +357,6 @@ def _rename(partial: Path, place: Path) -> None:
             place.rename(old)
         partial.rename(place)
         _journal_file(partial).unlink()
-        _sync(place.parent)
+        sync(place.parent)
         if old.exists():
             shutil.rmtree(old)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system that cannot sync folders
-            raise
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _storage(place: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            str(place), f"cannot be written ({error.strerror or error})", fix="check rights and space"
-        ) from error

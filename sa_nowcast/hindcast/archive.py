@@ -30,12 +30,12 @@ from sa_nowcast.conversion import COMPLETE, VariablePlan
 from sa_nowcast.conversion.store import PARTIAL
 from sa_nowcast.errors import Interrupted, StorageError
 from sa_nowcast.hindcast.cluster import client_of, first_of, result_of
-from sa_nowcast.hindcast.files import storage, sync, write_whole
 from sa_nowcast.hindcast.histories import sha256
 from sa_nowcast.hindcast.job import Job, Opaque, Work
 from sa_nowcast.hindcast.methods import ByReference
 from sa_nowcast.hindcast.shard import Shard, run_shard, same
 from sa_nowcast.sources.paths import is_zarr
+from sa_nowcast.storage import storage, sync, write_whole
 
 Progress = Callable[[int, int], None]
 Existing = Literal["resume", "replace"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 from sa_nowcast._version import __version__
-from sa_nowcast.errors import RecipeError, StorageError
+from sa_nowcast.errors import RecipeError
 from sa_nowcast.recipe import Recipe
+from sa_nowcast.storage import storage, write_whole
 
 CLAIM, DONE = "recipe.json", "run.json"
 # Where a result is written, how fast it is computed and what is said on the way do not change it.
@@ -82,11 +82,6 @@ def _file_digest(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text)
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise StorageError(str(path), f"cannot be written ({error.strerror or error})", fix="free space") from error
+    """Write a file whole or not at all; an error of the operating system becomes one line."""
+    with storage(path):
+        write_whole(path, text)
