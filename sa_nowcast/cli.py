@@ -267,7 +267,8 @@ def _scores_table(scores: pd.DataFrame, title: str) -> Table:
                 row = row[(row[name] == value) | (row[name].isna() & (value != value))]
             value, other = row["value"].iloc[0], row["reference_value"].iloc[0]
             if number == 0:
-                cells += [f"{value:.4g}", f"{other:.4g}", f"{value / other:.3f}"]
+                # Where nothing moves, persistence is exact, and there is no ratio to it.
+                cells += [f"{value:.4g}", f"{other:.4g}", f"{value / other:.3f}" if other else "-"]
             else:
                 cells.append(
                     f"{value:.3f} ({other:.3f})" if max(abs(value), abs(other)) < 10 else f"{value:.4g} ({other:.4g})"

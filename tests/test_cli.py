@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 from sequences import NETWORK, OPTIONS, georeferenced, rain
@@ -295,3 +296,21 @@ def test_another_archive_at_the_output_path_is_refused_in_one_line(
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("STORAGE")
     assert in_process(monkeypatch, *arguments, "3", "--replace") == 0
+
+
+def test_a_reference_without_any_error_has_no_ratio() -> None:
+    scores = pd.DataFrame(
+        {
+            "lead_time_minutes": [5.0],
+            "metric": ["mse"],
+            "threshold": [float("nan")],
+            "value": [0.5],
+            "units": ["K2"],
+            "count": [1],
+            "reference": ["persistence"],
+            "reference_value": [0.0],
+            "skill": [float("-inf")],
+        }
+    )
+    table = cli._scores_table(scores, "still")
+    assert [list(column.cells) for column in table.columns] == [["5"], ["0.5"], ["0"], ["-"]]
