@@ -5,18 +5,16 @@ The one place where tensors become labelled data again.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import operator
 from collections.abc import Hashable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import torch
 import xarray as xr
 
@@ -25,6 +23,7 @@ from sa_nowcast._version import __version__
 from sa_nowcast.devices import resolve_device
 from sa_nowcast.errors import DataError, ModelError, RecipeError
 from sa_nowcast.frames import Frames, Grid
+from sa_nowcast.labels import init_position, labelled
 from sa_nowcast.models import NetworkConfig, build
 from sa_nowcast.models.estimate import fitting_tile, require_memory
 from sa_nowcast.models.rollout import Network
@@ -33,28 +32,12 @@ from sa_nowcast.stream import prepare
 from sa_nowcast.summary import to_html
 from sa_nowcast.terms import Terms
 from sa_nowcast.tiles import LEAST_TILE, blend
-from sa_nowcast.times import show_step, show_time
+from sa_nowcast.times import show_step
 
 Storage = Literal["float32", "float16"]
 
 GRID_TOLERANCE = 0.01
 """Relative difference of grid spacing that still counts as the same grid (rounded coordinates differ by less)."""
-
-# They describe the values of the input, or refer to variables that a forecast does not carry along.
-_DROPPED_ATTRS = (
-    "actual_range",
-    "valid_range",
-    "valid_min",
-    "valid_max",
-    "grid_mapping",
-    "ancillary_variables",
-    "coordinates",
-    "scale_factor",
-    "add_offset",
-    "_FillValue",
-    "missing_value",
-    "cell_measures",
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -445,51 +428,6 @@ class Nowcaster:
         return attrs
 
 
-def labelled(frames: Frames, last: int, values: npt.NDArray[np.float32], provenance: Mapping[str, Any]) -> xr.DataArray:
-    """Give the forecast (lead, channel, row, column) from position `last` its labels, `provenance` among them."""
-    grid, array = frames.grid, frames.arrays[0]
-    lead = (np.arange(1, len(values) + 1) * frames.step).astype("timedelta64[ns]")
-    init = frames.times[last]
-    coords: dict[Hashable, Any] = {}
-    field = frames.field(values)
-    out_dims: tuple[Hashable, ...]
-    if frames.channel_dim is None:
-        field, out_dims = field[:, 0], (dims.LEAD_TIME, grid.y, grid.x)
-    elif len(frames.arrays) > 1:
-        field, out_dims = field.swapaxes(0, 1), (dims.VARIABLE, dims.LEAD_TIME, grid.y, grid.x)
-        coords[dims.VARIABLE] = [c.name for c in frames.channels]
-        for key in dims.PER_VARIABLE:
-            texts = [str(c.attrs.get(key, "")) for c in frames.channels]
-            if any(texts) or key == dims.UNITS:
-                coords[key] = (dims.VARIABLE, texts, {"long_name": f"{key} of the variable"})
-    else:
-        out_dims = (dims.LEAD_TIME, frames.channel_dim, grid.y, grid.x)
-    coords |= {name: c for name, c in frames.coords.items() if set(c.dims) <= set(out_dims)}
-    coords[dims.LEAD_TIME] = (dims.LEAD_TIME, lead, dims.LEAD_TIME_ATTRS)
-    coords[dims.INIT_TIME] = ((), init, dims.INIT_TIME_ATTRS)
-    coords[dims.VALID_TIME] = (dims.LEAD_TIME, init + lead, dims.VALID_TIME_ATTRS)
-    several = len(frames.arrays) > 1
-    attrs = {} if several else {k: v for k, v in array.attrs.items() if k not in _DROPPED_ATTRS}
-    result = xr.DataArray(
-        np.ascontiguousarray(field),
-        dims=out_dims,
-        coords=coords,
-        name="forecast" if several else (array.name or "forecast"),
-        attrs=attrs | dict(provenance),
-    )
-    mapping = next(
-        (n for n, c in frames.coords.items() if "grid_mapping_name" in c.attrs or "crs_wkt" in c.attrs), None
-    )
-    if mapping is not None:
-        result.encoding["grid_mapping"] = mapping
-    for name in result.coords:
-        # So that a plain to_netcdf is CF too: coordinates have no fill value (section 2.5.1).
-        result[name].encoding["_FillValue"] = None
-    for name in (dims.INIT_TIME, dims.VALID_TIME):
-        result[name].encoding |= {"units": "seconds since 1970-01-01", "dtype": "int64"}
-    return result
-
-
 def _histories(frames: Frames, positions: npt.NDArray[np.int64], history: int) -> npt.NDArray[np.float32]:
     """Return the `history` frames up to each position, (B, T, C, H, W); a frame that several share is read once."""
     needed, place = np.unique(positions[:, None] + np.arange(1 - history, 1), return_inverse=True)
@@ -497,30 +435,6 @@ def _histories(frames: Frames, positions: npt.NDArray[np.int64], history: int) -
     parts = [frames.read(int(needed[a]), int(needed[b - 1]) + 1) for a, b in itertools.pairwise(cuts)]
     values: npt.NDArray[np.float32] = (np.concatenate(parts) if len(parts) > 1 else parts[0])[place]
     return values
-
-
-def init_position(frames: Frames, init_time: Any) -> int:
-    """Return the position of one init time, given as anything that names a time; None is the last one."""
-    if init_time is None:
-        return len(frames) - 1
-    value: Any = getattr(init_time, "values", init_time)
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = cast("Any", value[()])
-    stamp: Any = pd.NaT
-    with contextlib.suppress(ValueError, TypeError):
-        stamp = pd.Timestamp(value)
-    if pd.isna(stamp) or stamp.tz is not None:
-        shown = " ".join(repr(init_time).split())
-        raise RecipeError("init_time", f"{shown:.80}", expected="one time in UTC, such as '2019-06-10T00:30'")
-    wanted = stamp.to_datetime64().astype("datetime64[ns]")
-    position = frames.position(wanted)
-    if position is None:
-        raise DataError(
-            f"{frames.name}, {show_time(wanted)}",
-            "the init time is not among the data's times",
-            expected=f"one from {frames.label(0)} to {frames.label(len(frames) - 1)}, every {show_step(frames.step)}",
-        )
-    return position
 
 
 def _tile(tile: int | None) -> int | None:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.frames import Frames
-from sa_nowcast.nowcaster import init_position
+from sa_nowcast.labels import init_position
 from sa_nowcast.windows import Positions, window_starts
 
 

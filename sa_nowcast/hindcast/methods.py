@@ -22,7 +22,8 @@ from sa_nowcast.devices import resolve_device
 from sa_nowcast.errors import DataError
 from sa_nowcast.frames import Frames
 from sa_nowcast.hindcast.histories import content, taken
-from sa_nowcast.nowcaster import Nowcaster, labelled
+from sa_nowcast.labels import labelled
+from sa_nowcast.nowcaster import Nowcaster
 from sa_nowcast.verification.named import REFERENCES, Reference, reference
 from sa_nowcast.windows import Positions
 

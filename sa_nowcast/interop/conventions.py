@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast, get_args
 
 import numpy as np
@@ -35,6 +34,7 @@ import xarray as xr
 from sa_nowcast import cf, dims
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.interop import projection
+from sa_nowcast.interop.names import NAMES, PYSTEPS_VARIABLES, Names
 
 Convention = Literal["cf", "ecmwf", "weatherbench", "earth2studio", "pysteps"]
 CONVENTIONS: Final[tuple[str, ...]] = get_args(Convention)
@@ -45,70 +45,6 @@ _TIMES = (dims.INIT_TIME, dims.LEAD_TIME, dims.VALID_TIME)
 _NANOSECONDS = {dims.INIT_TIME: "datetime64[ns]", dims.LEAD_TIME: "timedelta64[ns]", dims.VALID_TIME: "datetime64[ns]"}
 
 
-@dataclass(frozen=True)
-class _Names:
-    """What a convention calls things. `order` is that of the first dimensions; the horizontal ones come last."""
-
-    names: Mapping[str, str]
-    order: tuple[str, ...]
-    geographic: tuple[str, str] = ("latitude", "longitude")  # axes of a grid in latitude and longitude
-    curvilinear: tuple[str, str] = ("latitude", "longitude")  # two-dimensional latitude and longitude
-    projected: tuple[str, str] | None = None  # axes of other grids; None: as they are
-    init_is_dimension: bool = False
-    keeps_valid_time: bool = True
-    attrs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-
-
-_NAMES: Final[Mapping[str, _Names]] = {
-    "ecmwf": _Names(
-        {dims.INIT_TIME: "time", dims.LEAD_TIME: "step", dims.VALID_TIME: "valid_time", dims.REALIZATION: "number"},
-        ("number", "time", "step"),
-        projected=("y", "x"),
-        attrs={
-            dims.INIT_TIME: {"standard_name": "forecast_reference_time", "long_name": "initial time of forecast"},
-            dims.LEAD_TIME: {"standard_name": "forecast_period", "long_name": "time since forecast_reference_time"},
-            dims.VALID_TIME: {"standard_name": "time", "long_name": "time"},
-            dims.REALIZATION: {
-                "standard_name": "realization", "long_name": "ensemble member numerical id", "units": "1",
-            },
-            "y": {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north"},
-            "x": {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east"},
-        },
-    ),
-    "weatherbench": _Names(
-        {dims.INIT_TIME: "time", dims.LEAD_TIME: "prediction_timedelta", dims.REALIZATION: "number"},
-        ("time", "number", "prediction_timedelta"),
-        init_is_dimension=True,
-        keeps_valid_time=False,
-    ),
-    "earth2studio": _Names(
-        {dims.INIT_TIME: "time", dims.LEAD_TIME: "lead_time", dims.REALIZATION: "ensemble"},
-        ("ensemble", "time", "lead_time", dims.VARIABLE),
-        geographic=("lat", "lon"),
-        curvilinear=("lat", "lon"),
-        init_is_dimension=True,
-        keeps_valid_time=False,
-    ),
-    "pysteps": _Names(
-        {dims.INIT_TIME: "forecast_reference_time", dims.LEAD_TIME: "time", dims.REALIZATION: "ens_number"},
-        ("ens_number", "time"),
-        geographic=("y", "x"),
-        curvilinear=("lat", "lon"),
-        projected=("y", "x"),
-        keeps_valid_time=False,
-        attrs={
-            dims.INIT_TIME: {"long_name": "forecast reference time"},
-            dims.REALIZATION: {"standard_name": "realization", "long_name": "ensemble member", "units": ""},
-        },
-    ),
-}  # fmt: skip
-
-# The variable of pysteps that holds each of its units.
-_PYSTEPS_VARIABLES: Final = {
-    "mm/h": ("precip_intensity", "instantaneous precipitation rate"),
-    "mm": ("precip_accum", "accumulated precipitation"),
-    "dBZ": ("reflectivity", "equivalent reflectivity factor"),
-}
 # A kg of water on a square metre stands 1 mm deep.
 _PYSTEPS_UNITS: Final = {"mm h-1": "mm/h", "kg m-2 h-1": "mm/h", "mm": "mm", "kg m-2": "mm", "dBZ": "dBZ"}
 PYSTEPS_THRESHOLD: Final = 0.1
@@ -143,7 +79,7 @@ def to_convention(forecast: xr.DataArray, name: Convention) -> xr.Dataset | xr.D
     _check_forecast(forecast)
     if name == "cf":
         return _to_cf(forecast)
-    spec = _NAMES[name]
+    spec = NAMES[name]
     label = str(forecast.name or "forecast")
     if name == "pysteps":
         _require_pysteps(forecast, label)
@@ -341,7 +277,7 @@ def _is_derived(forecast: xr.DataArray) -> bool:
     return set(valid.dims) == set(given.dims) and bool((valid.transpose(*given.dims).values == given.values).all())
 
 
-def _axes(data: xr.DataArray, spec: _Names) -> dict[str, tuple[str, str]]:
+def _axes(data: xr.DataArray, spec: Names) -> dict[str, tuple[str, str]]:
     """Return, by role, the present and the new name of the horizontal axes and of 2-D latitude and longitude."""
     found: dict[str, tuple[str, str]] = {}
     try:
@@ -381,14 +317,14 @@ def _y_x(record: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(new.get(d, d) for d in last)
 
 
-def _as_dataset(data: xr.DataArray, spec: _Names, record: dict[str, Any], name: str) -> xr.Dataset:
+def _as_dataset(data: xr.DataArray, spec: Names, record: dict[str, Any], name: str) -> xr.Dataset:
     data = _ordered(data, spec.order, _y_x(record))
     before = dict(data.attrs)
     ds = _split(data, record)
     if name == "pysteps":
         (old,) = ds.data_vars
         units = pysteps_units(before.get("units")) or ""
-        new, long_name = _PYSTEPS_VARIABLES[units]
+        new, long_name = PYSTEPS_VARIABLES[units]
         ds = ds.rename({old: new})
         ds.attrs = {
             "Conventions": "CF-1.7",
@@ -427,7 +363,7 @@ def _split(data: xr.DataArray, record: dict[str, Any]) -> xr.Dataset:
     return ds
 
 
-def _as_earth2studio(data: xr.DataArray, spec: _Names, record: dict[str, Any], label: str) -> xr.DataArray:
+def _as_earth2studio(data: xr.DataArray, spec: Names, record: dict[str, Any], label: str) -> xr.DataArray:
     if dims.VARIABLE not in data.dims:
         record["variable_added"] = True
         data = data.expand_dims({dims.VARIABLE: [label]})
@@ -497,7 +433,7 @@ def _pysteps_coordinates(
         values = data[dims.REALIZATION].values if dims.REALIZATION in data.coords else None
         record["members"] = None if values is None else _pack(values, dims.REALIZATION)
         data = data.assign_coords({dims.REALIZATION: np.arange(1, data.sizes[dims.REALIZATION] + 1)})
-        data[dims.REALIZATION].attrs = dict(_NAMES["pysteps"].attrs[dims.REALIZATION])
+        data[dims.REALIZATION].attrs = dict(NAMES["pysteps"].attrs[dims.REALIZATION])
     geographic = projection.is_geographic(data)
     for role in ("y", "x"):
         own = axes[role][0] if role in axes else None
@@ -628,7 +564,7 @@ def _from_names(data: xr.Dataset | xr.DataArray, fields: list[xr.DataArray], nam
     if name == "cf":
         names: dict[str, str] = {}
     else:
-        names = {new: old for old, new in _NAMES[name].names.items() if new != old}
+        names = {new: old for old, new in NAMES[name].names.items() if new != old}
     lead = {v: k for k, v in names.items()}.get(dims.LEAD_TIME, dims.LEAD_TIME)
     fields = [f for f in fields if lead in f.dims or lead in f.coords]
     if not fields:

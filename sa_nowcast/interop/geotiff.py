@@ -17,6 +17,7 @@ import xarray as xr
 from sa_nowcast import dims
 from sa_nowcast.errors import DataError, RecipeError, StorageError
 from sa_nowcast.interop import projection
+from sa_nowcast.labels import require_one
 from sa_nowcast.sources.optional import require
 
 SUFFIXES = (".tif", ".tiff")
@@ -103,12 +104,7 @@ def to_geotiff(
 
 def _arranged(forecast: xr.DataArray, label: str) -> tuple[xr.DataArray, Hashable | None]:
     """Return (lead_time, [other,] y, x) with north up and west left, and the name of the other dimension."""
-    for name in (dims.LEAD_TIME, dims.INIT_TIME):
-        if name not in forecast.coords:
-            raise DataError(label, f"no coordinate {name}", expected="a forecast")
-    if forecast.sizes.get(dims.INIT_TIME, 1) != 1:
-        found = f"{forecast.sizes[dims.INIT_TIME]} init times"
-        raise DataError(label, found, expected="one", fix="choose one with .isel(init_time=0)")
+    require_one(forecast, label)
     encoding = forecast.encoding
     forecast = forecast.squeeze(dims.INIT_TIME) if dims.INIT_TIME in forecast.dims else forecast
     forecast = forecast.expand_dims(dims.LEAD_TIME) if dims.LEAD_TIME not in forecast.dims else forecast

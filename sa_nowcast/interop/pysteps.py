@@ -21,6 +21,7 @@ from sa_nowcast.defaults import as_nowcaster, get_default_model
 from sa_nowcast.errors import DataError, MissingLibraryError, ModelError, RecipeError
 from sa_nowcast.interop import projection
 from sa_nowcast.interop.conventions import PYSTEPS_THRESHOLD, pysteps_units
+from sa_nowcast.labels import require_one
 from sa_nowcast.sources.optional import require
 from sa_nowcast.times import show_time
 
@@ -341,12 +342,7 @@ def _labelled(
 
 
 def _check_one(forecast: xr.DataArray, label: str) -> None:
-    for name in (dims.LEAD_TIME, dims.INIT_TIME):
-        if name not in forecast.coords:
-            raise DataError(label, f"no coordinate {name}", expected="a forecast")
-    if forecast.sizes.get(dims.INIT_TIME, 1) != 1:
-        found = f"{forecast.sizes[dims.INIT_TIME]} init times"
-        raise DataError(label, found, expected="one", fix="choose one with .isel(init_time=0)")
+    require_one(forecast, label)
     if dims.VARIABLE in forecast.dims:
         raise DataError(label, "several variables", expected="one", fix="choose one with .sel(variable=...)")
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import xarray as xr
 
-from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.errors import RecipeError
 from sa_nowcast.frames import Frames
+from sa_nowcast.labels import init_position
 from sa_nowcast.plotting.canvas import (
     PANEL_CELLS,
     Array,
@@ -123,7 +123,7 @@ def plot_attention(
     """
     numbers = _layer_numbers(layers, len(nowcaster.network.layers))
     frames = nowcaster.accept(data, grid=grid, time=time, y=y, x=x, channel=channel)
-    found = _attention(nowcaster, frames, _position(frames, init_time), point, numbers, shown, device)
+    found = _attention(nowcaster, frames, init_position(frames, init_time), point, numbers, shown, device)
     return _draw(found, coastlines, title)
 
 
@@ -139,23 +139,6 @@ def _layer_numbers(layers: Sequence[int | str], count: int) -> list[int]:
     if not numbers:
         raise RecipeError("layers", "none is named", f"'first', 'last' or some of 1 to {count}")
     return list(dict.fromkeys(numbers))  # of a network with one layer, the first is the last
-
-
-def _position(frames: Frames, init_time: Any) -> int:
-    if init_time is None:
-        return len(frames) - 1
-    try:
-        stamp = pd.Timestamp(getattr(init_time, "values", init_time)).to_datetime64().astype("datetime64[ns]")
-    except (ValueError, TypeError):
-        raise RecipeError("init_time", f"{init_time!r:.80}", "one time in UTC, such as '2019-06-10T00:30'") from None
-    position = frames.position(stamp)
-    if position is None:
-        raise DataError(
-            f"{frames.name}, {clock(stamp)}",
-            "the init time is not among the data's times",
-            f"one from {frames.label(0)} to {frames.label(len(frames) - 1)}",
-        )
-    return position
 
 
 def _nearest(frames: Frames, dim: Hashable, value: Any) -> int:

@@ -16,10 +16,10 @@ PACKAGE = Path(sa_nowcast.__file__).parent
 # Each row may import from the rows above it, at the top of a file and within functions.
 ROWS = [
     {"_version", "errors"},
-    {"dims", "defaults", "models.config", "storage", "tiles"},
+    {"dims", "defaults", "models.config", "storage", "strict_yaml", "tiles"},
     {"times"},
     {"frames", "windows", "samples", "devices"},
-    {"cf", "scaling", "recipe", "models", "sources"},
+    {"cf", "labels", "scaling", "recipe", "models", "sources"},
     {"bundle", "conversion"},
     {"stream", "verification"},
     {"terms"},
