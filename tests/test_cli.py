@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 
 import sa_nowcast
 from sa_nowcast import cli, workflow
+from sa_nowcast.cli import recipes
+from sa_nowcast.cli.scores_table import scores_table
 from sa_nowcast.errors import (
     DataError,
     Interrupted,
@@ -244,14 +246,14 @@ def test_a_command_line_that_cannot_be_parsed_exits_with_2(arguments: list[str])
 def test_recipes_that_ship_are_found_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "quickstart").mkdir()  # a folder of that name is no recipe
-    assert cli._find_recipe("quickstart").name == "quickstart.yaml"
+    assert recipes.find("quickstart").name == "quickstart.yaml"
     with pytest.raises(
         RecipeError, match=r"quickstar: no such file or shipped recipe, expected a path, or one of .*quickstart"
     ):
-        cli._find_recipe("quickstar")
+        recipes.find("quickstar")
     with pytest.raises(RecipeError, match="runs/quickstart: no such file or shipped recipe"):
-        cli._find_recipe("runs/quickstart")
-    assert cli._find_recipe("runs/other.yaml") == Path("runs/other.yaml")
+        recipes.find("runs/quickstart")
+    assert recipes.find("runs/other.yaml") == Path("runs/other.yaml")
 
 
 def test_a_negative_seed_is_refused(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,9 +261,9 @@ def test_a_negative_seed_is_refused(recipe: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_shipped_recipes_of_a_folder_are_found_by_their_place_in_it() -> None:
-    assert cli._find_recipe("ablation/convlstm").name == "convlstm.yaml"
+    assert recipes.find("ablation/convlstm").name == "convlstm.yaml"
     with pytest.raises(RecipeError, match=r"one of .*ablation/convlstm.*quickstart"):
-        cli._find_recipe("ablation/convlst")
+        recipes.find("ablation/convlst")
 
 
 def test_hindcasts_of_a_model_and_of_a_reference_are_archives_and_the_pace_is_said(
@@ -312,5 +314,5 @@ def test_a_reference_without_any_error_has_no_ratio() -> None:
             "skill": [float("-inf")],
         }
     )
-    table = cli._scores_table(scores, "still")
+    table = scores_table(scores, "still")
     assert [list(column.cells) for column in table.columns] == [["5"], ["0.5"], ["0"], ["-"]]

@@ -1,0 +1,56 @@
+"""sa-nowcast convert."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, cast
+
+import typer
+
+from sa_nowcast.cli import terminal
+from sa_nowcast.cli.terminal import app
+
+
+@app.command()
+def convert(
+    source: Annotated[list[str], typer.Argument(help="A file, folder, pattern or Zarr store, or several.")],
+    target: Annotated[str, typer.Argument(help="The Zarr store to make, such as radar.zarr.")],
+    engine: Annotated[
+        str | None, typer.Option(help="taxibj, moving_mnist, kth, an importer of pysteps, or an engine of xarray.")
+    ] = None,
+    variable: Annotated[
+        list[str] | None, typer.Option(help="A variable to take; all by default. May be repeated.")
+    ] = None,
+    window: Annotated[
+        int, typer.Option(help="History and steps together; decides how many frames a shard holds.")
+    ] = 20,
+    irregular: Annotated[str, typer.Option(help="refuse or allow times that are no multiples of one step.")] = "refuse",
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a store that is there already.")] = False,
+    workers: Annotated[int | None, typer.Option(help="Threads.")] = None,
+    cluster: Annotated[str | None, typer.Option(help="Address of a dask scheduler, such as tcp://host:8786.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, write nothing.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Convert any source to a Zarr store that streams fast, whole or not at all.
+
+    Example: sa-nowcast convert "radar/*.nc" radar.zarr --window 8
+    """
+    from rich.progress import Progress
+
+    from sa_nowcast.conversion import convert as convert_source
+
+    with Progress(console=terminal.err, disable=quiet or dry_run) as bar:
+        task = bar.add_task("converting", total=None)
+        plan = convert_source(
+            source if len(source) > 1 else source[0],
+            target,
+            engine=engine,
+            variables=variable or None,
+            window=window,
+            irregular=cast(Literal["refuse", "allow"], irregular),
+            existing="replace" if replace else "refuse",
+            workers=workers,
+            cluster=cluster,
+            dry_run=dry_run,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    typer.echo(str(plan))

@@ -1,0 +1,62 @@
+"""Scores by lead time as a table for the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def scores_table(scores: pd.DataFrame, title: str) -> Table:
+    """Lay out all scores by lead time, the reference's beside each in brackets; the first one with its ratio."""
+    reference = str(scores["reference"].iloc[0])
+    known = {"threshold", "neighbourhood", "rank"}
+    fixed = {"lead_time_minutes", "metric", "value", "units", "count", "reference", "reference_value"}
+    labels = [
+        c for c in scores.columns if c not in known | fixed and not c.startswith("skill") and scores[c].notna().any()
+    ]
+    events = [c for c in scores.columns if c in known]
+    table = Table(title=f"{title}: held-back times, by lead time", title_justify="left", caption_justify="left")
+    columns = [
+        (metric, event)
+        for metric, rows in scores.groupby("metric", sort=False)
+        for event in rows[events].drop_duplicates().itertuples(index=False, name=None)
+    ]
+    columns.sort(key=lambda column: column[0] != "mse")  # the others as they were asked for
+    first = str(columns[0][0])
+    for heading in (*labels, "lead [min]", first.upper(), reference, "ratio"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for metric, event in columns[1:]:
+        table.add_column(_score_name(str(metric), dict(zip(events, event, strict=True))), justify="right", no_wrap=True)
+    for place, rows in scores.groupby([*labels, "lead_time_minutes"], sort=False):
+        cells = [*map(str, place[:-1]), f"{place[-1]:.3g}"]
+        for number, (metric, event) in enumerate(columns):
+            row = rows[rows["metric"] == metric]
+            for name, value in zip(events, event, strict=True):
+                row = row[(row[name] == value) | (row[name].isna() & (value != value))]
+            value, other = row["value"].iloc[0], row["reference_value"].iloc[0]
+            if number == 0:
+                # Where nothing moves, persistence is exact, and there is no ratio to it.
+                cells += [f"{value:.4g}", f"{other:.4g}", f"{value / other:.3f}" if other else "-"]
+            else:
+                cells.append(
+                    f"{value:.3f} ({other:.3f})" if max(abs(value), abs(other)) < 10 else f"{value:.4g} ({other:.4g})"
+                )
+        table.add_row(*cells)
+    units = str(scores.loc[scores["metric"] == first, "units"].iloc[0])
+    table.caption = f"{first.upper()} in {units}; ratio: {first.upper()} / that of {reference}"
+    if len(columns) > 1:
+        table.caption += f"; the rest: ours ({reference})"
+    return table
+
+
+def _score_name(metric: str, event: dict[str, float]) -> str:
+    name = metric.upper() if len(metric) <= 4 else metric
+    if event.get("threshold") == event.get("threshold") and "threshold" in event:
+        name += f">={event['threshold']:g}"
+    if event.get("neighbourhood") == event.get("neighbourhood") and "neighbourhood" in event:
+        name += f" in {event['neighbourhood']:g}"
+    return name
