@@ -2,30 +2,89 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import math
+import os
+import signal
 import sys
+import threading
 import traceback
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from types import FrameType
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from sa_nowcast._version import __version__
-from sa_nowcast.errors import SaNowcastError
+from sa_nowcast.errors import Interrupted, SaNowcastError
+
+BROKEN_PIPE = 141  # what a shell shows for a program that SIGPIPE ended
+
+
+class _Commands(TyperGroup):
+    """The group of all commands: what stops one of them from outside ends it in one line, and says so by its code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was named."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            _close_broken_pipe()
+        except KeyboardInterrupt as stop:
+            name = str(stop) or "Ctrl-C"
+            raise Interrupted(
+                str(ctx.invoked_subcommand), f"stopped by {name}", fix="run the same again; what is finished stays"
+            ) from None
+
 
 app = typer.Typer(
     name="sa-nowcast",
+    cls=_Commands,
     help="Nowcasting on gridded data with SA-ConvLSTM.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _show_traceback = False
-out, err = Console(), Console(stderr=True, highlight=False)
+
+
+class _Results(Console):
+    """Standard output; where nobody reads on, as behind `head`, the command ends quietly."""
+
+    def on_broken_pipe(self) -> None:
+        """End the command."""
+        _close_broken_pipe()
+
+
+out, err = _Results(), Console(stderr=True, highlight=False)
 
 
 def report(line: str) -> None:
     """Say one line of progress."""
-    err.print(line, soft_wrap=True)
+    err.print(line, soft_wrap=True, markup=False, emoji=False)
+
+
+def result(line: object) -> None:
+    """Print one line of results, whole, whatever the width of the terminal: a path is there to be copied."""
+    out.print(str(line), soft_wrap=True, markup=False, emoji=False, highlight=False)
+
+
+def emit(document: Mapping[str, Any]) -> None:
+    """Print one JSON document; a number that JSON has no word for (NaN, infinite) becomes null."""
+    typer.echo(json.dumps(_plain(document), indent=2, allow_nan=False, default=str))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @app.callback(invoke_without_command=True)
@@ -43,7 +102,8 @@ def _main(
 def main() -> None:
     """Run the command line; errors become one line on standard error and an exit code."""
     try:
-        app(standalone_mode=True)
+        with _signals_interrupt():
+            app(standalone_mode=True)
     except Exception as fault:  # the outermost boundary: what no room foresaw still ends in one line
         error = fault
         if not isinstance(error, SaNowcastError):
@@ -53,3 +113,30 @@ def main() -> None:
             err.print("".join(traceback.format_exception(fault)), markup=False, emoji=False, soft_wrap=True, end="")
         err.print(str(error), markup=False, emoji=False, soft_wrap=True)
         sys.exit(error.exit_code)
+    finally:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _close_broken_pipe()
+
+
+@contextlib.contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """Let SIGTERM and SIGUSR1 (Slurm's warning) end a command as Ctrl-C does; training listens for itself."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    former = {n: signal.signal(n, stop) for n in (signal.SIGTERM, signal.SIGUSR1)} if main_thread else {}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _close_broken_pipe() -> NoReturn:
+    # The interpreter flushes standard output at its end; what is left must have somewhere to go.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(BROKEN_PIPE)
