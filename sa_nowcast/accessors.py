@@ -48,6 +48,7 @@ class _Gridded:
         steps: int | None = None,
         *,
         model: Nowcaster | str | Path | None = None,
+        lead_times: Any = None,
         init_time: Any = None,
         grid: Literal["check", "any"] = "check",
         time: Hashable | None = None,
@@ -69,6 +70,7 @@ class _Gridded:
         return nowcaster.forecast(
             self._obj,
             steps,
+            lead_times=lead_times,
             init_time=init_time,
             grid=grid,
             time=time,

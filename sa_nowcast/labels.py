@@ -1,8 +1,9 @@
-"""The labels of a forecast: which init time is meant, and what dimensions, coordinates and attributes it gets."""
+"""The labels of a forecast: which times are meant, and what dimensions, coordinates and attributes it gets."""
 
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Hashable, Mapping
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ import xarray as xr
 from sa_nowcast import dims
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.frames import Frames
-from sa_nowcast.times import show_step, show_time
+from sa_nowcast.times import read_leads, show_step, show_time
 
 # They describe the values of the input, or refer to variables that a forecast does not carry along.
 _DROPPED_ATTRS = (
@@ -100,6 +101,50 @@ def init_position(frames: Frames, init_time: Any) -> int:
             expected=f"one from {frames.label(0)} to {frames.label(len(frames) - 1)}, every {show_step(frames.step)}",
         )
     return position
+
+
+def lead_positions(lead_times: Any, step: np.timedelta64, steps: int | None = None) -> npt.NDArray[np.int64]:
+    """Return the positions of lead times among all multiples of `step`; 0 is the first one.
+
+    Parameters
+    ----------
+    lead_times : sequence of timedelta64 or str
+        Ascending; a str is read as pandas does, such as "10min".
+    step : timedelta64
+    steps : int, optional
+        How many there are at most.
+
+    Raises
+    ------
+    RecipeError
+        No lead times, one that is no multiple of `step`, or one beyond `steps`; the line names it.
+    """
+    leads = read_leads(lead_times)
+    multiples, rest = np.divmod(leads, step.astype("timedelta64[ns]"))
+    if rest.astype(np.int64).any():
+        odd = leads[np.argmax(rest != np.timedelta64(0))]
+        raise RecipeError(
+            "lead_times", f"{show_step(odd)} is between the model's steps", f"multiples of {show_step(step)}"
+        )
+    if steps is not None and int(multiples[-1]) > whole("steps", steps):
+        raise RecipeError(
+            "lead_times",
+            f"{show_step(leads[-1])} is step {int(multiples[-1])}, and steps is {steps}",
+            f"at most {show_step(step * steps)}",
+            "leave steps out, or choose earlier lead times",
+        )
+    return np.asarray(multiples, dtype=np.int64) - 1
+
+
+def whole(name: str, value: Any) -> int:
+    """Return `value` as a whole number of at least 1, or refuse it by the argument's `name`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if isinstance(value, bool) or number < 1:
+        raise RecipeError(name, f"{value!r}", expected="a whole number of at least 1")
+    return number
 
 
 def require_one(forecast: xr.DataArray, label: str) -> None:

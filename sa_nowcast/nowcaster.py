@@ -6,7 +6,6 @@ The one place where tensors become labelled data again.
 from __future__ import annotations
 
 import itertools
-import operator
 from collections.abc import Hashable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -18,12 +17,12 @@ import numpy.typing as npt
 import torch
 import xarray as xr
 
-from sa_nowcast import bundle, dims
+from sa_nowcast import bundle
 from sa_nowcast._version import __version__
 from sa_nowcast.devices import resolve_device
 from sa_nowcast.errors import DataError, ModelError, RecipeError
-from sa_nowcast.frames import Frames, Grid
-from sa_nowcast.labels import init_position, labelled
+from sa_nowcast.frames import Frames
+from sa_nowcast.labels import init_position, labelled, lead_positions, whole
 from sa_nowcast.models import NetworkConfig, build
 from sa_nowcast.models.estimate import fitting_tile, require_memory
 from sa_nowcast.models.rollout import Network
@@ -35,9 +34,6 @@ from sa_nowcast.tiles import LEAST_TILE, blend
 from sa_nowcast.times import show_step
 
 Storage = Literal["float32", "float16"]
-
-GRID_TOLERANCE = 0.01
-"""Relative difference of grid spacing that still counts as the same grid (rounded coordinates differ by less)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +93,7 @@ class Nowcaster:
         data: xr.DataArray | xr.Dataset,
         steps: int | None = None,
         *,
+        lead_times: Any = None,
         init_time: Any = None,
         grid: Literal["check", "any"] = "check",
         time: Hashable | None = None,
@@ -115,6 +112,9 @@ class Nowcaster:
         steps : int, optional
             Lead times; by default as many as the model was trained for. More are allowed: the network then runs on
             from its own output, and the attribute ``sa_nowcast_steps_beyond_training`` counts them.
+        lead_times : sequence of timedelta64 or str, optional
+            Which lead times are wanted, such as ``["10min", "30min"]``: multiples of the model's step, ascending. By
+            default all up to `steps`; where both are given, none may be beyond `steps`.
         init_time : datetime-like, optional
             The time of the last known frame; by default the last one of `data`.
         grid : {"check", "any"}
@@ -142,15 +142,21 @@ class Nowcaster:
         ModelError
             Other units, cadence, channels or grid than the model was trained for, or a grid that memory cannot hold.
         RecipeError
-            `steps` below 1, or a tile below 16 pixels.
+            `steps` below 1, lead times that are no multiples of the step or beyond `steps`, or a tile below 16 pixels.
         """
-        steps = self.terms.steps if steps is None else whole("steps", steps)
+        wanted = None
+        if lead_times is None:
+            steps = self.terms.steps if steps is None else whole("steps", steps)
+        else:
+            wanted = lead_positions(lead_times, self.terms.step, steps)
+            steps = int(wanted[-1]) + 1
         frames = self.accept(data, grid=grid, time=time, y=y, x=x, channel=channel)
         last = init_position(frames, init_time)
         values = self._history(frames, last)
-        forecast = self._predict(values[None], steps, resolve_device(device), _tile(tile))[0]
+        forecast = self._predict(values[None], steps, resolve_device(device), checked_tile(tile))[0]
         forecast[:, ~np.isfinite(values).any(axis=0)] = np.nan
-        return labelled(frames, last, forecast, self.provenance_attrs(steps))
+        result = labelled(frames, last, forecast, self.provenance_attrs(steps))
+        return result if wanted is None else result.isel(lead_time=wanted)
 
     def accept(
         self,
@@ -172,11 +178,16 @@ class Nowcaster:
             Other units, cadence, channels or grid than the model was trained for.
         """
         frames = self._frames(data, time, y, x, channel)
-        self._check(frames, grid)
+        self.terms.require(frames, grid)
         return frames
 
     def forecast_batch(
-        self, frames: Frames, positions: npt.NDArray[np.int64], steps: int, device: torch.device
+        self,
+        frames: Frames,
+        positions: npt.NDArray[np.int64],
+        steps: int,
+        device: torch.device,
+        tile: int | None = None,
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
         """Forecast from many init times in one call of the network, each from its own history alone.
 
@@ -190,6 +201,8 @@ class Nowcaster:
         steps : int
             Lead times, at least 1.
         device : torch.device
+        tile : int, optional
+            As for `forecast`; 0 is the whole grid at once, whatever memory there is.
 
         Returns
         -------
@@ -210,7 +223,7 @@ class Nowcaster:
         valid = np.isfinite(values)
         complete = np.asarray(np.asarray(valid.any(axis=(2, 3, 4))).all(axis=1))
         known = valid.any(axis=1) & complete[:, None, None, None]
-        forecast = self._predict(values, steps, device)
+        forecast = self._predict(values, steps, device, tile)
         if not known.all():
             np.copyto(forecast, np.nan, where=~known[:, None])
         return forecast, complete
@@ -311,64 +324,6 @@ class Nowcaster:
             data, variables=variables, time=time, y=y, x=x, channel=channel, gaps="skip", step=self.terms.step
         )
 
-    def _check(self, frames: Frames, grid: str) -> None:
-        terms = self.terms
-        if grid not in ("check", "any"):
-            raise RecipeError("grid", f"{grid!r}", expected="'check' or 'any'")
-        found = [(c.name, c.units) for c in frames.channels]
-        if len(found) != len(terms.channels) or (
-            len(found) > 1 and [n for n, _ in found] != [n for n, _ in terms.channels]
-        ):
-            raise ModelError(
-                frames.name,
-                f"channels {', '.join(n for n, _ in found)}",
-                expected=", ".join(n for n, _ in terms.channels),
-                fix="select and order the channels as in training",
-            )
-        for (name, units), (_, wanted) in zip(found, terms.channels, strict=True):
-            if wanted is not None and dims.canonical_units(units) != dims.canonical_units(wanted):
-                shown = "no units" if units is None else f"units {units!r}"
-                raise ModelError(
-                    name,
-                    shown,
-                    expected=f"{wanted!r}, which the model was trained on",
-                    fix="convert the values, then set attrs['units']",
-                )
-        differences = np.diff(frames.times)
-        if len(differences) and not (differences == terms.step).any():
-            raise ModelError(
-                f"{frames.name}, {frames.label(len(frames) - 1)}",
-                f"step is {show_step(differences[-1])}",
-                expected=f"{show_step(terms.step)}, which the model was trained on",
-                fix="resample in time, or train a model",
-            )
-        if grid == "check":
-            self._check_grid(frames)
-
-    def _check_grid(self, frames: Frames) -> None:
-        terms, found = self.terms, frames.grid
-        units = [dims.canonical_units(u) for u in (found.units, terms.grid_units) if u is not None]
-        for ours, theirs in ((found.dy, terms.dy), (found.dx, terms.dx)):
-            if ours is None or theirs is None:
-                continue
-            if len(set(units)) > 1 or abs(abs(ours) - theirs) > GRID_TOLERANCE * theirs:
-                expected = Grid("y", "x", 0, 0, terms.dy, terms.dx, terms.grid_units, {}).spacing()
-                raise ModelError(
-                    frames.name,
-                    f"grid spacing {found.spacing()}",
-                    expected=f"{expected}, as in training",
-                    fix="regrid, train a model for this grid, or pass grid='any' to try it all the same",
-                )
-        if terms.projection and found.projection and dict(terms.projection) != dict(found.projection):
-            keys = {*terms.projection, *found.projection}
-            key = sorted(k for k in keys if terms.projection.get(k) != found.projection.get(k))[0]
-            raise ModelError(
-                frames.name,
-                f"grid mapping with {key}={found.projection.get(key)}",
-                expected=f"{key}={terms.projection.get(key)}, as in training",
-                fix="reproject, or pass grid='any'",
-            )
-
     def _history(self, frames: Frames, last: int) -> npt.NDArray[np.float32]:
         history = self.terms.history
         begin = next(a for a, b in frames.segments if a <= last < b)
@@ -396,8 +351,9 @@ class Nowcaster:
     ) -> npt.NDArray[np.float32]:
         """Run the network on histories (B, T, C, H, W), in tiles where it has to; return (B, steps, C, H, W)."""
         config, (batch, history) = self.network.config, values.shape[:2]
-        tile = tile or fitting_tile(config, values.shape[-2:], batch, history=history, steps=steps, device=device)
-        if tile is None or max(values.shape[-2:]) <= tile:
+        if tile is None:
+            tile = fitting_tile(config, values.shape[-2:], batch, history=history, steps=steps, device=device)
+        if not tile or max(values.shape[-2:]) <= tile:
             require_memory(
                 config, values.shape[-2:], batch, history=history, steps=steps, training=False, device=device
             )
@@ -437,18 +393,8 @@ def _histories(frames: Frames, positions: npt.NDArray[np.int64], history: int) -
     return values
 
 
-def _tile(tile: int | None) -> int | None:
+def checked_tile(tile: int | None) -> int | None:
+    """Return the width of tiles that a user asks for, or refuse it."""
     if tile is not None and whole("tile", tile) < LEAST_TILE:
         raise RecipeError("tile", f"{tile}", expected=f"at least {LEAST_TILE} pixels")
     return tile
-
-
-def whole(name: str, value: Any) -> int:
-    """Return `value` as a whole number of at least 1, or refuse it by the argument's `name`."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = 0
-    if isinstance(value, bool) or number < 1:
-        raise RecipeError(name, f"{value!r}", expected="a whole number of at least 1")
-    return number

@@ -8,8 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from sa_nowcast.errors import ModelError
-from sa_nowcast.frames import Frames
+from sa_nowcast import dims
+from sa_nowcast.errors import ModelError, RecipeError
+from sa_nowcast.frames import Frames, Grid
+from sa_nowcast.times import show_step
+
+GRID_TOLERANCE = 0.01
+"""Relative difference of grid spacing that still counts as the same grid (rounded coordinates differ by less)."""
 
 
 @dataclass(frozen=True)
@@ -86,3 +91,69 @@ class Terms:
     def step(self) -> np.timedelta64:
         """The cadence."""
         return np.timedelta64(self.step_ns, "ns")
+
+    def require(self, frames: Frames, grid: str = "check") -> None:
+        """Refuse frames of other channels, units, cadence or grid; `grid` is "any" where another grid is tried.
+
+        Raises
+        ------
+        ModelError
+            What differs, both shown.
+        RecipeError
+            `grid` is neither "check" nor "any".
+        """
+        if grid not in ("check", "any"):
+            raise RecipeError("grid", f"{grid!r}", expected="'check' or 'any'")
+        found = [(c.name, c.units) for c in frames.channels]
+        if len(found) != len(self.channels) or (
+            len(found) > 1 and [n for n, _ in found] != [n for n, _ in self.channels]
+        ):
+            raise ModelError(
+                frames.name,
+                f"channels {', '.join(n for n, _ in found)}",
+                expected=", ".join(n for n, _ in self.channels),
+                fix="select and order the channels as in training",
+            )
+        for (name, units), (_, wanted) in zip(found, self.channels, strict=True):
+            if wanted is not None and dims.canonical_units(units) != dims.canonical_units(wanted):
+                shown = "no units" if units is None else f"units {units!r}"
+                raise ModelError(
+                    name,
+                    shown,
+                    expected=f"{wanted!r}, which the model was trained on",
+                    fix="convert the values, then set attrs['units']",
+                )
+        differences = np.diff(frames.times)
+        if len(differences) and not (differences == self.step).any():
+            raise ModelError(
+                f"{frames.name}, {frames.label(len(frames) - 1)}",
+                f"step is {show_step(differences[-1])}",
+                expected=f"{show_step(self.step)}, which the model was trained on",
+                fix="resample in time, or train a model",
+            )
+        if grid == "check":
+            self._check_grid(frames)
+
+    def _check_grid(self, frames: Frames) -> None:
+        found = frames.grid
+        units = [dims.canonical_units(u) for u in (found.units, self.grid_units) if u is not None]
+        for ours, theirs in ((found.dy, self.dy), (found.dx, self.dx)):
+            if ours is None or theirs is None:
+                continue
+            if len(set(units)) > 1 or abs(abs(ours) - theirs) > GRID_TOLERANCE * theirs:
+                expected = Grid("y", "x", 0, 0, self.dy, self.dx, self.grid_units, {}).spacing()
+                raise ModelError(
+                    frames.name,
+                    f"grid spacing {found.spacing()}",
+                    expected=f"{expected}, as in training",
+                    fix="regrid, train a model for this grid, or pass grid='any' to try it all the same",
+                )
+        if self.projection and found.projection and dict(self.projection) != dict(found.projection):
+            keys = {*self.projection, *found.projection}
+            key = sorted(k for k in keys if self.projection.get(k) != found.projection.get(k))[0]
+            raise ModelError(
+                frames.name,
+                f"grid mapping with {key}={found.projection.get(key)}",
+                expected=f"{key}={self.projection.get(key)}, as in training",
+                fix="reproject, or pass grid='any'",
+            )

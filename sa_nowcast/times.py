@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable
-from typing import Literal
+from collections.abc import Hashable, Sequence
+from datetime import timedelta
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import xarray as xr
 
-from sa_nowcast.errors import DataError
+from sa_nowcast.errors import DataError, RecipeError
 
 Times = npt.NDArray[np.datetime64]
 Gaps = Literal["refuse", "skip"]
@@ -134,3 +136,22 @@ def show_step(step: np.timedelta64) -> str:
         if ns % size == 0 and ns != 0:
             return f"{ns // size} {unit}"
     return f"{ns} ns"
+
+
+def read_leads(lead_times: Any) -> npt.NDArray[np.timedelta64]:
+    """Return lead times as timedelta64[ns], or refuse what is none; a str is read as pandas does, such as "10min"."""
+    given = getattr(lead_times, "values", lead_times)
+    given = [given] if isinstance(given, str | np.timedelta64 | timedelta) else given
+    shown = " ".join(repr(lead_times).split())
+    items = list(given) if isinstance(given, Sequence | np.ndarray) and np.ndim(given) == 1 else []
+    # pandas reads a bare number as nanoseconds.
+    bare = [i for i in items if isinstance(i, str | int | float | np.number) and not isinstance(i, np.timedelta64)]
+    if not items or any(not str(item).strip(" 0123456789.").strip() or not isinstance(item, str) for item in bare):
+        raise RecipeError("lead_times", f"{shown:.80}", "a sequence of timedelta64, or of text such as '10min'")
+    try:
+        leads: npt.NDArray[np.timedelta64] = pd.to_timedelta(items).to_numpy().astype("timedelta64[ns]")
+    except (ValueError, TypeError) as error:
+        raise RecipeError("lead_times", f"{shown:.80}", "lead times such as '10min'") from error
+    if np.isnat(leads).any() or (leads <= np.timedelta64(0)).any() or (np.diff(leads) <= np.timedelta64(0)).any():
+        raise RecipeError("lead_times", f"are {[show_step(lead) for lead in leads]}", "positive and ascending")
+    return leads

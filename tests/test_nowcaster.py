@@ -100,6 +100,53 @@ def test_steps_are_as_many_as_asked_for_and_more_than_trained_is_said(
 
 
 @pytest.mark.parametrize(
+    "wanted",
+    [["10min", "15min"], np.array([10, 15], "timedelta64[m]"), pd.to_timedelta(["10min", "15min"]), ("600s", "900s")],
+)
+def test_lead_times_are_chosen_from_those_of_all_steps(
+    nowcaster: Nowcaster, sequence: xr.DataArray, forecast: xr.DataArray, wanted: Any
+) -> None:
+    xr.testing.assert_identical(nowcaster.forecast(sequence, lead_times=wanted), forecast.isel(lead_time=[1, 2]))
+    got = sequence.sa_nowcast.forecast(3, model=nowcaster, lead_times=wanted)
+    xr.testing.assert_identical(got, forecast.isel(lead_time=[1, 2]))
+    assert got["valid_time"].encoding == forecast["valid_time"].encoding
+
+
+def test_lead_times_beyond_training_are_run_up_to_and_one_alone_stays_a_dimension(
+    nowcaster: Nowcaster, sequence: xr.DataArray
+) -> None:
+    one = nowcaster.forecast(sequence, lead_times="25min")
+    xr.testing.assert_identical(one, nowcaster.forecast(sequence, 5).isel(lead_time=[4]))
+    assert one.attrs["sa_nowcast_steps_beyond_training"] == 2
+
+
+@pytest.mark.parametrize(
+    ("lead_times", "steps", "match"),
+    [
+        (["7min"], None, "7 min is between the model's steps, expected multiples of 5 min"),
+        (["10min", "20min"], 3, r"20 min is step 4, and steps is 3, expected at most 15 min.*leave steps out"),
+        (["10min", "5min"], None, "expected positive and ascending"),
+        (["0min"], None, "positive and ascending"),
+        ([], None, "expected a sequence of timedelta64, or of text such as '10min'"),
+        ([10, 15], None, "expected a sequence of timedelta64, or of text such as '10min'"),
+        (["10"], None, "expected a sequence of timedelta64, or of text such as '10min'"),
+        (["soon"], None, "expected lead times such as '10min'"),
+        (4, None, "expected a sequence of timedelta64"),
+        (["10min"], 0, "steps: 0"),
+    ],
+)
+def test_lead_times_that_cannot_be_are_refused_in_one_line(
+    nowcaster: Nowcaster, sequence: xr.DataArray, lead_times: Any, steps: int | None, match: str
+) -> None:
+    for method in (nowcaster, sa_nowcast.reference("persistence")):
+        if "between the model's steps" in match and method is not nowcaster:
+            continue  # the last frame is the same at any time
+        with pytest.raises(RecipeError, match=match) as caught:
+            method.forecast(sequence, steps, lead_times=lead_times)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     "init_time",
     [
         "2020-06-01T00:45",

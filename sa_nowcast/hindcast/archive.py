@@ -187,15 +187,17 @@ class Archive:
             self._require_same(self.partial, plan["identity"])
         if not plan.get("laid_out") or plan["identity"] != self.identity or not (self.partial / "zarr.json").is_file():
             plan = {}
-        if plan and self.batch_size is None:
-            # Another batch rounds differently in the last bit.
-            self.job = replace(self.job, batch=int(plan["batch"]))
+        if plan:
+            # Another batch rounds differently in the last bit, and other tiles forecast differently near their edges.
+            batch = int(plan["batch"]) if self.batch_size is None else self.job.batch
+            self.job = replace(self.job, batch=batch, tile=int(plan["tile"]))
         job = self.job
         size = int(plan["shard"]) if plan else self._shard_size()
         template = to_dataset(job.labelled(dask.array.zeros(job.shape, dtype=np.float32, chunks=-1)))
         plans = tuple(self._variable_plan(str(n), v.variable, size) for n, v in template.data_vars.items())
         if not plan:
-            plan = {"identity": self.identity, "shard": size, "batch": job.batch, "version": __version__}
+            plan = {"identity": self.identity, "shard": size, "batch": job.batch, "tile": job.tile,
+                    "version": __version__}  # fmt: skip
             with storage(self.partial):
                 # In this order: killed at any point, what is there is known as the beginning of an archive.
                 write_whole(file, json.dumps(plan))

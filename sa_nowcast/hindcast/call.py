@@ -23,7 +23,9 @@ from sa_nowcast.hindcast.archive import LARGEST_CHUNK, MOST_PER_SHARD, Archive, 
 from sa_nowcast.hindcast.init_times import init_positions
 from sa_nowcast.hindcast.job import Job, Missing, Opaque, Work
 from sa_nowcast.hindcast.methods import ByNetwork, Method, Values, method_of
-from sa_nowcast.nowcaster import Nowcaster, whole
+from sa_nowcast.labels import whole
+from sa_nowcast.models.estimate import fitting_tile
+from sa_nowcast.nowcaster import Nowcaster, checked_tile
 from sa_nowcast.verification.named import Reference
 
 # More positions or samples at once are hardly faster on a CPU or a GPU, and take memory.
@@ -41,6 +43,7 @@ def hindcast(
     to: str | os.PathLike[str] | None = None,
     missing: Missing = "nan",
     batch_size: int | None = None,
+    tile: int | None = None,
     shard_size: int | None = None,
     cluster: Any = None,
     device: str = "auto",
@@ -74,7 +77,11 @@ def hindcast(
         What to do where a frame of a history has no valid value at all: give a forecast that is missing (the archive's
         variable ``history_status`` says where), or raise `DataError`.
     batch_size : int, optional
-        Init times in one call of the network; by default up to 16, by the size of the grid.
+        Init times in one call of the network; by default up to 16, by the size of the grid or tile.
+    tile : int, optional
+        Width of tiles in pixels, as for `sa_nowcast.Nowcaster.forecast`, and with the same result. By default the
+        whole grid at once where the memory of this process can hold that, else the largest tile that it can hold;
+        what was chosen is kept for the whole archive, on every machine. A reference takes none.
     shard_size : int, optional
         Init times in one file of the archive, rounded up to whole batches; by default up to 64, at most 64 MiB.
     cluster : str, dask Client or cluster, optional
@@ -123,20 +130,25 @@ def hindcast(
             fix="pass to=, or compute the lazy hindcast while a dask client is active",
         )
     method = method_of(model)
+    # On a cluster nothing is known of the workers' devices, and the memory of this process stands for theirs.
+    where = "cpu"
     if isinstance(method, ByNetwork):
         frames = method.nowcaster.accept(data, grid=grid, time=time, y=y, x=x, channel=channel)
         steps = method.nowcaster.terms.steps if steps is None else whole("steps", steps)
+        checked_tile(tile)
         if cluster is None:
-            resolve_device(device)
+            where = str(resolve_device(device))
     else:
         frames = Frames.from_xarray(data, time=time, y=y, x=x, channel=channel, gaps="skip")
         if steps is None:
             raise RecipeError("steps", f"not given for {method.reference.name}", expected="how many lead times")
         steps = whole("steps", steps)
+        if tile is not None:
+            raise RecipeError("tile", f"given for {method.reference.name}", expected="a network", fix="leave tile out")
     positions = init_positions(frames, method.history, init_times, stride)
     one = method.one(frames, positions, steps)
-    batch = batch_size or _batch_size(frames, method)
-    job = Job(method, frames, positions, steps, one, batch, missing, device)
+    batch, used = _batch_and_tile(frames, method, batch_size, tile, steps, where)
+    job = Job(method, frames, positions, steps, one, batch, missing, device, used, tile is not None)
     if to is None:
         return _lazy(job)
     place = _local(to)
@@ -144,10 +156,31 @@ def hindcast(
     return _opened(job, place)
 
 
-def _batch_size(frames: Frames, method: Method) -> int:
-    patch = method.nowcaster.network.config.patch if isinstance(method, ByNetwork) else 1
-    positions = -(-frames.grid.height // patch) * -(-frames.grid.width // patch)
-    return max(1, min(LARGEST_BATCH, POSITIONS_AT_ONCE // positions))
+def _batch_and_tile(
+    frames: Frames,
+    method: Method,
+    batch_size: int | None,
+    tile: int | None,
+    steps: int,
+    device: str,
+) -> tuple[int, int]:
+    """Return how many init times are computed at once, and in what tiles; 0 is the whole grid at once."""
+    size, patch = (frames.grid.height, frames.grid.width), 1
+    if isinstance(method, ByNetwork):
+        patch = method.nowcaster.network.config.patch
+
+    def batch_on(height: int, width: int) -> int:
+        positions = -(-height // patch) * -(-width // patch)
+        return batch_size or max(1, min(LARGEST_BATCH, POSITIONS_AT_ONCE // positions))
+
+    if tile is not None and max(size) > tile:
+        return batch_on(min(tile, size[0]), min(tile, size[1])), tile
+    batch = batch_on(*size)
+    if tile is not None or not isinstance(method, ByNetwork):
+        return batch, 0
+    config = method.nowcaster.network.config
+    found = fitting_tile(config, size, batch, history=method.history, steps=steps, device=device)
+    return batch, found or 0
 
 
 def _lazy(job: Job) -> xr.DataArray:

@@ -33,6 +33,10 @@ class Job:
     batch: int
     missing: Missing
     device: str
+    tile: int
+    """Width of tiles; 0 is the whole grid at once."""
+    tile_told: bool
+    """Whether the user chose `tile`, so that it belongs to what the hindcast is."""
 
     @property
     def dims(self) -> tuple[Hashable, ...]:
@@ -86,6 +90,7 @@ class Job:
             "init_times": count,
             "data": content(self.frames, self.positions[some], self.method.history),
             "missing": self.missing,
+            "tile": f"{self.tile} pixels" if self.tile and self.tile_told else "none given",
         }
 
 
@@ -99,6 +104,7 @@ class Work:
     batch: int
     missing: Missing
     device: str
+    tile: int
 
     @classmethod
     def of(cls, job: Job, positions: Positions) -> Work:
@@ -106,7 +112,7 @@ class Work:
         frames, place = taken(job.frames, positions, job.method.history)
         # Of the labels only dimensions and sizes are needed.
         shape = xr.DataArray(np.broadcast_to(np.float32(0), job.one.shape), dims=job.one.dims)
-        return cls(frames, place, shape, job.batch, job.missing, job.device)
+        return cls(frames, place, shape, job.batch, job.missing, job.device, job.tile)
 
     def read(self, scheduler: str | None = "synchronous") -> Work:
         """Return the same with all frames in memory."""
@@ -130,7 +136,8 @@ class Work:
         read = self if self.frames.loaded is not None else self.read()
         parts, flags = [], []
         for i in range(0, len(self.positions), self.batch):
-            values, complete = method.block(read.frames, self.positions[i : i + self.batch], self.one, self.device)
+            positions = self.positions[i : i + self.batch]
+            values, complete = method.block(read.frames, positions, self.one, self.device, self.tile)
             if self.missing == "refuse" and not complete.all():
                 position = int(self.positions[i + int(np.argmin(complete))])
                 raise DataError(

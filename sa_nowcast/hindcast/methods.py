@@ -52,10 +52,12 @@ class ByNetwork:
         nothing = np.zeros((steps, *frames.shape[1:]), dtype=np.float32)
         return labelled(frames, int(positions[0]), nothing, self.nowcaster.provenance_attrs(steps))
 
-    def block(self, frames: Frames, positions: Positions, one: xr.DataArray, device: str) -> tuple[Values, Flags]:
+    def block(
+        self, frames: Frames, positions: Positions, one: xr.DataArray, device: str, tile: int
+    ) -> tuple[Values, Flags]:
         """Return the forecasts ([member,] init time, then the dimensions of `one`), and which had a whole history."""
         steps = one.sizes[dims.LEAD_TIME]
-        values, complete = self.nowcaster.forecast_batch(frames, positions, steps, resolve_device(device))
+        values, complete = self.nowcaster.forecast_batch(frames, positions, steps, resolve_device(device), tile)
         values = frames.field(values)
         if frames.channel_dim is None:
             return values[:, :, 0], complete
@@ -102,7 +104,9 @@ class ByReference:
             one[dims.REALIZATION].attrs = dict(dims.REALIZATION_ATTRS)
         return one
 
-    def block(self, frames: Frames, positions: Positions, one: xr.DataArray, device: str) -> tuple[Values, Flags]:
+    def block(
+        self, frames: Frames, positions: Positions, one: xr.DataArray, device: str, tile: int
+    ) -> tuple[Values, Flags]:
         """Return the forecasts ([member,] init time, then the dimensions of `one`), and which had a whole history."""
         windows = positions[:, None] + np.arange(1 - self.history, 1)
         seen = np.isfinite(frames.read(0, len(frames))).any(axis=(1, 2, 3))

@@ -11,8 +11,9 @@ import xarray as xr
 
 from sa_nowcast import dims
 from sa_nowcast.errors import RecipeError
+from sa_nowcast.labels import lead_positions, whole
 from sa_nowcast.verification.optical_flow import cadence, extrapolation, sprog, steps
-from sa_nowcast.verification.references import Leads, climatology, persistence
+from sa_nowcast.verification.references import climatology, persistence
 
 REFERENCES: dict[str, Callable[..., xr.DataArray]] = {
     "persistence": persistence,
@@ -49,7 +50,7 @@ class Reference:
         steps: int | None = None,
         *,
         init_time: Any = None,
-        lead_times: Leads | None = None,
+        lead_times: Any = None,
         time: Hashable | None = None,
     ) -> xr.DataArray:
         """Forecast from `data`, as a nowcaster does.
@@ -62,8 +63,8 @@ class Reference:
             The number of lead times, at the step of `data`.
         init_time : datetime64 or sequence of them, optional
             By default the last time of `data`; a sequence gives an archive.
-        lead_times : ndarray of timedelta64, optional
-            In place of `steps`.
+        lead_times : sequence of timedelta64 or str, optional
+            In place of `steps`, such as ``["10min", "30min"]``; or some of them.
         time : hashable, optional
             The time dimension of `data`; found by its CF attributes, type or name otherwise.
 
@@ -74,16 +75,16 @@ class Reference:
         Raises
         ------
         RecipeError
-            If neither or both of `steps` and `lead_times` are given.
+            If neither `steps` nor `lead_times` is given, or a lead time is beyond `steps`.
         """
         array = as_array(data, time)
         told = str(dims.find_dim(array, "time", time))
-        if (steps is None) == (lead_times is None):
-            raise RecipeError(self.name, f"steps is {steps}, lead_times is {lead_times}", "one of the two")
-        if steps is not None:
-            if isinstance(steps, bool) or int(steps) != steps or steps < 1:
-                raise RecipeError("steps", f"is {steps}", "a whole number of at least 1")
-            lead_times = cadence(array, told) * np.arange(1, int(steps) + 1)
+        if steps is None and lead_times is None:
+            raise RecipeError(self.name, "neither steps nor lead_times is given", "one of the two")
+        if steps is not None and lead_times is None:
+            lead_times = cadence(array, told) * np.arange(1, whole("steps", steps) + 1)
+        elif steps is not None:
+            lead_positions(lead_times, cadence(array, told), steps)
         options = dict(self.options)
         if isinstance(options.get("training"), xr.Dataset):
             options["training"] = as_array(options["training"], time)

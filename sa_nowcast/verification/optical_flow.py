@@ -16,7 +16,7 @@ import xarray as xr
 from sa_nowcast import dims
 from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError
 from sa_nowcast.verification.inputs import describe, positions
-from sa_nowcast.verification.references import Leads, label_forecast, plan, without_times
+from sa_nowcast.verification.references import label_forecast, plan, without_times
 from sa_nowcast.verification.units import is_rain_rate, units_of
 
 Array = npt.NDArray[np.float64]
@@ -33,7 +33,7 @@ def extrapolation(
     data: xr.DataArray,
     *,
     init_time: Any = None,
-    lead_times: Leads,
+    lead_times: Any,
     time: Hashable | None = None,
     history: int = 3,
 ) -> xr.DataArray:
@@ -83,7 +83,7 @@ def sprog(
     data: xr.DataArray,
     *,
     init_time: Any = None,
-    lead_times: Leads,
+    lead_times: Any,
     time: Hashable | None = None,
 ) -> xr.DataArray:
     """Return the S-PROG nowcast: extrapolated rain that loses its small scales as they become unpredictable.
@@ -125,7 +125,7 @@ def steps(
     data: xr.DataArray,
     *,
     init_time: Any = None,
-    lead_times: Leads,
+    lead_times: Any,
     time: Hashable | None = None,
     members: int = 20,
     seed: int = 0,
@@ -189,7 +189,7 @@ def steps(
 def _forecast(
     data: xr.DataArray,
     init_time: Any,
-    lead_times: Leads,
+    lead_times: Any,
     time: Hashable | None,
     history: int,
     members: int,

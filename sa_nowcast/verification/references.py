@@ -11,6 +11,7 @@ import xarray as xr
 
 from sa_nowcast import dims
 from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.times import read_leads
 from sa_nowcast.verification.inputs import describe, positions
 
 Times = npt.NDArray[np.datetime64]
@@ -29,7 +30,7 @@ def persistence(
     data: xr.DataArray,
     *,
     init_time: Any = None,
-    lead_times: Leads,
+    lead_times: Any,
     time: Hashable | None = None,
 ) -> xr.DataArray:
     """Return the forecast that nothing changes: the frame at init time, for all lead times.
@@ -40,8 +41,8 @@ def persistence(
         Observations.
     init_time : datetime64 or sequence of them, optional
         By default the last time of `data`. One gives a forecast with a scalar init_time, a sequence an archive.
-    lead_times : ndarray of timedelta64
-        Positive, ascending.
+    lead_times : sequence of timedelta64 or str
+        Positive, ascending; a str is such as "10min".
     time : hashable, optional
         The time dimension; found by its CF attributes, type or name otherwise.
 
@@ -71,7 +72,7 @@ def climatology(
     training: xr.DataArray,
     cycle: Cycle = "day",
     init_time: Any = None,
-    lead_times: Leads,
+    lead_times: Any,
     time: Hashable | None = None,
 ) -> xr.DataArray:
     """Return the forecast that it will be as it is at this time of the day, or of the week, on average.
@@ -141,7 +142,7 @@ def without_times(data: xr.DataArray, dim: str) -> xr.DataArray:
     return data.drop_vars([name for name in data.coords if name != dim and dim in data[name].dims])
 
 
-def plan(data: xr.DataArray, init_time: Any, lead_times: Leads, time: Hashable | None) -> tuple[str, Times, Leads]:
+def plan(data: xr.DataArray, init_time: Any, lead_times: Any, time: Hashable | None) -> tuple[str, Times, Leads]:
     """Return the time dimension, init times (0-d for one) and lead times of a reference, checked, in nanoseconds."""
     told = str(dims.find_dim(data, "time", time))
     if init_time is None:
@@ -151,12 +152,7 @@ def plan(data: xr.DataArray, init_time: Any, lead_times: Leads, time: Hashable |
     if isinstance(init_time, xr.DataArray):
         init_time = init_time.values
     starts = np.asarray(init_time, dtype="datetime64[ns]")
-    leads = np.asarray(lead_times)
-    if leads.ndim != 1 or not leads.size or not np.issubdtype(leads.dtype, np.timedelta64):
-        raise RecipeError("lead_times", f"{leads.dtype} of shape {leads.shape}", "a sequence of timedelta64")
-    leads = leads.astype("timedelta64[ns]")
-    if (leads <= np.timedelta64(0)).any() or (np.diff(leads) <= np.timedelta64(0)).any():
-        raise RecipeError("lead_times", f"are {[str(lead) for lead in leads]}", "positive and ascending")
+    leads = read_leads(lead_times)
     return told, starts, leads
 
 
