@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sa_nowcast.sources import open_source
     from sa_nowcast.stream import SequenceDataset
     from sa_nowcast.training.fit import fit
+    from sa_nowcast.verification.compare import compare
     from sa_nowcast.verification.named import reference
     from sa_nowcast.verification.references import persistence
     from sa_nowcast.verification.table import to_table
@@ -33,6 +34,7 @@ __all__ = [
     "Nowcaster",
     "SequenceDataset",
     "__version__",
+    "compare",
     "convert",
     "errors",
     "fit",
@@ -59,6 +61,7 @@ _MODULES = {
 _LAZY = {
     "Nowcaster": "sa_nowcast.nowcaster",
     "SequenceDataset": "sa_nowcast.stream",
+    "compare": "sa_nowcast.verification",
     "convert": "sa_nowcast.conversion",
     "fit": "sa_nowcast.training.fit",
     "open_source": "sa_nowcast.sources",

@@ -265,7 +265,7 @@ class Archive:
                 "standard_name": "status_flag",
                 "long_name": "status of the history that the forecast starts from",
                 "flag_values": [0, 1],
-                "flag_meanings": "complete frame_without_valid_values",
+                "flag_meanings": "complete no_forecast_possible",
             },
         )
         # No flag: what is not written yet, and so that a flag of 0 is written too.

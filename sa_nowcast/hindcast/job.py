@@ -142,7 +142,7 @@ class Work:
                 position = int(self.positions[i + int(np.argmin(complete))])
                 raise DataError(
                     f"{self.frames.name}, init time {self.frames.label(position)}",
-                    f"a frame of its history of {method.history} has no valid value",
+                    method.refusal,
                     expected="some valid values in each frame",
                     fix="leave this init time out, or pass missing='nan'",
                 )

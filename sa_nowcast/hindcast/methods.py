@@ -43,6 +43,11 @@ class ByNetwork:
         return self.nowcaster.terms.history
 
     @property
+    def refusal(self) -> str:
+        """Why there is no forecast from some init time."""
+        return f"a frame of its history of {self.history} has no valid value"
+
+    @property
     def identity(self) -> str:
         """What tells this method from others."""
         return f"{self.nowcaster.network.config.name} {self.nowcaster.digest}"
@@ -79,6 +84,12 @@ class ByReference:
         return 3 if name in ("sprog", "steps") else 1
 
     @property
+    def refusal(self) -> str:
+        """Why there is no forecast from some init time."""
+        more = ", or there is too little rain" if self.reference.name in ("sprog", "steps") else ""
+        return f"a frame of its history of {self.history} has no valid value{more}"
+
+    @property
     def identity(self) -> str:
         """What tells this method from others."""
         options = {}
@@ -113,7 +124,11 @@ class ByReference:
         # The mean of other times needs no history.
         complete = np.asarray(seen)[windows].all(axis=1) | (self.reference.name == "climatology")
         values, _ = self._values(frames, positions, one.sizes[dims.LEAD_TIME])
-        values[(slice(None),) * (dims.REALIZATION in one.dims) + (~complete,)] = np.nan
+        axis = int(dims.REALIZATION in one.dims)
+        # S-PROG and STEPS find no forecast where there is next to no rain.
+        there = np.moveaxis(np.isfinite(values), axis, 0).reshape(len(positions), -1).any(axis=1)
+        complete = complete & (there | (self.reference.name not in ("sprog", "steps")))
+        values[(slice(None),) * axis + (~complete,)] = np.nan
         return values, complete
 
     def _values(self, frames: Frames, positions: Positions, steps: int) -> tuple[Values, dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,7 +49,8 @@ def plot_scores(
     Returns
     -------
     matplotlib.figure.Figure
-        The reference is dashed and black; the interval of a skill is shaded.
+        The reference is dashed and black, whether it is one of the models or stands in their scores; the interval of
+        a skill is shaded.
 
     Raises
     ------
@@ -64,7 +65,7 @@ def plot_scores(
         str(name) or _model_name(data): _plain(data) for name, data in named.items() if isinstance(data, xr.Dataset)
     }
     first = next(iter(labelled.values()))
-    panels = list(_panels(first, metrics, thresholds))
+    panels = list(_panels(labelled.values(), metrics, thresholds))
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
     figure = new_figure(3.6 * columns + 0.4, 2.9 * rows + 0.9, "constrained")
@@ -97,16 +98,20 @@ def _title(scores: xr.Dataset) -> str:
 
 
 def _panels(
-    scores: xr.Dataset, metrics: Sequence[str] | None, thresholds: Sequence[float] | None
+    models: Iterable[xr.Dataset], metrics: Sequence[str] | None, thresholds: Sequence[float] | None
 ) -> Iterator[tuple[str, dict[str, object]]]:
+    curves: dict[str, xr.DataArray] = {}
+    for scores in models:
+        for other, score in scores.data_vars.items():
+            if "lead_time" in score.dims and "rank" not in score.dims:
+                curves.setdefault(str(other), score)
     if metrics is None:
-        metrics = [str(name) for name in scores.data_vars if name in METRICS and "rank" not in scores[name].dims]
-        metrics += [f"{name}_skill" for name in metrics if f"{name}_skill" in scores][:1]
+        metrics = [name for name in curves if name in METRICS]
+        metrics += [f"{name}_skill" for name in metrics if f"{name}_skill" in curves][:1]
     for name in metrics:
-        if name not in scores or "lead_time" not in scores[name].dims or "rank" in scores[name].dims:
-            known = [str(other) for other in scores.data_vars if "lead_time" in scores[other].dims]
-            raise RecipeError("plot of scores", f"{name} is no curve in them", "one of " + ", ".join(known))
-        score = scores[name]
+        if name not in curves:
+            raise RecipeError("plot of scores", f"{name} is no curve in them", "one of " + ", ".join(curves))
+        score = curves[name]
         widths = score["neighbourhood"].values[-1:].tolist() if "neighbourhood" in score.dims else [None]
         for width in widths:
             labels: dict[str, object] = {} if width is None else {"neighbourhood": width}
@@ -142,18 +147,24 @@ def _curves(axes: Axes, models: Mapping[str, xr.Dataset], name: str, labels: dic
     longest = max(float(data["lead_time"].values.max() / np.timedelta64(1, "m")) for data in models.values())
     if longest > 600:
         minutes, units = 60.0, "h"
-    for colour, (model, data) in zip(_cycle(len(models)), models.items(), strict=True):
+    # A reference that is one of the models too, as in a comparison, is drawn once.
+    references = {str(data.attrs["reference"]) for data in models.values() if "reference" in data.attrs}
+    colours = iter(_cycle(len(models)))
+    for model, data in models.items():
+        colour = "black" if model in references else next(colours)
         if name not in data:
             continue
         x = data["lead_time"].values / np.timedelta64(1, "m") / minutes
         marker = "o" if x.size <= 24 else ""
         score = choose(data[name], "scores", **labels)
-        axes.plot(x, score.values, color=colour, marker=marker, markersize=3.5, label=model)
+        style = "--" if model in references else "-"
+        size = 2.5 if model in references else 3.5
+        axes.plot(x, score.values, color=colour, linestyle=style, marker=marker, markersize=size, label=model)
         if f"{name}_lower" in data:
             low, high = (choose(data[f"{name}_{end}"], "scores", **labels).values for end in ("lower", "upper"))
             axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
         reference = data.attrs.get("reference")
-        if reference is not None and f"{name}_{reference}" in data and reference not in drawn:
+        if reference is not None and f"{name}_{reference}" in data and reference not in {*drawn, *models}:
             other = choose(data[f"{name}_{reference}"], "scores", **labels)
             axes.plot(
                 x, other.values, color="black", linestyle="--", marker=marker, markersize=2.5, label=str(reference)
@@ -161,7 +172,7 @@ def _curves(axes: Axes, models: Mapping[str, xr.Dataset], name: str, labels: dic
             drawn.add(str(reference))
     if skill:
         axes.axhline(0.0, color="black", linewidth=0.8)
-    first = next(iter(models.values()))[name]
+    first = next(data[name] for data in models.values() if name in data)
     axes.set_title(_panel_title(first, name, labels), fontsize=10)
     axes.set_xlabel(f"lead time ({units})")
     shown = str(first.attrs.get("units", "1"))

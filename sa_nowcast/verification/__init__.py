@@ -1,6 +1,7 @@
 """Verification of forecasts: additive statistics, scores over them, and reference forecasts."""
 
 from sa_nowcast.verification.collect import collect_statistics
+from sa_nowcast.verification.compare import compare
 from sa_nowcast.verification.metrics import METRICS, Metric
 from sa_nowcast.verification.named import Reference, reference
 from sa_nowcast.verification.optical_flow import extrapolation, sprog, steps
@@ -17,6 +18,7 @@ __all__ = [
     "Statistics",
     "climatology",
     "collect_statistics",
+    "compare",
     "extrapolation",
     "persistence",
     "reference",

@@ -246,7 +246,7 @@ def positions(index: npt.NDArray[Any], wanted: npt.NDArray[Any], where: str, wha
     return np.asarray(found, dtype=np.intp)
 
 
-def _check_labels(data: xr.DataArray, forecast: xr.DataArray, dim: str, role: str) -> xr.DataArray:
+def check_labels(data: xr.DataArray, forecast: xr.DataArray, dim: str, role: str) -> xr.DataArray:
     """Return `data` with the labels of `dim` in the forecast's order."""
     if dim not in forecast.dims:
         if dim in data.dims and data.sizes[dim] == 1:
@@ -280,7 +280,7 @@ def _paired_reference(reference: xr.DataArray, forecast: xr.DataArray, spatial: 
         reference = reference.expand_dims("init_time")
     reference = on_grid(reference, forecast, spatial, role)
     for dim in ("variable", "channel"):
-        reference = _check_labels(reference, forecast, dim, role)
+        reference = check_labels(reference, forecast, dim, role)
     require_same_units(reference, forecast, role)
     for dim in ("init_time", "lead_time"):
         lacking = np.setdiff1d(forecast[dim].values, reference[dim].values)
@@ -338,7 +338,7 @@ def pair(
         observed = observed.rename({channel_name: "channel"})
     observed = on_grid(observed, forecast, spatial, "truth")
     for dim in ("variable", "channel"):
-        observed = _check_labels(observed, forecast, dim, "truth")
+        observed = check_labels(observed, forecast, dim, "truth")
     units = require_same_units(observed, forecast, "truth")
     times = observed[time].values
     if np.unique(times).size != times.size:

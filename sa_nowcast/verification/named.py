@@ -128,7 +128,9 @@ def as_array(data: xr.DataArray | xr.Dataset, time: Hashable | None = None) -> x
             "data", f"the variables {list(map(str, data.data_vars))} are no sequence of frames", "(time, y, x)"
         )
     if len(names) == 1:
-        return data[names[0]]
+        array = data[names[0]]
+        mapping = array.attrs.get("grid_mapping", array.encoding.get("grid_mapping"))
+        return array.assign_coords({mapping: data[mapping]}) if mapping in data.data_vars else array
     array = data[names].to_array(dims.VARIABLE)
     units = [str(data[name].attrs.get("units", "")) for name in names]
     return array.assign_coords({dims.UNITS: (dims.VARIABLE, units)})

@@ -15,6 +15,7 @@ import xarray as xr
 
 from sa_nowcast import dims
 from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError
+from sa_nowcast.times import show_time
 from sa_nowcast.verification.inputs import describe, positions
 from sa_nowcast.verification.references import label_forecast, plan, without_times
 from sa_nowcast.verification.units import is_rain_rate, units_of
@@ -105,7 +106,8 @@ def sprog(
     Raises
     ------
     DataError
-        If `data` lacks one of the three frames, or is not in mm h-1.
+        If `data` lacks one of the three frames, is not in mm h-1, or has too little rain to estimate anything from; the
+        line names the time. Of several init times, those with too little rain have a missing forecast (NaN).
     MissingLibraryError
         If pysteps or OpenCV is not installed.
     """
@@ -115,7 +117,8 @@ def sprog(
     def method(frames: Array, multiples: list[float], start: np.datetime64) -> Array:
         decibels = _to_decibels(frames)
         velocity = motion(_to_decibels(np.nan_to_num(frames)))
-        result = nowcast(decibels, velocity, multiples, precip_thr=_LEAST_DECIBELS, norain_thr=0.0)
+        with _enough_rain(data, "sprog", frames, start):
+            result = nowcast(decibels, velocity, multiples, precip_thr=_LEAST_DECIBELS, norain_thr=0.0)
         return _from_decibels(np.asarray(result))[None]
 
     return _forecast(data, init_time, lead_times, time, _AUTOREGRESSION + 1, 0, method, "sprog")
@@ -156,7 +159,9 @@ def steps(
     Raises
     ------
     DataError
-        If `data` lacks one of the three frames, is not in mm h-1, or does not tell its spacing.
+        If `data` lacks one of the three frames, is not in mm h-1, does not tell its spacing, or has too little rain to
+        estimate anything from; the line names the time. Of several init times, those with too little rain have a
+        missing forecast (NaN).
     MissingLibraryError
         If pysteps or OpenCV is not installed.
     """
@@ -171,16 +176,18 @@ def steps(
     def method(frames: Array, multiples: list[float], start: np.datetime64) -> Array:
         moment = int(start.astype("datetime64[s]").astype(np.int64))
         state = np.random.SeedSequence([seed, moment % 2**32, moment // 2**32]).generate_state(1)
-        result = nowcast(
-            _to_decibels(frames),
-            motion(_to_decibels(np.nan_to_num(frames))),
-            multiples,
-            n_ens_members=members,
-            precip_thr=_LEAST_DECIBELS,
-            kmperpixel=spacing,
-            timestep=minutes,
-            seed=int(state[0] >> 1),
-        )
+        decibels, velocity = _to_decibels(frames), motion(_to_decibels(np.nan_to_num(frames)))
+        with _enough_rain(data, "steps", frames, start):
+            result = nowcast(
+                decibels,
+                velocity,
+                multiples,
+                n_ens_members=members,
+                precip_thr=_LEAST_DECIBELS,
+                kmperpixel=spacing,
+                timestep=minutes,
+                seed=int(state[0] >> 1),
+            )
         return _from_decibels(np.asarray(result))
 
     return _forecast(data, init_time, lead_times, time, _AUTOREGRESSION + 1, members, method, "steps")
@@ -213,8 +220,12 @@ def _forecast(
         for index in np.ndindex(*shape[:-2]):
             field = frames[(slice(None), *index)]
             if np.isfinite(field[-1]).any():
-                with _quietly():
-                    result[(slice(None), i, slice(None), *index)] = method(field, multiples, start)
+                try:
+                    with _quietly():
+                        result[(slice(None), i, slice(None), *index)] = method(field, multiples, start)
+                except DataError:
+                    if starts.ndim == 0:
+                        raise
     template = without_times(ordered.isel({told: found[:, -1]}).rename({told: dims.INIT_TIME}), dims.INIT_TIME)
     template = template.expand_dims({dims.LEAD_TIME: leads}).transpose(dims.INIT_TIME, dims.LEAD_TIME, ...)
     if not members:
@@ -246,6 +257,21 @@ def _quietly() -> Iterator[None]:
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Singular matrix", UserWarning)
         yield
+
+
+@contextlib.contextmanager
+def _enough_rain(data: xr.DataArray, name: str, frames: Array, start: np.datetime64) -> Iterator[None]:
+    """Say in one line where pysteps finds too little rain to estimate how it develops."""
+    try:
+        yield
+    except (np.linalg.LinAlgError, IndexError, ValueError) as error:
+        share = float((frames[-1] >= _LEAST_RAIN).mean())
+        raise DataError(
+            f"{describe(data, 'data')}, {show_time(start)}",
+            f"{name} by pysteps finds no way from its history ({error}), with rain on {share:.2%} of the pixels",
+            "more rain",
+            "choose another init time, or take extrapolation",
+        ) from error
 
 
 def _from_pysteps(module: str, name: str) -> Callable[..., Any]:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xarray as xr
 
-from sa_nowcast.errors import DataError
+from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.verification.metrics import METRICS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 LAST = ("threshold", "neighbourhood", "rank")
+_NO_LABELS = (
+    "lead_time_minutes", "metric", "value", "units", "count",
+    "reference", "reference_value", "skill", "skill_lower", "skill_upper",
+)  # fmt: skip
 
 
-def to_table(scores: xr.Dataset | Mapping[str, xr.Dataset]) -> pd.DataFrame:
+def to_table(
+    scores: xr.Dataset | Mapping[str, xr.Dataset], *, layout: Literal["long", "wide"] = "long"
+) -> pd.DataFrame:
     """Return `scores` with one row for each metric, lead time, threshold and so on.
 
     Parameters
@@ -25,6 +31,9 @@ def to_table(scores: xr.Dataset | Mapping[str, xr.Dataset]) -> pd.DataFrame:
     scores : Dataset, or mapping of names to Datasets
         From :func:`sa_nowcast.verification.verify`; of several models by their names, which become the first column,
         ``model``.
+    layout : {"long", "wide"}
+        "long": a row for each model too, with all that is known of its score. "wide": a column of values for each
+        model, side by side, for people; a reference that is none of the models is the last column.
 
     Returns
     -------
@@ -38,9 +47,15 @@ def to_table(scores: xr.Dataset | Mapping[str, xr.Dataset]) -> pd.DataFrame:
     ------
     DataError
         If `scores` holds no metric.
+    RecipeError
+        If `layout` is neither.
     """
     import pandas as pd
 
+    if layout not in ("long", "wide"):
+        raise RecipeError("layout", f"{layout!r}", "'long' or 'wide'")
+    if layout == "wide":
+        return _side_by_side({"value": scores} if isinstance(scores, xr.Dataset) else scores)
     if not isinstance(scores, xr.Dataset):
         if not scores:
             raise DataError("scores", "are empty", "those of at least one model")
@@ -60,6 +75,27 @@ def to_table(scores: xr.Dataset | Mapping[str, xr.Dataset]) -> pd.DataFrame:
     if reference is not None:
         columns += ["reference", "reference_value", "skill", "skill_lower", "skill_upper"]
     return pd.DataFrame([row for part in parts for row in part.to_dict("records")], columns=columns)
+
+
+def _side_by_side(scores: Mapping[str, xr.Dataset]) -> pd.DataFrame:
+    """Return one row for each metric, label and lead time, and a column for each model."""
+    table: pd.DataFrame | None = None
+    references: dict[str, pd.DataFrame] = {}
+    for name, each in scores.items():
+        rows = to_table(each)
+        keys = ["metric", "units", *(c for c in rows if c not in _NO_LABELS), "lead_time_minutes"]
+        part = rows[keys].assign(**{name: rows["value"]})
+        if "reference" in rows:
+            other = str(each.attrs["reference"])
+            known = rows.loc[rows["reference"].notna()]
+            references.setdefault(other, known[keys].assign(**{other: known["reference_value"]}))
+        table = part if table is None else table.merge(part, how="outer", sort=False)
+    if table is None:
+        raise DataError("scores", "are empty", "those of at least one model")
+    for name, part in references.items():
+        if name not in scores:
+            table = table.merge(part, how="left")
+    return table
 
 
 def _labels(score: xr.DataArray) -> list[str]:

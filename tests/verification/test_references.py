@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from sa_nowcast import open_sample
 from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError
+from sa_nowcast.hindcast import hindcast
 from sa_nowcast.verification import climatology, extrapolation, persistence, reference, verify
 
 from .conftest import MINUTE, START, observations
@@ -212,6 +214,28 @@ def test_sprog_and_steps_of_dry_frames_are_dry():
         assert float(forecast.max()) == 0
 
 
+def test_too_little_rain_is_said_for_one_init_time_and_missing_in_an_archive():
+    pytest.importorskip("cv2")
+    drop = moving(1) * 0
+    drop[-1, 30, 30] = 5.0
+    drop = drop.assign_coords(time=START + np.arange(drop.sizes["time"]) * 5 * MINUTE)
+    # Real rain that leaves the crop: at 01:04 no variance is left at some scale.
+    fading = open_sample("mrms")["precip_rate"].isel(latitude=slice(96, 224), longitude=slice(0, 128))
+    cases = ((reference("sprog"), drop, 2), (reference("steps", members=2), fading, 19))
+    for model, data, place in cases:
+        time = data["time"].values[-1] if model.name == "sprog" else np.datetime64("2019-06-10T01:04", "ns")
+        with pytest.raises(DataError, match=rf"{model.name} by pysteps finds no way from its history .*%.*more rain"):
+            model.forecast(data, 2, init_time=time)
+        dry_and_not = [data["time"].values[place], time]
+        archive = model.forecast(data, 2, init_time=dry_and_not)
+        assert archive.isel(init_time=0).notnull().any()
+        assert archive.isel(init_time=1).isnull().all()
+        stored = hindcast(data, model, 2, init_times=dry_and_not)
+        np.testing.assert_array_equal(stored.isnull().all([d for d in stored.dims if d != "init_time"]), [False, True])
+        with pytest.raises(DataError, match="or there is too little rain"):
+            hindcast(data, model, 2, init_times=dry_and_not, missing="refuse").compute()
+
+
 def test_steps_needs_rain_and_a_spacing():
     pytest.importorskip("cv2")
     data = moving(1)
@@ -231,6 +255,8 @@ def test_references_by_name_take_steps_or_lead_times(data):
     by_steps = reference("persistence").forecast(data, steps=3)
     xr.testing.assert_identical(by_steps, reference("persistence").forecast(data, lead_times=LEADS))
     xr.testing.assert_identical(by_steps, persistence(data, lead_times=LEADS))
+    told_as_text = reference("persistence").forecast(data, 3, lead_times=["5min", "10min", "15min"])
+    xr.testing.assert_identical(by_steps, told_as_text)
     for wrong in ({}, {"steps": 2, "lead_times": LEADS}, {"steps": 0}, {"steps": 1.5}):
         with pytest.raises(RecipeError):
             reference("persistence").forecast(data, **wrong)
@@ -246,6 +272,17 @@ def test_a_dataset_of_several_variables_is_forecast_along_variable(data):
     np.testing.assert_array_equal(scores["mse_skill"], 0)
     day = reference("climatology", training=both).forecast(both, steps=1, init_time=data["time"].values[2])
     np.testing.assert_allclose(day.sel(variable="warmth")[0], data[3] + 1)
+
+
+def test_references_take_datasets_and_keep_their_grid_mapping(data):
+    pytest.importorskip("cv2")
+    moved = moving(2).rename("rain").assign_attrs(grid_mapping="crs")
+    ds = moved.to_dataset().assign(crs=xr.DataArray(0, attrs={"grid_mapping_name": "latitude_longitude"}))
+    for name in ("persistence", "extrapolation"):
+        of_dataset = reference(name).forecast(ds, steps=4)
+        assert of_dataset.sizes["lead_time"] == 4
+        np.testing.assert_array_equal(of_dataset, reference(name).forecast(ds["rain"], steps=4))
+        assert of_dataset["crs"].attrs == ds["crs"].attrs
 
 
 def test_unknown_references_and_options_are_refused():
