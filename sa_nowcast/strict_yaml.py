@@ -35,7 +35,7 @@ _StrictLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:t
 
 
 def load_strict(text: str, name: str) -> tuple[Any, dict[tuple[str, ...], int]]:
-    """Return what a YAML text holds, and the line of every key by its path.
+    """Return what a YAML text holds, and the line of every key and list item by its path.
 
     Parameters
     ----------
@@ -85,6 +85,7 @@ def load_strict(text: str, name: str) -> tuple[Any, dict[tuple[str, ...], int]]:
 def _check_keys(node: yaml.Node, path: tuple[str, ...], lines: dict[tuple[str, ...], int], name: str) -> None:
     if isinstance(node, yaml.SequenceNode):
         for i, entry in enumerate(node.value):
+            lines[*path, str(i)] = entry.start_mark.line + 1
             _check_keys(entry, (*path, str(i)), lines, name)
     if not isinstance(node, yaml.MappingNode):
         return

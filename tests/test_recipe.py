@@ -1,16 +1,28 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sa_nowcast import recipe as recipes
 from sa_nowcast.errors import RecipeError
-from sa_nowcast.recipe import Recipe, TrainingRecipe, network_config, parse_recipe, read_recipe
+from sa_nowcast.models.config import NetworkConfig
+from sa_nowcast.recipe import (
+    Recipe,
+    TrainingRecipe,
+    network_config,
+    parse_recipe,
+    read_recipe,
+    recipe_schema,
+    tree,
+)
+from sa_nowcast.strict_yaml import load_strict
 
 MINIMAL = """\
 name: trial
@@ -141,18 +153,67 @@ BAD: dict[str, tuple[str, str]] = {
     "unknown choice": (MINIMAL + "scaling: cube\n", r"line 8, scaling: 'cube', expected input should be 'auto'"),
     "value for a block": (MINIMAL + "training: 3\n", r"line 8, training: 3"),
     "null for a block": (MINIMAL + "training:\n", r"line 8, training: None"),
-    "network, unknown": (MINIMAL + "network:\n  hiden: [4]\n", r"line 8, network \(network\.hiden\).*'hidden'"),
-    "network, preset": (MINIMAL + "network:\n  preset: tiny\n", r"line 8, network \(.*there is no 'tiny'.*small"),
-    "network, preset of another type": (MINIMAL + "network:\n  preset: [small]\n", r"network\.preset\): \['small'\]"),
-    "network, even kernel": (MINIMAL + "network:\n  kernel: 4\n", r"network\.kernel\): 4 is even.*use 3 or 5"),
-    "network, hidden": (MINIMAL + "network:\n  hidden: 4\n", r"network\.hidden\): 4, expected a list"),
-    "network, no layer": (MINIMAL + "network:\n  hidden: []\n", r"network\.hidden\): .*describes no layer"),
-    "network, nothing": (MINIMAL + "network:\n  hidden: null\n", r"network\.hidden\): None, expected a list"),
+    "network, unknown": (
+        MINIMAL + "network:\n  hiden: [4]\n",
+        r"line 9, network\.hiden: unknown key\. Fix: write 'hidden'",
+    ),
+    "network, preset": (MINIMAL + "network:\n  preset: tiny\n", r"line 9, network\.preset: there is no 'tiny'.*small"),
+    "network, preset of another type": (
+        MINIMAL + "network:\n  preset: [small]\n",
+        r"line 9, network\.preset: \['small'\]",
+    ),
+    "network, even kernel": (MINIMAL + "network:\n  kernel: 4\n", r"network\.kernel: 4 is even.*use 3 or 5"),
+    "network, hidden": (MINIMAL + "network:\n  hidden: 4\n", r"network\.hidden: 4, expected a list"),
+    "network, no layer": (MINIMAL + "network:\n  hidden: []\n", r"network\.hidden: .*describes no layer"),
+    "network, nothing": (MINIMAL + "network:\n  hidden: null\n", r"network\.hidden: None, expected a list"),
     "network, channels": (MINIMAL + "network:\n  channels: 2\n", r"network\.channels.*given in a recipe"),
     "region of one bound": (
         MINIMAL + "split:\n  train_region: {latitude: [1]}\n",
         r"line 9, split\.train_region\.latitude",
     ),
+    "network, item": (
+        MINIMAL + "network:\n  hidden:\n    - 8\n    - eight\n",
+        r"line 11, network\.hidden\.1: 'eight', expected a whole number",
+    ),
+    "network, a number": (MINIMAL + "network: 3\n", r"line 8, network: 3, expected input should be"),
+    "item of a list": (
+        MINIMAL + "verification:\n  thresholds:\n    - 1\n    - two\n",
+        r"line 11, verification\.thresholds\.1: 'two'",
+    ),
+    "reference, unknown": (
+        MINIMAL + "verification:\n  references: [persistance]\n",
+        r"line 9, verification\.references\.0: 'persistance', expected input .*Fix: write 'persistence'",
+    ),
+    "reference, twice": (
+        MINIMAL + "verification:\n  references: [steps, steps]\n",
+        r"line 9, verification\.references: .*and each once",
+    ),
+    "reference, none": (MINIMAL + "verification:\n  references: []\n", r"line 9, verification\.references: "),
+    "reference, as it was": (
+        MINIMAL + "verification:\n  reference: persistence\n",
+        r"line 9, verification\.reference: unknown key\. Fix: write 'references'",
+    ),
+    "even width": (
+        MINIMAL + "verification:\n  neighbourhoods: [1, 4]\n",
+        r"line 9, verification\.neighbourhoods: .*odd widths",
+    ),
+    "unknown key of a block of a block": (
+        MINIMAL + "verification:\n  bootstrap:\n    sample: 1\n",
+        r"line 10, verification\.bootstrap\.sample: unknown key\. Fix: write 'samples'",
+    ),
+    "unknown key of a block that may be null": (
+        MINIMAL + "conversion:\n  to: a.zarr\n  irregullar: allow\n",
+        r"line 10, conversion\.irregullar: unknown key\. Fix: write 'irregular'",
+    ),
+    "conversion to nowhere": (MINIMAL + "conversion: {}\n", r"line 8, conversion\.to: missing"),
+    "variable, no name": (
+        MINIMAL.replace("a.nc", "${1}/a.nc"),
+        r"line 5, data\.source: '\$\{1\}/a\.nc', expected \$\{NAME\}",
+    ),
+    "variable, not closed": (MINIMAL.replace("a.nc", '"${HOME"'), r"line 5, data\.source: '\$\{HOME'"),
+    "extends nothing": (MINIMAL + "extends: none_such\n", r"line 8, extends: .*none_such: no such .*quickstart"),
+    "extends a number": (MINIMAL + "extends: 3\n", r"line 8, extends: 3, expected the path or name"),
+    "extnds": (MINIMAL + "extnds: quickstart\n", r"line 8, extnds: unknown key\. Fix: write 'extends'"),
     "several faults": (MINIMAL.replace("history: 4", "history: 0") + "scaling: cube\n", r"history: 0 \(and 1 more\)"),
 }
 
@@ -166,10 +227,10 @@ def test_what_a_recipe_may_not_hold_is_said_in_one_line_with_its_place(case: str
     assert str(caught.value).startswith("RECIPE recipe")
 
 
-def outcome(text: str) -> str:
+def outcome(text: str, overrides: Sequence[str] = ()) -> str:
     """The recipe's error; nothing but a recipe and a `RecipeError` may come of a text."""
     try:
-        recipe = parse_recipe(text)
+        recipe = parse_recipe(text, "recipe", overrides)
     except RecipeError as error:
         return str(error)
     assert isinstance(recipe, Recipe)
@@ -222,7 +283,7 @@ def test_files_that_are_no_recipes_are_refused_by_path(tmp_path: Path, monkeypat
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RecipeError, match=r"binary\.yaml: is not UTF-8 text"):
         read_recipe(tmp_path / "binary.yaml")
-    monkeypatch.setattr(recipes, "MAX_BYTES", 10)
+    monkeypatch.setattr(tree, "MAX_BYTES", 10)
     (tmp_path / "long.yaml").write_text(MINIMAL)
     with pytest.raises(RecipeError, match=r"\d+ bytes, expected a recipe of at most 10"):
         read_recipe(tmp_path / "long.yaml")
@@ -232,3 +293,177 @@ def test_the_network_of_a_recipe_is_its_preset_with_what_differs() -> None:
     assert network_config(None, channels=2).channels == 2
     assert network_config({"preset": "faithful"}, channels=1).hidden == (64, 64, 64, 64)
     assert network_config({"hidden": [8, 4]}, channels=1).hidden == (8, 4)
+
+
+# --- one recipe over another
+
+
+def written(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_a_recipe_goes_over_the_one_that_it_extends_block_by_block(tmp_path: Path) -> None:
+    written(tmp_path, "base.yaml", MINIMAL + "verification: {thresholds: [1, 2], clip: true}\ntraining: {seed: 7}\n")
+    text = "extends: base\nname: other\nverification: {thresholds: [5]}\nnetwork: {hidden: [4]}\n"
+    recipe = read_recipe(written(tmp_path, "own.yaml", text))
+    assert (recipe.name, recipe.history, recipe.training.seed, recipe.network) == ("other", 4, 7, {"hidden": [4]})
+    assert recipe.verification.thresholds == (5,)
+    assert recipe.verification.clip
+    (tmp_path / "deep").mkdir()
+    own = written(tmp_path / "deep", "own.yaml", "extends: ../base.yaml\nname: deep\n")
+    assert read_recipe(own).name == "deep"
+
+
+def test_a_recipe_extends_one_that_ships_by_its_name(tmp_path: Path) -> None:
+    recipe = read_recipe(written(tmp_path, "own.yaml", "extends: quickstart\nname: own\n"))
+    assert recipe == read_recipe(RECIPES / "quickstart.yaml").model_copy(update={"name": "own"})
+
+
+def test_errors_of_a_recipe_that_extends_name_the_file_and_line_that_holds_them(tmp_path: Path) -> None:
+    base = written(tmp_path, "base.yaml", MINIMAL + "training:\n  sede: 1\n")
+    own = written(tmp_path, "own.yaml", "extends: base\nsteps: 0\n")
+    with pytest.raises(RecipeError, match=r"base\.yaml, line 9, training\.sede: unknown key"):
+        read_recipe(own)
+    base.write_text(MINIMAL + "training:\n  seed: 1\n")
+    with pytest.raises(RecipeError, match=r"own\.yaml, line 2, steps: 0"):
+        read_recipe(own)
+    own.write_text("extends: base\ntraining:\n  max_steps: x\n")
+    with pytest.raises(RecipeError, match=r"own\.yaml, line 3, training\.max_steps: 'x'"):
+        read_recipe(own)
+    base.write_text("a: [")
+    with pytest.raises(RecipeError, match=r"base\.yaml, line 1: not YAML"):
+        read_recipe(own)
+
+
+def test_recipes_extend_once(tmp_path: Path) -> None:
+    written(tmp_path, "first.yaml", MINIMAL)
+    written(tmp_path, "second.yaml", "extends: first\n")
+    third = written(tmp_path, "third.yaml", "extends: second\n")
+    with pytest.raises(RecipeError, match=r"second\.yaml, line 1, extends: this recipe is extended by .*third\.yaml"):
+        read_recipe(third)
+    itself = written(tmp_path, "itself.yaml", "extends: itself\n")
+    with pytest.raises(RecipeError, match="is extended by"):
+        read_recipe(itself)
+    lost = written(tmp_path, "lost.yaml", "extends: away.yaml\n")
+    with pytest.raises(RecipeError, match=r"lost\.yaml, line 1, extends: no recipe at .*away\.yaml"):
+        read_recipe(lost)
+
+
+# --- values from the command line
+
+
+def test_overrides_replace_values_and_are_read_as_a_recipe_is() -> None:
+    overrides = ["training.max_steps=100", "network.hidden=[8, 8]", "training.learning_rate=1e-3", "data.time = t"]
+    recipe = parse_recipe(MINIMAL + "training: {max_steps: 5, seed: 3}\n", "recipe", overrides)
+    assert (recipe.training.max_steps, recipe.training.seed, recipe.training.learning_rate) == (100, 3, 1e-3)
+    assert recipe.network == {"hidden": [8, 8]}
+    assert recipe.data.time == "t"
+    assert parse_recipe(MINIMAL, "recipe", ["history=5", "history=6"]).history == 6
+    assert parse_recipe(MINIMAL, "recipe", ["training={seed: 4}"]).training.seed == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.max_stepss=1", r"^RECIPE override training\.max_stepss: unknown key\. Fix: write 'max_steps'"),
+        ("training={sede: 1}", r"^RECIPE override training, training\.sede: unknown key\. Fix: write 'seed'"),
+        ("network.hiden=[8]", r"^RECIPE override network\.hiden: unknown key\. Fix: write 'hidden'"),
+        ("network.hidden=[8, x]", r"^RECIPE override network\.hidden, network\.hidden\.1: 'x'"),
+        ("history=0", r"^RECIPE override history: 0, expected input should be greater"),
+        ("history.x=0", r"^RECIPE override history\.x: history is 4, expected a block there"),
+        ("history", r"^RECIPE override 'history': cannot be read, expected key=value"),
+        ("history=", r"^RECIPE override 'history=': cannot be read"),
+        ("=3", r"^RECIPE override '=3': cannot be read"),
+        ("training..seed=3", r"^RECIPE override 'training\.\.seed=3': cannot be read"),
+        ("name=&a b", r"^RECIPE override name, line 1: an anchor"),
+        ("name=!!str b", r"^RECIPE override name, line 1: the tag"),
+        ("training={seed: 1, seed: 2}", r"^RECIPE override training, line 1, seed: the key stands twice"),
+        ("extends=quickstart", r"^RECIPE override extends: given"),
+        ("data.source=${SA_NOWCAST_NO_SUCH}", r"^RECIPE override data\.source: the environment variable SA_NOWCAST_NO"),
+    ],
+)
+def test_errors_of_overrides_are_like_those_of_a_file(override: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message) as caught:
+        parse_recipe(MINIMAL, "recipe", [override])
+    assert "\n" not in str(caught.value)
+
+
+@given(st.text(max_size=40) | st.text(alphabet="abc.=[]{}&*!:'\"# ", max_size=30))
+@settings(max_examples=200)
+def test_any_override_is_taken_or_a_recipe_error(text: str) -> None:
+    assert "\n" not in outcome(MINIMAL, [text])
+
+
+# --- the environment
+
+
+def test_three_paths_may_name_environment_variables_and_nothing_else_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SA_NOWCAST_TRIAL", "/data/here")
+    monkeypatch.delenv("SA_NOWCAST_NO_SUCH", raising=False)
+    text = MINIMAL.replace("a.nc", "${SA_NOWCAST_TRIAL}/a.nc").replace(
+        "runs/trial", "${SA_NOWCAST_NO_SUCH:-runs}/trial"
+    )
+    recipe = parse_recipe(
+        text + "conversion: {to: '${SA_NOWCAST_TRIAL}/a.zarr'}\ndescription: of ${SA_NOWCAST_TRIAL}\n"
+    )
+    assert recipe.data.source == "/data/here/a.nc"
+    assert recipe.output.folder == "runs/trial"
+    assert recipe.conversion is not None
+    assert recipe.conversion.to == "/data/here/a.zarr"
+    assert recipe.description == "of ${SA_NOWCAST_TRIAL}"
+    monkeypatch.setenv("SA_NOWCAST_TRIAL", "")
+    with pytest.raises(
+        RecipeError, match=r"line 5, data\.source: the environment variable SA_NOWCAST_TRIAL is not set.*:-a default"
+    ):
+        parse_recipe(text)
+
+
+# --- what editors are told
+
+
+def test_the_schema_lists_every_key_with_its_description() -> None:
+    schema = recipe_schema()
+
+    def described(properties: dict[str, Any]) -> None:
+        for key, value in properties.items():
+            refers = [value, *value.get("anyOf", ())]
+            assert value.get("description") or any("$ref" in part for part in refers), key
+
+    described(schema["properties"])
+    for block in schema["$defs"].values():
+        described(block["properties"])
+        assert block["additionalProperties"] is False
+    network = schema["properties"]["network"]["properties"]
+    assert set(network) == {"preset", *NetworkConfig.__dataclass_fields__} - {"channels"}
+    assert all(field["description"] for field in network.values())
+    assert network["name"]["enum"]
+    assert "default" not in network["hidden"]  # the preset decides it
+
+
+SCHEMA = Path(__file__).parents[1] / "docs" / "recipe.schema.json"
+
+
+def test_the_schema_in_the_docs_is_that_of_the_models() -> None:
+    assert json.loads(SCHEMA.read_text()) == recipe_schema(), "run python tools/recipe_reference.py"
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_editors_check_every_shipped_recipe_by_the_schema(path: Path) -> None:
+    first, _, _ = path.read_text().partition("\n")
+    place = first.removeprefix("# yaml-language-server: $schema=")
+    assert (path.parent / place).resolve() == SCHEMA
+    jsonschema.Draft202012Validator(recipe_schema()).validate(load_strict(path.read_text(), path.name)[0])
+
+
+@pytest.mark.parametrize(
+    "case", ["unknown key inside", "text for a number", "network, unknown", "reference, unknown", "unknown choice"]
+)
+def test_the_schema_refuses_what_the_reader_refuses(case: str) -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.Draft202012Validator(recipe_schema()).validate(yaml.safe_load(BAD[case][0]))
+
+
+def test_the_schema_is_one() -> None:
+    jsonschema.Draft202012Validator.check_schema(recipe_schema())

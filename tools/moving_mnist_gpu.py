@@ -215,7 +215,7 @@ def _score(nowcaster: Nowcaster, recipe: Recipe, asked: argparse.Namespace) -> x
             _forecasts(nowcaster, truth, recipe, asked),
             truth,
             options.metrics,
-            reference=options.reference,
+            reference=options.references[0],
             data_range=options.data_range,
             clip=options.clip,
         )

@@ -22,6 +22,12 @@ def run(
     ],
     seed: Annotated[int | None, typer.Option(help="Replaces training.seed.")] = None,
     output: Annotated[str | None, typer.Option(help="Replaces output.folder.")] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Replaces one value, such as training.max_steps=100; repeatable."
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Train, forecast the held-back times, score them and draw a picture, as a recipe says.
@@ -30,7 +36,7 @@ def run(
     """
     from sa_nowcast.workflow import run as run_recipe
 
-    parsed = recipes.read(recipe, seed, output)
+    parsed = recipes.read(recipe, seed, output, override or ())
     result = run_recipe(parsed, progress=not quiet, report=terminal.report)
     if not result.files:
         return  # one of several processes, and not the one that writes
@@ -51,6 +57,12 @@ def train(
     ],
     seed: Annotated[int | None, typer.Option(help="Replaces training.seed.")] = None,
     output: Annotated[str | None, typer.Option(help="Replaces output.folder.")] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Replaces one value, such as training.max_steps=100; repeatable."
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Train as a recipe says, and save the model; run goes on from there.
@@ -62,5 +74,5 @@ def train(
     """
     from sa_nowcast.workflow import train as train_recipe
 
-    model = train_recipe(recipes.read(recipe, seed, output), progress=not quiet, report=terminal.report)
+    model = train_recipe(recipes.read(recipe, seed, output, override or ()), progress=not quiet, report=terminal.report)
     terminal.out.print(str(model), soft_wrap=True)

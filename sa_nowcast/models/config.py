@@ -181,7 +181,7 @@ def preset(name: str = "faithful", /, **overrides: Any) -> NetworkConfig:
     if name not in PRESETS:
         nearest = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)[0]
         raise RecipeError(
-            "network preset", f"there is no {name!r}", f"one of {', '.join(PRESETS)}", f"write {nearest!r}"
+            "network.preset", f"there is no {name!r}", f"one of {', '.join(PRESETS)}", f"write {nearest!r}"
         )
     _known_fields(overrides)
     return NetworkConfig(**{**PRESETS[name], **overrides})

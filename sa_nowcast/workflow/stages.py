@@ -127,7 +127,7 @@ def run(recipe: Recipe, *, progress: bool = True, report: Report = lambda line: 
     archive = forecast_period(nowcaster, test, frames, experiment.test_period, experiment.blocked)
     suffix = {"netcdf": "nc", "zarr": "zarr"}[recipe.output.format]
     written = write_forecast(archive, folder / f"forecast.{suffix}", recipe.output.format, title=recipe.name)
-    report(f"scoring {archive.sizes[dims.INIT_TIME]} forecasts against {recipe.verification.reference}")
+    report(f"scoring {archive.sizes[dims.INIT_TIME]} forecasts against {recipe.verification.references[0]}")
     table = _score(archive, test, frames, recipe)
     write_text(folder / SCORES, table.to_csv(index=False))
     _draw(archive, test, frames, recipe, folder / PICTURE)
@@ -216,7 +216,7 @@ def _score(archive: xr.DataArray, truth: xr.Dataset, frames: Frames, recipe: Rec
         truth_array,
         metrics=list(asked.metrics) or (["mse", "csi"] if asked.thresholds else ["mse"]),
         thresholds=asked.thresholds or None,
-        reference=asked.reference,
+        reference=asked.references[0],
         data_range=asked.data_range,
         clip=asked.clip,
         time=str(frames.time_dim),

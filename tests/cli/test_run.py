@@ -17,7 +17,6 @@ from typer.testing import CliRunner
 
 import sa_nowcast
 from sa_nowcast import cli, workflow
-from sa_nowcast.cli import recipes
 from sa_nowcast.cli.scores_table import scores_table
 from sa_nowcast.errors import (
     DataError,
@@ -28,6 +27,7 @@ from sa_nowcast.errors import (
     SaNowcastError,
     StorageError,
 )
+from sa_nowcast.recipe import find_recipe
 from sa_nowcast.workflow import stages
 
 
@@ -246,14 +246,14 @@ def test_a_command_line_that_cannot_be_parsed_exits_with_2(arguments: list[str])
 def test_recipes_that_ship_are_found_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "quickstart").mkdir()  # a folder of that name is no recipe
-    assert recipes.find("quickstart").name == "quickstart.yaml"
+    assert find_recipe("quickstart").name == "quickstart.yaml"
     with pytest.raises(
         RecipeError, match=r"quickstar: no such file or shipped recipe, expected a path, or one of .*quickstart"
     ):
-        recipes.find("quickstar")
+        find_recipe("quickstar")
     with pytest.raises(RecipeError, match="runs/quickstart: no such file or shipped recipe"):
-        recipes.find("runs/quickstart")
-    assert recipes.find("runs/other.yaml") == Path("runs/other.yaml")
+        find_recipe("runs/quickstart")
+    assert find_recipe("runs/other.yaml") == Path("runs/other.yaml")
 
 
 def test_a_negative_seed_is_refused(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,9 +261,9 @@ def test_a_negative_seed_is_refused(recipe: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_shipped_recipes_of_a_folder_are_found_by_their_place_in_it() -> None:
-    assert recipes.find("ablation/convlstm").name == "convlstm.yaml"
+    assert find_recipe("ablation/convlstm").name == "convlstm.yaml"
     with pytest.raises(RecipeError, match=r"one of .*ablation/convlstm.*quickstart"):
-        recipes.find("ablation/convlst")
+        find_recipe("ablation/convlst")
 
 
 def test_hindcasts_of_a_model_and_of_a_reference_are_archives_and_the_pace_is_said(

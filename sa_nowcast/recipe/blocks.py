@@ -1,0 +1,156 @@
+"""The blocks of a recipe other than ``network`` and ``training``."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+from pydantic import Field, field_validator
+
+from sa_nowcast.recipe.base import Block
+
+SAMPLE_PREFIX = "sample:"
+ReferenceName = Literal["persistence", "climatology", "extrapolation", "sprog", "steps"]
+REFERENCE_NAMES: tuple[str, ...] = get_args(ReferenceName)
+
+
+class DataRecipe(Block):
+    """Where the frames come from, and how their dimensions are called."""
+
+    source: str = Field(
+        description="A path that xarray opens (NetCDF, Zarr), or 'sample:mrms' for the embedded sample."
+    )
+    engine: str | None = Field(
+        None,
+        description="Reader: taxibj, moving_mnist, kth, array, a pysteps importer or an engine of xarray; null: "
+        "guessed; moving_mnist_digits: MNIST's idx files, from which sequences are made while training.",
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="Options of the reader.")
+    variables: tuple[str, ...] | None = Field(None, description="Variables to use; by default all gridded ones.")
+    time: str | None = Field(None, description="Time dimension, where attributes and common names do not tell.")
+    y: str | None = Field(None, description="First horizontal dimension, likewise.")
+    x: str | None = Field(None, description="Second horizontal dimension, likewise.")
+    channel: str | None = Field(None, description="Channel dimension, likewise.")
+    gaps: Literal["refuse", "skip"] = Field(
+        "refuse", description="Missing times: refuse, or skip the windows they cut."
+    )
+
+
+class SplitRecipe(Block):
+    """Three periods in time order, and optionally regions, so that scores come from unseen times and places."""
+
+    train: float | None = Field(None, gt=0, lt=1, description="Share of the frames to train on; by default all left.")
+    validation: float = Field(0.2, ge=0, lt=1, description="Share of the frames that chooses the best weights.")
+    test: float = Field(
+        0.2, ge=0, lt=1, description="Share of the frames that is forecast and scored, the latest ones."
+    )
+    guard: int | None = Field(None, ge=0, description="Frames left unused between periods; by default one history.")
+    train_region: dict[str, tuple[float, float]] | None = Field(
+        None, description="Coordinate ranges to train and validate in, such as {longitude: [-89, -86]}."
+    )
+    test_region: dict[str, tuple[float, float]] | None = Field(
+        None, description="Coordinate ranges to forecast and score in; by default the whole grid."
+    )
+
+
+class ConversionRecipe(Block):
+    """The source is first converted to a Zarr store, from which training reads its windows quickly.
+
+    A field that is null is decided by `sa_nowcast.convert`.
+    """
+
+    to: str = Field(
+        min_length=1, description="The store; relative to the working directory. Several recipes may share it."
+    )
+    irregular: Literal["refuse", "allow"] | None = Field(
+        None, description="Times that are no multiples of one step, such as months; null: refuse."
+    )
+    frames_per_shard: int | None = Field(
+        None, ge=1, le=1_000_000, description="Frames in one file; null: by history and steps."
+    )
+    level: int | None = Field(None, ge=1, le=22, description="Of Zstandard's compression.")
+
+
+class ForecastRecipe(Block):
+    """Which forecasts are made of the held-back period."""
+
+    stride: int = Field(1, ge=1, description="Init times from one forecast to the next (frames); 1: every one.")
+    tile: int | None = Field(
+        None, ge=1, description="Width of tiles (pixels), for large grids; null: the whole grid where memory allows."
+    )
+    latest: bool = Field(False, description="Forecast from the newest frames too, for which there is no truth yet.")
+
+
+class BootstrapRecipe(Block):
+    """The interval of a skill. A field that is null is that of `sa_nowcast.verification.Bootstrap`."""
+
+    samples: int | None = Field(None, ge=0, description="Resampled archives; 0: no interval.")
+    level: float | None = Field(None, gt=0, lt=1, description="Share of the samples within the interval.")
+    block: int | None = Field(
+        None, ge=1, description="Successive init times drawn together; null: by lead time and number of forecasts."
+    )
+    seed: int | None = Field(None, ge=0, description="The same seed gives the same interval.")
+
+
+class VerificationRecipe(Block):
+    """What the held-back period is scored with."""
+
+    metrics: tuple[str, ...] = Field(
+        (),
+        description="Names of scores; by default mse, and csi where there are thresholds. ssim stands for all three.",
+    )
+    thresholds: tuple[float, ...] = Field((), description="CSI thresholds in the data's units, compared with >=.")
+    neighbourhoods: tuple[int, ...] | None = Field(
+        None, description="Odd window widths of the FSS (pixels); null: those of `sa_nowcast.verification.verify`."
+    )
+    data_range: tuple[float, float] = Field(
+        (0.0, 1.0), description="Values in the data's units that stand for 0 and 1 in frame_mse, frame_mae, ssim, psnr."
+    )
+    clip: bool = Field(False, description="Clip forecasts to data_range in these.")
+    references: tuple[ReferenceName, ...] = Field(
+        ("persistence",),
+        description="Forecasts without training that are made and scored beside the network's; skill is measured "
+        "against the first. climatology averages the training period by time of day; extrapolation, sprog and steps "
+        "need pysteps.",
+    )
+    bootstrap: BootstrapRecipe = BootstrapRecipe()
+
+    @field_validator("neighbourhoods")
+    @classmethod
+    def _widths_are_odd(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and (not value or min(value) < 1 or not all(width % 2 for width in value)):
+            raise ValueError("input should be odd widths of at least 1, such as [1, 5, 11]")
+        return value
+
+    @field_validator("references")
+    @classmethod
+    def _references_differ(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) < len(value):
+            raise ValueError("input should name at least one reference, and each once")
+        return value
+
+
+class PicturesRecipe(Block):
+    """What is drawn at the end."""
+
+    forecast: bool = Field(True, description="forecast.png: history, truth, forecast and error of one init time.")
+    init_time: str = Field(
+        "last", description="Of forecast.png, the film and attention.png: last, first, or an init time (UTC)."
+    )
+    scores: bool = Field(True, description="scores.png: scores by lead time, with each reference.")
+    film: Literal["gif", "mp4"] | None = Field(None, description="forecast.gif or .mp4: the same forecast, moving.")
+    attention: tuple[int, int] | None = Field(
+        None, description="attention.png: what this grid point (row, column from the first) attends to; null: none."
+    )
+    title: str | None = Field(
+        None, description="Above the pictures; null: what the data are called, and the init time."
+    )
+
+
+class OutputRecipe(Block):
+    """Where results are written. One folder holds a whole run."""
+
+    folder: str = Field(min_length=1, description="The run's folder; relative to the working directory.")
+    format: Literal["netcdf", "zarr"] = Field(
+        "netcdf",
+        description="Of the forecasts: forecast.nc, or forecast.zarr, for periods that are larger than memory.",
+    )

@@ -1,0 +1,111 @@
+"""From text to a checked recipe; what is wrong is said in one line, with its place and the nearest known key."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from sa_nowcast.errors import RecipeError, SaNowcastError
+from sa_nowcast.recipe.model import Recipe
+from sa_nowcast.recipe.network import network_fields
+from sa_nowcast.recipe.tree import EXTENDS, Key, Tree, expanded, parse_tree, read_tree, with_overrides
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe file.
+
+    Parameters
+    ----------
+    path : path
+    overrides : sequence of str
+        Values to replace, such as ``training.max_steps=100``; see `with_overrides`.
+
+    Raises
+    ------
+    RecipeError
+        No such file, YAML that is not plain (duplicate keys, tags, aliases, deep nesting), unknown keys (the nearest
+        known one is named), values that are not allowed, an environment variable that is not set. The message names
+        file, line and key.
+    """
+    return resolve(with_overrides(read_tree(path), overrides))
+
+
+def parse_recipe(text: str, name: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
+    """Check the text of a recipe; `name` is what errors call it."""
+    return resolve(with_overrides(parse_tree(text, name), overrides))
+
+
+def resolve(tree: Tree) -> Recipe:
+    """Return the recipe that `tree` describes: environment variables put in, everything checked."""
+    return _validated(Recipe, expanded(tree))
+
+
+def checked(model: type[M], values: Mapping[str, Any], name: str) -> M:
+    """Validate `values` as `model`, or raise one `RecipeError` about the first thing that is wrong."""
+    return _validated(model, Tree(dict(values), name))
+
+
+def _validated(model: type[M], tree: Tree) -> M:
+    try:
+        return model.model_validate(tree.values)
+    except ValidationError as error:
+        raise _explained(error, model, tree) from None
+    except SaNowcastError as error:
+        raise RecipeError(f"{tree.name}, {error.where}", error.found, error.expected, error.fix) from None
+
+
+def _explained(error: ValidationError, model: type[BaseModel], tree: Tree) -> RecipeError:
+    # A mistyped key is both unknown and missing; the unknown one says what to mend.
+    first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
+    keys = tuple(str(k) for k in first["loc"])
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    inner = first.get("ctx", {}).get("error")
+    if isinstance(inner, SaNowcastError):
+        return _of_network(inner, keys, tree, more)
+    if first["type"] == "extra_forbidden":
+        return _unknown(keys, _fields(model, keys[:-1]), tree, more)
+    where = tree.where(keys)
+    if first["type"] == "missing":
+        return RecipeError(where, f"missing{more}", fix="add it")
+    allowed = re.findall(r"'([^']+)'", first["ctx"]["expected"]) if first["type"] == "literal_error" else []
+    near = difflib.get_close_matches(str(first["input"]), allowed, n=1, cutoff=0.5)
+    return RecipeError(
+        where,
+        f"{first['input']!r:.60}{more}",
+        expected=first["msg"][0].lower() + first["msg"][1:],
+        fix=f"write {near[0]!r}" if near else None,
+    )
+
+
+def _of_network(inner: SaNowcastError, keys: Key, tree: Tree, more: str) -> RecipeError:
+    path = tuple(re.findall(r"[^.\[\]]+", inner.where)) if inner.where.startswith("network.") else keys
+    known = list(network_fields())
+    if len(path) == 2 and path[1] not in known and path[1] in tree.values.get("network", {}) and path[1] != "channels":
+        return _unknown(path, known, tree, more)
+    return RecipeError(tree.where(path), f"{inner.found}{more}", inner.expected, inner.fix)
+
+
+def _unknown(keys: Key, known: list[str], tree: Tree, more: str) -> RecipeError:
+    near = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
+    if near:
+        return RecipeError(tree.where(keys), f"unknown key{more}", fix=f"write {near[0]!r}")
+    return RecipeError(tree.where(keys), f"unknown key{more}", expected=f"one of {', '.join(known)}", fix="remove it")
+
+
+def _fields(model: type[BaseModel], path: Key) -> list[str]:
+    whole = not path and model is Recipe
+    for key in path:
+        field = model.model_fields.get(key)
+        options = () if field is None else (field.annotation, *get_args(field.annotation))
+        inner = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
+        if not inner:
+            return []
+        model = inner[0]
+    return [*model.model_fields, *([EXTENDS] if whole else [])]

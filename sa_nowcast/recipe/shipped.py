@@ -1,0 +1,34 @@
+"""Recipes by path, or by the name of one that ships."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from sa_nowcast.errors import RecipeError
+
+
+def find_recipe(name: str) -> Path:
+    """Return the file of a recipe that is named by its path, or by its name where it ships.
+
+    Raises
+    ------
+    RecipeError
+        There is neither; the message lists the recipes that ship.
+    """
+    path = Path(name)
+    if path.is_file() or path.suffix or path.is_absolute() or ".." in path.parts:
+        return path
+    folders = recipe_folders()
+    for folder in folders:
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    shipped = sorted({str(f.relative_to(folder).with_suffix("")) for folder in folders for f in folder.rglob("*.yaml")})
+    raise RecipeError(name, "no such file or shipped recipe", expected=f"a path, or one of {', '.join(shipped)}")
+
+
+def recipe_folders() -> list[Path]:
+    """Return where recipes that ship may lie."""
+    package = Path(str(files("sa_nowcast")))
+    # The wheel carries the recipes inside the package; a checkout has them beside it.
+    return [package / "_recipes", package.parent / "recipes"]

@@ -1,0 +1,213 @@
+"""A recipe as it stands in files: values, and the place of each, before anything is checked.
+
+A recipe may extend one other; the command line may replace values; ``${NAME}`` stands for an environment variable in
+three paths, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sa_nowcast.errors import RecipeError
+from sa_nowcast.recipe.shipped import find_recipe
+from sa_nowcast.strict_yaml import load_strict
+
+MAX_BYTES = 1_000_000
+EXTENDS = "extends"
+Key = tuple[str, ...]
+PATHS: tuple[Key, ...] = (("data", "source"), ("conversion", "to"), ("output", "folder"))
+"""Where ``${NAME}`` and ``${NAME:-default}`` are read from the environment."""
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^{}]*))?\}")
+
+
+@dataclass(frozen=True)
+class Tree:
+    """What a recipe's text says.
+
+    Attributes
+    ----------
+    values : dict
+        Nested, as YAML gives it.
+    name : str
+        What errors call the whole.
+    places : dict
+        Path of keys to where it was said: ``file, line 3``, or ``override training.seed``.
+    """
+
+    values: dict[str, Any]
+    name: str
+    places: dict[Key, str] = field(default_factory=dict)
+
+    def where(self, keys: Key) -> str:
+        """Return place and path, for an error."""
+        place = next((self.places[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in self.places), self.name)
+        path = ".".join(keys)
+        return place if not keys or place == f"override {path}" else f"{place}, {path}"
+
+
+def read_tree(path: str | Path) -> Tree:
+    """Read a recipe file, and the one that it extends.
+
+    Raises
+    ------
+    RecipeError
+        No such file, or YAML that is not plain.
+    """
+    return _extended(_load(_text(Path(path)), str(path)), Path(path).parent)
+
+
+def parse_tree(text: str, name: str) -> Tree:
+    """Read the text of a recipe; a recipe that it extends is looked for from the working directory."""
+    return _extended(_load(text, name), Path())
+
+
+def with_overrides(tree: Tree, overrides: Sequence[str]) -> Tree:
+    """Return `tree` with values replaced.
+
+    Parameters
+    ----------
+    tree : Tree
+    overrides : sequence of str
+        Such as ``training.max_steps=100`` or ``network.hidden=[8, 8]``; what follows ``=`` is read as in a recipe. A
+        mapping or list replaces the whole of what stood there. Of two with the same key, the later one holds.
+
+    Raises
+    ------
+    RecipeError
+        No ``key=value``, a value that is not plain YAML, or a key within a value that is no block. Whether keys and
+        values are allowed is checked with the recipe.
+    """
+    values, places = copy.deepcopy(tree.values), dict(tree.places)
+    for text in overrides:
+        path, equals, value = text.partition("=")
+        keys = tuple(path.strip().split("."))
+        if not equals or not value.strip() or not all(keys):
+            raise RecipeError(
+                f"override {text!r:.60}", "cannot be read", expected="key=value, such as training.max_steps=100"
+            )
+        where = f"override {'.'.join(keys)}"
+        if keys[0] == EXTENDS:
+            raise RecipeError(where, "given", expected="it in a recipe file only", fix="write it into a recipe")
+        inner = values
+        for depth, key in enumerate(keys[:-1], 1):
+            inner = inner.setdefault(key, {})
+            if not isinstance(inner, dict):
+                raise RecipeError(where, f"{'.'.join(keys[:depth])} is {inner!r:.60}", expected="a block there")
+        inner[keys[-1]], _ = load_strict(value, where)
+        _forget(places, keys)
+        places[keys] = where
+    return Tree(values, tree.name, places)
+
+
+def expanded(tree: Tree) -> Tree:
+    """Return `tree` with the environment variables of its paths put in.
+
+    Raises
+    ------
+    RecipeError
+        A variable that is not set, or is empty, and has no default; or ``${`` that names none.
+    """
+    values = copy.deepcopy(tree.values)
+    for keys in PATHS:
+        block = values.get(keys[0])
+        text = block.get(keys[1]) if isinstance(block, dict) else None
+        if isinstance(block, dict) and isinstance(text, str) and "${" in text:
+            block[keys[1]] = _filled(text, tree.where(keys))
+    return Tree(values, tree.name, tree.places)
+
+
+def _filled(text: str, where: str) -> str:
+    if "${" in _VARIABLE.sub("", text):
+        raise RecipeError(where, f"{text!r:.80}", expected="${NAME} or ${NAME:-default} for a variable")
+
+    def value(found: re.Match[str]) -> str:
+        # As in a shell, an empty variable counts as one that is not set.
+        told = os.environ.get(found[1]) or found[2]
+        if told is None:
+            remedy = f"set it, or write ${{{found[1]}:-a default}}"
+            raise RecipeError(where, f"the environment variable {found[1]} is not set", fix=remedy)
+        return told
+
+    return _VARIABLE.sub(value, text)
+
+
+def _text(path: Path) -> str:
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise RecipeError(str(path), f"{size} bytes", expected=f"a recipe of at most {MAX_BYTES}")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(
+            str(path), f"cannot be read ({error.strerror})", fix="check the path of the recipe"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(str(path), "is not UTF-8 text", expected="a YAML file") from error
+
+
+def _load(text: str, name: str) -> Tree:
+    values, lines = load_strict(text, name)
+    if not isinstance(values, dict):
+        found = "empty" if values is None else f"a {type(values).__name__}"
+        raise RecipeError(name, found, expected="keys and values")
+    return Tree(values, name, {keys: f"{name}, line {line}" for keys, line in lines.items()})
+
+
+def _extended(tree: Tree, folder: Path) -> Tree:
+    if EXTENDS not in tree.values:
+        return tree
+    where, name = tree.where((EXTENDS,)), tree.values[EXTENDS]
+    if not isinstance(name, str) or not name:
+        raise RecipeError(where, f"{name!r:.60}", expected="the path or name of a recipe")
+    path = _parent(name, folder, where)
+    parent = _load(_text(path), str(path))
+    if EXTENDS in parent.values:
+        raise RecipeError(
+            parent.where((EXTENDS,)),
+            f"this recipe is extended by {tree.name}",
+            expected="one that extends none",
+            fix="write what is needed into one of the two",
+        )
+    values, places = copy.deepcopy(parent.values), dict(parent.places)
+    own = {key: value for key, value in tree.values.items() if key != EXTENDS}
+    _merge(values, own, (), places, tree.places)
+    return Tree(values, tree.name, places)
+
+
+def _parent(name: str, folder: Path, where: str) -> Path:
+    beside = folder / (name if Path(name).suffix in (".yaml", ".yml") else f"{name}.yaml")
+    if beside.is_file():
+        return beside
+    try:
+        found = find_recipe(name)
+    except RecipeError as error:
+        raise RecipeError(where, f"{name}: {error.found}", error.expected) from None
+    if not found.is_file():
+        raise RecipeError(where, f"no recipe at {beside}", fix="paths start at the folder of the recipe that extends")
+    return found
+
+
+def _merge(
+    values: dict[str, Any], own: Mapping[str, Any], path: Key, places: dict[Key, str], own_places: Mapping[Key, str]
+) -> None:
+    """Put `own` over `values`: blocks key by key, everything else as a whole."""
+    for key, value in own.items():
+        keys = (*path, str(key))
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            _merge(values[key], value, keys, places, own_places)
+            continue
+        values[key] = copy.deepcopy(value)
+        _forget(places, keys)
+        places |= {other: place for other, place in own_places.items() if other[: len(keys)] == keys}
+
+
+def _forget(places: dict[Key, str], keys: Key) -> None:
+    for other in [other for other in places if other[: len(keys)] == keys]:
+        del places[other]
