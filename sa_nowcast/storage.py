@@ -1,28 +1,157 @@
-"""Files that are there whole or not at all, and what goes wrong with them in one line."""
+"""Files that are there whole or not at all, one writer at a time, and what goes wrong with them in one line."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import fcntl
+import glob
 import os
+import shutil
+import socket
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from sa_nowcast.errors import StorageError
+
+_PARTIAL: Final = ".partial"
+_CURRENT_FOLDER: Final = -100  # AT_FDCWD
+_EXCHANGE: Final = 2  # RENAME_EXCHANGE
 
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file that is there whole or not at all."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
+    with partial_beside(path) as partial:
         with partial.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def partial_beside(target: Path) -> Iterator[Path]:
+    """Yield the path of a file or folder that is to become `target`; what stands there at the end is removed.
+
+    Its name says which process of which machine it belongs to, so that what a killed one left is removed by the next
+    that writes the same target there.
+    """
+    for rest in target.parent.glob(f".{glob.escape(target.name)}.*{_PARTIAL}"):
+        owner = rest.name.removeprefix(f".{target.name}.").removesuffix(_PARTIAL)
+        host, _, process = owner.rpartition("-")[0].rpartition("-")
+        if host == socket.gethostname() and process.isdecimal() and not _alive(int(process)):
+            remove(rest)
+    owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    partial = target.with_name(f".{target.name}.{owner}{_PARTIAL}")
+    try:
+        yield partial
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where nothing could be written, nothing can be removed
+            remove(partial)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it, where there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def put_in_place(whole: Path, target: Path) -> None:
+    """Give a finished folder its name; a folder that stands there is exchanged with it in one step, and removed.
+
+    Where the file system cannot exchange (some network ones), the former folder is put aside first: a process that is
+    killed between these two renames leaves it as ``<whole>.former``.
+    """
+    if not target.exists():
+        os.rename(whole, target)
+    elif _exchanged(whole, target):
+        remove(whole)
+    else:
+        former = whole.with_name(whole.name + ".former")
+        remove(former)
+        os.rename(target, former)
+        try:
+            os.rename(whole, target)
+        except BaseException:
+            os.rename(former, target)
+            raise
+        remove(former)
+    sync(target.parent)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; False where system or file system cannot."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    if rename(_CURRENT_FOLDER, os.fsencode(one), _CURRENT_FOLDER, os.fsencode(other), _EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+@contextlib.contextmanager
+def held(lock: Path, place: Path) -> Iterator[None]:
+    """Hold the file `lock`, so that one process at a time writes `place`; it is removed at the end.
+
+    A process that is killed lets go of it; the file it leaves is taken over by the next one.
+
+    Raises
+    ------
+    StorageError
+        Another process holds it: the message says which, on which machine. Or the lock cannot be written.
+    """
+    while True:
+        with storage(place):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                file = lock.open("a+", encoding="utf-8")
+            except FileNotFoundError:
+                continue  # its last holder has just removed the folder
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise StorageError(str(place), f"is being written by {holder}", fix="wait for it, or end it") from None
+            except OSError as error:
+                raise StorageError(
+                    str(place), f"its lock cannot be had ({error.strerror})", fix="use a file system with locks"
+                ) from error
+            try:
+                mine = lock.stat().st_ino == os.fstat(file.fileno()).st_ino
+            except FileNotFoundError:
+                mine = False
+            if not mine:
+                continue  # likewise, the file
+            with storage(place):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}")
+                file.flush()
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):
+                    lock.unlink()
+            return
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def sync(path: Path) -> None:

@@ -387,7 +387,7 @@ def test_a_killed_conversion_leaves_no_store_holds_off_others_and_is_resumed(tmp
         for line in process.stdout:
             if int(line) >= 3:
                 break
-        with pytest.raises(StorageError, match="is being written by another process"):
+        with pytest.raises(StorageError, match=f"is being written by process {process.pid} on "):
             convert(rain(), target, frames_per_shard=1)
         process.send_signal(signal.SIGKILL)
     assert not target.exists()

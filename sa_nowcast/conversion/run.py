@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import fcntl
 import json
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import dask.array
 import dask.base
@@ -29,13 +27,15 @@ from sa_nowcast.errors import Interrupted, RecipeError, StorageError
 from sa_nowcast.sources.open import open_source
 from sa_nowcast.sources.optional import require
 from sa_nowcast.sources.paths import PathLike, is_zarr
-from sa_nowcast.storage import storage, sync
+from sa_nowcast.storage import held, put_in_place, remove, storage, sync, write_whole
 from sa_nowcast.times import show_time
 
 Progress = Callable[[int, int], None]
 Existing = Literal["refuse", "replace"]
 
 JOURNAL: Final = ".jsonl"
+LOCK: Final = ".lock"
+_INODE: Final = "inode"
 
 
 def convert(
@@ -133,21 +133,33 @@ def convert(
     )  # fmt: skip
     if dry_run:
         return prepared.plan
-    if place.exists() and existing == "refuse":
+    _may_write(place, existing)
+    with held(place.with_name(place.name + PARTIAL + LOCK), place):
+        conversion = _Conversion(prepared, place)
+        stored = conversion.ended_before()
+        if stored is None:
+            _may_write(place, existing)  # another process may have ended meanwhile
+            conversion.begin(existing)
+            _write_shards(prepared, conversion, workers, cluster, progress)
+            stored = conversion.finish()
+        elif progress is not None:
+            progress(prepared.plan.shards, prepared.plan.shards)
+    return replace(prepared.plan, stored_nbytes=stored)
+
+
+def _may_write(place: Path, existing: Existing) -> None:
+    """Refuse a place where something stands that is not to be replaced."""
+    if not place.exists() or (_journal_file(place).exists() and _Conversion.inode_at_end(place) == place.stat().st_ino):
+        return
+    if existing == "refuse":
         raise StorageError(
             str(place),
             "exists already",
             expected="no store there",
             fix="name another target, or replace it (existing='replace', or --replace)",
         )
-    if place.exists() and not (is_zarr(place) or (place.is_dir() and not any(place.iterdir()))):
+    if not (is_zarr(place) or (place.is_dir() and not any(place.iterdir()))):
         raise StorageError(str(place), "exists and is no Zarr store; it is left alone", fix="name another target")
-    partial = place.with_name(place.name + PARTIAL)
-    with _journal(partial, prepared, existing) as (journal, done):
-        _write_shards(prepared, partial, journal, done, workers, cluster, progress)
-        stored = _finish(partial, prepared.plan, done)
-        _rename(partial, place)
-    return replace(prepared.plan, stored_nbytes=stored)
 
 
 def _check(value: str, allowed: Any, name: str) -> None:
@@ -167,56 +179,116 @@ def _local(target: PathLike) -> Path:
     return Path(text).absolute()
 
 
-@contextlib.contextmanager
-def _journal(partial: Path, prepared: Prepared, existing: Existing) -> Iterator[tuple[IO[str], dict[str, ShardRecord]]]:
-    """Open the store being written, new or to be resumed, with the journal of its finished shards, locked."""
-    header = {"fingerprint": prepared.plan.fingerprint, "version": __version__}
-    file = _journal_file(partial)
-    with storage(partial):
-        partial.mkdir(parents=True, exist_ok=True)
-        journal = file.open("a+", encoding="utf-8")
-    with journal:
-        try:
-            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StorageError(
-                str(partial), "is being written by another process", fix="wait for it, or end it"
-            ) from error
-        lines = _read_lines(journal) if (partial / "zarr.json").is_file() else []
-        if lines and lines[0].get("fingerprint") != prepared.plan.fingerprint:
+def _journal_file(place: Path) -> Path:
+    """Return the journal's place: beside the store, not within, where Zarr would take it for damage."""
+    return place.with_name(place.name + PARTIAL + JOURNAL)
+
+
+class _Conversion:
+    """The store being written, new or to be gone on with, and the journal of its finished shards.
+
+    The journal's first line says what is converted; then comes one line a shard; the last one, before the store gets
+    its name, holds the inode of its folder, by which the store is known under either name.
+    """
+
+    def __init__(self, prepared: Prepared, place: Path) -> None:
+        self.prepared, self.place = prepared, place
+        self.partial = place.with_name(place.name + PARTIAL)
+        self.journal = _journal_file(place)
+        self.done: dict[str, ShardRecord] = {}
+
+    @staticmethod
+    def inode_at_end(place: Path) -> int | None:
+        """Return the inode of the store that was about to get its name; None where none was."""
+        lines = _read_lines(_journal_file(place))
+        return int(lines[-1][_INODE]) if lines and _INODE in lines[-1] else None
+
+    def ended_before(self) -> int | None:
+        """Do what is left to do for a store that was whole when its process was killed; return its bytes, or None."""
+        lines = _read_lines(self.journal)
+        if not lines or _INODE not in lines[-1] or lines[0].get("fingerprint") != self.prepared.plan.fingerprint:
+            return None
+        found = {p: p.stat().st_ino for p in (self.place, self.partial) if p.exists()}
+        with storage(self.place):
+            if found.get(self.place) == lines[-1][_INODE]:
+                remove(self.partial)  # the former store
+            elif found.get(self.partial) == lines[-1][_INODE]:
+                put_in_place(self.partial, self.place)
+            else:
+                return None
+            self.journal.unlink()
+        return sum(int(line["nbytes"]) for line in lines[1:-1])
+
+    def begin(self, existing: Existing) -> None:
+        """Lay the store out, or find it as it was left."""
+        fingerprint = self.prepared.plan.fingerprint
+        lines = _read_lines(self.journal) if (self.partial / "zarr.json").is_file() else []
+        if lines and lines[0].get("fingerprint") != fingerprint:
             if existing == "refuse":
                 raise StorageError(
-                    str(partial), "holds an unfinished conversion of other data or settings",
+                    str(self.partial), "holds an unfinished conversion of other data or settings",
                     fix="finish that one, remove the folder, or existing='replace'",
                 )  # fmt: skip
             lines = []
-        done = {r.path: r for r in (ShardRecord(**line) for line in lines[1:]) if r.still_there(partial)}
-        with storage(partial):
+        records = (ShardRecord(**line) for line in lines[1:] if _INODE not in line)
+        self.done = {r.path: r for r in records if r.still_there(self.partial)}
+        with storage(self.partial):
             if not lines:
-                for child in partial.iterdir():
-                    shutil.rmtree(child) if child.is_dir() else child.unlink()
-                _lay_out(partial, prepared)
-            journal.seek(0)
-            journal.truncate()
-            for entry in (header, *(r.as_dict() for r in done.values())):
-                journal.write(json.dumps(entry) + "\n")
-            journal.flush()
-        yield journal, done
+                # In this order: a store that is half laid out has no journal.
+                self.journal.unlink(missing_ok=True)
+                remove(self.partial)
+                self.partial.mkdir(parents=True)
+                _lay_out(self.partial, self.prepared)
+            header = {"fingerprint": fingerprint, "version": __version__}
+            entries = (header, *(r.as_dict() for r in self.done.values()))
+            write_whole(self.journal, "".join(json.dumps(entry) + "\n" for entry in entries))
+
+    def enter(self, records: Sequence[ShardRecord]) -> None:
+        """Note what was written and read back."""
+        self.done |= {r.path: r for r in records}
+        self._add(*(r.as_dict() for r in records))
+
+    def _add(self, *entries: Mapping[str, Any]) -> None:
+        with storage(self.journal), self.journal.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(entry) + "\n" for entry in entries)
+
+    def finish(self) -> int:
+        """Make sure that every shard is there, mark the store complete, give it its name; return its bytes."""
+        plan = self.prepared.plan
+        for variable in plan.variables:
+            for index in variable.indices():
+                record, file = self.done[variable.path(index)], self.partial / variable.path(index)
+                if not file.is_file() or file.stat().st_size != record.nbytes:
+                    raise StorageError(
+                        str(file), "a shard vanished or changed while others were written", fix="run again"
+                    )
+        with storage(self.partial):
+            for rest in self.partial.rglob("*.partial"):
+                rest.unlink()  # what a process left that was killed while it wrote
+            zarr.open_group(self.partial, mode="r+").attrs.update(
+                {COMPLETE: plan.fingerprint, "sa_nowcast_version": __version__}
+            )
+            with warnings.catch_warnings():
+                # Format 3 does not specify consolidated metadata yet; without them xarray warns every reader.
+                warnings.simplefilter("ignore", UserWarning)
+                zarr.consolidate_metadata(self.partial)
+            for file in (*self.partial.rglob("*"), self.partial):
+                sync(file)
+            self._add({_INODE: self.partial.stat().st_ino})
+            sync(self.journal)
+            put_in_place(self.partial, self.place)
+            self.journal.unlink()
+        return sum(record.nbytes for record in self.done.values())
 
 
-def _journal_file(partial: Path) -> Path:
-    """Return the journal's place: beside the store, not within, where Zarr would take it for damage."""
-    return partial.with_name(partial.name + JOURNAL)
-
-
-def _read_lines(journal: IO[str]) -> list[dict[str, Any]]:
-    journal.seek(0)
+def _read_lines(journal: Path) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
-    for line in journal:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break  # the line that was being written when the process was killed
+    with contextlib.suppress(FileNotFoundError, UnicodeDecodeError), journal.open(encoding="utf-8") as file:
+        for line in file:
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                break  # the line that was being written when the process was killed
     return lines
 
 
@@ -235,14 +307,12 @@ def _lay_out(partial: Path, prepared: Prepared) -> None:
 
 def _write_shards(
     prepared: Prepared,
-    partial: Path,
-    journal: IO[str],
-    done: dict[str, ShardRecord],
+    conversion: _Conversion,
     workers: int | None,
     cluster: str | None,
     progress: Progress | None,
 ) -> None:
-    total = prepared.plan.shards
+    total, partial, done = prepared.plan.shards, conversion.partial, conversion.done
     todo = [(p, i) for p in prepared.plan.variables for i in p.indices() if p.path(i) not in done]
     if progress is not None:
         progress(len(done), total)
@@ -254,19 +324,9 @@ def _write_shards(
 
     def keep(finished: Iterable[concurrent.futures.Future[ShardRecord]]) -> BaseException | None:
         """Enter what was written into the journal; return the first error."""
-        first: BaseException | None = None
-        for future in finished:
-            if future.cancelled():
-                continue
-            error = future.exception()
-            if error is not None:
-                first = first or error
-                continue
-            record = future.result()
-            done[record.path] = record
-            journal.write(json.dumps(record.as_dict()) + "\n")
-            journal.flush()
-        return first
+        ended = [f for f in finished if not f.cancelled()]
+        conversion.enter([f.result() for f in ended if f.exception() is None])
+        return next((e for f in ended if (e := f.exception()) is not None), None)
 
     with _executor(count, cluster) as executor:
         try:
@@ -324,39 +384,3 @@ def _executor(count: int, cluster: str | None) -> Iterator[concurrent.futures.Ex
         ) from error
     with client, client.get_executor() as executor:
         yield executor
-
-
-def _finish(partial: Path, plan: ConversionPlan, done: Mapping[str, ShardRecord]) -> int:
-    """Make sure that every shard is there, and mark the store complete; return its bytes."""
-    for variable in plan.variables:
-        for index in variable.indices():
-            record, file = done[variable.path(index)], partial / variable.path(index)
-            if not file.is_file() or file.stat().st_size != record.nbytes:
-                raise StorageError(str(file), "a shard vanished or changed while others were written", fix="run again")
-    with storage(partial):
-        zarr.open_group(partial, mode="r+").attrs.update(
-            {COMPLETE: plan.fingerprint, "sa_nowcast_version": __version__}
-        )
-        with warnings.catch_warnings():
-            # Format 3 does not specify consolidated metadata yet; without them xarray warns every reader.
-            warnings.simplefilter("ignore", UserWarning)
-            zarr.consolidate_metadata(partial)
-        for file in partial.rglob("*"):
-            if file.is_file():
-                sync(file)
-        sync(partial)
-    return sum(record.nbytes for record in done.values())
-
-
-def _rename(partial: Path, place: Path) -> None:
-    with storage(place):
-        old = place.with_name(place.name + ".replaced")
-        if old.exists():
-            shutil.rmtree(old)
-        if place.exists():
-            place.rename(old)
-        partial.rename(place)
-        _journal_file(partial).unlink()
-        sync(place.parent)
-        if old.exists():
-            shutil.rmtree(old)
