@@ -12,11 +12,13 @@ import pandas as pd
 import pytest
 import torch
 
+from sa_nowcast.errors import RecipeError
 from sa_nowcast.models.config import NAMES
 from sa_nowcast.nowcaster import Nowcaster
 from sa_nowcast.recipe import read_recipe
 from sa_nowcast.sources import MovingMnist
 from sa_nowcast.sources.mnist_generator import TEST_SEED
+from sa_nowcast.workflow import train
 
 ROOT = Path(__file__).parent.parent
 
@@ -69,6 +71,17 @@ def test_the_ablation_runs_every_seed_once(mnist: Path, tmp_path: Path, capsys: 
     assert capsys.readouterr().err.count("was done before") == 2
     scores = pd.read_csv(tmp_path / "scores.csv")
     assert scores.groupby(["network", "seed"]).ngroups == 2
+
+
+def test_digits_made_while_training_are_not_moved(mnist: Path, tmp_path: Path) -> None:
+    recipe = read_recipe(ROOT / "recipes" / "ablation" / "convlstm.yaml")
+    changed = {
+        "data": recipe.data.model_copy(update={"source": str(mnist), "options": {"check_hash": False}}),
+        "training": recipe.training.model_copy(update={"augment": ("flips",)}),
+        "output": recipe.output.model_copy(update={"folder": str(tmp_path)}),
+    }
+    with pytest.raises(RecipeError, match=r"training\.augment: given for sequences that are made while training"):
+        train(recipe.model_copy(update=changed), progress=False)
 
 
 def test_the_ablations_table_has_means_and_spreads_over_seeds() -> None:

@@ -65,6 +65,12 @@ class TrainingRecipe(Block):
         ge=1,
         description="Rows and columns of the random crops of a training window (pixels); null: the whole grid.",
     )
+    augment: tuple[Literal["flips", "turns"], ...] = Field(
+        (),
+        description="Moves of training windows at random, all frames of a window alike. flips: mirrored, each axis in "
+        "every second window; turns: by quarters, for which samples have to be square. Both: the eight symmetries of a "
+        "square. For fields without a preferred direction or place, such as rain where frames are few.",
+    )
     reversed_input: bool = Field(
         False,
         description="Each batch makes a second update with its frames in reverse order, which counts as an update of "

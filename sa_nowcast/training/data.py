@@ -73,7 +73,7 @@ class TrainingData:
         DataError
             A period without a window, or a frame without any valid value that is not to be skipped.
         RecipeError
-            A loss that these data cannot have.
+            A loss that these data cannot have, or turns of samples that are not square.
         """
         _require_rain(frames, recipe)
         if frames.nbytes <= IN_MEMORY_BYTES:
@@ -91,7 +91,16 @@ class TrainingData:
                 fix="shorten history or steps, or fill the gaps",
             )
         crop = None if recipe.crop is None else (recipe.crop, recipe.crop)
-        train = SequenceDataset(frames, history, steps, starts=starts, crop=crop, seed=recipe.seed)
+        train = SequenceDataset(
+            frames,
+            history,
+            steps,
+            starts=starts,
+            crop=crop,
+            flips="flips" in recipe.augment,
+            turns="turns" in recipe.augment,
+            seed=recipe.seed,
+        )
         held = None
         chosen = _starts(frames, history + steps, split.validation, blocked, "validation")
         if chosen is not None:
@@ -132,7 +141,16 @@ class TrainingData:
             Of other seeds or digits, so that no sequence is in both.
         frames : Frames
             Sequences of the same kind: their terms are the nowcaster's.
+
+        Raises
+        ------
+        RecipeError
+            Augmentation, which digits that move in all directions do not need.
         """
+        if recipe.augment:
+            raise RecipeError(
+                "training.augment", "given for sequences that are made while training", fix="leave it out"
+            )
         terms = Terms.of(frames, history, steps)
         units = terms.channels[0][1]
         grey = ChannelScaling("minmax", units, 0.0, GREY_LEVELS, 0.0, GREY_LEVELS)

@@ -181,6 +181,8 @@ def test_a_network_may_be_given_as_a_record() -> None:
         {"warm_up": 0.5},
         {"optimizer": "adamw", "weight_decay": 0.5},
         {"average": 0.5},
+        {"augment": ("flips", "turns")},
+        {"augment": ("flips",), "crop": None},
         {"reversed_input": True},
         {"context_truth_start": 0.5},
         {"context_truth_start": 0.2, "truth_start": 0.5},
@@ -243,6 +245,18 @@ def test_without_validation_the_last_weights_are_kept() -> None:
 
 
 # --- interrupted and resumed
+
+
+def test_a_resumed_run_of_moved_windows_ends_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"augment": ("flips", "turns"), "seed": 2}
+    with monkeypatch.context() as patch:
+        with_callback(patch, StopAfter(5, signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            train(folder=tmp_path, **options)
+    resumed = train(folder=tmp_path, **options)
+    assert same_bits(resumed, train(**options))
 
 
 @pytest.mark.parametrize("step", [1, 2, 5, 8])
@@ -427,6 +441,8 @@ def never_trains(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"device": "tpu"}, RecipeError, r"device: 'tpu'"),
         ({"history": 0}, RecipeError, r"history: 0, expected a whole number of at least 1"),
         ({"steps": 1.5}, RecipeError, r"steps: 1\.5, expected a whole number"),
+        ({"augment": ("rotate",)}, RecipeError, r"fit, augment\.0: 'rotate', expected input should be 'flips'"),
+        ({"augment": ("turns",), "crop": None}, RecipeError, r"turns: samples of 24 x 20, expected squares"),
         ({"scaling": "cube"}, RecipeError, r"scaling: 'cube', expected one of auto"),
         ({"network": {"preset": "tiny"}}, RecipeError, r"there is no 'tiny'.*expected one of"),
         ({"network": {"hiden": (4,)}}, (RecipeError, ModelError), r"did you mean 'hidden'"),

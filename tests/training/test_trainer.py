@@ -124,6 +124,31 @@ def test_every_batch_makes_a_second_update_with_its_frames_in_reverse_order(monk
 # --- what the network reads
 
 
+def test_training_windows_are_moved_missing_pixels_and_all_and_those_of_validation_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = rain()
+    data[:, :6, :9] = np.nan  # another shape under each of the eight moves
+
+    def batches_and_loss(**options: Any) -> tuple[list[npt.NDArray[np.float32]], Any]:
+        seen: list[npt.NDArray[np.float32]] = []
+        with monkeypatch.context() as patch:
+            with_callback(patch, Each(before=lambda trainer, module, batch: seen.append(batch.cpu().numpy().copy())))
+            nowcaster = train(data, batch_size=4, max_steps=8, learning_rate=1e-12, **options)
+        return seen, nowcaster.provenance["validation_persistence"]
+
+    plain, reference = batches_and_loss()
+    moved, same_reference = batches_and_loss(augment=("flips", "turns"))
+    assert same_reference == reference
+    found = set()
+    for one, other in zip(plain, moved, strict=True):
+        for x, y in zip(one, other, strict=True):
+            versions = [np.rot90(f, q, (-2, -1)) for f in (x, x[..., ::-1]) for q in range(4)]
+            found.add([np.array_equal(v, y, equal_nan=True) for v in versions].index(True))
+    assert len(found) > 4
+    assert any(np.isnan(b).any() for b in moved)
+
+
 def test_scheduled_sampling_reads_true_frames_as_seed_and_step_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = spied(monkeypatch)
     train(validation=0, batch_size=4, max_steps=7, truth_start=1.0, truth_decay=0.2, seed=11)
