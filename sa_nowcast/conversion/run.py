@@ -22,7 +22,7 @@ from sa_nowcast._version import __version__
 from sa_nowcast.conversion.plan import ConversionPlan, VariablePlan
 from sa_nowcast.conversion.prepare import Irregular, Prepared, prepare
 from sa_nowcast.conversion.shards import ShardRecord, write_shard
-from sa_nowcast.conversion.store import COMPLETE, PARTIAL
+from sa_nowcast.conversion.store import COMPLETE, LOCK, PARTIAL
 from sa_nowcast.errors import Interrupted, RecipeError, StorageError
 from sa_nowcast.sources.open import open_source
 from sa_nowcast.sources.optional import require
@@ -34,7 +34,6 @@ Progress = Callable[[int, int], None]
 Existing = Literal["refuse", "replace"]
 
 JOURNAL: Final = ".jsonl"
-LOCK: Final = ".lock"
 _INODE: Final = "inode"
 
 

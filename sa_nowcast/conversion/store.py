@@ -22,6 +22,8 @@ from sa_nowcast.times import show_time
 
 COMPLETE: Final = "sa_nowcast_complete"
 PARTIAL: Final = ".partial"
+LOCK: Final = ".lock"
+"""After `PARTIAL`: the file that the writer of a store holds."""
 
 Check = Literal["chunks", "mark", "nothing"]
 _DAMAGED: Final = (RuntimeError, ValueError, OSError, KeyError, IndexError)

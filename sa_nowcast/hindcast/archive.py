@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import fcntl
 import json
 import math
-import os
 import shutil
-import socket
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import dask.array
 import numpy as np
@@ -27,7 +24,7 @@ from sa_nowcast import dims
 from sa_nowcast._version import __version__
 from sa_nowcast.cf import to_dataset
 from sa_nowcast.conversion import COMPLETE, VariablePlan
-from sa_nowcast.conversion.store import PARTIAL
+from sa_nowcast.conversion.store import LOCK, PARTIAL
 from sa_nowcast.errors import Interrupted, StorageError
 from sa_nowcast.hindcast.cluster import client_of, first_of, result_of
 from sa_nowcast.hindcast.histories import sha256
@@ -35,7 +32,7 @@ from sa_nowcast.hindcast.job import Job, Opaque, Work
 from sa_nowcast.hindcast.methods import ByReference
 from sa_nowcast.hindcast.shard import Shard, run_shard, same
 from sa_nowcast.sources.paths import is_zarr
-from sa_nowcast.storage import storage, sync, write_whole
+from sa_nowcast.storage import held, put_in_place, remove, storage, sync, write_whole
 
 Progress = Callable[[int, int], None]
 Existing = Literal["resume", "replace"]
@@ -44,7 +41,9 @@ JOURNAL: Final = ".journal"
 STATUS: Final = "history_status"
 """The archive's variable that says from which init times no forecast was possible."""
 _IDENTITY: Final = "sa_nowcast_hindcast"
-_LOCK, _PLAN, _MODEL = "lock", "plan.json", "model.nowcaster"
+# In the plan of an archive that is about to get its name: by it, it is known under either name.
+_INODE = "inode"
+_PLAN, _MODEL = "plan.json", "model.nowcaster"
 
 MiB: Final = 2**20
 LARGEST_CHUNK: Final = 32 * MiB
@@ -70,12 +69,14 @@ class Archive:
         if self._finished(existing):
             if self.journal.exists():  # of a process that was killed just before its end
                 with contextlib.suppress(StorageError), self._locked():
-                    pass
+                    self._ended_before()
             if progress is not None:
                 progress(total, total)
             return
         with self._locked():
-            if self._finished(existing):  # by another process, meanwhile
+            if self._ended_before() or self._finished(existing):  # the latter by another process, meanwhile
+                if progress is not None:
+                    progress(total, total)
                 return
             shards = self._begin(existing)
             entries = {s.number: entry for s in shards if (entry := s.done()) is not None}
@@ -138,45 +139,41 @@ class Archive:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the journal, so that no other process writes the same archive."""
-        path = self.journal / _LOCK
-        while True:
-            with storage(self.place):
-                self.journal.mkdir(parents=True, exist_ok=True)
-                try:
-                    file: IO[str] = path.open("a+", encoding="utf-8")
-                except FileNotFoundError:
-                    continue  # its last holder has just removed the folder
-            with file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError as error:
-                    file.seek(0)
-                    holder = file.read().strip() or "another process"
-                    raise StorageError(
-                        str(self.place), f"is being written by {holder}", fix="wait for it, or end it"
-                    ) from error
-                if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
-                    continue  # likewise
-                with storage(self.place):
-                    file.truncate(0)
-                    file.write(f"process {os.getpid()} on {socket.gethostname()}")
-                    file.flush()
-                try:
-                    yield
-                finally:
-                    if not self.partial.exists():
-                        shutil.rmtree(self.journal, ignore_errors=True)
-                return
+        """Let no other process write the same archive; remove the journal where the archive is not under way."""
+        with held(self.place.with_name(self.place.name + PARTIAL + LOCK), self.place):
+            try:
+                yield
+            finally:
+                if not self.partial.exists():
+                    shutil.rmtree(self.journal, ignore_errors=True)
+
+    def _ended_before(self) -> bool:
+        """Do what is left to do for an archive that was whole when its process was killed; say whether there is one."""
+        plan = self._plan()
+        if plan.get("identity") != self.identity or _INODE not in plan:
+            return False
+        found = {p: p.stat().st_ino for p in (self.place, self.partial) if p.exists()}
+        with storage(self.place):
+            if found.get(self.place) == plan[_INODE]:
+                remove(self.partial)  # the former archive
+            elif found.get(self.partial) == plan[_INODE]:
+                put_in_place(self.partial, self.place)
+            else:
+                return False
+        return True
+
+    def _plan(self) -> dict[str, Any]:
+        with contextlib.suppress(OSError, ValueError):
+            plan: dict[str, Any] = json.loads((self.journal / _PLAN).read_text())
+            return plan
+        return {}
 
     # Template
 
     def _begin(self, existing: Existing) -> list[Shard]:
         """Lay the store out, or find it as it was left; return its shards."""
         file = self.journal / _PLAN
-        plan: dict[str, Any] = {}
-        with contextlib.suppress(OSError, ValueError):
-            plan = json.loads(file.read_text())
+        plan = self._plan()
         if not plan and self.partial.exists() and any(self.partial.iterdir()):
             raise StorageError(
                 str(self.partial),
@@ -200,12 +197,12 @@ class Archive:
                     "version": __version__}  # fmt: skip
             with storage(self.partial):
                 # In this order: killed at any point, what is there is known as the beginning of an archive.
+                self.journal.mkdir(parents=True, exist_ok=True)
                 write_whole(file, json.dumps(plan))
                 for child in self.journal.iterdir():
-                    if child.name not in (_LOCK, _PLAN):
-                        shutil.rmtree(child) if child.is_dir() else child.unlink()
-                if self.partial.exists():
-                    shutil.rmtree(self.partial)
+                    if child.name != _PLAN:
+                        remove(child)
+                remove(self.partial)
                 self._lay_out(template, plans)
                 write_whole(file, json.dumps(plan | {"laid_out": True}))
         axis = job.dims.index(dims.VARIABLE) if dims.VARIABLE in job.dims else None
@@ -367,10 +364,6 @@ class Archive:
                 zarr.consolidate_metadata(self.partial)
             for path in (*self.partial.rglob("*"), self.partial):
                 sync(path)
-            old = self.place.with_name(self.place.name + ".replaced")
-            shutil.rmtree(old, ignore_errors=True)
-            if self.place.exists():
-                self.place.rename(old)
-            self.partial.rename(self.place)
-            sync(self.place.parent)
-            shutil.rmtree(old, ignore_errors=True)
+            plan = json.dumps(self._plan() | {_INODE: self.partial.stat().st_ino})
+            write_whole(self.journal / _PLAN, plan)
+            put_in_place(self.partial, self.place)

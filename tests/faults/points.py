@@ -9,6 +9,7 @@ import builtins
 import errno
 import io
 import os
+import random
 import signal
 import threading
 from collections.abc import Callable
@@ -140,3 +141,8 @@ def names_of(folder: Path) -> list[str]:
 def content(place: Path) -> dict[str, bytes]:
     """Every file of a folder, byte by byte."""
     return {str(f.relative_to(place)): f.read_bytes() for f in sorted(place.rglob("*")) if f.is_file()}
+
+
+def moments(rng: random.Random, points: int, count: int) -> list[int]:
+    """So many points from all over a run, none of them twice before each of them once."""
+    return [1 + (i * points // count if count < points else i % points) for i in rng.sample(range(count), count)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from nursery import Nursery
-from points import Fault, content, names_of
+from points import Fault, content, moments, names_of
 
 from sa_nowcast.conversion import open_zarr, verify
 from sa_nowcast.errors import DataError
@@ -28,11 +28,6 @@ def absent_or_whole(target: Path, whole: dict[str, bytes]) -> None:
     else:
         with pytest.raises(DataError, match=r"did not end|no such store"):
             open_zarr(target)
-
-
-def moments(rng: random.Random, points: int, count: int) -> list[int]:
-    """So many points from all over a run, none of them twice before each of them once."""
-    return [1 + (i * points // count if count < points else i % points) for i in rng.sample(range(count), count)]
 
 
 @pytest.mark.faults(12, 160)
