@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import pickle
@@ -481,6 +483,117 @@ def test_a_shard_that_was_damaged_meanwhile_is_computed_again(nowcaster: Nowcast
     (tmp_path / "a.zarr.partial/rain/c/7/0.abc.partial").write_bytes(b"half")  # of a writer that was killed
     hindcast(rain(), nowcaster, to=tmp_path / "a.zarr", **options)
     hindcast(rain(), nowcaster, to=tmp_path / "b.zarr", **options)
+    assert content(tmp_path / "a.zarr") == content(tmp_path / "b.zarr")
+
+
+class FullDisk:
+    """Lets the writes beneath a folder through up to a number, and then has no space left.
+
+    A file that is opened for writing, a folder that is made and a rename count as writes; Python tells them to audit
+    hooks before the operating system does them, whoever asks for them.
+    """
+
+    def __init__(self) -> None:
+        self.folder, self.left, self.count = "", 0, 0
+        self.lock = threading.Lock()
+        sys.addaudithook(self.hear)  # there is no way to remove one; without a folder it lets everything through
+
+    def hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self.folder or event not in ("open", "os.mkdir", "os.rename"):
+            return
+        if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            return
+        if not str(arguments[0]).startswith(self.folder):
+            return
+        with self.lock:
+            self.count += 1
+            if self.count > self.left:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(arguments[0]))
+
+    @contextlib.contextmanager
+    def after(self, writes: float, folder: Path) -> Iterator[None]:
+        """Have space for so many writes beneath `folder`."""
+        self.left, self.count, self.folder = writes, 0, str(folder)
+        try:
+            yield
+        finally:
+            self.folder = ""
+
+
+@pytest.fixture(scope="module")
+def full_disk() -> FullDisk:
+    return FullDisk()
+
+
+def fill_up(
+    full_disk: FullDisk, nowcaster: Nowcaster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
+    options: dict[str, Any] = {"batch_size": 3, "shard_size": 6}
+    with full_disk.after(float("inf"), tmp_path):
+        hindcast(rain(), nowcaster, to=tmp_path / "b.zarr", **options)
+    needed, whole = full_disk.count, content(tmp_path / "b.zarr")
+    print(f"{needed} writes")
+    assert needed > 90
+    put, kept = Shard.put, 0
+    for writes in range(0, needed, every):
+        target = tmp_path / f"{writes}.zarr"
+        with full_disk.after(writes, tmp_path), pytest.raises(StorageError) as caught:
+            hindcast(rain(), nowcaster, to=target, **options)
+        assert "No space left on device" in str(caught.value), writes
+        assert "\n" not in str(caught.value)
+        assert not target.exists()
+        journal = tmp_path / f"{writes}.zarr.partial.journal"
+        done = {int(f.stem) for f in journal.glob("*.json") if f.stem.isdigit()}
+        again: list[int] = []
+
+        def noted(self: Shard, *args: Any, again: list[int] = again) -> dict[str, Any]:
+            again.append(self.number)
+            return put(self, *args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Shard, "put", noted)
+            hindcast(rain(), nowcaster, to=target, **options)
+        assert sorted(again) == sorted({0, 1, 2} - done)
+        assert content(target) == whole, writes
+        kept += len(done)
+        shutil.rmtree(target)
+    assert kept > 0, "the disk was never full after the first shard"
+    assert [p.name for p in tmp_path.iterdir()] == ["b.zarr"]
+
+
+def test_a_full_disk_is_said_and_the_same_call_goes_on_to_identical_bytes(
+    full_disk: FullDisk, nowcaster: Nowcaster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_up(full_disk, nowcaster, tmp_path, monkeypatch, every=45)
+
+
+@pytest.mark.slow
+def test_a_disk_may_be_full_at_any_write(
+    full_disk: FullDisk, nowcaster: Nowcaster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_up(full_disk, nowcaster, tmp_path, monkeypatch, every=1)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_in_the_middle_of_a_file_is_said_and_the_same_call_goes_on(
+    nowcaster: Nowcaster, saved: Path, tmp_path: Path
+) -> None:
+    """The operating system itself cuts files off: none may be as large as a shard."""
+    script = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "from sequences import rain; from sa_nowcast.hindcast import hindcast\n"
+        "from sa_nowcast.errors import StorageError\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))\n"
+        "try: hindcast(rain(), sys.argv[1], to=sys.argv[2], batch_size=4, shard_size=8)\n"
+        "except StorageError as error: print(error)\n"
+    )
+    command = [sys.executable, "-c", script, str(saved), str(tmp_path / "a.zarr")]
+    shown = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True).stdout
+    assert "cannot be written (File too large)" in shown
+    assert shown.count("\n") == 1
+    assert not (tmp_path / "a.zarr").exists()
+    hindcast(rain(), nowcaster, to=tmp_path / "a.zarr", batch_size=4, shard_size=8)
+    hindcast(rain(), nowcaster, to=tmp_path / "b.zarr", batch_size=4, shard_size=8)
     assert content(tmp_path / "a.zarr") == content(tmp_path / "b.zarr")
 
 
