@@ -17,9 +17,10 @@ from sa_nowcast.verification.metrics import select_metrics
 from sa_nowcast.verification.statistics import Labels, Statistics
 from sa_nowcast.verification.units import check_thresholds
 
-# What one block may hold of the forecast, and what is worked on at once within it. The second is about the size of a
-# processor's cache; larger batches were not faster.
+# What one block may hold of the forecast; up to what small chunks are put together, for each block costs a scheduler
+# milliseconds; and what is worked on at once within a block, about a processor's cache: larger batches were not faster.
 BLOCK_BYTES = 16 * 2**20
+LEAST_BLOCK_BYTES = 4 * 2**20
 BATCH_VALUES = 2**18
 
 SUM_DIMS = ("init_time", "variable", "lead_time", "channel")
@@ -125,17 +126,22 @@ def _is_dask(data: xr.DataArray) -> bool:
 
 
 def _blocks(pairing: Pairing) -> Iterator[slice]:
-    """Yield slices of init time: the chunks of the forecast, cut further where they are larger than a block."""
+    """Yield slices of init time: the chunks of the forecast, put together where small and cut where large."""
     forecast = pairing.forecast
     number = forecast.sizes["init_time"]
     each = max(1, forecast.size // max(number, 1) * forecast.dtype.itemsize)
-    largest = max(1, BLOCK_BYTES // each)
-    chunks = forecast.chunksizes.get("init_time", (number,))
-    start = 0
-    for chunk in chunks:
-        for offset in range(start, start + chunk, largest):
-            yield slice(offset, min(offset + largest, start + chunk))
-        start += chunk
+    largest, least = (max(1, size // each) for size in (BLOCK_BYTES, LEAST_BLOCK_BYTES))
+    start, stop = 0, 0
+    for chunk in forecast.variable.chunksizes.get("init_time", (number,)):
+        if stop > start and stop + chunk - start > least:
+            yield slice(start, stop)
+            start = stop
+        stop += chunk
+        while stop - start > largest:
+            yield slice(start, start + largest)
+            start += largest
+    if stop > start:
+        yield slice(start, stop)
 
 
 def _select(
