@@ -10,6 +10,7 @@ import glob
 import os
 import shutil
 import socket
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -175,3 +176,19 @@ def storage(place: Path) -> Iterator[None]:
         raise StorageError(
             str(place), f"cannot be written ({error.strerror or error})", fix="check rights and space"
         ) from error
+
+
+def require_writable(place: Path) -> None:
+    """Prove that something can be written at `place`, in the nearest folder that is there; nothing is left behind.
+
+    Raises
+    ------
+    StorageError
+        It cannot.
+    """
+    folder = place.absolute().parent
+    with storage(place):
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable."):
+            pass

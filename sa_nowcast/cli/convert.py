@@ -6,7 +6,7 @@ from typing import Annotated, Literal, cast
 
 import typer
 
-from sa_nowcast.cli import terminal
+from sa_nowcast.cli import options, terminal
 from sa_nowcast.cli.terminal import app
 
 
@@ -14,9 +14,8 @@ from sa_nowcast.cli.terminal import app
 def convert(
     source: Annotated[list[str], typer.Argument(help="A file, folder, pattern or Zarr store, or several.")],
     target: Annotated[str, typer.Argument(help="The Zarr store to make, such as radar.zarr.")],
-    engine: Annotated[
-        str | None, typer.Option(help="taxibj, moving_mnist, kth, an importer of pysteps, or an engine of xarray.")
-    ] = None,
+    engine: options.Engine = None,
+    option: options.ReaderOptions = None,
     variable: Annotated[
         list[str] | None, typer.Option(help="A variable to take; all by default. May be repeated.")
     ] = None,
@@ -24,11 +23,12 @@ def convert(
         int, typer.Option(help="History and steps together; decides how many frames a shard holds.")
     ] = 20,
     irregular: Annotated[str, typer.Option(help="refuse or allow times that are no multiples of one step.")] = "refuse",
-    replace: Annotated[bool, typer.Option("--replace", help="Replace a store that is there already.")] = False,
+    replace: options.Replace = False,
     workers: Annotated[int | None, typer.Option(help="Threads.")] = None,
     cluster: Annotated[str | None, typer.Option(help="Address of a dask scheduler, such as tcp://host:8786.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, write nothing.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Convert any source to a Zarr store that streams fast, whole or not at all.
 
@@ -44,6 +44,7 @@ def convert(
             source if len(source) > 1 else source[0],
             target,
             engine=engine,
+            options=options.reader_options(option),
             variables=variable or None,
             window=window,
             irregular=cast(Literal["refuse", "allow"], irregular),
@@ -53,4 +54,7 @@ def convert(
             dry_run=dry_run,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    typer.echo(str(plan))
+    if json:
+        terminal.emit(plan.as_dict())
+    else:
+        terminal.result(plan)

@@ -4,22 +4,37 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
+
+from sa_nowcast.cli import terminal
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def scores_table(scores: pd.DataFrame, title: str) -> Table:
+_WIDEST = 1000
+
+
+def print_scores(scores: pd.DataFrame, title: str) -> None:
+    """Print the table on standard output; the terminal folds it where it is narrower, which hides no score."""
+    table = scores_table(scores, title, "by lead time")
+    width = Measurement.get(terminal.out, terminal.out.options.update(width=_WIDEST), table).maximum
+    Console(width=max(terminal.out.width, width)).print(table)
+
+
+def scores_table(scores: pd.DataFrame, title: str, what: str = "held-back times, by lead time") -> Table:
     """Lay out all scores by lead time, the reference's beside each in brackets; the first one with its ratio."""
-    reference = str(scores["reference"].iloc[0])
+    reference = str(scores["reference"].iloc[0]) if "reference" in scores.columns else None
     known = {"threshold", "neighbourhood", "rank"}
     fixed = {"lead_time_minutes", "metric", "value", "units", "count", "reference", "reference_value"}
     labels = [
         c for c in scores.columns if c not in known | fixed and not c.startswith("skill") and scores[c].notna().any()
     ]
     events = [c for c in scores.columns if c in known]
-    table = Table(title=f"{title}: held-back times, by lead time", title_justify="left", caption_justify="left")
+    table = Table(title=f"{title}: {what}", title_justify="left", caption_justify="left")
     columns = [
         (metric, event)
         for metric, rows in scores.groupby("metric", sort=False)
@@ -27,8 +42,8 @@ def scores_table(scores: pd.DataFrame, title: str) -> Table:
     ]
     columns.sort(key=lambda column: column[0] != "mse")  # the others as they were asked for
     first = str(columns[0][0])
-    for heading in (*labels, "lead [min]", first.upper(), reference, "ratio"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in (*labels, "lead [min]", first.upper(), *(() if reference is None else (reference, "ratio"))):
+        table.add_column(Text(heading), justify="right", no_wrap=True)
     for metric, event in columns[1:]:
         table.add_column(_score_name(str(metric), dict(zip(events, event, strict=True))), justify="right", no_wrap=True)
     for place, rows in scores.groupby([*labels, "lead_time_minutes"], sort=False):
@@ -37,8 +52,14 @@ def scores_table(scores: pd.DataFrame, title: str) -> Table:
             row = rows[rows["metric"] == metric]
             for name, value in zip(events, event, strict=True):
                 row = row[(row[name] == value) | (row[name].isna() & (value != value))]
-            value, other = row["value"].iloc[0], row["reference_value"].iloc[0]
-            if number == 0:
+            value = row["value"].iloc[0]
+            if reference is None:
+                cells.append(f"{value:.4g}")
+                continue
+            other = row["reference_value"].iloc[0]
+            if other != other:  # the reference's own row
+                cells += [f"{value:.4g}", *(["-", "-"] if number == 0 else [])]
+            elif number == 0:
                 # Where nothing moves, persistence is exact, and there is no ratio to it.
                 cells += [f"{value:.4g}", f"{other:.4g}", f"{value / other:.3f}" if other else "-"]
             else:
@@ -47,6 +68,9 @@ def scores_table(scores: pd.DataFrame, title: str) -> Table:
                 )
         table.add_row(*cells)
     units = str(scores.loc[scores["metric"] == first, "units"].iloc[0])
+    if reference is None:
+        table.caption = f"{first.upper()} in {units}"
+        return table
     table.caption = f"{first.upper()} in {units}; ratio: {first.upper()} / that of {reference}"
     if len(columns) > 1:
         table.caption += f"; the rest: ours ({reference})"

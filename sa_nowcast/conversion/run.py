@@ -27,7 +27,7 @@ from sa_nowcast.errors import Interrupted, RecipeError, StorageError
 from sa_nowcast.sources.open import open_source
 from sa_nowcast.sources.optional import require
 from sa_nowcast.sources.paths import PathLike, is_zarr
-from sa_nowcast.storage import held, put_in_place, remove, storage, sync, write_whole
+from sa_nowcast.storage import held, put_in_place, remove, require_writable, storage, sync, write_whole
 from sa_nowcast.times import show_time
 
 Progress = Callable[[int, int], None]
@@ -95,7 +95,7 @@ def convert(
     progress : callable, optional
         Called with the number of shards done and of all shards.
     dry_run : bool
-        Plan only: nothing is written.
+        Plan and check only, the target too: nothing is written.
 
     Returns
     -------
@@ -130,9 +130,10 @@ def convert(
         opened, place, variables=variables, time=time, irregular=irregular, window=window, frames=frames_per_shard,
         level=level, attrs=dict(attrs or {}),
     )  # fmt: skip
+    _may_write(place, existing)
+    require_writable(place)
     if dry_run:
         return prepared.plan
-    _may_write(place, existing)
     with held(place.with_name(place.name + PARTIAL + LOCK), place):
         conversion = _Conversion(prepared, place)
         stored = conversion.ended_before()

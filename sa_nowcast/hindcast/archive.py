@@ -32,7 +32,7 @@ from sa_nowcast.hindcast.job import Job, Opaque, Work
 from sa_nowcast.hindcast.methods import ByReference
 from sa_nowcast.hindcast.shard import Shard, run_shard, same
 from sa_nowcast.sources.paths import is_zarr
-from sa_nowcast.storage import held, put_in_place, remove, storage, sync, write_whole
+from sa_nowcast.storage import held, put_in_place, remove, require_writable, storage, sync, write_whole
 
 Progress = Callable[[int, int], None]
 Existing = Literal["resume", "replace"]
@@ -61,6 +61,15 @@ class Archive:
         self.journal = place.with_name(place.name + PARTIAL + JOURNAL)
         self.identity = job.identity()
         self.fingerprint = sha256(json.dumps(self.identity, sort_keys=True).encode())
+
+    def check(self, existing: Existing) -> None:
+        """Raise what would keep `write` from beginning; nothing is written."""
+        if self._finished(existing):
+            return
+        require_writable(self.place)
+        plan = self._plan()
+        if plan and existing == "resume":
+            self._require_same(self.partial, plan["identity"])
 
     def write(self, existing: Existing, cluster: Any, progress: Progress | None) -> None:
         """Write what is not there yet, here or on a cluster; see `hindcast`."""
@@ -169,6 +178,12 @@ class Archive:
         return {}
 
     # Template
+
+    def _plan(self) -> dict[str, Any]:
+        """Return what the journal says of an archive that was begun; nothing where there is none."""
+        with contextlib.suppress(OSError, ValueError):
+            return dict(json.loads((self.journal / _PLAN).read_text()))
+        return {}
 
     def _begin(self, existing: Existing) -> list[Shard]:
         """Lay the store out, or find it as it was left; return its shards."""

@@ -54,6 +54,7 @@ def hindcast(
     channel: Hashable | None = None,
     existing: Existing = "resume",
     progress: Progress | None = None,
+    dry_run: bool = False,
 ) -> xr.DataArray:
     """Forecast from many init times.
 
@@ -96,6 +97,8 @@ def hindcast(
         opened), and refuse it otherwise; or replace it, once the new one is whole.
     progress : callable, optional
         Called with the number of init times that are in the archive and of all.
+    dry_run : bool
+        With `to`: check it and all else, write nothing, and return the hindcast as without `to`.
 
     Returns
     -------
@@ -152,7 +155,11 @@ def hindcast(
     if to is None:
         return _lazy(job)
     place = _local(to)
-    Archive(job, place, batch_size, shard_size).write(existing, cluster, progress)
+    archive = Archive(job, place, batch_size, shard_size)
+    if dry_run:
+        archive.check(existing)
+        return _lazy(job)
+    archive.write(existing, cluster, progress)
     return _opened(job, place)
 
 

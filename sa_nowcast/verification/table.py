@@ -134,3 +134,54 @@ def _rows(scores: xr.Dataset, name: str, reference: str | None) -> pd.DataFrame:
     if reference is not None and "reference_value" in flat:
         flat["reference"] = reference
     return pd.DataFrame(flat)
+
+
+def from_table(table: pd.DataFrame) -> dict[str, xr.Dataset]:
+    """Return what `to_table` was made of, as far as a table holds it: enough to draw scores.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As `to_table` gives it, and as it is read back from CSV.
+
+    Returns
+    -------
+    dict of str to Dataset
+        By the column ``model``; one Dataset under "" where there is no such column.
+
+    Raises
+    ------
+    DataError
+        A column is missing, or there is no row.
+    """
+    missing = [c for c in ("lead_time_minutes", "metric", "value") if c not in table.columns]
+    if missing or not len(table):
+        found = f"columns {', '.join(map(str, table.columns))}" if missing else "no rows"
+        raise DataError("scores", found, expected=f"a table with {missing[0] if missing else 'scores'}")
+    if "model" in table.columns:
+        return {str(name): _scores(rows) for name, rows in table.groupby("model", sort=False)}
+    return {"": _scores(table)}
+
+
+def _scores(table: pd.DataFrame) -> xr.Dataset:
+    known = {"lead_time_minutes", "metric", "model", "units", "count", "reference"}
+    columns = ("value", "reference_value", "skill", "skill_lower", "skill_upper")
+    labels = [c for c in table.columns if c not in known and c not in columns]
+    reference = str(table["reference"].iloc[0]) if "reference" in table.columns else None
+    lead = np.round(table["lead_time_minutes"].to_numpy() * 60e9).astype("timedelta64[ns]")
+    table = table.assign(lead_time=lead)
+    scores = xr.Dataset()
+    for metric, rows in table.groupby("metric", sort=False):
+        own = [label for label in labels if rows[label].notna().any()]
+        indexed = rows.set_index([*own, "lead_time"])
+        endings = {"value": "", "reference_value": f"_{reference}", "skill": "_skill", "skill_lower": "_skill_lower",
+                   "skill_upper": "_skill_upper"}  # fmt: skip
+        for column, ending in endings.items():
+            if column in rows.columns and rows[column].notna().any():
+                score = xr.DataArray.from_series(indexed[column].astype(float))
+                units = str(rows["units"].iloc[0]) if "units" in rows.columns else "1"
+                score.attrs["units"] = units if column in ("value", "reference_value") else "1"
+                scores[f"{metric}{ending}"] = score
+    if reference is not None:
+        scores.attrs["reference"] = reference
+    return scores

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from command_line import call, in_process
 from sequences import NETWORK, OPTIONS, georeferenced, rain
 from typer.testing import CliRunner
 
@@ -47,24 +47,6 @@ def recipe(tmp_path: Path) -> Path:
     path = tmp_path / "trial.yaml"
     path.write_text(yaml.safe_dump(tree))
     return path
-
-
-def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-c", "from sa_nowcast.cli import main; main()", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "60", **environment},
-    )
-
-
-def in_process(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["sa-nowcast", *arguments])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    return int(caught.value.code or 0)
 
 
 def _ran(out: str, err: str, folder: Path) -> None:

@@ -1,0 +1,74 @@
+"""sa-nowcast inspect, and schema."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from sa_nowcast.cli import options, recipes, shipped, terminal
+from sa_nowcast.cli.terminal import app
+
+
+@app.command()
+def inspect(
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="A saved nowcaster, a store, an archive, a run's folder, a recipe, scores, or any file of frames.",
+            autocompletion=shipped.complete,
+        ),
+    ],
+    engine: options.Engine = None,
+    option: options.ReaderOptions = None,
+    json: options.Json = False,
+) -> None:
+    """Say what a file is: labels, provenance, sizes, chunks. No values are read.
+
+    Example: sa-nowcast inspect rain.nowcaster --json
+    """
+    from sa_nowcast.survey.inspection import inspect_path
+
+    place = str(recipes.find(target)) if shipped.is_shipped(target) else target
+    found = inspect_path(place, engine=engine, options=options.reader_options(option))
+    if json:
+        terminal.emit(found)
+    else:
+        _print(found)
+
+
+def _print(found: Mapping[str, Any]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for key, value in _flat(found):
+        table.add_row(Text(key, "bold"), Text(value))
+    terminal.out.print(table)
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows = []
+    for key, inner in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(inner, Mapping):
+            rows += _flat(inner, f"{name}.")
+        elif key == "bytes" and isinstance(inner, int):
+            rows.append((name, f"{inner:,}"))
+        elif inner is not None:
+            rows.append((name, ", ".join(map(str, inner)) if isinstance(inner, list | tuple) else str(inner)))
+    return rows
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of recipes, which editors complete and check YAML with.
+
+    Example: sa-nowcast schema > recipe.schema.json
+    """
+    from sa_nowcast.recipe import Recipe
+
+    terminal.emit(Recipe.model_json_schema())

@@ -1,0 +1,64 @@
+"""sa-nowcast plot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sa_nowcast.cli import options, terminal
+from sa_nowcast.cli.terminal import app
+
+
+@app.command()
+def plot(
+    file: Annotated[str, typer.Argument(help="A forecast, an archive, or scores (.csv, .nc).")],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output", "-o", help=".png, .svg or .pdf; a film in .gif or .mp4. By default FILE's name, .png."
+        ),
+    ] = None,
+    truth: Annotated[
+        str | None, typer.Option(help="Observed frames, drawn beside the forecast with the error.")
+    ] = None,
+    history: Annotated[str | None, typer.Option(help="Frames that the forecast started from.")] = None,
+    init_time: Annotated[
+        str | None, typer.Option(help="Which forecast of an archive, in UTC; by default the last one.")
+    ] = None,
+    variable: Annotated[str | None, typer.Option(help="Which variable, where there are several.")] = None,
+    channel: Annotated[str | None, typer.Option(help="Which channel, where there are several.")] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="Of scores: what to draw. May be repeated.")] = None,
+    threshold: Annotated[list[float] | None, typer.Option(help="Of scores: which thresholds.")] = None,
+    replace: options.Replace = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+) -> None:
+    """Draw a forecast by lead time, a film of it, or curves of scores.
+
+    Example: sa-nowcast plot archive.zarr --truth radar.zarr --init-time 2019-06-10T00:30 -o forecast.png
+    """
+    from sa_nowcast.opening import open_data
+    from sa_nowcast.workflow.forecasting import require_place
+    from sa_nowcast.workflow.pictures import FILMS, PICTURES, draw
+
+    name = output if output is not None else Path(file.rstrip("/")).with_suffix(".png").name
+    place = require_place(name, (*PICTURES, *FILMS), replace)
+    drawn = draw(
+        file,
+        place,
+        truth=None if truth is None else open_data(truth),
+        history=None if history is None else open_data(history),
+        init_time=init_time,
+        variable=variable,
+        channel=channel,
+        metrics=metric or (),
+        thresholds=threshold or (),
+        dry_run=dry_run,
+    )
+    terminal.report(f"{'would draw' if dry_run else 'drew'} {drawn}")
+    if json:
+        terminal.emit({"file": file, "drawn": drawn, "output": str(place), "dry_run": dry_run})
+    elif not dry_run:
+        terminal.result(place)

@@ -1,0 +1,74 @@
+"""sa-nowcast verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sa_nowcast.cli import options, terminal
+from sa_nowcast.cli.scores_table import print_scores
+from sa_nowcast.cli.terminal import app
+
+
+@app.command()
+def verify(
+    archives: Annotated[list[str], typer.Argument(help="Forecasts or archives, NetCDF or Zarr; each is a model.")],
+    truth: Annotated[str, typer.Argument(help="The observed frames: a file, folder, pattern or Zarr store.")],
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A score, such as mse, csi, fss or ssim; mse, and csi where there are thresholds, by default."
+        ),
+    ] = None,
+    threshold: Annotated[
+        list[str] | None,
+        typer.Option(help="Of csi and others: in the data's units, or with its own, such as '1 mm h-1'."),
+    ] = None,
+    reference: Annotated[
+        str, typer.Option(help="What skill is measured against: persistence, the path of an archive, or none.")
+    ] = "persistence",
+    data_range: Annotated[
+        tuple[float, float], typer.Option(help="Values that stand for 0 and 1 in ssim, psnr, frame_mse and frame_mae.")
+    ] = (0.0, 1.0),
+    clip: Annotated[bool, typer.Option("--clip", help="Clip forecasts to the data range in these.")] = False,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="Write the scores too: .csv or .nc.")] = None,
+    engine: options.Engine = None,
+    option: options.ReaderOptions = None,
+    replace: options.Replace = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+) -> None:
+    """Score forecasts against what was observed, by lead time; several archives in one table, on the same sample.
+
+    Example: sa-nowcast verify archive.zarr radar.zarr --threshold 1 --threshold 5 -o scores.csv
+    """
+    from sa_nowcast.opening import open_data
+    from sa_nowcast.workflow.forecasting import require_place
+    from sa_nowcast.workflow.scoring import SCORE_SUFFIXES, plan_scores, table_of, write_scores
+
+    place = None if output is None else require_place(output, SCORE_SUFFIXES, replace)
+    plan = plan_scores(
+        archives,
+        open_data(truth, engine=engine, options=options.reader_options(option)),
+        reference=None if reference == "none" else reference,
+        metrics=metric or (),
+        thresholds=threshold or (),
+    )
+    if plan.left_out:
+        terminal.report(plan.left_out)
+    if dry_run:
+        if json:
+            terminal.emit(plan.as_dict())
+        return
+    terminal.report(f"scoring {plan.describe()}")
+    scores = plan.compute(data_range=data_range, clip=clip)
+    table = table_of(scores)
+    if place is not None:
+        write_scores(scores, place)
+        terminal.report(f"written to {place}")
+    if json:
+        terminal.emit({"scores": table.to_dict("records"), "left_out": plan.left_out, "output": output})
+    else:
+        print_scores(table, ", ".join(Path(a).name for a in archives))

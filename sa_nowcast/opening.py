@@ -1,0 +1,141 @@
+"""What a path holds, told from the path itself, and opened as what it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import xarray as xr
+
+from sa_nowcast import bundle, dims
+from sa_nowcast.conversion import COMPLETE, open_zarr
+from sa_nowcast.errors import DataError, StorageError
+from sa_nowcast.recipe import SAMPLE_PREFIX
+from sa_nowcast.samples import open_sample
+from sa_nowcast.sources import chain, open_source
+from sa_nowcast.sources.paths import is_zarr
+
+Kind = Literal["model", "recipe", "run", "forecast", "scores", "data"]
+RECIPE_SUFFIXES: Final = (".yaml", ".yml")
+_RUN: Final = "recipe.json"
+
+
+def kind_of(source: str) -> Kind:
+    """Say what `source` names, by what lies there; whatever is nothing else is data.
+
+    Returns
+    -------
+    {"model", "recipe", "run", "forecast", "scores", "data"}
+        A saved nowcaster; a recipe's YAML; the folder of a run; one forecast or an archive of them; scores as
+        `sa_nowcast.to_table` or `verify` gives them; or a file, folder, pattern or store with frames.
+    """
+    path = Path(source).expanduser()
+    if path.suffix.lower() in RECIPE_SUFFIXES:
+        return "recipe"
+    if path.is_dir() and not is_zarr(path):
+        if (path / bundle.MODEL).is_file() or path.suffix == ".nowcaster":
+            return "model"
+        return "run" if (path / _RUN).is_file() else "data"
+    if path.suffix.lower() == ".csv":
+        return "scores"
+    if not path.exists():
+        return "data"
+    try:
+        with xr.open_dataset(path, engine="zarr" if is_zarr(path) else None, decode_times=False) as ds:
+            if dims.LEAD_TIME not in ds.variables:
+                return "data"
+            return "forecast" if {dims.INIT_TIME, dims.VALID_TIME} & set(map(str, ds.variables)) else "scores"
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError):
+        return "data"  # whose reader says what is wrong with it
+
+
+def open_data(source: str, *, engine: str | None = None, options: Mapping[str, Any] | None = None) -> xr.Dataset:
+    """Open frames lazily; sequences are put one after another.
+
+    Parameters
+    ----------
+    source : str
+        What `sa_nowcast.sources.open_source` opens, or ``sample:mrms`` for the embedded sample.
+    engine, options : optional
+        For `open_source`.
+
+    Raises
+    ------
+    DataError
+        No such file, or one that cannot be opened.
+    RecipeError
+        An engine or option that is not known.
+    """
+    if source.startswith(SAMPLE_PREFIX):
+        return open_sample(source.removeprefix(SAMPLE_PREFIX))
+    return chain(open_source(source, engine=engine, **dict(options or {})))
+
+
+def open_forecast(source: str) -> xr.DataArray:
+    """Open a forecast or an archive, from NetCDF or Zarr, lazily on dask.
+
+    Returns
+    -------
+    DataArray
+        Dimensions as in the file; several variables are put along a leading ``variable`` dimension, with their units
+        as a coordinate.
+
+    Raises
+    ------
+    DataError
+        No such file, no forecast in it, an archive that is not whole, or forecasts on different grids.
+    """
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise DataError(source, "no such file or folder", expected="a forecast or an archive")
+    ds = _opened(path)
+    names = sorted(str(n) for n, v in ds.data_vars.items() if dims.LEAD_TIME in v.dims)
+    if not names:
+        raise DataError(
+            source,
+            f"no variable with {dims.LEAD_TIME} (variables: {', '.join(map(str, ds.data_vars)) or 'none'})",
+            expected="a forecast or an archive",
+            fix="make one with sa-nowcast forecast or sa-nowcast hindcast",
+        )
+    first: xr.DataArray = ds[names[0]]
+    if len(names) == 1:
+        return first
+    different = [n for n in names if ds[n].dims != first.dims]
+    if different:
+        raise DataError(source, f"{different[0]} has other dimensions than {names[0]}", expected="the same ones")
+    several: xr.DataArray = ds[names].to_dataarray(dims.VARIABLE)
+    units = [str(ds[n].attrs.get("units", "")) for n in names]
+    order = [*(d for d in first.dims if d in (dims.REALIZATION, dims.INIT_TIME)), dims.VARIABLE]
+    several = several.transpose(*order, ...).assign_coords({dims.UNITS: (dims.VARIABLE, units)})
+    several.attrs = {k: v for k, v in first.attrs.items() if all(ds[n].attrs.get(k) == v for n in names)}
+    return several.rename("forecast")
+
+
+def _opened(path: Path) -> xr.Dataset:
+    try:
+        if is_zarr(path):
+            attrs = zarr_attrs(path)
+            # What convert and hindcast wrote is read with its checksums, and refused where it is not whole.
+            if COMPLETE in attrs or "sa_nowcast_hindcast" in attrs or path.name.endswith(".partial"):
+                return open_zarr(path, chunks={})
+            return xr.open_dataset(path, engine="zarr", chunks={}, decode_timedelta=True)
+        return xr.open_dataset(path, chunks={}, decode_timedelta=True)
+    except (DataError, StorageError):
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        raise DataError(
+            str(path), f"cannot be opened ({type(error).__name__}: {error})", expected="NetCDF or Zarr"
+        ) from error
+
+
+def zarr_attrs(path: Path) -> dict[str, Any]:
+    """Return the global attributes of a Zarr store of format 2 or 3; none where they cannot be read."""
+    for name in ("zarr.json", ".zattrs"):
+        try:
+            content = json.loads((path / name).read_text())
+        except (OSError, ValueError):
+            continue
+        return dict(content.get("attributes", {}) if name == "zarr.json" else content)
+    return {}

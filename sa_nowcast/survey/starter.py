@@ -1,0 +1,297 @@
+"""A first recipe for a file: what its frames are decides the fields, and comments say why."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+
+from sa_nowcast import dims
+from sa_nowcast.errors import DataError
+from sa_nowcast.frames import Frames
+from sa_nowcast.sources.chain import SEQUENCE
+from sa_nowcast.times import show_step
+from sa_nowcast.verification.units import is_rain_rate
+from sa_nowcast.windows import split_in_time, window_starts
+
+# From the most wanted down; each has to leave enough windows in every period.
+_WINDOWS: Final = ((10, 10), (8, 8), (6, 6), (4, 4), (3, 3), (2, 2), (2, 1), (1, 1))
+_DAILY: Final = ((24, 6), (12, 6))
+_SHARES: Final = ((0.15, 0.2), (0.2, 0.25), (0.25, 0.3), (0.3, 0.3))
+_MANY, _SOME = 24, 4
+_MOST_CHANNELS: Final = 4
+_SAMPLED: Final = 16
+_RARE: Final = 1e-3
+_RAIN_RATES: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen of the data, and what follows from it.
+
+    Attributes
+    ----------
+    frames : Frames
+    variables : tuple of str or None
+        Those that are taken, where not all gridded ones are.
+    left_out : tuple of str
+    gaps : bool
+        Whether times or whole frames are missing.
+    history, steps, patch : int
+    crop : int or None
+    validation, test : float
+    guard : int or None
+    thresholds : tuple of float
+    low, high : float
+        Of a sample of frames.
+    """
+
+    frames: Frames
+    variables: tuple[str, ...] | None
+    left_out: tuple[str, ...]
+    gaps: bool
+    history: int
+    steps: int
+    patch: int
+    crop: int | None
+    validation: float
+    test: float
+    guard: int | None
+    thresholds: tuple[float, ...] = field(default=())
+    low: float = 0.0
+    high: float = 0.0
+
+
+def look(
+    ds: xr.Dataset,
+    *,
+    variables: Sequence[str] | None = None,
+    history: int | None = None,
+    steps: int | None = None,
+) -> Look:
+    """Look at frames, and choose what a recipe for them says; a few frames are read.
+
+    Parameters
+    ----------
+    ds : Dataset
+    variables : sequence of str, optional
+        By default all gridded ones that can be channels together, at most four.
+    history, steps : int, optional
+        In place of what the number of frames and the step would suggest.
+
+    Raises
+    ------
+    DataError
+        Frames that cannot be trained on; the message says why.
+    """
+    chosen, left_out = _variables(ds) if variables is None else (tuple(variables), ())
+    frames, gaps = _frames(ds, chosen if left_out or variables is not None else None)
+    values = _sample(frames)
+    if not np.isfinite(values).any():
+        raise DataError(frames.name, "no valid value in a sample of frames", expected="some", fix="check the source")
+    gaps = gaps or not np.isfinite(values).any(axis=(1, 2, 3)).all()
+    past, ahead, shares, guard = _window(frames, history, steps)
+    smallest, largest = min(frames.grid.height, frames.grid.width), max(frames.grid.height, frames.grid.width)
+    patch = 1 if smallest < 10 else 2 if smallest < 24 else 4
+    crop = None if largest <= 96 else 96 if smallest >= 96 else smallest // patch * patch
+    valid = values[np.isfinite(values)]
+    return Look(
+        frames=frames,
+        variables=chosen if left_out or variables is not None else None,
+        left_out=left_out,
+        gaps=gaps,
+        history=past,
+        steps=ahead,
+        patch=patch,
+        crop=crop,
+        validation=shares[0],
+        test=shares[1],
+        guard=guard,
+        thresholds=_thresholds(frames, valid),
+        low=float(valid.min()),
+        high=float(valid.max()),
+    )
+
+
+def starter_recipe(
+    ds: xr.Dataset,
+    source: str,
+    *,
+    engine: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    variables: Sequence[str] | None = None,
+    history: int | None = None,
+    steps: int | None = None,
+    name: str | None = None,
+) -> str:
+    """Return a commented recipe for `ds`, which `source` was opened as; it runs as it is.
+
+    Parameters
+    ----------
+    ds : Dataset
+        From `sa_nowcast.opening.open_data`.
+    source, engine, options
+        What it was opened from, as the recipe will say.
+    variables, history, steps
+        As for `look`.
+    name : str, optional
+        By default made from the file's name.
+
+    Raises
+    ------
+    DataError
+        Frames that cannot be trained on.
+    """
+    seen = look(ds, variables=variables, history=history, steps=steps)
+    frames = seen.frames
+    called = name or recipe_name(source)
+    step, grid = show_step(frames.step), frames.grid
+    channels = ", ".join(f"{c.name} [{c.units}]" if c.units else f"{c.name} (no units)" for c in frames.channels)
+    ahead = show_step(seen.steps * frames.step)
+    parts = [
+        f"# A first recipe for {source}: sa-nowcast run {called}.yaml",
+        f"# Seen: {channels}; {len(frames)} frames every {step}, {frames.label(0)} to {frames.label(len(frames) - 1)};",
+        f"# {grid.height} x {grid.width} pixels, {grid.spacing()}; a sample holds {seen.low:.4g} to {seen.high:.4g}.",
+        "# Every field is a starting point. docs/reference/recipe.md lists all of them, with their units.",
+        f"name: {_text(called)}",
+        f"history: {seen.history} # frames that a forecast starts from, {step} apart",
+        f"steps: {seen.steps} # frames that are forecast: up to {ahead} ahead",
+        "data:",
+        f"  source: {_text(source)} # relative paths start at the working directory",
+    ]
+    if engine is not None:
+        parts.append(f"  engine: {_text(engine)}")
+    if options:
+        parts.append(f"  options: {json.dumps(dict(options))}")
+    if seen.variables is not None:
+        parts.append(f"  variables: {json.dumps(list(seen.variables))} # channels, forecast together")
+    if seen.left_out:
+        parts.append(f"  # left out: {', '.join(seen.left_out)}; what is put in is forecast too")
+    if seen.gaps:
+        stretches = [b - a for a, b in frames.segments]
+        parts.append(
+            f"  gaps: skip # {len(stretches)} stretches without a gap, the longest of {max(stretches)} frames; windows "
+            "do not cross gaps, and frames without any value are left out"
+        )
+    parts += [
+        "split: # in time order: train, validate, test; scores come from times that were not trained on",
+        f"  validation: {seen.validation} # share of the frames; chooses the best weights",
+        f"  test: {seen.test} # share of the frames, the latest ones; forecast and scored",
+    ]
+    if seen.guard is not None:
+        parts.append(f"  guard: {seen.guard} # unused frames between periods; one history would leave too few")
+    kind = "log1p for rain rates and amounts" if dims.is_rain(frames.channels[0].attrs) else "standard for these units"
+    parts += [
+        f"scaling: auto # between physical and network values, fitted on training times only: {kind}",
+        "network:",
+        "  preset: small # trains on two cores; tuned is for a GPU",
+        f"  patch: {seen.patch} # pixels a side that are folded into one position; larger is faster and coarser",
+        "training:",
+        "  max_steps: 1000 # updates: minutes to an hour without a GPU; more are better, and a run can be resumed",
+        "  batch_size: 4",
+        f"  crop: {'null' if seen.crop is None else seen.crop} # "
+        + ("the whole grid at once" if seen.crop is None else "rows and columns of random parts of the grid"),
+        "  seed: 0",
+        "verification:",
+    ]
+    if seen.thresholds:
+        units = frames.channels[0].units
+        parts += [
+            "  metrics: [mse, csi] # csi: hits / (hits + misses + false alarms) at each threshold",
+            f"  thresholds: [{', '.join(f'{t:g}' for t in seen.thresholds)}] # {units}; each seen in 0.1% or more",
+        ]
+    else:
+        parts.append("  metrics: [mse, mae] # csi and others need thresholds, in the data's units")
+    parts += [
+        "  reference: persistence # the forecast that skill is measured against: nothing moves",
+        "output:",
+        f"  folder: {_text(f'runs/{called}')} # model, forecasts, scores and picture",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _variables(ds: xr.Dataset) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the variables that can be channels together, and the other gridded ones."""
+    known = {dims.find_dim(ds, role) for role in ("time", "y", "x")}
+    gridded = sorted(str(n) for n, v in ds.data_vars.items() if known <= set(v.dims) and v.dtype.kind in "fiub")
+    if not gridded:
+        raise DataError(
+            "data",
+            f"no variable has the dimensions {', '.join(map(str, known))}",
+            fix="check ds.data_vars, or name the variable with --variable",
+        )
+    plain = [n for n in gridded if set(ds[n].dims) == known]
+    chosen = plain[:_MOST_CHANNELS] if len(plain) <= _MOST_CHANNELS and plain else (plain or gridded)[:1]
+    return tuple(chosen), tuple(n for n in gridded if n not in chosen)
+
+
+def _frames(ds: xr.Dataset, variables: Sequence[str] | None) -> tuple[Frames, bool]:
+    if SEQUENCE in ds.coords:
+        return Frames.from_xarray(ds, variables=variables, gaps="skip"), False
+    frames = Frames.from_xarray(ds, variables=variables, gaps="skip")
+    if (np.diff(frames.times) % frames.step).any():
+        Frames.from_xarray(ds, variables=variables)  # calendar months and the like: no step at all, which this says
+    return frames, len(frames.segments) > 1
+
+
+def _window(frames: Frames, history: int | None, steps: int | None) -> tuple[int, int, tuple[float, float], int | None]:
+    """Return the longest window of which every period has some, with the shares of the periods and the guard."""
+    hourly = np.timedelta64(1, "h") <= frames.step < np.timedelta64(1, "D")
+    wanted = dict.fromkeys((history or h, steps or s) for h, s in (*(_DAILY if hourly else ()), *_WINDOWS))
+    last: DataError | None = None
+    # A guard of one history is worth more than a longer window, but not than windows to score.
+    for guard, fewest in ((None, _MANY), (1, _SOME), (None, _SOME), (1, 1), (0, 1)):
+        for past, ahead in wanted:
+            for shares in _SHARES:
+                try:
+                    windows = _windows(frames, past, ahead, shares, past if guard is None else guard)
+                except DataError as error:
+                    last = error
+                    continue
+                if windows >= fewest:
+                    return past, ahead, shares, guard
+    raise last or DataError(
+        frames.name,
+        f"{len(frames)} frames, the longest stretch without a gap {max(b - a for a, b in frames.segments)}",
+        expected="a few windows for training, validation and test each",
+        fix="give more frames, or fill the gaps",
+    )
+
+
+def _windows(frames: Frames, history: int, steps: int, shares: tuple[float, float], guard: int) -> int:
+    """Return how many windows the period with the fewest of them has."""
+    length = history + steps
+    split = split_in_time(len(frames), length, validation=shares[0], test=shares[1], guard=guard)
+    return min(len(window_starts(frames.segments, length, p)) for p in (split.train, split.validation, split.test))
+
+
+def _sample(frames: Frames) -> np.ndarray[Any, np.dtype[np.float32]]:
+    places = np.unique(np.linspace(0, len(frames) - 1, _SAMPLED).astype(int)).tolist()
+    return np.concatenate([frames.read(p, p + 1) for p in places])
+
+
+def _thresholds(frames: Frames, valid: np.ndarray[Any, np.dtype[np.float32]]) -> tuple[float, ...]:
+    """Return rain rates that are reached often enough to be scored; none for other quantities."""
+    if len(frames.channels) > 1 or not is_rain_rate(frames.channels[0].units):
+        return ()
+    reached = [t for t in _RAIN_RATES if float((valid >= t).mean()) >= _RARE]
+    return tuple(reached[:: max(1, len(reached) // 2)][:3])
+
+
+def recipe_name(source: str) -> str:
+    """Return what a recipe for `source` is called by default."""
+    stem = Path(source.removeprefix("sample:")).name.split(".")[0]
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_") or "nowcast"
+
+
+def _text(text: str) -> str:
+    """Return a text as YAML holds it; plain where that reads back as the same."""
+    if text in ("null", "true", "false"):
+        return json.dumps(text)
+    return text if re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./:-]*", text) and ": " not in text else json.dumps(text)

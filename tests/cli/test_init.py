@@ -1,0 +1,143 @@
+"""The recipe that init writes runs as it is, and says why it says what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+import yaml
+from command_line import Here
+from sequences import rain, weather
+
+from sa_nowcast.errors import DataError
+from sa_nowcast.recipe import Recipe, parse_recipe, read_recipe
+from sa_nowcast.survey.starter import look, starter_recipe
+from sa_nowcast.workflow import run
+
+
+def shrunken(path: Path, folder: Path) -> Recipe:
+    """The same recipe with three updates of a tiny network."""
+    tree = yaml.safe_load(path.read_text())
+    tree["network"] |= {"hidden": [4]}
+    tree["training"] |= {"max_steps": 3, "validation_samples": 2, "pictures": 0, "device": "cpu"}
+    tree["output"]["folder"] = str(folder)
+    return parse_recipe(yaml.safe_dump(tree))
+
+
+def test_the_recipe_runs_as_it_is(here: Here, radar: Path, tmp_path: Path) -> None:
+    place = tmp_path / "first.yaml"
+    here("init", radar, "-o", place)
+    assert (here.code, here.out) == (0, f"{place}\n")
+    result = run(shrunken(place, tmp_path / "run"), progress=False)
+    assert set(result.scores["metric"]) == {"mse", "csi"}
+    assert all(file.exists() for file in result.files)
+
+
+def test_the_comments_say_what_was_seen(here: Here, radar: Path, tmp_path: Path) -> None:
+    here("init", radar, "-o", tmp_path / "a.yaml", "--dry-run")
+    assert here.code == 0
+    assert not (tmp_path / "a.yaml").exists()
+    assert "# Seen: rain [mm h-1]; 40 frames every 5 min, 2020-06-01T00:00 to 2020-06-01T03:15;" in here.out
+    assert "24 x 20 pixels, 1000 x 1000 m" in here.out
+    assert "log1p for rain rates" in here.out
+    assert parse_recipe(here.out).name == "a"
+
+
+def test_a_recipe_that_stands_there_is_kept_unless_forced(here: Here, radar: Path, tmp_path: Path) -> None:
+    place = tmp_path / "mine.yaml"
+    place.write_text("my work")
+    here.fails(5, f"STORAGE {place}: exists already. Fix: name another file with -o, or give --force.",
+               "init", radar, "-o", place)  # fmt: skip
+    assert place.read_text() == "my work"
+    assert here("init", radar, "-o", place, "--force").code == 0
+    assert read_recipe(place).name == "mine"
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(here: Here, radar: Path, no_folder: Path) -> None:
+    here.fails(5, "cannot be written (Not a directory)", "init", radar, "-o", no_folder / "a.yaml")
+
+
+def test_a_wrong_path_and_a_wrong_variable_are_one_line(here: Here, radar: Path, tmp_path: Path) -> None:
+    here.fails(3, "DATA none.nc: no such file or folder", "init", "none.nc", "-o", tmp_path / "a.yaml")
+    here.fails(3, "no variable 'rian', expected one of rain",
+               "init", radar, "-o", tmp_path / "a.yaml", "--variable", "rian")  # fmt: skip
+
+
+def test_what_is_given_replaces_what_would_be_chosen(here: Here, radar: Path, tmp_path: Path) -> None:
+    here("init", radar, "-o", tmp_path / "a.yaml", "--history", "3", "--steps", "2")
+    recipe = read_recipe(tmp_path / "a.yaml")
+    assert (recipe.history, recipe.steps) == (3, 2)
+
+
+def test_gaps_are_skipped_and_counted() -> None:
+    ds = rain(60).isel(time=[t for t in range(60) if t not in (20, 21, 40)]).to_dataset()
+    text = starter_recipe(ds, "rain.nc")
+    assert "gaps: skip # 3 stretches without a gap, the longest of 20 frames" in text
+    assert parse_recipe(text).data.gaps == "skip"
+
+
+def test_two_variables_become_channels_and_have_no_thresholds() -> None:
+    recipe = parse_recipe(starter_recipe(weather(), "weather.nc"))
+    assert recipe.data.variables is None
+    assert recipe.verification.thresholds == ()
+    assert len(look(weather()).frames.channels) == 2
+
+
+def test_a_variable_with_another_dimension_is_left_out_and_named() -> None:
+    ds = rain(40).to_dataset()
+    ds["level"] = ds["rain"].expand_dims(height=2).transpose("time", "height", "y", "x")
+    text = starter_recipe(ds, "rain.nc")
+    assert "# left out: level" in text
+    assert parse_recipe(text).data.variables == ("rain",)
+
+
+@pytest.mark.parametrize("frames", [6, 9, 14, 25, 60, 200])
+def test_windows_fit_however_few_frames_there_are(frames: int) -> None:
+    recipe = parse_recipe(starter_recipe(rain(frames).to_dataset(), "rain.nc"))
+    assert recipe.history + recipe.steps <= frames // 3
+
+
+def test_too_few_frames_and_calendar_months_are_refused() -> None:
+    with pytest.raises(DataError, match="would be left to train on"):
+        starter_recipe(rain(4).to_dataset(), "rain.nc")
+    months = rain(30).assign_coords(time=pd.date_range("2000-01-01", periods=30, freq="MS")).to_dataset()
+    with pytest.raises(DataError, match="step is 29 d"):
+        starter_recipe(months, "rain.nc")
+    with pytest.raises(DataError, match="no valid value in a sample of frames"):
+        starter_recipe((rain(20) * np.nan).to_dataset(), "rain.nc")
+
+
+@pytest.mark.parametrize(
+    "source", ["a b.nc", "2019:rain.nc", "null", "true", "-x.nc", "radar/*.nc", "a#b.nc", 'q"q.nc']
+)
+def test_a_name_is_read_back_whatever_it_holds(source: str) -> None:
+    assert parse_recipe(starter_recipe(rain(40).to_dataset(), source)).data.source == source
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["era5/*.nc", "mrms/*.nc", "satellite/*.zarr"])
+def test_recipes_for_real_files_run(real_data: Path, name: str, here: Here, tmp_path: Path) -> None:
+    (source,) = real_data.glob(name)
+    assert here("init", source, "-o", tmp_path / "real.yaml").code == 0
+    recipe = shrunken(tmp_path / "real.yaml", tmp_path / "run")
+    # Of the large grids a corner, which takes a small part of the time.
+    ds = xr.open_dataset(source, engine="zarr" if source.suffix == ".zarr" else None)
+    y, x = recipe.data.y or list(ds.dims)[-2], recipe.data.x or list(ds.dims)[-1]
+    if max(ds.sizes.values()) > 500:
+        bounds = {d: tuple(sorted(map(float, ds[d].values[[0, 127]]))) for d in (y, x)}
+        recipe = recipe.model_copy(update={"split": recipe.split.model_copy(update={"test_region": bounds})})
+    assert len(run(recipe, progress=False).scores)
+
+
+def test_options_of_the_reader_come_into_the_recipe(here: Here, tmp_path: Path) -> None:
+    np.savez(tmp_path / "taxi.npz", np.random.default_rng(0).poisson(5.0, (60, 10, 20, 1)))
+    given = {"start": "2015-01-01", "step": "30min", "name": "pickups", "units": '"1"', "channels": "[pickups]"}
+    options = [word for key, value in given.items() for word in ("--option", f"{key}={value}")]
+    here("init", tmp_path / "taxi.npz", "--engine", "array", *options, "-o", tmp_path / "taxi.yaml")
+    assert here.code == 0, here.err
+    recipe = read_recipe(tmp_path / "taxi.yaml")
+    assert recipe.data.options["channels"] == ["pickups"]
+    assert recipe.network["patch"] == 2
