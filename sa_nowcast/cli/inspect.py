@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sa_nowcast.cli import options, recipes, shipped, terminal
+from sa_nowcast.cli import options, shipped, terminal
 from sa_nowcast.cli.terminal import app
 
 
@@ -28,9 +28,10 @@ def inspect(
 
     Example: sa-nowcast inspect rain.nowcaster --json
     """
+    from sa_nowcast.recipe import find_recipe
     from sa_nowcast.survey.inspection import inspect_path
 
-    place = str(recipes.find(target)) if shipped.is_shipped(target) else target
+    place = str(find_recipe(target)) if shipped.is_shipped(target) else target
     found = inspect_path(place, engine=engine, options=options.reader_options(option))
     if json:
         terminal.emit(found)
@@ -69,6 +70,6 @@ def schema() -> None:
 
     Example: sa-nowcast schema > recipe.schema.json
     """
-    from sa_nowcast.recipe import Recipe
+    from sa_nowcast.recipe import recipe_schema
 
-    terminal.emit(Recipe.model_json_schema())
+    terminal.emit(recipe_schema())

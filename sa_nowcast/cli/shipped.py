@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 
 
@@ -23,7 +22,8 @@ def complete(incomplete: str) -> list[str]:
 
 
 def _names() -> set[str]:
-    package = Path(str(files("sa_nowcast")))
-    # The wheel carries the recipes inside the package; a checkout has them beside it.
-    folders = (package / "_recipes", package.parent / "recipes")
-    return {f.relative_to(folder).with_suffix("").as_posix() for folder in folders for f in folder.rglob("*.yaml")}
+    from sa_nowcast.recipe.shipped import recipe_folders
+
+    return {
+        f.relative_to(folder).with_suffix("").as_posix() for folder in recipe_folders() for f in folder.rglob("*.yaml")
+    }

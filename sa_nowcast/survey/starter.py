@@ -209,7 +209,7 @@ def starter_recipe(
     else:
         parts.append("  metrics: [mse, mae] # csi and others need thresholds, in the data's units")
     parts += [
-        "  reference: persistence # the forecast that skill is measured against: nothing moves",
+        "  references: [persistence] # what skill is measured against: nothing moves; extrapolation needs pysteps",
         "output:",
         f"  folder: {_text(f'runs/{called}')} # model, forecasts, scores and picture",
     ]
