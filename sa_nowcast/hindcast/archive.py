@@ -179,12 +179,6 @@ class Archive:
 
     # Template
 
-    def _plan(self) -> dict[str, Any]:
-        """Return what the journal says of an archive that was begun; nothing where there is none."""
-        with contextlib.suppress(OSError, ValueError):
-            return dict(json.loads((self.journal / _PLAN).read_text()))
-        return {}
-
     def _begin(self, existing: Existing) -> list[Shard]:
         """Lay the store out, or find it as it was left; return its shards."""
         file = self.journal / _PLAN
