@@ -39,7 +39,9 @@ def geographic() -> xr.DataArray:
 @pytest.fixture(scope="module")
 def archive(nowcaster: Nowcaster) -> xr.DataArray:
     ds = georeferenced()
-    return forecast_period(nowcaster, ds, Frames.from_xarray(ds), (4, 16))
+    terms = nowcaster.terms
+    frames = Frames.from_xarray(ds)
+    return forecast_period(nowcaster, ds, frames, (4, 16), history=terms.history, steps=terms.steps).compute()
 
 
 def findings(suite: CheckSuite, path: Path) -> list[tuple[int, str]]:

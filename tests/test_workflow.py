@@ -18,10 +18,11 @@ from sequences import NETWORK, OPTIONS, georeferenced, rain, traffic, weather
 import sa_nowcast
 import sa_nowcast.training.engine as engine
 from sa_nowcast.errors import DataError, Interrupted, MissingLibraryError, RecipeError, StorageError
+from sa_nowcast.hindcast import archive, call
 from sa_nowcast.recipe import Recipe
-from sa_nowcast.workflow import RunResult, run, stages
+from sa_nowcast.workflow import RunResult, drawing, held_back, run
 
-FILES = {"model.nowcaster", "forecast.nc", "scores.csv", "forecast.png"}
+FILES = {"model.nowcaster", "forecast.nc", "scores.csv", "forecast.png", "scores.png"}
 
 
 def recipe_for(folder: Path, frames: xr.DataArray | xr.Dataset | None = None, **changes: Any) -> Recipe:
@@ -74,7 +75,7 @@ def same(folder: Path, finished: Path, **changes: Any) -> Recipe:
 @pytest.fixture
 def quick_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most of the time of a small run goes into its picture; some tests are about other things."""
-    monkeypatch.setattr(stages, "_draw", lambda *args: args[-1].write_bytes(b"picture"))
+    monkeypatch.setattr(drawing, "draw", lambda *args: args[-1].write_bytes(b"picture"))
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def never_trains(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_leaves_model_forecast_scores_and_picture(finished: Path) -> None:
-    assert {f.name for f in finished.iterdir()} == {*FILES, "training", "run.json", "recipe.json"}
+    assert {f.name for f in finished.iterdir()} == {*FILES, "training", "run.json", "recipe.json", ".scores"}
     assert (finished / "forecast.png").read_bytes().startswith(b"\x89PNG")
     nowcaster = sa_nowcast.load(str(finished / "model.nowcaster"))
     assert nowcaster.provenance["recipe"] == "trial"
@@ -176,7 +177,7 @@ def test_a_result_that_was_altered_or_removed_is_made_again(copied: Path, finish
 
 @pytest.mark.usefixtures("never_trains")
 def test_another_recipe_in_the_same_folder_is_refused(copied: Path, finished: Path) -> None:
-    for changes in ({"history": 3}, {"training": {"seed": 1}}, {"name": "other"}):
+    for changes in ({"history": 3}, {"training": {"seed": 1}}, {"network": {"hidden": [8]}}, {"scaling": "standard"}):
         with pytest.raises(RecipeError, match=r"it holds a run of another recipe.*name another folder"):
             quietly(same(copied, finished, **changes))
     (copied / "recipe.json").write_text("{")
@@ -324,7 +325,186 @@ def test_a_source_that_cannot_be_opened_is_one_line(tmp_path: Path, content: byt
 def test_each_stage_is_reported_in_one_line(tmp_path: Path) -> None:
     lines: list[str] = []
     run(recipe_for(tmp_path / "run"), progress=False, report=lines.append)
-    assert [line.split()[0] for line in lines] == ["training", "training", "forecasting", "scoring"]
+    assert [line.split()[0] for line in lines] == [
+        "training", "training", "forecasting", "scoring", "drawing", "drawing",
+    ]  # fmt: skip
     assert re.fullmatch(r"training on CPU with \d+ threads, fp32", lines[1])
     assert "2020-06-01T02:20 to 2020-06-01T03:15" in lines[2]
     assert not any("\n" in line for line in lines)
+
+
+# --- what is done again, and what is not
+
+
+def said(recipe: Recipe) -> list[str]:
+    """What each stage says of itself: "skipping" or what it does, and its name."""
+    lines: list[str] = []
+    run(recipe, progress=False, report=lines.append)
+    return [" ".join(line.split(":")[0].split()[:3]) for line in lines if not line.startswith("skipping")]
+
+
+@pytest.mark.usefixtures("never_trains", "quick_picture")
+@pytest.mark.parametrize(
+    ("changes", "done"),
+    [
+        ({"verification": {"thresholds": [0.5, 2]}}, ["scoring 6 forecasts", "drawing scores.png"]),
+        ({"verification": {"bootstrap": {"samples": 10}}}, ["scoring 6 forecasts", "drawing scores.png"]),
+        ({"pictures": {"title": "Rain"}}, ["drawing forecast.png", "drawing scores.png"]),
+        ({"name": "other", "description": "d"}, ["drawing scores.png"]),
+        ({"pictures": {"scores": False, "init_time": "first"}}, ["drawing forecast.png"]),
+        ({"output": {"format": "netcdf"}, "training": {"log_every": 7}}, []),
+    ],
+    ids=lambda value: next(iter(value), "nothing") if isinstance(value, dict) else "",
+)
+def test_a_change_runs_the_stages_again_that_it_matters_to(
+    copied: Path, finished: Path, changes: dict[str, Any], done: list[str]
+) -> None:
+    assert said(same(copied, finished, **changes)) == done
+    assert said(same(copied, finished, **changes)) == []
+
+
+@pytest.mark.usefixtures("never_trains", "quick_picture")
+def test_every_second_init_time_is_forecast_where_the_stride_says_so(copied: Path, finished: Path) -> None:
+    recipe = same(copied, finished, forecast={"stride": 2})
+    assert [line.split()[0] for line in said(recipe)] == ["forecasting", "scoring", "drawing", "drawing"]
+    with xr.open_dataset(copied / "forecast.nc", decode_timedelta=True) as ds:
+        assert ds.sizes["init_time"] == 3
+
+
+@pytest.mark.usefixtures("never_trains", "quick_picture")
+@pytest.mark.parametrize("name", ["forecast.png", "scores.png"])
+def test_a_picture_that_is_lost_is_drawn_again_alone(copied: Path, finished: Path, name: str) -> None:
+    (copied / name).unlink()
+    assert said(same(copied, finished)) == [f"drawing {name}"]
+
+
+@pytest.mark.usefixtures("never_trains")
+def test_a_source_that_was_touched_is_the_same_and_one_that_was_changed_is_another(
+    copied: Path, finished: Path
+) -> None:
+    source = finished.parent / "run.source.nc"
+    os.utime(source, (1, 1))
+    assert said(same(copied, finished)) == []
+    other = rain(40)
+    other[3] += 1
+    elsewhere = copied.parent / "run.source.nc"
+    georeferenced(other).to_netcdf(elsewhere)
+    with pytest.raises(RecipeError, match="the run in this folder was another one"):
+        said(same(copied, finished, data={"source": str(elsewhere)}))
+
+
+@pytest.mark.usefixtures("quick_picture")
+def test_references_are_made_beside_the_forecast_and_scored_on_one_sample(copied: Path, finished: Path) -> None:
+    recipe = same(copied, finished, verification={"references": ["persistence", "extrapolation"]})
+    result = quietly(recipe)
+    assert (copied / "references" / "extrapolation.nc").exists()
+    table = pd.read_csv(copied / "scores.csv")
+    assert set(table["model"]) == {"sa-convlstm", "extrapolation"}
+    assert set(table["reference"].dropna()) == {"persistence"}
+    counts = table[table["metric"] == "mse"].groupby("lead_time_minutes")["count"].nunique()
+    assert (counts == 1).all()
+    assert len(result.scores) == len(table)
+    # Skill against another one takes no new forecast.
+    other = same(copied, finished, verification={"references": ["extrapolation"]})
+    assert said(other) == ["scoring 6 forecasts", "drawing scores.png"]
+    assert set(pd.read_csv(copied / "scores.csv")["reference"].dropna()) == {"extrapolation"}
+    assert quietly(other).already_done
+
+
+@pytest.mark.usefixtures("quick_picture")
+def test_climatology_averages_the_training_period(tmp_path: Path) -> None:
+    data = georeferenced(rain(40)).assign_coords(time=pd.date_range("2020-06-01", periods=40, freq="6h"))
+    recipe = recipe_for(tmp_path / "run", data, verification={"references": ["climatology"]}, scaling="log1p")
+    quietly(recipe)
+    with xr.open_dataset(tmp_path / "run" / "references" / "climatology.nc", decode_timedelta=True) as ds:
+        one = ds["rain"].isel(init_time=0, lead_time=0).load()
+    # 40 frames less 12 to test on, 8 to validate on and twice 4 between.
+    training = rain(40)[:12].assign_coords(time=data["time"].values[:12])
+    wanted = training[training["time"].dt.hour == one["valid_time"].dt.hour].mean("time")
+    np.testing.assert_allclose(one.values, wanted.values, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_forecast_from_the_newest_frames_a_film_and_attention_where_they_are_asked_for(
+    copied: Path, finished: Path
+) -> None:
+    changes = {
+        "forecast": {"latest": True},
+        "pictures": {"film": "gif", "attention": [5000, 3000], "init_time": "2020-06-01T02:40", "scores": False},
+    }
+    assert {f.name for f in quietly(same(copied, finished, **changes)).files} >= {"latest.nc", "forecast.gif"}
+    with xr.open_dataset(copied / "latest.nc", decode_timedelta=True) as ds:
+        assert ds["init_time"].values == rain(40)["time"].values[-1]
+    assert (copied / "forecast.gif").read_bytes().startswith(b"GIF")
+    assert (copied / "attention.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(RecipeError, match=r"pictures\.init_time: '2020-06-02', expected last, first, or an init"):
+        quietly(same(copied, finished, pictures={"init_time": "2020-06-02"}))
+
+
+@pytest.mark.usefixtures("never_trains", "quick_picture")
+def test_forecasts_that_are_too_large_for_one_file_become_an_archive(
+    copied: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held_back, "LARGEST_NETCDF", 1000)
+    (copied / "forecast.nc").unlink()
+    before = pd.read_csv(copied / "scores.csv")
+    quietly(same(copied, finished))
+    assert (copied / "forecast.zarr" / "zarr.json").exists()
+    pd.testing.assert_frame_equal(pd.read_csv(copied / "scores.csv"), before, rtol=1e-6)
+    assert quietly(same(copied, finished)).already_done
+    chunk = next(f for f in (copied / "forecast.zarr" / "rain").rglob("*") if f.is_file() and f.stat().st_size > 500)
+    chunk.write_bytes(chunk.read_bytes()[:-20])
+    assert said(same(copied, finished))[0].startswith("forecasting")
+    assert quietly(same(copied, finished)).already_done
+
+
+@pytest.mark.usefixtures("never_trains", "quick_picture")
+def test_a_hindcast_that_is_stopped_goes_on_where_it_stopped(
+    copied: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = same(copied, finished, output={"format": "zarr"})
+    made = sa_nowcast.Nowcaster.forecast_batch
+    calls: list[int] = []
+
+    def stopping(self: Any, frames: Any, positions: Any, *args: Any) -> Any:
+        calls.extend(positions)
+        if len(calls) > 3 and max(calls) < 100:
+            calls.append(100)
+            raise KeyboardInterrupt
+        return made(self, frames, positions, *args)
+
+    monkeypatch.setattr(call, "LARGEST_BATCH", 2)
+    monkeypatch.setattr(archive, "MOST_PER_SHARD", 2)
+    monkeypatch.setattr(sa_nowcast.Nowcaster, "forecast_batch", stopping)
+    with pytest.raises(Interrupted):
+        quietly(recipe)
+    assert not (copied / "forecast.zarr").exists()
+    quietly(recipe)
+    assert quietly(recipe).already_done
+
+
+@pytest.mark.usefixtures("quick_picture")
+def test_a_source_is_converted_first_and_the_store_is_shared(tmp_path: Path) -> None:
+    store = tmp_path / "rain.zarr"
+    recipe = recipe_for(tmp_path / "run", conversion={"to": str(store)})
+    lines: list[str] = []
+    run(recipe, progress=False, report=lines.append)
+    assert lines[0].startswith("converting ")
+    assert sa_nowcast.open_zarr(store).sizes["time"] == 40
+    assert quietly(recipe).already_done
+    other = same(tmp_path / "other", tmp_path / "run", conversion={"to": str(store)}, training={"seed": 1})
+    lines.clear()
+    run(other, progress=False, report=lines.append)
+    assert lines[0].startswith("skipping convert")
+    with pytest.raises(RecipeError, match=r"conversion\.to .*rain\.zarr: it was converted with other settings"):
+        quietly(recipe_for(tmp_path / "run", conversion={"to": str(store), "level": 5}))
+    shard = next(f for f in (store / "rain").rglob("*") if f.is_file() and f.stat().st_size > 2000)
+    shard.write_bytes(b"")
+    lines.clear()
+    run(recipe, progress=False, report=lines.append)
+    assert "is not whole" in lines[0]
+    shutil.rmtree(store)
+    rain(40).to_dataset().to_zarr(store, zarr_format=3, consolidated=False)
+    (tmp_path / "rain.zarr.inputs.json").unlink()
+    with pytest.raises(RecipeError, match="it was not made by a recipe"):
+        quietly(recipe)

@@ -138,8 +138,10 @@ class PicturesRecipe(Block):
     )
     scores: bool = Field(True, description="scores.png: scores by lead time, with each reference.")
     film: Literal["gif", "mp4"] | None = Field(None, description="forecast.gif or .mp4: the same forecast, moving.")
-    attention: tuple[int, int] | None = Field(
-        None, description="attention.png: what this grid point (row, column from the first) attends to; null: none."
+    attention: tuple[float, float] | None = Field(
+        None,
+        description="attention.png: what the grid point nearest to this y and x attends to, in the units of the "
+        "grid's coordinates (rows and columns where it has none); null: none.",
     )
     title: str | None = Field(
         None, description="Above the pictures; null: what the data are called, and the init time."

@@ -46,6 +46,8 @@ class Experiment:
         Positions in `test_frames` that are forecast and scored.
     blocked : ndarray of int
         Positions without any valid value.
+    train_period : (int, int) or None
+        Positions in `test_frames` of the training period; None where training has data of its own.
     """
 
     training: Callable[[], TrainingData]
@@ -55,6 +57,7 @@ class Experiment:
     test_frames: Frames
     test_period: Range
     blocked: Positions | Sequence[int]
+    train_period: Range | None
 
 
 def open_experiment(recipe: Recipe) -> Experiment:
@@ -86,6 +89,7 @@ def open_experiment(recipe: Recipe) -> Experiment:
         test_frames=test_frames,
         test_period=split.test,
         blocked=blocked,
+        train_period=split.train,
     )
 
 
@@ -128,17 +132,20 @@ def _digits(recipe: Recipe) -> Experiment:
         test_frames=frames,
         test_period=(0, len(frames)),
         blocked=np.empty(0, np.int64),
+        train_period=None,
     )
 
 
 def open_source(recipe: Recipe) -> xr.Dataset:
-    """Open what ``data.source`` names, lazily; sequences are put one after another.
+    """Open what ``data.source`` names, or the store of a conversion, lazily; sequences are put one after another.
 
     Raises
     ------
     DataError
         No such file, or one that cannot be opened.
     """
+    if recipe.conversion is not None:
+        return chain(open_any(str(Path(recipe.conversion.to).expanduser())))
     source = recipe.data.source
     if source.startswith(SAMPLE_PREFIX):
         return open_sample(source.removeprefix(SAMPLE_PREFIX))

@@ -1,35 +1,38 @@
-"""One function per command: what a recipe asks for, done and left in one folder.
+"""One function per command: what a recipe asks for, done in stages and left in one folder.
 
 Nothing is printed here. Progress goes to the `report` callback, results are returned.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import xarray as xr
 
 from sa_nowcast import dims
 from sa_nowcast.card import resolved_recipe
-from sa_nowcast.cf import write_forecast
-from sa_nowcast.errors import DataError, MissingLibraryError, StorageError
-from sa_nowcast.frames import Frames, grid_mapping_name
-from sa_nowcast.hindcast import hindcast
 from sa_nowcast.recipe import Recipe, network_config
-from sa_nowcast.windows import Positions, Range, window_starts
+from sa_nowcast.storage import storage, write_whole
+from sa_nowcast.workflow import drawing
+from sa_nowcast.workflow.converting import convert_source
 from sa_nowcast.workflow.data import Experiment, open_experiment, period
-from sa_nowcast.workflow.outputs import check_claim, claim, finish, finished, write_text
+from sa_nowcast.workflow.held_back import archive_path, latest, made_forecasts, make_forecasts, reference_of
+from sa_nowcast.workflow.identity import data_identity
+from sa_nowcast.workflow.outputs import Ledger, check_claim, claim, digest, trained_by
+from sa_nowcast.workflow.scored import PERSISTENCE, keep_scores, kept_scores, score
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from sa_nowcast.nowcaster import Nowcaster
+    from sa_nowcast.verification import Reference
 
-MODEL, SCORES, PICTURE = "model.nowcaster", "scores.csv", "forecast.png"
+MODEL, FORECAST, SCORES, REFERENCES, LATEST = "model.nowcaster", "forecast", "scores.csv", "references", "latest"
+KEPT = ".scores"
 Report = Callable[[str], None]
 
 
@@ -41,7 +44,8 @@ class RunResult:
     ----------
     folder : Path
     scores : DataFrame
-        One row per lead time, metric and threshold; see `sa_nowcast.verification.to_table`.
+        One row per lead time, metric and threshold; see `sa_nowcast.verification.to_table`. With more than one
+        reference, a column ``model`` tells the forecasts apart.
     files : tuple of Path
         The results, whole.
     already_done : bool
@@ -75,19 +79,18 @@ def train(recipe: Recipe, *, progress: bool = True, report: Report = lambda line
     SaNowcastError
         Whatever is wrong, in one line; the same call goes on where an interrupted one stopped.
     """
-    from sa_nowcast.devices import resolve_device
-
-    folder = _folder(recipe)
-    resolve_device(recipe.training.device)
-    _train(recipe, folder, open_experiment(recipe), progress, report)
-    return folder / MODEL
+    stages = _Stages(recipe, progress, report)
+    stages.convert()
+    stages.train()
+    return stages.folder / MODEL
 
 
 def run(recipe: Recipe, *, progress: bool = True, report: Report = lambda line: None) -> RunResult:
-    """Train, save the model, forecast the held-back times, score them, draw the last one.
+    """Convert, train, forecast the held-back times, score them, draw: each where it is not done yet.
 
-    Of several processes that train together (``torchrun``, ``srun``), the first one does what comes after training;
-    the others return without scores and files.
+    A stage is skipped where its inputs are those that it had, and what it left is whole. Of several processes that
+    train together (``torchrun``, ``srun``), the first one does what comes after training; the others return without
+    scores and files.
 
     Parameters
     ----------
@@ -95,7 +98,7 @@ def run(recipe: Recipe, *, progress: bool = True, report: Report = lambda line: 
     progress : bool
         Whether training shows a progress bar on standard error.
     report : callable
-        Called with one line at the start of each stage.
+        Called with one line at the start of each stage, or why it is skipped.
 
     Returns
     -------
@@ -108,153 +111,213 @@ def run(recipe: Recipe, *, progress: bool = True, report: Report = lambda line: 
     """
     import pandas as pd
 
-    from sa_nowcast.devices import resolve_device
     from sa_nowcast.training.launch import launched
 
-    folder = _folder(recipe)
-    done = finished(folder, recipe)
-    if done is not None:
-        return RunResult(folder, pd.read_csv(folder / SCORES), done, already_done=True)
-    # A missing library or device is found out before any work is done.
-    _plotting()
-    resolve_device(recipe.training.device)
-    experiment = open_experiment(recipe)
-    nowcaster = _train(recipe, folder, experiment, progress, report)
+    stages = _Stages(recipe, progress, report)
+    stages.convert()
+    stages.train()
     if not launched().first:
-        return RunResult(folder, pd.DataFrame(), (), already_done=False)
-    test, frames = experiment.test, experiment.test_frames
-    report(f"forecasting {period(frames, experiment.test_period)}")
-    archive = forecast_period(nowcaster, test, frames, experiment.test_period, experiment.blocked)
-    suffix = {"netcdf": "nc", "zarr": "zarr"}[recipe.output.format]
-    written = write_forecast(archive, folder / f"forecast.{suffix}", recipe.output.format, title=recipe.name)
-    report(f"scoring {archive.sizes[dims.INIT_TIME]} forecasts against {recipe.verification.references[0]}")
-    table = _score(archive, test, frames, recipe)
-    write_text(folder / SCORES, table.to_csv(index=False))
-    _draw(archive, test, frames, recipe, folder / PICTURE)
-    files = (folder / MODEL, written, folder / SCORES, folder / PICTURE)
-    finish(folder, recipe, files)
-    return RunResult(folder, table, files, already_done=False)
+        return RunResult(stages.folder, pd.DataFrame(), (), already_done=False)
+    stages.hindcast()
+    stages.verify()
+    stages.plot()
+    if stages.worked:
+        claim(stages.folder, recipe)
+    scores = pd.read_csv(stages.folder / SCORES)
+    return RunResult(stages.folder, scores, tuple(stages.results), already_done=not stages.worked)
 
 
-def _folder(recipe: Recipe) -> Path:
-    from sa_nowcast.training.fit import writable_folder
+@dataclass
+class _Stages:
+    """The stages of one run; what several of them need is opened once, and only where one has something to do."""
 
-    folder = writable_folder(Path(recipe.output.folder).expanduser())
-    check_claim(folder, recipe)
-    return folder
+    recipe: Recipe
+    progress: bool
+    report: Report
+    worked: bool = False
+    results: list[Path] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        from sa_nowcast.training.fit import writable_folder
 
-def _train(recipe: Recipe, folder: Path, experiment: Experiment, progress: bool, report: Report) -> Nowcaster:
-    from sa_nowcast.training.fit import fit_prepared
-    from sa_nowcast.training.launch import launched
+        self.folder = writable_folder(Path(self.recipe.output.folder).expanduser())
+        check_claim(self.folder, self.recipe)
+        self.ledger = Ledger.read(self.folder)
+        self.data = data_identity(self.recipe.data.source, self.ledger.data)
 
-    first = launched().first
-    # Only now: a recipe that failed on its data must not keep the folder from the mended one.
-    if first:
-        claim(folder, recipe)
-        report(experiment.trained_on)
-    nowcaster = fit_prepared(
-        experiment.training(),
-        network_config(recipe.network, channels=experiment.channels),
-        recipe.scaling,
-        recipe.training,
-        folder=folder / "training",
-        progress=progress,
-        report=report if first else None,
-        provenance={"recipe": recipe.name, "source": recipe.data.source},
-        recipe_text=resolved_recipe(recipe),
-    )
-    if first:
-        nowcaster.save(folder / MODEL, overwrite=True)
-    return nowcaster
+    # --- what stages share
 
+    @cached_property
+    def experiment(self) -> Experiment:
+        # A missing library or device is found out before any work is done.
+        from sa_nowcast.devices import resolve_device
 
-def forecast_period(
-    nowcaster: Nowcaster, data: xr.Dataset, frames: Frames, period: Range, blocked: Sequence[int] | Positions = ()
-) -> xr.DataArray:
-    """Forecast from every init time whose history and lead times lie in `period` and hold no `blocked` frame.
+        if drawing.pictures_of(self.recipe):
+            drawing.require_plotting()
+        resolve_device(self.recipe.training.device)
+        return open_experiment(self.recipe)
 
-    Returns
-    -------
-    DataArray, dims (init_time, [variable,] lead_time, [channel,] y, x)
-    """
-    terms = nowcaster.terms
-    starts = window_starts(frames.segments, terms.history + terms.steps, period, blocked)
-    if not len(starts):
-        raise DataError(
-            frames.name,
-            f"no window of {terms.history + terms.steps} successive frames to test on",
-            fix="give split.test a larger share",
+    @cached_property
+    def nowcaster(self) -> Nowcaster:
+        from sa_nowcast.nowcaster import Nowcaster
+
+        return Nowcaster.load(self.folder / MODEL)
+
+    @cached_property
+    def others(self) -> list[str]:
+        return [name for name in self.recipe.verification.references if name != PERSISTENCE]
+
+    def _reason(self, stage: str, inputs: str) -> str | None:
+        reason = self.ledger.reason(stage, inputs)
+        if reason is None:
+            kept = [f for f in self.ledger.files(stage) if not f.name.startswith(".")]
+            names = ", ".join(f.relative_to(self.folder).as_posix() for f in kept)
+            self.report(
+                f"skipping {stage}: {names} {'is' if len(kept) == 1 else 'are'} whole, nothing it needs changed"
+            )
+            self.results.extend(kept)
+        return reason
+
+    def _done(self, stage: str, inputs: str, *files: Path) -> None:
+        self.ledger.note(stage, inputs, files)
+        self.ledger.note_data(self.data)
+        self.worked = True
+        self.results.extend(f for f in files if not f.name.startswith("."))
+
+    # --- the stages
+
+    def convert(self) -> None:
+        """Make the store that the others read, where the recipe names one."""
+        from sa_nowcast.training.launch import launched
+
+        if self.recipe.conversion is not None:
+            alone = launched().alone
+            self.worked |= convert_source(self.recipe, self.data["identity"], self.report, alone=alone)
+
+    def train(self) -> None:
+        """Train, and save the model."""
+        from sa_nowcast.training.fit import fit_prepared
+        from sa_nowcast.training.launch import launched
+
+        inputs = digest([trained_by(self.recipe), self.data["identity"]])
+        if self._reason("train", inputs) is None:
+            return
+        recipe, first, experiment = self.recipe, launched().first, self.experiment
+        # Only now: a recipe that failed on its data must not keep the folder from the mended one.
+        if first:
+            claim(self.folder, recipe)
+            self.report(experiment.trained_on)
+        nowcaster = fit_prepared(
+            experiment.training(),
+            network_config(recipe.network, channels=experiment.channels),
+            recipe.scaling,
+            recipe.training,
+            folder=self.folder / "training",
+            progress=self.progress,
+            report=self.report if first else None,
+            provenance={"recipe": recipe.name, "source": recipe.data.source},
+            recipe_text=resolved_recipe(recipe),
         )
-    channel = None if len(frames.arrays) > 1 else frames.channel_dim
-    mapping = grid_mapping_name(frames.arrays[0])
-    data = data[[str(a.name) for a in frames.arrays] + ([mapping] if mapping in data.data_vars else [])]
-    inits: Any = frames.times[starts + terms.history - 1]
-    archive = hindcast(
-        data,
-        nowcaster,
-        terms.steps,
-        init_times=inits,
-        time=frames.time_dim,
-        y=frames.grid.y,
-        x=frames.grid.x,
-        channel=channel,
-    )
-    result: xr.DataArray = archive.compute()
-    return result
+        if first:
+            nowcaster.save(self.folder / MODEL, overwrite=True)
+            self._done("train", inputs, self.folder / MODEL)
+        self.nowcaster = nowcaster
 
+    def hindcast(self) -> None:
+        """Forecast the held-back period, by the network and by each reference."""
+        recipe = self.recipe
+        period_of = {
+            **recipe.model_dump(mode="json", include={"history", "steps", "data", "split"}),
+            "stride": recipe.forecast.stride,
+            "format": recipe.output.format,
+            "identity": self.data["identity"],
+        }
+        del period_of["data"]["source"]
+        model = self.ledger.left("train")
+        inputs = digest([period_of, recipe.forecast.tile, model])
+        if (reason := self._reason("hindcast", inputs)) is not None:
+            self.report(f"forecasting {period(self.experiment.test_frames, self.experiment.test_period)}")
+            path = archive_path(self.folder, FORECAST, recipe, self.experiment)
+            self._forecast("hindcast", inputs, self.nowcaster, path, recipe.name, reason)
+        for name in self.others:
+            inputs = digest([period_of, name])
+            if (reason := self._reason(f"hindcast {name}", inputs)) is not None:
+                self.report(f"forecasting the same by {name}")
+                path = archive_path(self.folder / REFERENCES, name, recipe, self.experiment)
+                self._forecast(
+                    f"hindcast {name}",
+                    inputs,
+                    reference_of(name, self.experiment),
+                    path,
+                    f"{recipe.name}, {name}",
+                    reason,
+                )
+        if recipe.forecast.latest:
+            inputs = digest([period_of, recipe.forecast.tile, model, LATEST])
+            if self._reason(LATEST, inputs) is not None:
+                self.report("forecasting from the newest frames")
+                path = self.folder / f"{LATEST}.{'zarr' if recipe.output.format == 'zarr' else 'nc'}"
+                latest(self.nowcaster, recipe, self.experiment, path)
+                self._done(LATEST, inputs, path)
 
-def _score(archive: xr.DataArray, truth: xr.Dataset, frames: Frames, recipe: Recipe) -> pd.DataFrame:
-    from sa_nowcast.verification import to_table, verify
+    def _forecast(
+        self, stage: str, inputs: str, model: Nowcaster | Reference, path: Path, title: str, reason: str
+    ) -> None:
+        # An archive that was begun is gone on with; one that is whole and of another, or damaged, is replaced.
+        replace = reason != "not done yet"
+        make_forecasts(model, self.recipe, self.experiment, path, replace=replace, title=title)
+        self._done(stage, inputs, path)
 
-    asked = recipe.verification
-    truth_array: xr.DataArray | xr.Dataset = (
-        frames.arrays[0] if len(frames.arrays) == 1 else truth[[str(a.name) for a in frames.arrays]]
-    )
-    scores = verify(
-        archive,
-        truth_array,
-        metrics=list(asked.metrics) or (["mse", "csi"] if asked.thresholds else ["mse"]),
-        thresholds=asked.thresholds or None,
-        reference=asked.references[0],
-        data_range=asked.data_range,
-        clip=asked.clip,
-        time=str(frames.time_dim),
-    )
-    return to_table(scores)
+    def _archive(self, stage: str, model: Nowcaster | Reference) -> xr.DataArray:
+        """Return the forecasts that a finished stage left."""
+        (path,) = self.ledger.files(stage)
+        return made_forecasts(model, self.recipe, self.experiment, path)
 
+    @cached_property
+    def archive(self) -> xr.DataArray:
+        return self._archive("hindcast", self.nowcaster)
 
-def _plotting() -> Any:
-    try:
-        import matplotlib  # noqa: F401
+    def verify(self) -> None:
+        """Score all forecasts."""
+        from sa_nowcast.verification import to_table
 
-        from sa_nowcast import plotting
-    except ImportError as error:
-        raise MissingLibraryError(
-            "pictures", "matplotlib is not installed", fix='pip install "sa-nowcast[plot]"'
-        ) from error
-    return plotting
+        recipe = self.recipe
+        made = ["hindcast", *(f"hindcast {name}" for name in self.others)]
+        inputs = digest(
+            [
+                [self.ledger.left(stage) for stage in made],
+                recipe.verification.model_dump(mode="json"),
+                self.data["identity"],
+            ]
+        )
+        if self._reason("verify", inputs) is None:
+            return
+        first = recipe.verification.references[0]
+        self.report(f"scoring {self.archive.sizes[dims.INIT_TIME]} forecasts against {first}")
+        archives: dict[str, xr.DataArray] = {self.nowcaster.network.config.name: self.archive}
+        for name in self.others:
+            archives[name] = self._archive(f"hindcast {name}", reference_of(name, self.experiment))
+        scores = score(archives, self.experiment, recipe)
+        table = to_table(scores if len(scores) > 1 else next(iter(scores.values())))
+        with storage(self.folder / SCORES):
+            write_whole(self.folder / SCORES, table.to_csv(index=False))
+        keep_scores(scores, self.folder / KEPT)
+        self._done("verify", inputs, self.folder / SCORES, self.folder / KEPT)
 
-
-def _draw(archive: xr.DataArray, truth: xr.Dataset, frames: Frames, recipe: Recipe, path: Path) -> None:
-    last = archive.isel({dims.INIT_TIME: -1})
-    array = frames.arrays[0]
-    channel = {}
-    if frames.channel_dim is not None:
-        channel = {frames.channel_dim: 0}
-        last = last.isel(channel)
-        array = array if frames.channel_dim == dims.VARIABLE else array.isel(channel)
-        if frames.channel_dim == dims.VARIABLE:
-            last = last.assign_attrs(array.attrs).rename(array.name)
-    position = frames.position(last[dims.INIT_TIME].values[()])
-    assert position is not None
-    known = array.isel({frames.time_dim: slice(position - recipe.history + 1, position + 1)})
-    figure = _plotting().plot_forecast(last, truth=array, history=known)
-    partial = path.with_name(f".{path.stem}.partial.png")
-    try:
-        figure.savefig(partial, dpi=100)
-        os.replace(partial, path)
-    except OSError as error:
-        raise StorageError(str(path), f"cannot be written ({error.strerror or error})", fix="free space") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    def plot(self) -> None:
+        """Draw the pictures that the recipe asks for, each where it is not there."""
+        drawable = drawing.Drawable(
+            self.recipe,
+            experiment=lambda: self.experiment,
+            archive=lambda: self.archive,
+            nowcaster=lambda: self.nowcaster,
+            scores=lambda: kept_scores(self.folder / KEPT),
+        )
+        for name, settings in drawing.pictures_of(self.recipe).items():
+            source = "verify" if name == drawing.SCORES else "hindcast"
+            inputs = digest([settings, self.ledger.left(source), self.data["identity"]])
+            if self._reason(f"plot {name}", inputs) is not None:
+                drawing.require_plotting()
+                self.report(f"drawing {name}")
+                drawing.draw(name, drawable, self.folder / name)
+                self._done(f"plot {name}", inputs, self.folder / name)

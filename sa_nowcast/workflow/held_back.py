@@ -1,0 +1,189 @@
+"""The stage that forecasts the held-back period: by the network, and by each reference, with bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+import xarray as xr
+
+from sa_nowcast import dims
+from sa_nowcast.cf import write_forecast
+from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.frames import Frames, grid_mapping_name
+from sa_nowcast.hindcast import hindcast
+from sa_nowcast.recipe import Recipe
+from sa_nowcast.storage import storage
+from sa_nowcast.verification import Reference, reference
+from sa_nowcast.windows import Positions, Range, window_starts
+
+if TYPE_CHECKING:
+    from sa_nowcast.nowcaster import Nowcaster
+    from sa_nowcast.workflow.data import Experiment
+
+LARGEST_NETCDF: Final = 2**29
+"""Bytes of forecasts that are made in memory and written as one NetCDF file; more become a Zarr archive."""
+
+
+def forecast_period(
+    model: Nowcaster | Reference,
+    data: xr.Dataset,
+    frames: Frames,
+    period: Range,
+    blocked: Sequence[int] | Positions = (),
+    *,
+    history: int,
+    steps: int,
+    stride: int = 1,
+    tile: int | None = None,
+    to: Path | None = None,
+    existing: Literal["resume", "replace"] = "resume",
+) -> xr.DataArray:
+    """Forecast from every init time whose history and lead times lie in `period` and hold no `blocked` frame.
+
+    Returns
+    -------
+    DataArray, dims ([realization,] init_time, [variable,] lead_time, [channel,] y, x)
+        Lazy; from the archive where `to` is given.
+
+    Raises
+    ------
+    DataError
+        There is no such init time.
+    """
+    starts = window_starts(frames.segments, history + steps, period, blocked, stride=stride)
+    if not len(starts):
+        raise DataError(
+            frames.name,
+            f"no window of {history + steps} successive frames to test on",
+            fix="give split.test a larger share",
+        )
+    channel = None if len(frames.arrays) > 1 else frames.channel_dim
+    mapping = grid_mapping_name(frames.arrays[0])
+    data = data[[str(a.name) for a in frames.arrays] + ([mapping] if mapping in data.data_vars else [])]
+    inits: Any = frames.times[starts + history - 1]
+    return hindcast(
+        data,
+        model,
+        steps,
+        init_times=inits,
+        tile=tile,
+        to=to,
+        existing=existing,
+        time=frames.time_dim,
+        y=frames.grid.y,
+        x=frames.grid.x,
+        channel=channel,
+    )
+
+
+def archive_path(folder: Path, name: str, recipe: Recipe, experiment: Experiment) -> Path:
+    """Return where forecasts are kept: as the recipe says, and in Zarr where they are too large for one file."""
+    if recipe.output.format == "zarr" or _bytes(recipe, experiment) > LARGEST_NETCDF:
+        return folder / f"{name}.zarr"
+    return folder / f"{name}.nc"
+
+
+def _bytes(recipe: Recipe, experiment: Experiment) -> int:
+    frames = experiment.test_frames
+    first, stop = experiment.test_period
+    inits = (stop - first) // recipe.forecast.stride
+    return inits * recipe.steps * int(np.prod(frames.shape[1:])) * 4
+
+
+def make_forecasts(
+    model: Nowcaster | Reference, recipe: Recipe, experiment: Experiment, path: Path, *, replace: bool, title: str
+) -> xr.DataArray:
+    """Forecast the held-back period, write what comes of it to `path`, and return it.
+
+    Parameters
+    ----------
+    model : Nowcaster or Reference
+    recipe : Recipe
+    experiment : Experiment
+    path : Path
+        Ends in ``.nc`` or ``.zarr``; a Zarr archive that was begun is gone on with.
+    replace : bool
+        Whether a Zarr archive that is there is another's.
+    title : str
+        Of a NetCDF file.
+    """
+    with storage(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".zarr":
+        return _hindcast(model, recipe, experiment, path, replace=replace)
+    archive: xr.DataArray = _hindcast(model, recipe, experiment).compute()
+    write_forecast(archive, path, title=title)
+    return archive
+
+
+def made_forecasts(model: Nowcaster | Reference, recipe: Recipe, experiment: Experiment, path: Path) -> xr.DataArray:
+    """Return what `make_forecasts` wrote; the arguments are its."""
+    if path.suffix == ".zarr":
+        return _hindcast(model, recipe, experiment, path)  # a finished archive is opened
+    lazy = _hindcast(model, recipe, experiment)
+    return lazy.copy(data=_read(path, lazy))
+
+
+def _hindcast(
+    model: Nowcaster | Reference,
+    recipe: Recipe,
+    experiment: Experiment,
+    to: Path | None = None,
+    *,
+    replace: bool = False,
+) -> xr.DataArray:
+    return forecast_period(
+        model,
+        experiment.test,
+        experiment.test_frames,
+        experiment.test_period,
+        experiment.blocked,
+        history=recipe.history,
+        steps=recipe.steps,
+        stride=recipe.forecast.stride,
+        tile=None if isinstance(model, Reference) else recipe.forecast.tile,
+        to=to,
+        existing="replace" if replace else "resume",
+    )
+
+
+def _read(path: Path, like: xr.DataArray) -> Any:
+    """Return the values of a file that `write_forecast` wrote, in the layout of `like`."""
+    with xr.open_dataset(path, decode_coords="all", decode_timedelta=True) as ds:
+        if dims.VARIABLE not in like.dims:
+            return ds[str(like.name or "forecast")].transpose(*like.dims).values
+        order = [d for d in like.dims if d != dims.VARIABLE]
+        parts = [ds[str(n)].transpose(*order).values for n in like[dims.VARIABLE].values]
+    return np.stack(parts, axis=like.dims.index(dims.VARIABLE))
+
+
+def reference_of(name: str, experiment: Experiment) -> Reference:
+    """Return the reference of that name, with the training period where it needs one."""
+    if name != "climatology":
+        return reference(name)
+    if experiment.train_period is None:
+        raise RecipeError(
+            "verification.references", "climatology for sequences that are made while training", fix="leave it out"
+        )
+    frames = experiment.test_frames
+    names = [str(a.name) for a in frames.arrays]
+    training = experiment.test[names].isel({frames.time_dim: slice(*experiment.train_period)})
+    return reference(name, training=training if len(names) > 1 else training[names[0]])
+
+
+def latest(nowcaster: Nowcaster, recipe: Recipe, experiment: Experiment, path: Path) -> None:
+    """Forecast from the newest frames, for which there is no truth yet."""
+    frames = experiment.test_frames
+    forecast = nowcaster.forecast(
+        experiment.test,
+        recipe.steps,
+        tile=recipe.forecast.tile,
+        time=frames.time_dim,
+        y=frames.grid.y,
+        x=frames.grid.x,
+        channel=None if len(frames.arrays) > 1 else frames.channel_dim,
+    )
+    write_forecast(forecast, path, "zarr" if path.suffix == ".zarr" else "netcdf", title=f"{recipe.name}, latest")
