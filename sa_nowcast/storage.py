@@ -145,6 +145,13 @@ def held(lock: Path, place: Path) -> Iterator[None]:
             return
 
 
+def clear(lock: Path, place: Path) -> None:
+    """Remove a lock that a process left which was killed just before it would have removed it."""
+    if lock.exists():
+        with contextlib.suppress(StorageError), held(lock, place):
+            pass
+
+
 def _alive(process: int) -> bool:
     try:
         os.kill(process, 0)

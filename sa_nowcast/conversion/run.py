@@ -27,7 +27,7 @@ from sa_nowcast.errors import Interrupted, RecipeError, StorageError
 from sa_nowcast.sources.open import open_source
 from sa_nowcast.sources.optional import require
 from sa_nowcast.sources.paths import PathLike, is_zarr
-from sa_nowcast.storage import held, put_in_place, remove, require_writable, storage, sync, write_whole
+from sa_nowcast.storage import clear, held, put_in_place, remove, require_writable, storage, sync, write_whole
 from sa_nowcast.times import show_time
 
 Progress = Callable[[int, int], None]
@@ -134,7 +134,7 @@ def convert(
     require_writable(place)
     if dry_run:
         return prepared.plan
-    with held(place.with_name(place.name + PARTIAL + LOCK), place):
+    with held(_lock_file(place), place):
         conversion = _Conversion(prepared, place)
         stored = conversion.ended_before()
         if stored is None:
@@ -152,6 +152,7 @@ def _may_write(place: Path, existing: Existing) -> None:
     if not place.exists() or (_journal_file(place).exists() and _Conversion.inode_at_end(place) == place.stat().st_ino):
         return
     if existing == "refuse":
+        clear(_lock_file(place), place)
         raise StorageError(
             str(place),
             "exists already",
@@ -182,6 +183,10 @@ def _local(target: PathLike) -> Path:
 def _journal_file(place: Path) -> Path:
     """Return the journal's place: beside the store, not within, where Zarr would take it for damage."""
     return place.with_name(place.name + PARTIAL + JOURNAL)
+
+
+def _lock_file(place: Path) -> Path:
+    return place.with_name(place.name + PARTIAL + LOCK)
 
 
 class _Conversion:

@@ -59,6 +59,7 @@ class Archive:
         self.job, self.place, self.batch_size, self.wanted_shard = job, place, batch_size, shard_size
         self.partial = place.with_name(place.name + PARTIAL)
         self.journal = place.with_name(place.name + PARTIAL + JOURNAL)
+        self.lock = place.with_name(place.name + PARTIAL + LOCK)
         self.identity = job.identity()
         self.fingerprint = sha256(json.dumps(self.identity, sort_keys=True).encode())
 
@@ -76,7 +77,7 @@ class Archive:
         total = len(self.job.positions)
         # Looked at before the lock too: a finished archive may stand in a folder that cannot be written.
         if self._finished(existing):
-            if self.journal.exists():  # of a process that was killed just before its end
+            if self.journal.exists() or self.lock.exists():  # of a process that was killed just before its end
                 with contextlib.suppress(StorageError), self._locked():
                     self._ended_before()
             if progress is not None:
@@ -149,7 +150,7 @@ class Archive:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Let no other process write the same archive; remove the journal where the archive is not under way."""
-        with held(self.place.with_name(self.place.name + PARTIAL + LOCK), self.place):
+        with held(self.lock, self.place):
             try:
                 yield
             finally:

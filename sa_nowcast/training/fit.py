@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import tempfile
@@ -23,6 +24,7 @@ from sa_nowcast.models import NetworkConfig, build
 from sa_nowcast.models.estimate import require_memory
 from sa_nowcast.nowcaster import Nowcaster
 from sa_nowcast.recipe import TrainingRecipe, checked, network_config
+from sa_nowcast.storage import held
 from sa_nowcast.times import Gaps
 from sa_nowcast.training.data import TrainingData
 from sa_nowcast.training.engine import Outcome, train
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
 
 Report = Callable[[str], None]
+
+LOCK = ".lock"
+"""The file that the process holds that trains in a folder."""
 
 
 def fit(
@@ -105,7 +110,7 @@ def fit(
     RecipeError
         An option that is unknown or not allowed.
     StorageError
-        The folder cannot be written; found out before training.
+        The folder cannot be written, or another process trains in it; found out before training.
     Interrupted
         A signal stopped the run; it goes on when `fit` is called again with the same folder.
     """
@@ -204,21 +209,25 @@ def fit_prepared(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         network = build(config)
-    outcome = train(
-        network,
-        data,
-        recipe,
-        hardware,
-        fingerprint={
-            "data": data.identity,
-            "network": json.dumps(config.to_dict(), sort_keys=True),
-            "scaling": scaling,
-        },
-        folder=run_folder,
-        progress=progress,
-        loggers=loggers,
-        pictures=pictures,
-    )
+    # The first of several processes writes for all of them.
+    with contextlib.ExitStack() as stack:
+        if run_folder is not None and hardware.launch.first:
+            stack.enter_context(held(run_folder / LOCK, run_folder))
+        outcome = train(
+            network,
+            data,
+            recipe,
+            hardware,
+            fingerprint={
+                "data": data.identity,
+                "network": json.dumps(config.to_dict(), sort_keys=True),
+                "scaling": scaling,
+            },
+            folder=run_folder,
+            progress=progress,
+            loggers=loggers,
+            pictures=pictures,
+        )
     with torch.device("meta"):
         best = build(config)  # without what training may have compiled or captured
     best.load_state_dict(outcome.weights, assign=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import resource
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sa_nowcast.errors import StorageError
+from sa_nowcast.storage import partial_beside
 from sa_nowcast.training.module import NowcastModule
 from sa_nowcast.training.validation import Validation
 
@@ -135,14 +137,16 @@ class TrainingLog(L.Callback):
         if self.folder is None:
             return
         path = self.folder / FILE
-        partial = path.with_name(f".{FILE}.partial")
         try:
-            with partial.open("w", newline="") as file:
-                writer = csv.DictWriter(file, FIELDS)
-                writer.writeheader()
-                for row in self.rows:
-                    writer.writerow({k: str(int(v)) if k == "step" else f"{v:.6g}" for k, v in row.items()})
-            partial.replace(path)
+            with partial_beside(path) as partial:
+                with partial.open("w", newline="") as file:
+                    writer = csv.DictWriter(file, FIELDS)
+                    writer.writeheader()
+                    for row in self.rows:
+                        writer.writerow({k: str(int(v)) if k == "step" else f"{v:.6g}" for k, v in row.items()})
+                    file.flush()
+                    os.fsync(file.fileno())
+                partial.replace(path)
         except OSError as error:
             raise StorageError(
                 str(path), f"the log could not be written ({error})", fix="free space or choose another folder"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
+import torch
+import trials
 from sequences import rain
 
 
@@ -53,6 +56,28 @@ def _note(log: str, line: str) -> None:
 
 def model(target: str) -> None:
     """Train a small network and save it."""
-    from trials import train as make
+    trials.train(max_steps=2).save(target)
 
-    make(max_steps=2).save(target)
+
+def train(folder: str, name: str, **options: Any) -> dict[str, Any]:
+    """Train as one of `COMBINATIONS` says; return what must not depend on having been killed."""
+    from sa_nowcast.training.checkpoint import load_checkpoint
+
+    made = trials.train(folder=folder, **{**trials.COMBINATIONS[name], **options})
+    last = load_checkpoint(Path(folder) / "last.ckpt")
+    return {
+        "weights": made.digest,
+        "provenance": made.provenance,
+        "losses": trials.log_of(Path(folder)),
+        "optimiser": repr(_plain(last["optimizer_states"])),
+        "last weights": repr(_plain(last["state_dict"])),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Tensors as their bytes."""
+    if isinstance(value, torch.Tensor):
+        return value.numpy().tobytes()
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

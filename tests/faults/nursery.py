@@ -91,7 +91,7 @@ class Nursery:
 
     def __init__(self) -> None:
         ours, theirs = socketpair()
-        path = os.pathsep.join([str(HERE), str(HERE.parent), str(HERE.parent / "training"), *sys.path])
+        path = os.pathsep.join([str(HERE), str(HERE.parent), *sys.path])
         self.process = subprocess.Popen(
             [sys.executable, "-c", f"import nursery; nursery.main({theirs.fileno()})"],
             pass_fds=[theirs.fileno()],

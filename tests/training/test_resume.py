@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from sequences import NETWORK, rain
-from trials import Each, StopAfter, log_of, same_bits, train, with_callback
+from trials import COMBINATIONS, Each, StopAfter, log_of, same_bits, train, with_callback
 
 import sa_nowcast.training.engine as engine
 import sa_nowcast.training.watch as watch_module
@@ -262,84 +261,24 @@ def test_patience_that_runs_out_in_a_validation_that_is_made_up_for_ends_the_run
 # --- killed
 
 
-COMBINATIONS: dict[str, dict[str, Any]] = {
-    "average": {"average": 0.9, "log_every": 2},
-    "adamw": {"optimizer": "adamw", "weight_decay": 0.1, "schedule": "cosine"},
-    "reversed": {"reversed_input": True, "truth_start": 0.7, "truth_decay": 0.1, "checkpoint_every": 3},
-    "context": {"context_truth_start": 0.25, "context_truth_rise": 0.125, "truth_start": 0.5, "checkpoint_every": 1},
-    "l1+l2": {"loss": "l1+l2", "clip_norm": None, "batch_size": 3, "patience": 4},
-    "epochs": {"max_steps": 14, "batch_size": 4, "average": 0.5, "validation": 0.2},  # 3 windows an epoch
-    "everything": {
-        "average": 0.8, "optimizer": "adamw", "weight_decay": 0.05, "reversed_input": True, "truth_start": 0.9,
-        "context_truth_start": 0.3, "context_truth_rise": 0.1, "loss": "rain-weighted", "patience": 8,
-        "checkpoint_every": 3, "batch_size": 3, "log_every": 5,
-    },
-}  # fmt: skip
-
-
 class Killed:
     """Runs training in a child process that ends by SIGKILL, and says whether it came to its end before."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         self.options = options
 
-    def run(self, prepare: Callable[[], None] = lambda: None, after: float | None = None) -> bool:
+    def run(self) -> bool:
         child = os.fork()
         if not child:
             code = 1
             try:
-                prepare()
                 train(**self.options)
                 code = 0
             finally:
                 os._exit(code)
-        if after is not None:
-            deadline = time.monotonic() + after
-            while time.monotonic() < deadline and os.waitpid(child, os.WNOHANG) == (0, 0):
-                time.sleep(0.002)
-            else:
-                if time.monotonic() < deadline:
-                    return True  # it was waited for just now
-            os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
         return not os.WIFSIGNALED(status)
-
-
-def _kill_in(owner: Any, name: str, call: int, half: bool = False) -> Callable[[], None]:
-    """Let the `call`-th call of a function be this process's last one; `half`: when half of its bytes are written."""
-
-    def prepare() -> None:
-        original, count = getattr(owner, name), [0]
-
-        def last(*args: Any, **options: Any) -> Any:
-            count[0] += 1
-            if count[0] == call:
-                if half:
-                    import io
-
-                    content = io.BytesIO()
-                    original(args[0], content)
-                    args[1].write(content.getvalue()[: content.tell() // 2])
-                    args[1].flush()
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original(*args, **options)
-
-        setattr(owner, name, last)
-
-    return prepare
-
-
-# The checkpoint that is under way is the `call`-th one: before its first byte, in its middle, written but not synced,
-# before the former one is put aside, between the two renames (two a checkpoint), and at the folder's sync (two).
-MOMENTS = {
-    "before": lambda call: _kill_in(torch, "save", call),
-    "half": lambda call: _kill_in(torch, "save", call, half=True),
-    "unsynced": lambda call: _kill_in(os, "fsync", 2 * call - 1),
-    "before the renames": lambda call: _kill_in(os, "replace", max(2 * call - 2, 1)),
-    "between the renames": lambda call: _kill_in(os, "replace", 2 * call - 1),
-    "renamed": lambda call: _kill_in(os, "fsync", 2 * call),
-}
 
 
 @pytest.fixture(scope="module")
@@ -360,17 +299,6 @@ def _ends_as(unbroken: tuple[Nowcaster, Any], options: dict[str, Any]) -> None:
     assert resumed.digest == unbroken[0].digest
     assert resumed.provenance == unbroken[0].provenance
     assert log_of(options["folder"]) == unbroken[1]  # the losses too
-
-
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_a_run_that_is_killed_while_a_checkpoint_is_written_ends_with_the_same_bits(
-    moment: str, tmp_path: Path, unbroken: Any
-) -> None:
-    options = {**COMBINATIONS["average"], "folder": tmp_path}
-    assert not Killed(options).run(MOMENTS[moment](1))
-    assert not Killed(options).run(MOMENTS[moment](2))
-    _ends_as(unbroken("average"), options)
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["last.ckpt", "previous.ckpt", "training.csv"]
 
 
 @pytest.mark.parametrize("name", COMBINATIONS)
@@ -401,35 +329,6 @@ def test_a_signal_after_an_odd_update_ends_with_the_same_bits(
             with pytest.raises(Interrupted, match=f"at step {step + 1} of"):
                 train(**options)
     _ends_as(unbroken(name), options)
-
-
-def _at_random_times(seed: int, options: dict[str, Any], longest: float) -> int:
-    """Kill the run again and again, whenever that may be, until it comes to its end; return how often."""
-    rng, kills = random.Random(seed), 0
-    while not Killed(options).run(after=rng.uniform(0, longest) * (1 + kills / 5)):
-        kills += 1
-    return kills
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_a_run_that_is_killed_at_random_times_ends_with_the_same_bits(seed: int, tmp_path: Path, unbroken: Any) -> None:
-    name = ("everything", "epochs", "average")[seed]
-    options = {**COMBINATIONS[name], "folder": tmp_path}
-    _at_random_times(seed, options, 0.4)
-    _ends_as(unbroken(name), options)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_two_hundred_kills_leave_no_trace(tmp_path: Path, unbroken: Any) -> None:
-    kills, seed = 0, 0
-    while kills < 200:
-        name = list(COMBINATIONS)[seed % len(COMBINATIONS)]
-        options = {**COMBINATIONS[name], "folder": tmp_path / str(seed)}
-        kills += _at_random_times(100 + seed, options, 0.4)
-        _ends_as(unbroken(name), options)
-        seed += 1
-    print(f"{kills} kills in {seed} runs")
 
 
 @pytest.mark.slow

@@ -20,6 +20,20 @@ from sa_nowcast.training.fit import fit
 
 LONG = {**OPTIONS, "max_steps": 9, "validate_every": 2, "checkpoint_every": 2, "pictures": 0}
 """Nine updates, so that validation, checkpoints and the end fall on different steps as well as on the same."""
+COMBINATIONS: dict[str, dict[str, Any]] = {
+    "average": {"average": 0.9, "log_every": 2},
+    "adamw": {"optimizer": "adamw", "weight_decay": 0.1, "schedule": "cosine"},
+    "reversed": {"reversed_input": True, "truth_start": 0.7, "truth_decay": 0.1, "checkpoint_every": 3},
+    "context": {"context_truth_start": 0.25, "context_truth_rise": 0.125, "truth_start": 0.5, "checkpoint_every": 1},
+    "l1+l2": {"loss": "l1+l2", "clip_norm": None, "batch_size": 3, "patience": 4},
+    "epochs": {"max_steps": 14, "batch_size": 4, "average": 0.5, "validation": 0.2},  # 3 windows an epoch
+    "everything": {
+        "average": 0.8, "optimizer": "adamw", "weight_decay": 0.05, "reversed_input": True, "truth_start": 0.9,
+        "context_truth_start": 0.3, "context_truth_rise": 0.1, "loss": "rain-weighted", "patience": 8,
+        "checkpoint_every": 3, "batch_size": 3, "log_every": 5,
+    },
+}  # fmt: skip
+"""Options that must not keep a run from going on with the same bits."""
 LOG = "training.csv"
 
 
