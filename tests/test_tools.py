@@ -18,6 +18,7 @@ from sa_nowcast.nowcaster import Nowcaster
 from sa_nowcast.recipe import read_recipe
 from sa_nowcast.sources import MovingMnist
 from sa_nowcast.sources.mnist_generator import TEST_SEED
+from sa_nowcast.windows import split_in_time
 from sa_nowcast.workflow import train
 
 ROOT = Path(__file__).parent.parent
@@ -140,3 +141,56 @@ def test_the_gpu_tool_ends_a_call_in_time_and_the_next_one_goes_on(
     assert tool.main(call) == 0
     assert "| faithful |" in capsys.readouterr().out
     assert Nowcaster.load(tmp_path / "faithful" / "model.nowcaster").provenance["ended_by"] == "max_time"
+
+
+def test_the_radars_recipes_differ_in_the_data_alone_and_hold_the_latest_frames_back() -> None:
+    tool = load("radars")
+    recipes = {path.stem: read_recipe(path) for path in (ROOT / "recipes" / "radars").glob("*.yaml")}
+    assert set(recipes) == set(tool.RADARS)
+    for recipe in recipes.values():
+        split = recipe.split
+        for frames in (40, 60, 72):
+            parts = split_in_time(
+                frames, recipe.history + recipe.steps, validation=split.validation, test=split.test, guard=split.guard
+            )
+            assert parts.test[1] == frames
+            assert parts.test[0] - parts.train[1] >= recipe.history
+            assert parts.validation[0] == parts.validation[1]
+
+
+@pytest.mark.slow
+def test_a_radar_is_converted_trained_on_and_scored_beside_the_references_once(
+    real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tool = load("radars")
+    call = ["--data", str(real_data / "radar"), "--output", str(tmp_path), "--radars", "fmi"]
+    call += ["--updates", "1", "--cells", "16"]
+    assert tool.main(call) == 0
+    first = capsys.readouterr()
+    assert first.err == "fmi: done\n"
+    assert first.out == (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert first.out.startswith("FMI, 2017-05-09\n\n| lead time, min | 5 | 10 | 15 | 20 | 25 | 30 |")
+    scores = pd.read_csv(tmp_path / "scores.csv")
+    assert set(scores["model"]) == {"network", "persistence", "extrapolation"}
+    # The same pixels of the same init times, whatever is scored.
+    assert (scores.groupby(["metric", "lead_time_minutes"])["count"].nunique() == 1).all()
+    # An update after persistence, which the network starts from.
+    mse = scores[scores["metric"] == "mse"].set_index(["model", "reference", "lead_time_minutes"])["value"]
+    for minutes in (5.0, 30.0):
+        assert mse["network", "persistence", minutes] == pytest.approx(
+            scores[(scores["reference"] == "persistence") & (scores["metric"] == "mse")]
+            .set_index("lead_time_minutes")["reference_value"][minutes]
+            .iloc[0],
+            rel=0.05,
+        )
+    assert (tmp_path / "fmi" / "scores.png").stat().st_size > 0
+    assert (tmp_path / "fmi" / "forecast.png").stat().st_size > 0
+    began = (tmp_path / "fmi" / "model.nowcaster").stat().st_mtime_ns
+    assert tool.main(call) == 0
+    assert capsys.readouterr().out == first.out
+    assert (tmp_path / "fmi" / "training" / "training.csv").stat().st_mtime_ns <= began
+
+
+def test_the_radars_tool_says_in_one_line_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert load("radars").main(["--data", str(tmp_path), "--output", str(tmp_path / "out"), "--radars", "bom"]) == 3
+    assert capsys.readouterr().err.count("\n") == 1
