@@ -54,5 +54,5 @@ $(VENV)/.lint: $(VENV)/.test
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.run
-	$(PIP) -e ".[plot,docs]"
+	$(PIP) -e ".[all,docs]"
 	@touch $@

@@ -507,3 +507,8 @@ def test_coastlines_on_a_grid_without_a_place_are_refused(data):
     metres = bare.assign_coords(y=("y", 1e3 * np.arange(20), {"units": "m"}), x=("x", 1e3 * np.arange(24)))
     with pytest.raises(DataError, match="coastlines: the grid has no grid mapping"):
         plot_forecast(forecast_of(metres), coastlines=True)
+
+
+def test_a_notebook_shows_the_figure_as_a_picture(data):
+    figure = plot_forecast(forecast_of(data))
+    assert figure._repr_png_().startswith(b"\x89PNG")

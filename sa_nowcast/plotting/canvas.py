@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -51,7 +53,16 @@ def new_figure(width: float, height: float, layout: Literal["constrained", "comp
         raise MissingLibraryError(
             "plot", "matplotlib is not installed", None, 'pip install "sa-nowcast[plot]"'
         ) from None
-    return Figure(figsize=(width, height), layout=layout, dpi=120)
+    figure = Figure(figsize=(width, height), layout=layout, dpi=120)
+    # A notebook shows figures by itself only after pyplot was imported, which nothing here does.
+    figure.__dict__["_repr_png_"] = partial(_png, figure)
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
 
 
 def choose(data: xr.DataArray, role: str = "forecast", **labels: object) -> xr.DataArray:
