@@ -46,12 +46,16 @@ def scores_table(scores: pd.DataFrame, title: str, what: str = "held-back times,
         table.add_column(Text(heading), justify="right", no_wrap=True)
     for metric, event in columns[1:]:
         table.add_column(_score_name(str(metric), dict(zip(events, event, strict=True))), justify="right", no_wrap=True)
-    for place, rows in scores.groupby([*labels, "lead_time_minutes"], sort=False):
-        cells = [*map(str, place[:-1]), f"{place[-1]:.3g}"]
+    for place, rows in scores.groupby([*labels, "lead_time_minutes"], sort=False, dropna=False):
+        # A score of whole frames has no channel, and the others have one.
+        cells = [*("" if label != label else str(label) for label in place[:-1]), f"{place[-1]:.3g}"]
         for number, (metric, event) in enumerate(columns):
             row = rows[rows["metric"] == metric]
             for name, value in zip(events, event, strict=True):
                 row = row[(row[name] == value) | (row[name].isna() & (value != value))]
+            if row.empty:
+                cells += ["-"] * (3 if number == 0 and reference is not None else 1)
+                continue
             value = row["value"].iloc[0]
             if reference is None:
                 cells.append(f"{value:.4g}")

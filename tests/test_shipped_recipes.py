@@ -1,0 +1,161 @@
+"""Every recipe that ships, run to its end in a shrunken way: a tiny network, few updates, part of the data.
+
+On real data where SA_NOWCAST_DATA names them, else on files made in the layout in which the sources are published.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from sequences import georeferenced, rain
+from sources.source_files import digit_folder, taxibj_stamps, write_taxibj
+
+from sa_nowcast import cli
+from sa_nowcast.recipe import read_recipe
+from sa_nowcast.workflow import drawing
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+TINY = ["training.max_steps=2", "training.batch_size=2", "training.validate_every=2", "training.validation_samples=2",
+        "network.hidden=[2]", "verification.bootstrap.samples=10", "training.device=cpu"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawing, "draw", lambda *args: args[-1].write_bytes(b"picture"))
+
+
+def shrunken(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *overrides: str
+) -> pd.DataFrame:
+    """Run `sa-nowcast run NAME --set ...`, and return the scores."""
+    arguments = ["sa-nowcast", "run", name, "--quiet", "--output", str(folder / "run")]
+    for override in (*TINY, *overrides):
+        arguments += ["--set", override]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 0, capfd.readouterr().err
+    assert (folder / "run" / "model.nowcaster").is_dir()
+    scores = pd.read_csv(folder / "run" / "scores.csv")
+    recipe = read_recipe(RECIPES / f"{name}.yaml")
+    assert scores["lead_time_minutes"].nunique() == recipe.steps
+    assert set(scores["reference"].dropna()) == {recipe.verification.references[0]}
+    for metric in ("mse", "mae", "frame_mse"):
+        assert np.isfinite(scores.loc[scores["metric"] == metric, "value"]).all()
+    return scores
+
+
+Shrunken = Callable[..., pd.DataFrame]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shrunken:
+    return lambda name, *overrides: shrunken(name, tmp_path, monkeypatch, capfd, *overrides)
+
+
+def test_every_recipe_that_ships_is_run_here() -> None:
+    shipped = {p.relative_to(RECIPES).with_suffix("").as_posix() for p in RECIPES.rglob("*.yaml")}
+    text = Path(__file__).read_text()
+    radars = {name for name in shipped if name.startswith("radars/")}  # tested with their archives
+    assert {name for name in shipped - radars if f'"{name}"' not in text} == set()
+
+
+@pytest.mark.slow
+def test_quickstart(run: Shrunken) -> None:
+    run("quickstart", "training.crop=32")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "moving_mnist",
+        "moving_mnist_small",
+        "ablation/sa-convlstm",
+        pytest.param("ablation/convlstm", marks=pytest.mark.slow),
+        pytest.param("ablation/convlstm-memory", marks=pytest.mark.slow),
+        pytest.param("ablation/sa-convlstm-base", marks=pytest.mark.slow),
+        pytest.param("ablation/sa-convlstm-no-zm", marks=pytest.mark.slow),
+    ],
+)
+def test_digits(name: str, run: Shrunken, tmp_path: Path) -> None:
+    folder = digit_folder(tmp_path / "mnist")
+    size = 64 if name.startswith("moving") else 48
+    options = f"data.options={{check_hash: false, test_sequences: 3, size: {size}}}"
+    scores = run(name, f"data.source={folder}", options, "network.kernel=3", "network.patch=8")
+    assert {"frame_mse", "frame_mae", "ssim"} <= set(scores["metric"])
+
+
+@pytest.mark.slow
+def test_taxibj(run: Shrunken, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for year, days in (("13", 5), ("14", 6)):
+        write_taxibj(tmp_path / f"BJ{year}_M32x32_T30_InOut.h5", taxibj_stamps(f"20{year}-03-01", days))
+    monkeypatch.setenv("TAXIBJ", str(tmp_path))
+    few = "data.options={}"  # the benchmark's split needs more than four weeks
+    scores = run("taxibj", few, "split.test=0.08", "network.kernel=3", "network.patch=8")
+    assert set(scores["model"]) == {"sa-convlstm", "climatology"}
+    assert len(scores[(scores["metric"] == "frame_mse") & (scores["model"] == "climatology")]) == 4
+
+
+@pytest.mark.slow
+def test_kth(run: Shrunken, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sources.test_kth import write_film
+
+    folder = tmp_path / "films"
+    folder.mkdir()
+    for person, films in ((1, 2), (16, 1), (20, 1)):
+        for scenario in range(1, films + 1):
+            write_film(folder / f"person{person:02d}_boxing_d{scenario}_uncomp.avi", 100, grey=person)
+    monkeypatch.setenv("KTH", str(folder))
+    shares = ("split.test=0.25", "split.validation=0.25", "data.options={length: 30, size: 32}", "network.patch=8")
+    assert {"psnr", "ssim"} <= set(run("kth", *shares, "network.kernel=3")["metric"])
+    assert (tmp_path / "run" / "forecast.zarr").is_dir()
+
+
+@pytest.mark.slow
+def test_radar_composite(run: Shrunken, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    georeferenced(rain(60)).to_zarr(tmp_path / "radar.zarr", zarr_format=3, consolidated=False)
+    monkeypatch.setenv("RADAR", str(tmp_path / "radar.zarr"))
+    run("radar_composite", "training.crop=16", f"conversion={{to: {tmp_path / 'converted.zarr'}}}")
+    assert (tmp_path / "converted.zarr").is_dir()
+
+
+@pytest.mark.slow
+def test_temperature_era5(run: Shrunken, real_data: Path) -> None:
+    run("temperature_era5", "forecast.stride=12")
+
+
+def test_traffic_nyc(run: Shrunken, real_data: Path) -> None:
+    run("traffic_nyc", "forecast.stride=8")
+
+
+@pytest.mark.slow
+def test_radar_mrms(run: Shrunken, real_data: Path) -> None:
+    run("radar_mrms", "training.crop=32", "split.train_region={latitude: [49.5, 50.3]}",
+        "split.test_region={latitude: [42.5, 43.0]}")  # fmt: skip
+
+
+@pytest.mark.slow
+def test_satellite_hrv(run: Shrunken, real_data: Path) -> None:
+    run("satellite_hrv", "training.crop=32", "split.train_region={x: [-600000, -450000]}",
+        "split.test_region={x: [-100000, 29000]}")  # fmt: skip
+
+
+@pytest.mark.slow
+def test_radar_mrms_reads_files_of_that_layout(run: Shrunken, tmp_path: Path) -> None:
+    """Where the real file is not there: the same grid of coordinates, smaller, and packed as that file is."""
+    times = pd.date_range("2019-06-10", periods=36, freq="2min")
+    latitude, longitude = np.linspace(50.2, 40.0, 64), np.linspace(-94, -88, 24)
+    values = np.random.default_rng(0).gamma(0.5, 2.0, (36, 64, 24)).round(2)
+    rates = xr.DataArray(
+        values, {"time": times, "latitude": latitude, "longitude": longitude}, ("time", "latitude", "longitude"),
+        name="precip_rate", attrs={"units": "mm h-1", "standard_name": "rainfall_rate"},
+    )  # fmt: skip
+    packing = {"precip_rate": {"dtype": "int16", "scale_factor": 0.01, "_FillValue": -1}}
+    rates.to_netcdf(tmp_path / "mrms.nc", encoding=packing)
+    run("radar_mrms", f"data.source={tmp_path / 'mrms.nc'}", "training.crop=16")
