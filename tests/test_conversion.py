@@ -442,7 +442,7 @@ def test_a_cut_shard_is_named(stored: Path, tmp_path: Path) -> None:
         open_zarr(copy).rain.load()
     with pytest.raises(DataError, match="is damaged"):
         verify(copy)
-    np.testing.assert_array_equal(open_zarr(copy).rain[:8].values, rain().rain[:8].values)
+    np.testing.assert_array_equal(open_zarr(copy, check="mark").rain[:8].values, rain().rain[:8].values)
 
 
 def test_a_missing_shard_is_named_at_opening_and_at_reading(stored: Path, tmp_path: Path) -> None:

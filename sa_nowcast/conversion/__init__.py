@@ -5,6 +5,6 @@
 
 from sa_nowcast.conversion.plan import ConversionPlan, VariablePlan
 from sa_nowcast.conversion.run import convert
-from sa_nowcast.conversion.store import COMPLETE, open_zarr, verify
+from sa_nowcast.sources.store import COMPLETE, open_zarr, verify
 
 __all__ = ["COMPLETE", "ConversionPlan", "VariablePlan", "convert", "open_zarr", "verify"]

@@ -22,11 +22,12 @@ from sa_nowcast._version import __version__
 from sa_nowcast.conversion.plan import ConversionPlan, VariablePlan
 from sa_nowcast.conversion.prepare import Irregular, Prepared, prepare
 from sa_nowcast.conversion.shards import ShardRecord, write_shard
-from sa_nowcast.conversion.store import COMPLETE, LOCK, PARTIAL
 from sa_nowcast.errors import Interrupted, RecipeError, StorageError
+from sa_nowcast.sources.manifest import write_manifest
 from sa_nowcast.sources.open import open_source
 from sa_nowcast.sources.optional import require
 from sa_nowcast.sources.paths import PathLike, is_zarr
+from sa_nowcast.sources.store import COMPLETE, LOCK, PARTIAL
 from sa_nowcast.storage import clear, held, put_in_place, remove, require_writable, storage, sync, write_whole
 from sa_nowcast.times import show_time
 
@@ -277,6 +278,7 @@ class _Conversion:
                 # Format 3 does not specify consolidated metadata yet; without them xarray warns every reader.
                 warnings.simplefilter("ignore", UserWarning)
                 zarr.consolidate_metadata(self.partial)
+            write_manifest(self.partial, {r.path: (r.nbytes, r.sha256) for r in self.done.values()})
             for file in (*self.partial.rglob("*"), self.partial):
                 sync(file)
             self._add({_INODE: self.partial.stat().st_ino})

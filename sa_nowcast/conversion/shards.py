@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import zarr
 
 from sa_nowcast.conversion.plan import VariablePlan
 from sa_nowcast.errors import DataError, SaNowcastError, StorageError
+from sa_nowcast.sources.manifest import sha256_of
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ShardRecord:
     def still_there(self, store: Path) -> bool:
         """Say whether the file is as it was written."""
         file = store / self.path
-        return file.is_file() and file.stat().st_size == self.nbytes and _sha256(file) == self.sha256
+        return file.is_file() and file.stat().st_size == self.nbytes and sha256_of(file) == self.sha256
 
 
 def write_shard(store: str, plan: VariablePlan, index: tuple[int, ...], block: xr.Variable, label: str) -> ShardRecord:
@@ -72,7 +72,7 @@ def write_shard(store: str, plan: VariablePlan, index: tuple[int, ...], block: x
         file.unlink(missing_ok=True)  # zarr reads what it overwrites, and a damaged shard could not be written anew
         array[region] = packed
         again = np.asarray(array[region])
-        size, digest = file.stat().st_size, _sha256(file)
+        size, digest = file.stat().st_size, sha256_of(file)
     except OSError as error:
         raise StorageError(
             str(file),
@@ -118,8 +118,3 @@ def pack(variable: xr.Variable, plan: VariablePlan, label: str) -> npt.NDArray[A
             fix=f"store them as they are: ds[{plan.name!r}].encoding.clear()",
         )
     return packed
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

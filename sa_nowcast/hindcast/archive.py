@@ -24,14 +24,15 @@ from sa_nowcast import dims
 from sa_nowcast._version import __version__
 from sa_nowcast.cf import to_dataset
 from sa_nowcast.conversion import COMPLETE, VariablePlan
-from sa_nowcast.conversion.store import LOCK, PARTIAL
 from sa_nowcast.errors import Interrupted, StorageError
 from sa_nowcast.hindcast.cluster import client_of, first_of, result_of
 from sa_nowcast.hindcast.histories import sha256
 from sa_nowcast.hindcast.job import Job, Opaque, Work
 from sa_nowcast.hindcast.methods import ByReference
 from sa_nowcast.hindcast.shard import Shard, run_shard, same
+from sa_nowcast.sources.manifest import write_manifest
 from sa_nowcast.sources.paths import is_zarr
+from sa_nowcast.sources.store import LOCK, PARTIAL
 from sa_nowcast.storage import held, put_in_place, remove, require_writable, storage, sync, write_whole
 
 Progress = Callable[[int, int], None]
@@ -372,6 +373,8 @@ class Archive:
                 # Format 3 does not specify consolidated metadata yet; without them xarray warns every reader.
                 warnings.simplefilter("ignore", UserWarning)
                 zarr.consolidate_metadata(self.partial)
+            records = [r for s in shards for r in entries[s.number]["files"]]
+            write_manifest(self.partial, {r["path"]: (r["nbytes"], r["sha256"]) for r in records})
             for path in (*self.partial.rglob("*"), self.partial):
                 sync(path)
             plan = json.dumps(self._plan() | {_INODE: self.partial.stat().st_ino})

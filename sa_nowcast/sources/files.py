@@ -15,6 +15,7 @@ from sa_nowcast.errors import DataError, RecipeError, StorageError
 from sa_nowcast.sources.importers import unreadable
 from sa_nowcast.sources.names import nearest
 from sa_nowcast.sources.paths import PathLike, expand, is_zarr, sort_by_time, time_from_name
+from sa_nowcast.sources.store import finished, open_zarr
 
 SUFFIXES: Final = (".nc", ".nc4", ".cdf", ".netcdf", ".h5", ".hdf5", ".grib", ".grib2", ".grb", ".grb2")
 _PACKING: Final = ("dtype", "scale_factor", "add_offset", "_FillValue", "missing_value")
@@ -89,6 +90,8 @@ def open_files(
 
 def _open(path: Path, engine: Any, chunks: Mapping[str, int] | None, options: Mapping[str, Any]) -> xr.Dataset:
     if engine is None and is_zarr(path):
+        if not options and finished(path):
+            return open_zarr(path, chunks=chunks)  # which notices more than xarray does
         engine = "zarr"
     try:
         return xr.open_dataset(path, engine=engine, chunks=chunks, **options)

@@ -122,7 +122,7 @@ def _opened(source: str | os.PathLike[str] | Store) -> xr.Dataset:
     except (OSError, ValueError, KeyError):
         return open_source(path)
     if COMPLETE in group.attrs:
-        return open_zarr(path, check="mark")
+        return open_zarr(path)
     return open_source(path, engine="zarr", consolidated=group.metadata.consolidated_metadata is not None)
 
 

@@ -24,6 +24,7 @@ from zarr.storage import LocalStore
 from sa_nowcast.conversion import COMPLETE
 from sa_nowcast.errors import DataError
 from sa_nowcast.frames import Frames
+from sa_nowcast.sources.manifest import Manifest
 from sa_nowcast.stream.packed import PACKING
 from sa_nowcast.stream.shards import ShardReader
 
@@ -102,7 +103,12 @@ class StoredVariable:
         return ShardReader(self.array) if self.axes[0] == 0 and ShardReader.readable(self.array) else None
 
     def require_files(self, begin: int, end: int) -> None:
-        """Raise `FileNotFoundError` where a local store that was complete has lost a chunk's file."""
+        """Raise where a file of a local store that was complete is not the one that was written.
+
+        Raises
+        ------
+        DataError, OSError
+        """
         if not self.complete or not isinstance(self.array.store, LocalStore):
             return
         sizes = self.array.shards or self.array.chunks
@@ -114,6 +120,13 @@ class StoredVariable:
             key = self.array.metadata.encode_chunk_key(index)
             if not (folder / key).is_file():
                 raise FileNotFoundError(f"the chunk file {self.array.path}/{key} is missing")
+            fault = self._manifest.fault(f"{self.array.path}/{key}")
+            if fault is not None:
+                raise OSError(f"the chunk file {self.array.path}/{key} {fault}")
+
+    @cached_property
+    def _manifest(self) -> Manifest:
+        return Manifest(Path(self.array.store.root))  # type: ignore[attr-defined]
 
 
 def stored_variables(frames: Frames) -> list[StoredVariable] | None:

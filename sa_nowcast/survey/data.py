@@ -12,13 +12,13 @@ import xarray as xr
 
 from sa_nowcast import dims
 from sa_nowcast.conversion import COMPLETE
-from sa_nowcast.conversion.store import PARTIAL
-from sa_nowcast.conversion.store import verify as verify_chunks
 from sa_nowcast.errors import DataError, SaNowcastError
 from sa_nowcast.frames import Frames, grid_mapping_name
 from sa_nowcast.opening import open_data, zarr_attrs
 from sa_nowcast.sources.chain import SEQUENCE
 from sa_nowcast.sources.paths import is_zarr
+from sa_nowcast.sources.store import PARTIAL
+from sa_nowcast.sources.store import verify as verify_chunks
 from sa_nowcast.survey.findings import Finding
 from sa_nowcast.times import show_step
 

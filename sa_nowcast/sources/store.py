@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -17,6 +17,7 @@ from xarray.core import indexing
 
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.sources.lazy import outer
+from sa_nowcast.sources.manifest import METADATA, Manifest, metadata_bytes
 from sa_nowcast.sources.paths import PathLike
 from sa_nowcast.times import show_time
 
@@ -26,6 +27,7 @@ LOCK: Final = ".lock"
 """After `PARTIAL`: the file that the writer of a store holds."""
 
 Check = Literal["chunks", "mark", "nothing"]
+_FIX: Final = "convert the source again, or copy the file again; check='mark' reads what is sound"
 _DAMAGED: Final = (RuntimeError, ValueError, OSError, KeyError, IndexError)
 
 
@@ -36,31 +38,36 @@ def open_zarr(path: PathLike, *, check: Check = "chunks", chunks: Mapping[str, i
     ----------
     path : path
     check : {"chunks", "mark", "nothing"}
-        What is looked at before anything is read: that every shard's file is there; only that the conversion ended; or
-        nothing, for Zarr stores that others wrote.
+        ``chunks`` compares the store with the list that was written with it: metadata, and the size of every file,
+        when it is opened; the SHA-256 of a file when something of it is first read, which reads the file whole once.
+        ``mark`` looks only whether the conversion ended, and ``nothing`` is for Zarr stores that others wrote; then a
+        chunk's own checksum is all that tells of damage.
     chunks : mapping, optional
         As for ``xarray.open_dataset``: None reads when a part is used, ``{}`` makes dask arrays of the stored chunks.
 
     Returns
     -------
     Dataset
-        Its grid mappings are coordinates. A damaged or missing chunk raises `DataError` when it is read.
+        Its grid mappings are coordinates. A chunk that is damaged, missing, or another's raises `DataError` when it is
+        read.
 
     Raises
     ------
     DataError
-        No store, a conversion that did not end, or missing shards (variable, file and times are named).
+        No store, a conversion that did not end, damaged metadata, or missing or truncated shards (variable, file and
+        times are named).
     """
     if check not in get_args(Check):
         raise RecipeError("check", repr(check), expected=" or ".join(map(repr, get_args(Check))))
     root = Path(path).expanduser()
     group = _group(root, check)
-    arrays = {name: array for name, array in group.arrays() if not name.startswith(".")}
-    times = _times(arrays)
+    manifest = _manifest(root) if check == "chunks" else None
+    arrays = _arrays(root, group)
+    times = _times(str(root), arrays, manifest)
     variables: dict[str, xr.Variable] = {}
     for name, array in arrays.items():
-        checked = CheckedArray(str(root), name, times)
-        if check == "chunks":
+        checked = CheckedArray(str(root), name, times, manifest)
+        if manifest is not None:
             checked.check_files()
         attrs = dict(array.attrs)
         names = getattr(array.metadata, "dimension_names", None) or attrs.pop("_ARRAY_DIMENSIONS", ())
@@ -78,13 +85,22 @@ def open_zarr(path: PathLike, *, check: Check = "chunks", chunks: Mapping[str, i
     ds = xr.decode_cf(xr.Dataset(variables, attrs=attrs), decode_coords=True, decode_timedelta=True)
     index = [n for n, v in ds.variables.items() if v.dims == (n,)]
     ds = ds.set_coords([*dict.fromkeys(mappings), *index])
-    for name in index:
-        ds[name].load()
+    for dim in index:
+        ds[dim].load()
     ds.encoding["source"] = str(root)
     if chunks is None:
         return ds
     stored = {d: c for v in ds.data_vars.values() for d, c in v.encoding["preferred_chunks"].items()}
     return ds.chunk(dict(chunks) or stored)
+
+
+def finished(path: PathLike) -> bool:
+    """Say whether a store at `path` has the completion mark, whatever else may be wrong with it."""
+    try:
+        content = json.loads(metadata_bytes(Path(path) / METADATA))
+        return COMPLETE in content["attributes"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def verify(path: PathLike) -> None:
@@ -96,10 +112,11 @@ def verify(path: PathLike) -> None:
         The first chunk that is damaged or missing.
     """
     root = Path(path).expanduser()
-    arrays = dict(_group(root, "mark").arrays())
-    times = _times(arrays)
+    group, manifest = _group(root, "mark"), _manifest(root)
+    arrays = _arrays(root, group)
+    times = _times(str(root), arrays, manifest)
     for name in arrays:
-        checked = CheckedArray(str(root), name, times)
+        checked = CheckedArray(str(root), name, times, manifest)
         checked.check_files()
         for region in checked.regions():
             checked.read(region)
@@ -113,10 +130,12 @@ class CheckedArray(BackendArray):
     store, name : str
     times : ndarray
         The store's time axis, for messages.
+    manifest : Manifest, optional
+        What the files must be; by default they must only be there.
     """
 
-    def __init__(self, store: str, name: str, times: npt.NDArray[Any]) -> None:
-        self.store, self.name, self.times = store, name, times
+    def __init__(self, store: str, name: str, times: npt.NDArray[Any], manifest: Manifest | None = None) -> None:
+        self.store, self.name, self.times, self.manifest = store, name, times, manifest
         self._open()
         self.shape, self.dtype = self.array.shape, self.array.dtype
         self.cell = self.array.shards or self.array.chunks
@@ -144,7 +163,7 @@ class CheckedArray(BackendArray):
         DataError
             A chunk is damaged or missing.
         """
-        touched = [np.atleast_1d(np.arange(n)[k]) for k, n in zip(key, self.shape, strict=True)]
+        touched = [_touched(k, n) for k, n in zip(key, self.shape, strict=True)]
         if all(len(t) for t in touched):
             self._require_files(touched)
         try:
@@ -160,6 +179,10 @@ class CheckedArray(BackendArray):
                 )
                 return outer(block, inside)
             return np.asarray(self.array[key])
+        except MemoryError as error:
+            raise DataError(
+                self.name, f"does not fit into memory: {self.array.metadata.shape} of {self.dtype}", fix="read less"
+            ) from error
         except _DAMAGED as error:
             raise self._damage(touched, error) from error
 
@@ -172,19 +195,35 @@ class CheckedArray(BackendArray):
         ]
 
     def check_files(self) -> None:
-        """Raise `DataError` where a file of the array is missing."""
-        self._require_files([np.arange(n) for n in self.shape])
+        """Raise `DataError` where a file of the array is missing, or of another size; none is read."""
+        for index in _cells([range(n) for n in self.shape], self.cell):
+            key = f"{self.name}/{self._key(index)}"
+            if self.manifest is not None:
+                fault = self.manifest.size_fault(key)
+            else:
+                fault = None if (Path(self.store) / key).is_file() else "is missing"
+            self._refuse(index, key, fault)
 
-    def _require_files(self, touched: list[npt.NDArray[Any]]) -> None:
-        cells = [np.unique(t // c).tolist() for t, c in zip(touched, self.cell, strict=True)]
-        for index in itertools.product(*cells):
-            file = Path(self.store) / self.name / self._key(index)
-            if not file.is_file():
-                raise DataError(
-                    f"{self.name}, {self._label(index)}",
-                    f"the chunk file {self.name}/{self._key(index)} is missing",
-                    fix="convert the source again, or copy the file again",
-                )
+    def _require_files(self, touched: Sequence[Sequence[int]]) -> None:
+        for index in _cells(touched, self.cell):
+            key = f"{self.name}/{self._key(index)}"
+            if not (Path(self.store) / key).is_file():
+                self._refuse(index, key, "is missing")
+            if self.manifest is not None and (fault := self.manifest.fault(key)) is not None:
+                self._refuse(index, key, fault)
+
+    def _refuse(self, index: tuple[int, ...], key: str, fault: str | None) -> None:
+        if fault is None:
+            return
+        region = [range(i * c, min((i + 1) * c, n)) for i, c, n in zip(index, self.cell, self.shape, strict=True)]
+        chunk = None if fault == "is missing" else self._first_damaged(region)
+        if chunk is not None:
+            raise chunk
+        raise DataError(
+            f"{self.name}, {self._label(index)}",
+            f"the chunk file {key} {fault}",
+            fix=_FIX,
+        )
 
     def _key(self, index: tuple[int, ...]) -> str:
         key: str = self.array.metadata.encode_chunk_key(index)
@@ -198,11 +237,15 @@ class CheckedArray(BackendArray):
         stop = min(start + self.cell[self.time_axis], len(self.times))
         return f"{_show(self.times[start])} to {_show(self.times[stop - 1])}"
 
-    def _damage(self, touched: list[npt.NDArray[Any]], error: Exception) -> DataError:
+    def _damage(self, touched: Sequence[Sequence[int]], error: Exception) -> DataError:
         """Find the chunk that cannot be read, and name it."""
-        lead = [t.tolist() for t in touched[: len(self.array.chunks)]]
+        return self._first_damaged(touched) or DataError(
+            self.name, f"cannot be read ({type(error).__name__}: {error})", fix="check the disk"
+        )
+
+    def _first_damaged(self, touched: Sequence[Sequence[int]]) -> DataError | None:
         sizes = self.array.chunks
-        for index in itertools.product(*(sorted({i // c for i in t}) for t, c in zip(lead, sizes, strict=True))):
+        for index in _cells(touched, sizes):
             try:
                 self.array[
                     tuple(slice(i * c, min((i + 1) * c, n)) for i, c, n in zip(index, sizes, self.shape, strict=True))
@@ -211,15 +254,40 @@ class CheckedArray(BackendArray):
                 file = tuple(i * c // s for i, c, s in zip(index, sizes, self.cell, strict=True))
                 time = (
                     ""
-                    if self.time_axis is None
+                    if self.time_axis is None or not len(self.times)
                     else f", {_show(self.times[index[self.time_axis] * sizes[self.time_axis]])}"
                 )
                 return DataError(
                     f"{self.name}{time}",
                     f"chunk {'.'.join(map(str, index))} in {self.name}/{self._key(file)} is damaged ({found})",
-                    fix="convert the source again, or copy the file again",
+                    fix=_FIX,
                 )
-        return DataError(self.name, f"cannot be read ({type(error).__name__}: {error})", fix="check the disk")
+        return None
+
+
+def _touched(key: Any, size: int) -> Sequence[int]:
+    """Return the positions that an indexer takes of a dimension; a range where it is one, however long."""
+    if isinstance(key, slice):
+        return range(*key.indices(size))
+    return [int(k) % size for k in np.atleast_1d(key)] if size else []
+
+
+def _cells(touched: Sequence[Sequence[int]], sizes: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Yield the cells of a grid that positions lie in; a store may declare more cells than memory holds."""
+    if not touched:
+        yield ()
+        return
+    positions, size = touched[0], sizes[0]
+    if isinstance(positions, range) and len(positions):
+        low, high = min(positions[0], positions[-1]), max(positions[0], positions[-1])
+        cells: Iterable[int] = range(low // size, high // size + 1)
+        if abs(positions.step) > size:
+            cells = sorted({p // size for p in positions})
+    else:
+        cells = sorted({p // size for p in positions})
+    for cell in cells:
+        for rest in _cells(touched[1:], sizes[1:]):
+            yield (cell, *rest)
 
 
 def _group(root: Path, check: Check) -> Any:
@@ -249,17 +317,30 @@ def _group(root: Path, check: Check) -> Any:
     return group
 
 
-def _times(arrays: Mapping[str, Any]) -> npt.NDArray[Any]:
-    """Return the time axis, decoded, or an empty one."""
-    array = arrays.get("time")
-    if array is None:
-        return np.empty(0, dtype="datetime64[ns]")
+def _manifest(root: Path) -> Manifest:
+    manifest = Manifest(root)
+    manifest.check_metadata()
+    return manifest
+
+
+def _arrays(root: Path, group: Any) -> dict[str, Any]:
     try:
-        values = np.asarray(array[...])
-    except _DAMAGED as error:
-        raise DataError("time", f"the time axis is damaged ({error})", fix="convert the source again") from error
+        return {name: array for name, array in group.arrays() if not name.startswith(".")}
+    except (*_DAMAGED, TypeError, AttributeError) as error:
+        raise DataError(
+            str(root), f"its metadata cannot be read ({type(error).__name__}: {error})", fix="copy the store again"
+        ) from error
+
+
+def _times(store: str, arrays: Mapping[str, Any], manifest: Manifest | None) -> npt.NDArray[Any]:
+    """Return the time axis, decoded, or an empty one."""
+    nothing = np.empty(0, dtype="datetime64[ns]")
+    if "time" not in arrays:
+        return nothing
+    time = CheckedArray(store, "time", nothing, manifest)
+    values = time.read(tuple(slice(None) for _ in time.shape))
     decoded: npt.NDArray[Any] = xr.conventions.decode_cf_variable(
-        "time", xr.Variable("time", values, dict(array.attrs))
+        "time", xr.Variable("time", values, dict(time.array.attrs))
     ).values
     return decoded
 
