@@ -23,7 +23,7 @@ from sa_nowcast.conversion.plan import ConversionPlan, VariablePlan
 from sa_nowcast.conversion.prepare import Irregular, Prepared, prepare
 from sa_nowcast.conversion.shards import ShardRecord, write_shard
 from sa_nowcast.errors import Interrupted, RecipeError, StorageError
-from sa_nowcast.sources.manifest import write_manifest
+from sa_nowcast.sources.manifest import MANIFEST, write_manifest
 from sa_nowcast.sources.open import open_source
 from sa_nowcast.sources.optional import require
 from sa_nowcast.sources.paths import PathLike, is_zarr
@@ -271,6 +271,7 @@ class _Conversion:
         with storage(self.partial):
             for rest in self.partial.rglob("*.partial"):
                 rest.unlink()  # what a process left that was killed while it wrote
+            remove(self.partial / MANIFEST)  # likewise; the consolidated metadata must not hold it
             zarr.open_group(self.partial, mode="r+").attrs.update(
                 {COMPLETE: plan.fingerprint, "sa_nowcast_version": __version__}
             )

@@ -30,7 +30,7 @@ from sa_nowcast.hindcast.histories import sha256
 from sa_nowcast.hindcast.job import Job, Opaque, Work
 from sa_nowcast.hindcast.methods import ByReference
 from sa_nowcast.hindcast.shard import Shard, run_shard, same
-from sa_nowcast.sources.manifest import write_manifest
+from sa_nowcast.sources.manifest import MANIFEST, write_manifest
 from sa_nowcast.sources.paths import is_zarr
 from sa_nowcast.sources.store import LOCK, PARTIAL
 from sa_nowcast.storage import held, put_in_place, remove, require_writable, storage, sync, write_whole
@@ -365,6 +365,7 @@ class Archive:
         with storage(self.partial):
             for rest in self.partial.rglob("*.partial"):
                 rest.unlink()  # what a process left that was killed while it wrote
+            remove(self.partial / MANIFEST)  # likewise; the consolidated metadata must not hold it
             complete = np.concatenate([np.asarray(entries[s.number]["complete"], dtype=bool) for s in shards])
             status: Any = zarr.open_array(self.partial, path=STATUS, mode="r+", config={"write_empty_chunks": True})
             status[:] = (~complete).astype(np.int64)

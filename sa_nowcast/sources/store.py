@@ -15,6 +15,7 @@ import zarr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
+from sa_nowcast import dims
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.sources.lazy import outer
 from sa_nowcast.sources.manifest import METADATA, Manifest, metadata_bytes
@@ -25,6 +26,9 @@ COMPLETE: Final = "sa_nowcast_complete"
 PARTIAL: Final = ".partial"
 LOCK: Final = ".lock"
 """After `PARTIAL`: the file that the writer of a store holds."""
+
+_TIME_AXES: Final = (dims.TIME, dims.INIT_TIME)
+"""Of converted data, and of archives."""
 
 Check = Literal["chunks", "mark", "nothing"]
 _FIX: Final = "convert the source again, or copy the file again; check='mark' reads what is sound"
@@ -140,7 +144,7 @@ class CheckedArray(BackendArray):
         self.shape, self.dtype = self.array.shape, self.array.dtype
         self.cell = self.array.shards or self.array.chunks
         names = getattr(self.array.metadata, "dimension_names", None) or ()
-        self.time_axis = names.index("time") if "time" in names else None
+        self.time_axis = next((names.index(axis) for axis in _TIME_AXES if axis in names), None)
 
     def _open(self) -> None:
         self.array: Any = zarr.open_array(self.store, path=self.name, mode="r")
@@ -335,12 +339,13 @@ def _arrays(root: Path, group: Any) -> dict[str, Any]:
 def _times(store: str, arrays: Mapping[str, Any], manifest: Manifest | None) -> npt.NDArray[Any]:
     """Return the time axis, decoded, or an empty one."""
     nothing = np.empty(0, dtype="datetime64[ns]")
-    if "time" not in arrays:
+    name = next((axis for axis in _TIME_AXES if axis in arrays), None)
+    if name is None:
         return nothing
-    time = CheckedArray(store, "time", nothing, manifest)
+    time = CheckedArray(store, name, nothing, manifest)
     values = time.read(tuple(slice(None) for _ in time.shape))
     decoded: npt.NDArray[Any] = xr.conventions.decode_cf_variable(
-        "time", xr.Variable("time", values, dict(time.array.attrs))
+        name, xr.Variable(name, values, dict(time.array.attrs))
     ).values
     return decoded
 

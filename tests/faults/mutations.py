@@ -1,0 +1,58 @@
+"""What can happen to the content of a file, one thing at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+KINDS = ("flip", "truncate", "empty", "remove", "swap")
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One change; `other` is the file that was exchanged with `file`."""
+
+    kind: str
+    file: Path
+    other: Path | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.file}" + ("" if self.other is None else f" with {self.other}")
+
+
+@contextlib.contextmanager
+def mutated(rng: random.Random, files: list[Path], kind: str) -> Iterator[Mutation]:
+    """Change one of `files`, or exchange two whose bytes differ; all is as it was afterwards."""
+    file = rng.choice(files)
+    whole = file.read_bytes()
+    while not whole and kind in ("flip", "truncate", "empty"):
+        file = rng.choice(files)
+        whole = file.read_bytes()
+    others = [f for f in files if f != file and f.read_bytes() != whole]
+    # Another of the same array is the exchange that nothing but a list of digests notices.
+    alike = [f for f in others if f.parts[:-3] == file.parts[:-3]] if rng.random() < 0.7 else []
+    other = rng.choice(alike or others) if kind == "swap" else None
+    before = None if other is None else other.read_bytes()
+    if kind == "flip":
+        at = rng.randrange(len(whole))
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << rng.randrange(8)]) + whole[at + 1 :])
+    elif kind == "truncate":
+        file.write_bytes(whole[: rng.randrange(1, len(whole)) if len(whole) > 1 else 0])
+    elif kind == "empty":
+        file.write_bytes(b"")
+    elif kind == "remove":
+        file.unlink()
+    else:
+        assert other is not None
+        assert before is not None
+        file.write_bytes(before)
+        other.write_bytes(whole)
+    try:
+        yield Mutation(kind, file, other)
+    finally:
+        file.write_bytes(whole)
+        if other is not None and before is not None:
+            other.write_bytes(before)
