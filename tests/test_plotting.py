@@ -12,6 +12,7 @@ import xarray as xr
 
 from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError, StorageError
 from sa_nowcast.plotting import animate, plot_forecast, plot_scores
+from sa_nowcast.plotting.forecast import MINUS
 from sa_nowcast.verification import persistence, verify
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -38,6 +39,12 @@ def sequence(frames=14, size=(20, 24), units="mm h-1", **attrs) -> xr.DataArray:
 
 def forecast_of(data, steps=4, at=6):
     return persistence(data, init_time=data["time"].values[at], lead_times=np.arange(1, steps + 1) * 5 * MINUTE)
+
+
+def archive_scores(data) -> xr.Dataset:
+    leads = np.arange(1, 4) * 5 * MINUTE
+    noisy = persistence(data, init_time=data["time"].values[:10], lead_times=leads) * 0.9
+    return verify(noisy.assign_attrs(data.attrs), data, ["mse"], reference="persistence")
 
 
 def panels(figure):
@@ -97,11 +104,16 @@ def test_colour_bars_and_title_carry_name_units_and_init_time(data):
     assert figure.get_suptitle() == "rain rate (mm h-1), from 2019-06-10 00:30, persistence"
 
 
-@pytest.mark.parametrize(("units", "first"), [("mm h-1", 0.1), ("mm/h", 0.1), ("kg m-2 s-1", 0.1 / 3600)])
+@pytest.mark.parametrize(
+    ("units", "first"),
+    # The last: an amount in the 5 minutes of a step.
+    [("mm h-1", 0.1), ("mm/h", 0.1), ("kg m-2 s-1", 0.1 / 3600), ("mm", 0.1 / 12), ("kg m-2", 0.1 / 12)],
+)
 def test_rain_rates_have_discrete_levels_in_their_own_units(data, units, first):
     from matplotlib.colors import BoundaryNorm
 
-    norm = panels(plot_forecast(forecast_of(data.assign_attrs(units=units))))[0].images[0].norm
+    named = {"standard_name": "precipitation_amount"} if units in ("mm", "kg m-2") else {}
+    norm = panels(plot_forecast(forecast_of(data.assign_attrs(units=units, **named))))[0].images[0].norm
     assert isinstance(norm, BoundaryNorm)
     assert norm.boundaries[0] == pytest.approx(first)
 
@@ -155,6 +167,37 @@ def test_large_grids_are_thinned_when_drawn():
     assert image.get_array().shape == (300, 325)
 
 
+def test_months_are_counted_in_days_and_longitudes_beyond_180_are_west():
+    size = (4, 8)
+    days = START + np.arange(5) * np.timedelta64(30, "D").astype("timedelta64[ns]")
+    wind = xr.DataArray(
+        np.random.default_rng(0).normal(size=(5, *size)),
+        dims=("time", "latitude", "longitude"),
+        coords={
+            "time": days,
+            "latitude": ("latitude", [60.0, 20.0, -20.0, -60.0], {"units": "degrees_north"}),
+            "longitude": ("longitude", 45.0 * np.arange(8), {"units": "degrees_east"}),
+        },
+        name="wind",
+    )
+    forecast = persistence(wind, init_time=days[1], lead_times=np.diff(days[1:4]) * [1, 2])
+    figure = plot_forecast(forecast, wind, wind)
+    titles = [axes.get_title().splitlines()[0] for axes in panels(figure) if axes.get_title()]
+    assert titles == [f"{MINUS}30 d", "start", "+30 d", "+60 d"]
+    labels = [tick.get_text() for axes in panels(figure) for tick in axes.get_xticklabels()]
+    assert any(label.endswith("°W") for label in labels)
+    assert not any(label.startswith("300") for label in labels)
+
+
+def test_an_interval_that_reaches_far_does_not_hide_the_curves(data):
+    scores = archive_scores(data)
+    scores["mse_skill_lower"] = scores["mse_skill_lower"] - 1e14
+    figure = plot_scores(scores, ["mse_skill"])
+    low, high = figure.axes[0].get_ylim()
+    assert low >= -1.001  # one below the line of no skill
+    assert low < float(scores["mse_skill"].min()) < high
+
+
 def test_an_archive_needs_an_init_time(data):
     archive = persistence(data, init_time=data["time"].values[:3], lead_times=np.array([5, 10]) * MINUTE)
     with pytest.raises(RecipeError, match=r"it has 3 of init_time and none is chosen.*pass init_time="):
@@ -192,7 +235,7 @@ def test_variables_are_chosen_and_bring_their_units(data):
     with pytest.raises(RecipeError, match="2 of variable"):
         plot_forecast(forecast)
     figure = plot_forecast(forecast, both, variable="flow")
-    assert "(K)" in figure.get_suptitle()
+    assert figure.get_suptitle().startswith("flow (K), from ")
 
 
 def test_an_ensemble_is_drawn_as_its_mean_or_one_member(data):

@@ -30,16 +30,15 @@ RAIN_COLOURS = (
     "#dbe9f6", "#a9cfe8", "#6aaed6", "#2f7ebc", "#1a9850", "#a6d96a", "#fee08b", "#fc8d59", "#d73027", "#8e0152",
 )  # fmt: skip
 DRY, MISSING = "#ffffff", "#b3b3b3"
-# Millimetres per hour, or of an amount of rain, in one of these units; the levels are divided by it.
+# Millimetres per hour in one of these units, and millimetres of an amount; the levels are divided by it.
 _MM_PER_HOUR = {
     "mm h-1": 1.0,
     "kg m-2 h-1": 1.0,
     "kg m-2 s-1": 3600.0,
     "mm s-1": 3600.0,
     "mm min-1": 60.0,
-    "mm": 1.0,
-    "kg m-2": 1.0,
 }
+_MM = {"mm": 1.0, "kg m-2": 1.0}
 # More cells than this along an axis cannot be seen in a panel.
 PANEL_CELLS = 400
 BAR_WIDTH = 0.19  # inches
@@ -86,7 +85,7 @@ def choose(data: xr.DataArray, role: str = "forecast", **labels: object) -> xr.D
             continue
         known = data[dim].values
         labelled = [show_time(item) if known.dtype.kind == "M" else str(item) for item in known[:6]]
-        shown = ", ".join(labelled) + (", ..." if known.size > 6 else "")
+        shown = ", ".join(labelled) + (f" and {known.size - 6} more" if known.size > 6 else "")
         if label is None:
             if data.sizes[dim] != 1:
                 raise RecipeError(
@@ -128,6 +127,9 @@ class Scale:
 def name_and_units(data: xr.DataArray) -> tuple[str, str]:
     """Return the name of `data` for people, and its units; both from the attributes where they are there."""
     name = str(data.attrs.get("long_name") or data.attrs.get("standard_name") or data.name or "value")
+    if "variable" in data.coords and not data.coords["variable"].ndim:  # one that was chosen of several
+        known = data.coords["long_name"].item() if "long_name" in data.coords else ""
+        name = str(known or data.coords["variable"].item())
     units = data.coords["units"].item() if "units" in data.coords and not data.coords["units"].ndim else None
     return name.replace("_", " "), str(units if units is not None else data.attrs.get("units", ""))
 
@@ -187,9 +189,19 @@ def shared_scale(one: xr.DataArray, frames: Sequence[Array]) -> Scale:
 
 
 def rain_in_mm_per_hour(one: xr.DataArray) -> float | None:
-    """Return how many mm h-1, or mm of an amount, one of the units of `one` is; None where it is not rain."""
+    """Return how many mm h-1 one of the units of `one` is; None where it is not rain.
+
+    An amount fell within one step, as the lead times tell it; where there are none it is taken as that of an hour.
+    """
     units = name_and_units(one)[1]
-    return _MM_PER_HOUR.get(canonical_units(units) or "") if is_rain({**one.attrs, "units": units}) else None
+    if not is_rain({**one.attrs, "units": units}):
+        return None
+    known = canonical_units(units) or ""
+    if known in _MM and "lead_time" in one.coords:
+        leads = np.sort(np.atleast_1d(one["lead_time"].values)) / np.timedelta64(1, "h")
+        steps = np.diff(leads, prepend=0.0)
+        return _MM[known] / float(steps[steps > 0].min()) if (steps > 0).any() else _MM[known]
+    return _MM_PER_HOUR.get(known, _MM.get(known))
 
 
 @dataclass(frozen=True)
@@ -230,7 +242,11 @@ class Map:
 
 
 def _degrees(positive: str, negative: str) -> Callable[[float], str]:
-    return lambda value: f"{abs(value):g}°{'' if value == 0 else positive if value > 0 else negative}"
+    def text(value: float) -> str:
+        turned = value - 360 if value > 180 else value  # longitudes of a globe that run from 0 to 360
+        return f"{abs(turned):g}°{'' if turned in (0, 180) else positive if turned > 0 else negative}"
+
+    return text
 
 
 def _axis_label(data: xr.DataArray, dim: str, thousands: bool) -> str:

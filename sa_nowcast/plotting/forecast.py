@@ -42,9 +42,11 @@ Row = list[tuple[str, xr.DataArray | None]]
 
 
 def _unit(leads: npt.NDArray[np.timedelta64]) -> tuple[int, str]:
-    """Return the largest of hour, minute and second that all lead times are whole multiples of, in seconds."""
+    """Return the largest of day, hour, minute and second that all lead times are whole multiples of, in seconds."""
     seconds = leads.astype("timedelta64[s]").astype(np.int64)
-    return next((size, name) for size, name in ((3600, "h"), (60, "min"), (1, "s")) if not (seconds % size).any())
+    return next(
+        (size, name) for size, name in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")) if not (seconds % size).any()
+    )
 
 
 def _span(delta: Any, unit: tuple[int, str]) -> str:
@@ -240,9 +242,7 @@ def _grid_of_panels(
 
 def _title(one: xr.DataArray, text: str, start: Any) -> str:
     extra = [
-        f"{dim} {one[dim].item()}"
-        for dim in ("variable", "channel", "realization")
-        if dim in one.coords and not one[dim].ndim
+        f"{dim} {one[dim].item()}" for dim in ("channel", "realization") if dim in one.coords and not one[dim].ndim
     ]
     parts = [text, *extra]
     if start is not None:

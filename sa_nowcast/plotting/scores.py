@@ -108,6 +108,8 @@ def _panels(
     if metrics is None:
         metrics = [name for name in curves if name in METRICS]
         metrics += [f"{name}_skill" for name in metrics if f"{name}_skill" in curves][:1]
+    if not metrics:
+        raise RecipeError("plot of scores", "no metric is in them", "scores as verify returns them")
     for name in metrics:
         if name not in curves:
             raise RecipeError("plot of scores", f"{name} is no curve in them", "one of " + ", ".join(curves))
@@ -172,6 +174,11 @@ def _curves(axes: Axes, models: Mapping[str, xr.Dataset], name: str, labels: dic
             drawn.add(str(reference))
     if skill:
         axes.axhline(0.0, color="black", linewidth=0.8)
+        # Where a resampled reference has next to no error, an interval reaches so far that no curve could be seen.
+        curves = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.lines])
+        present = curves[np.isfinite(curves)]
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(max(bottom, float(present.min()) - 1.0), min(top, float(present.max()) + 1.0))
     first = next(data[name] for data in models.values() if name in data)
     axes.set_title(_panel_title(first, name, labels), fontsize=10)
     axes.set_xlabel(f"lead time ({units})")

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from sa_nowcast import dims
-from sa_nowcast.errors import DataError
+from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.verification.units import require_same_units
 
 NAMED = ("realization", "init_time", "variable", "lead_time", "channel")
@@ -115,6 +115,12 @@ def single_array(
     DataError
         If the Dataset lacks the variable, or holds several and none has the forecast's name.
     """
+    if not isinstance(data, xr.DataArray | xr.Dataset):
+        raise RecipeError(role, f"a {type(data).__name__}", "a DataArray or Dataset", f"open the {role} with xarray")
+    if dims.LEAD_TIME in data.dims:
+        raise DataError(
+            role, f"has a dimension {dims.LEAD_TIME}, so it is a forecast", "observations", "give what was observed"
+        )
     if isinstance(data, xr.DataArray):
         return data
     names = [str(name) for name in data.data_vars]
@@ -241,7 +247,7 @@ def positions(index: npt.NDArray[Any], wanted: npt.NDArray[Any], where: str, wha
         shown = ", ".join(np.datetime_as_string(absent[:3].astype("datetime64[s]")))
         more = f" and {absent.size - 3} more" if absent.size > 3 else ""
         raise DataError(
-            where, f"lacks the {what} {shown}{more}", None, "give a truth that covers them, or drop those init times"
+            where, f"lacks the {what} {shown}{more}", None, "give data that cover them, or drop those init times"
         )
     return np.asarray(found, dtype=np.intp)
 

@@ -151,7 +151,11 @@ def plan(data: xr.DataArray, init_time: Any, lead_times: Any, time: Hashable | N
         init_time = data[told].values[-1]
     if isinstance(init_time, xr.DataArray):
         init_time = init_time.values
-    starts = np.asarray(init_time, dtype="datetime64[ns]")
+    try:
+        starts = np.asarray(init_time, dtype="datetime64[ns]")
+    except (ValueError, TypeError) as error:
+        shown = " ".join(repr(init_time).split())
+        raise RecipeError("init_time", f"{shown:.80}", "times in UTC, such as '2019-06-10T00:30'") from error
     leads = read_leads(lead_times)
     return told, starts, leads
 

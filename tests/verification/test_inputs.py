@@ -7,7 +7,8 @@ import pytest
 import xarray as xr
 
 from sa_nowcast.errors import DataError, RecipeError, SaNowcastError
-from sa_nowcast.verification import verify
+from sa_nowcast.plotting import plot_scores
+from sa_nowcast.verification import reference, verify
 from sa_nowcast.verification.units import check_thresholds
 
 from .conftest import MINUTE, START, forecast_of, observations
@@ -221,3 +222,19 @@ def test_a_single_forecast_of_one_lead_time_without_its_dimension_is_scored(trut
     one = forecast_of(truth).isel(init_time=0, lead_time=0)
     assert verify(one, truth, ["mse"])["mse"].shape == (1,)
     assert one["init_time"].values + one["lead_time"].values == START + 2 * 5 * MINUTE
+
+
+def test_what_is_no_data_is_said_in_one_line(forecast, truth):
+    for kind, message, call in (
+        (RecipeError, "truth: a str, expected a DataArray or Dataset", lambda: verify(forecast, "truth.nc")),
+        (DataError, "truth: has a dimension lead_time, so it is a forecast", lambda: verify(forecast, forecast)),
+        (
+            RecipeError,
+            "init_time: 'soon', expected times",
+            lambda: reference("persistence").forecast(truth, 2, init_time="soon"),
+        ),
+        (RecipeError, "no metric is in them", lambda: plot_scores(xr.Dataset())),
+    ):
+        with pytest.raises(kind, match=message) as caught:
+            call()
+        assert "\n" not in str(caught.value)
