@@ -15,7 +15,7 @@ from sa_nowcast.errors import DataError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from sa_nowcast.interop.conventions import Convention
+    from sa_nowcast.interop.record import Convention
     from sa_nowcast.nowcaster import Nowcaster
     from sa_nowcast.stream import SequenceDataset, SequenceLoader
 

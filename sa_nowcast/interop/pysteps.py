@@ -20,7 +20,7 @@ from sa_nowcast import dims
 from sa_nowcast.defaults import as_nowcaster, get_default_model
 from sa_nowcast.errors import DataError, MissingLibraryError, ModelError, RecipeError
 from sa_nowcast.interop import projection
-from sa_nowcast.interop.conventions import PYSTEPS_THRESHOLD, pysteps_units
+from sa_nowcast.interop.pysteps_names import PYSTEPS_THRESHOLD, pysteps_units
 from sa_nowcast.labels import require_one
 from sa_nowcast.sources.optional import require
 from sa_nowcast.times import show_time

@@ -11,7 +11,8 @@ import xarray as xr
 from sequences import rain
 
 from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.interop.conventions import CONVENTIONS, RECORD, from_convention, to_convention
+from sa_nowcast.interop.conventions import from_convention, to_convention
+from sa_nowcast.interop.record import CONVENTIONS, RECORD
 
 # pysteps' convention knows one init time and one precipitation variable.
 NOT_IN_PYSTEPS = {"archive", "ensemble archive", "several variables", "channels"}
