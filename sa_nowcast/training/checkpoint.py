@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Final
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
@@ -13,6 +13,10 @@ from lightning.fabric.plugins import CheckpointIO
 from sa_nowcast.errors import ModelError, StorageError
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+# It stands after what torch reads, which passes over it: torch writes checksums and does not look at them, and they do
+# not cover every byte.
+_SEAL: Final = b"sa_nowcast SHA-256 "
+_SEAL_BYTES: Final = len(_SEAL) + hashlib.sha256().digest_size
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -30,8 +34,7 @@ class AtomicCheckpointIO(CheckpointIO):
         try:
             with partial.open("wb") as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
+            seal(partial)
             load_checkpoint(partial)
             if target.exists():
                 os.replace(target, target.with_name(PREVIOUS))
@@ -62,31 +65,55 @@ class AtomicCheckpointIO(CheckpointIO):
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint file, or raise `ModelError` where it is damaged."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch writes checksums and does not look at them
-        if damaged is not None:
-            raise zipfile.BadZipFile(damaged)
+        size = path.stat().st_size - _SEAL_BYTES
+        with path.open("rb") as file:
+            digest = _sha256(file, size)
+            sealed = file.read() == _SEAL + digest
+        if not sealed:
+            raise ValueError("its SHA-256 does not match")
         loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # Damaged bytes raise almost anything: BadZipFile, EOFError, KeyError, UnpicklingError, RuntimeError, ...
+        # What is no checkpoint raises almost anything: EOFError, KeyError, UnpicklingError, RuntimeError, ...
+        found = str(error) if type(error) is ValueError else type(error).__name__
         raise ModelError(
-            str(path),
-            f"the checkpoint is damaged ({type(error).__name__})",
-            fix="remove it to start from the one before",
+            str(path), f"the checkpoint is damaged ({found})", fix="remove it to start from the one before"
         ) from error
     if not isinstance(loaded, dict) or "state_dict" not in loaded:
         raise ModelError(str(path), "no checkpoint of a training run", fix="remove it")
     return loaded
 
 
-def newest_valid(folder: Path) -> Path | None:
-    """Return the newest checkpoint in `folder` that can be read, or None."""
-    for name in (LAST, PREVIOUS):
-        path = folder / name
+def newest_valid(folder: Path) -> tuple[Path | None, ModelError | None]:
+    """Return the newest checkpoint in `folder` that can be read, or None where there is none at all.
+
+    The second is what is wrong with a newer one, or with all of them.
+    """
+    damage: ModelError | None = None
+    for path in (folder / LAST, folder / PREVIOUS):
         if path.exists():
             try:
                 load_checkpoint(path)
-            except ModelError:
+            except ModelError as error:
+                damage = damage or error
                 continue
-            return path
-    return None
+            return path, damage
+    return None, damage
+
+
+def seal(path: Path) -> None:
+    """Append the SHA-256 of what a file holds, and bring it to the disk."""
+    with path.open("r+b") as file:
+        digest = _sha256(file, path.stat().st_size)
+        file.seek(0, os.SEEK_END)
+        file.write(_SEAL + digest)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sha256(file: IO[bytes], size: int) -> bytes:
+    """Return the SHA-256 of the next so many bytes."""
+    digest = hashlib.sha256()
+    while size > 0 and (part := file.read(min(size, 2**22))):
+        digest.update(part)
+        size -= len(part)
+    return digest.digest()

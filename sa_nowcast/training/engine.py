@@ -85,6 +85,7 @@ def train(
     progress: bool,
     loggers: Sequence[Logger] = (),
     pictures: Callable[[Validation], L.Callback] | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Train `network` on `data` until the recipe's last update, its time, or its patience is reached.
 
@@ -104,6 +105,8 @@ def train(
         They get what the log gets.
     pictures : callable, optional
         Makes the callback that draws forecasts of the held-back windows.
+    report : callable, optional
+        Is told where a checkpoint is damaged, and what the run goes on from instead; by default a warning says so.
 
     Raises
     ------
@@ -118,6 +121,11 @@ def train(
     resume = _Resume.find(folder, fingerprint)
     loggers = [*loggers, *_tensorboard(recipe, folder, resume.step)]
     launch = hardware.launch
+    if resume.note is not None and launch.first:
+        if report is not None:
+            report(resume.note)
+        else:
+            warnings.warn(resume.note, stacklevel=2)
     updates = updates_a_batch(recipe)
     sampler = StepSampler(recipe.batch_size // launch.share.ranks, recipe.max_steps, share=launch.share)
 
@@ -270,12 +278,16 @@ class _Resume:
     checkpoint: Path | None
     step: int
     content: Mapping[str, Any]
+    note: str | None = None
 
     @classmethod
     def find(cls, folder: Path | None, fingerprint: Mapping[str, str]) -> _Resume:
-        checkpoint = None if folder is None else newest_valid(folder)
+        checkpoint, damage = (None, None) if folder is None else newest_valid(folder)
         if checkpoint is None:
-            return cls(None, 0, {})
+            note = (
+                None if damage is None else f"{damage.where}: {damage.found}, and there is no sound one; starting anew"
+            )
+            return cls(None, 0, {}, note)
         content = load_checkpoint(checkpoint)
         theirs = content.get(FINGERPRINT, {})
         differing = [k for k in fingerprint if theirs.get(k) != fingerprint[k]]
@@ -289,7 +301,9 @@ class _Resume:
             )
         if checkpoint.name != LAST:
             checkpoint.with_name(LAST).unlink(missing_ok=True)  # damaged; it must not become the one before the next
-        return cls(checkpoint, int(content["global_step"]), content)
+        step = int(content["global_step"])
+        note = None if damage is None else f"{damage.where}: {damage.found}; going on from the one before, step {step}"
+        return cls(checkpoint, step, content, note)
 
     def restore(self, callbacks: Sequence[L.Callback]) -> None:
         """Give callbacks their state already now: whether a run is finished depends on it."""

@@ -20,7 +20,7 @@ from sa_nowcast.errors import DataError, Interrupted, ModelError, RecipeError, S
 from sa_nowcast.models import NetworkConfig
 from sa_nowcast.nowcaster import Nowcaster
 from sa_nowcast.training import data as training_data
-from sa_nowcast.training.checkpoint import AtomicCheckpointIO, load_checkpoint, newest_valid
+from sa_nowcast.training.checkpoint import AtomicCheckpointIO, load_checkpoint, newest_valid, seal
 from sa_nowcast.training.fit import fit
 from sa_nowcast.training.validation import Validation
 
@@ -366,15 +366,18 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> 
     last, previous = tmp_path / "last.ckpt", tmp_path / "previous.ckpt"
     assert load_checkpoint(previous)["global_step"] == 8
     last.write_bytes(last.read_bytes()[:1000])
-    assert newest_valid(tmp_path) == previous
-    assert train(folder=tmp_path).digest == unbroken.digest
+    assert newest_valid(tmp_path)[0] == previous
+    with pytest.warns(UserWarning, match=r"last\.ckpt: the checkpoint is damaged.*from the one before, step 8"):
+        assert train(folder=tmp_path).digest == unbroken.digest
     assert load_checkpoint(last)["global_step"] == 9
     # What was damaged must not have taken the place of what was whole.
     assert load_checkpoint(previous)["global_step"] == 8
     last.write_bytes(b"")
     previous.write_bytes(b"PK\x03\x04")
-    assert newest_valid(tmp_path) is None
-    assert train(folder=tmp_path).digest == unbroken.digest
+    assert newest_valid(tmp_path)[0] is None
+    said: list[str] = []
+    assert train(folder=tmp_path, report=said.append).digest == unbroken.digest
+    assert any("last.ckpt: the checkpoint is damaged" in line and "starting anew" in line for line in said)
 
 
 def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(tmp_path: Path) -> None:
@@ -383,9 +386,11 @@ def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(tmp_path: Path) -> 
             return Path.touch, (tmp_path / "owned",)
 
     torch.save({"state_dict": {}, "x": Hostile()}, tmp_path / "last.ckpt")
+    seal(tmp_path / "last.ckpt")
     with pytest.raises(ModelError, match="the checkpoint is damaged"):
         load_checkpoint(tmp_path / "last.ckpt")
     torch.save([1, 2], tmp_path / "last.ckpt")
+    seal(tmp_path / "last.ckpt")
     with pytest.raises(ModelError, match="no checkpoint of a training run"):
         load_checkpoint(tmp_path / "last.ckpt")
     assert not (tmp_path / "owned").exists()
