@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -442,6 +443,7 @@ def test_the_schema_lists_every_key_with_its_description() -> None:
     assert "default" not in network["hidden"]  # the preset decides it
 
 
+TOOL = Path(__file__).parents[1] / "tools" / "recipe_reference.py"
 SCHEMA = Path(__file__).parents[1] / "docs" / "recipe.schema.json"
 
 
@@ -467,3 +469,13 @@ def test_the_schema_refuses_what_the_reader_refuses(case: str) -> None:
 
 def test_the_schema_is_one() -> None:
     jsonschema.Draft202012Validator.check_schema(recipe_schema())
+
+
+def test_the_page_of_all_fields_is_that_of_the_models() -> None:
+    place = importlib.util.spec_from_file_location("recipe_reference", TOOL)
+    assert place is not None
+    assert place.loader is not None
+    tool = importlib.util.module_from_spec(place)
+    place.loader.exec_module(tool)
+    assert tool.PAGE.read_text() == tool.page_text(), "run python tools/recipe_reference.py"
+    assert tool.SCHEMA.read_text() == tool.schema_text()

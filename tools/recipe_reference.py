@@ -9,12 +9,23 @@ Tests fail where the two are not current.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from sa_nowcast.recipe import recipe_schema
 
 DOCS = Path(__file__).parent.parent / "docs"
-SCHEMA = DOCS / "recipe.schema.json"
+SCHEMA, PAGE = DOCS / "recipe.schema.json", DOCS / "reference" / "recipe.md"
+HEAD = """\
+# Recipe fields
+
+All that a recipe may hold, from the models that check it; [Recipes and batch jobs](../how-to/recipes.md) says how to
+write one. Unknown keys are refused, and the nearest known one is named. YAML is read strictly: no duplicate keys, tags,
+anchors or aliases, at most 12 levels deep; `1e-3` is a number; only `true` and `false` are booleans. Times and
+lengths are in the units of the data, frames and pixels unless a field says otherwise. The same as a JSON Schema:
+[recipe.schema.json](../recipe.schema.json).
+"""
 
 
 def schema_text() -> str:
@@ -22,5 +33,84 @@ def schema_text() -> str:
     return json.dumps(recipe_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
+def page_text() -> str:
+    """Return the page of all fields as Markdown."""
+    schema = recipe_schema()
+    blocks = schema["$defs"]
+    required = schema["anyOf"][-1]["required"]
+    lines = [HEAD, *_table({k: v for k, v in schema["properties"].items() if not _block(v, blocks)}, required)]
+    for name, field in schema["properties"].items():
+        if block := _block(field, blocks):
+            lines += list(_section(name, field, block, blocks))
+    return "\n".join(lines) + "\n"
+
+
+def _section(path: str, field: Mapping[str, Any], block: Mapping[str, Any], blocks: Mapping[str, Any]) -> Iterator[str]:
+    yield f"\n## {path}\n"
+    told = [field.get("description"), block.get("description")]
+    yield " ".join(" ".join(text.split()) for text in dict.fromkeys(told) if text) + "\n"
+    yield from _table(
+        {k: v for k, v in block["properties"].items() if not _block(v, blocks)}, block.get("required", ())
+    )
+    for name, inner in block["properties"].items():
+        if deeper := _block(inner, blocks):
+            yield from _section(f"{path}.{name}", inner, deeper, blocks)
+
+
+def _block(field: Mapping[str, Any], blocks: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the block that a field holds, if it holds one."""
+    if "properties" in field:
+        return field
+    for part in (field, *field.get("anyOf", ())):
+        if "$ref" in part:
+            found: Mapping[str, Any] = blocks[part["$ref"].rsplit("/", 1)[-1]]
+            return found
+    return None
+
+
+def _table(fields: Mapping[str, Mapping[str, Any]], required: Any) -> Iterator[str]:
+    yield "| key | what it may be | default | meaning |"
+    yield "| --- | --- | --- | --- |"
+    for name, field in fields.items():
+        default = "required" if name in required else _default(field, "preset" in fields and "hidden" in fields)
+        yield f"| `{name}` | {_kind(field)} | {default} | {_cell(field.get('description', ''))} |"
+
+
+def _default(field: Mapping[str, Any], preset: bool) -> str:
+    if "default" not in field:
+        return "empty" if field.get("type") == "object" else "of the preset" if preset else "none"
+    value = field["default"]
+    return "empty" if value in ("", [], {}) and value is not False else f"`{_cell(json.dumps(value))}`"
+
+
+def _kind(field: Mapping[str, Any]) -> str:
+    if "anyOf" in field:
+        return " or ".join(dict.fromkeys(_kind(part) for part in field["anyOf"]))
+    if "enum" in field:
+        return ", ".join(f"`{value}`" for value in field["enum"])
+    if "const" in field:
+        return f"`{field['const']}`"
+    kind = field.get("type")
+    if kind == "array":
+        inner = field.get("items") or next(iter(field.get("prefixItems", ())), {})
+        number = field.get("maxItems")
+        return f"{'list' if number is None else f'{number}'} of: {_kind(inner)}"
+    if kind == "object":
+        inner = field.get("additionalProperties")
+        return f"mapping to: {_kind(inner)}" if isinstance(inner, dict) and inner else "mapping"
+    names = {"integer": "whole number", "string": "text", "boolean": "`true`, `false`", "null": "`null`"}
+    limits = [
+        f"{sign} {field[key]:g}"
+        for key, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
+        if key in field
+    ]
+    return " ".join([names.get(str(kind), str(kind or "anything")), ", ".join(limits)]).strip()
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
 if __name__ == "__main__":
     SCHEMA.write_text(schema_text(), encoding="utf-8")
+    PAGE.write_text(page_text(), encoding="utf-8")

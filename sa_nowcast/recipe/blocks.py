@@ -17,7 +17,8 @@ class DataRecipe(Block):
     """Where the frames come from, and how their dimensions are called."""
 
     source: str = Field(
-        description="A path that xarray opens (NetCDF, Zarr), or 'sample:mrms' for the embedded sample."
+        description="A path or pattern of files (NetCDF, Zarr or of the engine), or sample:mrms, which ships. ${NAME} "
+        "and ${NAME:-default} stand for an environment variable here, in conversion.to and in output.folder."
     )
     engine: str | None = Field(
         None,
