@@ -18,7 +18,7 @@ from sa_nowcast.frames import Frames
 from sa_nowcast.times import read_leads, show_step, show_time
 
 # They describe the values of the input, or refer to variables that a forecast does not carry along.
-_DROPPED_ATTRS = (
+DROPPED_ATTRS = (
     "actual_range",
     "valid_range",
     "valid_min",
@@ -58,7 +58,7 @@ def labelled(frames: Frames, last: int, values: npt.NDArray[np.float32], provena
     coords[dims.INIT_TIME] = ((), init, dims.INIT_TIME_ATTRS)
     coords[dims.VALID_TIME] = (dims.LEAD_TIME, init + lead, dims.VALID_TIME_ATTRS)
     several = len(frames.arrays) > 1
-    attrs = {} if several else {k: v for k, v in array.attrs.items() if k not in _DROPPED_ATTRS}
+    attrs = {} if several else {k: v for k, v in array.attrs.items() if k not in DROPPED_ATTRS}
     result = xr.DataArray(
         np.ascontiguousarray(field),
         dims=out_dims,

@@ -14,6 +14,7 @@ from sa_nowcast.errors import DataError, StorageError
 from sa_nowcast.frames import Frames
 from sa_nowcast.nowcaster import Nowcaster
 from sa_nowcast.training.fit import fit
+from sa_nowcast.verification import reference
 from sa_nowcast.workflow import forecast_period
 
 
@@ -82,6 +83,22 @@ def test_a_written_archive_passes_too_but_for_the_order_of_dimensions(
     assert findings(suite, path) == [(2, "§2.4")]
 
 
+@pytest.fixture(scope="module")
+def ensemble() -> xr.DataArray:
+    """Members of STEPS, from one init time."""
+    pytest.importorskip("cv2", reason="STEPS is by pysteps: pip install pysteps opencv-python-headless")
+    return reference("steps", members=3).forecast(georeferenced(rain(5, 64, 64)), 2)
+
+
+def test_a_written_ensemble_and_other_references_pass_the_compliance_checker(
+    suite: CheckSuite, ensemble: xr.DataArray, tmp_path: Path
+) -> None:
+    still = reference("persistence").forecast(georeferenced(), 2)
+    for name, forecast in {"ensemble": ensemble, "persistence": still}.items():
+        assert forecast.encoding == {"grid_mapping": "crs"}
+        assert findings(suite, write_forecast(forecast, tmp_path / f"{name}.nc")) == []
+
+
 def test_a_plain_to_netcdf_passes_without_an_error(suite: CheckSuite, nowcaster: Nowcaster, tmp_path: Path) -> None:
     for name, data in {"projected": rain(), "grid mapping": georeferenced()}.items():
         nowcaster.forecast(data).to_netcdf(tmp_path / f"{name}.nc")
@@ -113,10 +130,16 @@ def test_the_forecast_that_is_written_stays_as_it_was(archive: xr.DataArray, tmp
 
 @pytest.mark.parametrize("file_format", ["netcdf", "zarr"])
 def test_round_trips_keep_values_coordinates_and_attributes(
-    nowcaster: Nowcaster, traffic_nowcaster: Nowcaster, archive: xr.DataArray, tmp_path: Path, file_format: str
+    nowcaster: Nowcaster,
+    traffic_nowcaster: Nowcaster,
+    archive: xr.DataArray,
+    ensemble: xr.DataArray,
+    tmp_path: Path,
+    file_format: str,
 ) -> None:
     holed = georeferenced(rain().where(rain()["x"] > 2000))
-    for number, forecast in enumerate((nowcaster.forecast(holed), traffic_nowcaster.forecast(traffic()), archive)):
+    forecasts = (nowcaster.forecast(holed), traffic_nowcaster.forecast(traffic()), archive, ensemble.astype("f4"))
+    for number, forecast in enumerate(forecasts):
         path = write_forecast(forecast, tmp_path / f"{number}", file_format)  # type: ignore[arg-type]
         opened = (
             xr.open_zarr(path, consolidated=False, decode_coords="all", decode_timedelta=True)
@@ -133,6 +156,7 @@ def test_round_trips_keep_values_coordinates_and_attributes(
                 np.testing.assert_array_equal(back[name].values, coord.values)
                 assert coord.attrs.items() <= back[name].attrs.items(), name
             assert forecast.attrs.items() <= back.attrs.items()
+            assert back.encoding.get("grid_mapping") == forecast.encoding.get("grid_mapping")
 
 
 def test_several_variables_are_written_as_variables_with_attributes_of_their_own(

@@ -11,6 +11,7 @@ import xarray as xr
 
 from sa_nowcast import dims
 from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.labels import DROPPED_ATTRS
 from sa_nowcast.times import read_leads
 from sa_nowcast.verification.inputs import describe, positions
 
@@ -175,5 +176,8 @@ def label_forecast(values: xr.DataArray, starts: Times, leads: Leads, model: str
         values = values.assign_coords(init_time=starts, valid_time=(("init_time", "lead_time"), valid))
     for name, attrs in TIME_ATTRS.items():
         values[name].attrs.update(attrs)
-    values.attrs["model"] = model
+    mapping = values.attrs.get("grid_mapping", values.encoding.get("grid_mapping"))
+    values.attrs = {key: text for key, text in values.attrs.items() if key not in DROPPED_ATTRS} | {"model": model}
+    # What else it holds describes how the observations were stored.
+    values.encoding = {"grid_mapping": mapping} if mapping in values.coords else {}
     return values
