@@ -7,8 +7,8 @@
 
 Printed figures are those of Lin et al., Self-Attention ConvLSTM for Spatiotemporal Prediction, AAAI 2020, tables 1
 and 3, for its own models; docs/explanation/metrics.md says what our scores mean. Each run is one of the recipes
-moving_mnist, taxibj and kth with another network.name, in a folder of its own; a finished one is not repeated, and an interrupted one
-goes on. Figures are of one run and seed, as the paper's are.
+moving_mnist, taxibj and kth with another network.name, in a folder of its own; a finished one is not repeated, and an
+interrupted one goes on. Figures are of one run and seed, as the paper's are.
 """
 
 from __future__ import annotations
