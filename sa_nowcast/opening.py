@@ -80,7 +80,7 @@ def open_forecast(source: str) -> xr.DataArray:
     -------
     DataArray
         Dimensions as in the file; several variables are put along a leading ``variable`` dimension, with their units
-        as a coordinate.
+        and names as coordinates.
 
     Raises
     ------
@@ -106,10 +106,12 @@ def open_forecast(source: str) -> xr.DataArray:
     if different:
         raise DataError(source, f"{different[0]} has other dimensions than {names[0]}", expected="the same ones")
     several: xr.DataArray = ds[names].to_dataarray(dims.VARIABLE)
-    units = [str(ds[n].attrs.get("units", "")) for n in names]
+    texts = {key: [str(ds[n].attrs.get(key, "")) for n in names] for key in dims.PER_VARIABLE}
+    labels = {key: (dims.VARIABLE, own) for key, own in texts.items() if any(own) or key == dims.UNITS}
     order = [*(d for d in first.dims if d in (dims.REALIZATION, dims.INIT_TIME)), dims.VARIABLE]
-    several = several.transpose(*order, ...).assign_coords({dims.UNITS: (dims.VARIABLE, units)})
-    several.attrs = {k: v for k, v in first.attrs.items() if all(ds[n].attrs.get(k) == v for n in names)}
+    several = several.transpose(*order, ...).assign_coords(labels)
+    shared = {k: v for k, v in first.attrs.items() if all(ds[n].attrs.get(k) == v for n in names)}
+    several.attrs = {k: v for k, v in shared.items() if k not in labels}
     return several.rename("forecast")
 
 

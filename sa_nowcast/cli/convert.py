@@ -34,11 +34,9 @@ def convert(
 
     Example: sa-nowcast convert "radar/*.nc" radar.zarr --window 8
     """
-    from rich.progress import Progress
-
     from sa_nowcast.conversion import convert as convert_source
 
-    with Progress(console=terminal.err, disable=quiet or dry_run) as bar:
+    with terminal.progress(quiet or dry_run) as bar:
         task = bar.add_task("converting", total=None)
         plan = convert_source(
             source if len(source) > 1 else source[0],

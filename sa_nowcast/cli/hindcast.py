@@ -44,13 +44,11 @@ def hindcast(
     """
     import time
 
-    from rich.progress import Progress
-
     from sa_nowcast.hindcast import hindcast as make
     from sa_nowcast.opening import open_data
 
     began = time.perf_counter()
-    with Progress(console=terminal.err, disable=quiet or dry_run) as bar:
+    with terminal.progress(quiet or dry_run) as bar:
         task = bar.add_task("forecasting", total=None)
         archive = make(
             open_data(source, engine=engine, options=options.reader_options(option)),

@@ -12,7 +12,7 @@ import threading
 import traceback
 from collections.abc import Iterator, Mapping
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -20,6 +20,9 @@ from typer.core import TyperGroup
 
 from sa_nowcast._version import __version__
 from sa_nowcast.errors import Interrupted, SaNowcastError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 BROKEN_PIPE = 141  # what a shell shows for a program that SIGPIPE ended
 
@@ -65,6 +68,13 @@ out, err = _Results(), Console(stderr=True, highlight=False)
 def report(line: str) -> None:
     """Say one line of progress."""
     err.print(line, soft_wrap=True, markup=False, emoji=False)
+
+
+def progress(quiet: bool) -> Progress:
+    """Return a progress bar on standard error; without one where nobody watches, a log holds lines only."""
+    from rich.progress import Progress
+
+    return Progress(console=err, disable=quiet or not err.is_terminal)
 
 
 def result(line: object) -> None:

@@ -50,11 +50,9 @@ def validate(
     elif kind == "recipe":
         found = _recipe(target)
     elif kind == "data":
-        from rich.progress import Progress
-
         from sa_nowcast.survey.data import check_data
 
-        with Progress(console=terminal.err, disable=quiet or not full, transient=True) as bar:
+        with terminal.progress(quiet or not full) as bar:
             task = bar.add_task("reading", total=None)
             found = check_data(
                 target,

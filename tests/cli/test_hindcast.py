@@ -1,0 +1,89 @@
+"""hindcast and convert: what would stop them is said by a dry run; Ctrl-C ends them with 75, and they go on."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from command_line import PROGRAM, Here, environment
+from sequences import georeferenced, rain
+
+
+def test_a_dry_run_of_hindcast_writes_nothing_and_fails_where_the_run_would(
+    here: Here, radar: Path, saved: Path, tmp_path: Path, no_folder: Path
+) -> None:
+    before = sorted(tmp_path.iterdir())
+    common = ("hindcast", radar, tmp_path / "a.zarr", "--model", saved, "--quiet")
+    here(*common, "--dry-run", "--json")
+    document = json.loads(here.out)
+    assert document["dims"] == {"init_time": 37, "lead_time": 3, "y": 24, "x": 20}
+    assert document["units"] == "mm h-1"
+    assert sorted(tmp_path.iterdir()) == before
+    assert here(*common).code == 0
+    for dry in ([], ["--dry-run"]):
+        here.fails(5, "holds another hindcast", *common, "--steps", "2", *dry)
+        line = f"STORAGE {no_folder / 'a.zarr'}: cannot be written (Not a directory)"
+        here.fails(5, line, "hindcast", radar, no_folder / "a.zarr", "--model", saved, "--quiet", *dry)
+        here.fails(3, "no such file", "hindcast", "none.nc", tmp_path / "b.zarr", "--model", saved, "--quiet", *dry)
+        here.fails(4, "no such folder", "hindcast", radar, tmp_path / "b.zarr", "--model", "none", "--quiet", *dry)
+
+
+def test_a_dry_run_of_convert_fails_where_the_run_would(
+    here: Here, radar: Path, tmp_path: Path, no_folder: Path
+) -> None:
+    here("convert", radar, tmp_path / "a.zarr", "--dry-run", "--json")
+    assert json.loads(here.out)["frames"] == 40
+    assert not (tmp_path / "a.zarr").exists()
+    assert here("convert", radar, tmp_path / "a.zarr", "--quiet").code == 0
+    for dry in ([], ["--dry-run"]):
+        here.fails(5, "exists already", "convert", radar, tmp_path / "a.zarr", "--quiet", *dry)
+        here.fails(5, f"{no_folder / 'a.zarr'}: cannot be written", "convert", radar, no_folder / "a.zarr", *dry)
+        here.fails(2, "'rian' is not in the source", "convert", radar, tmp_path / "b", "--variable", "rian", *dry)
+        here.fails(2, "'engien' is not known", "convert", radar, tmp_path / "b", "--engine", "engien", *dry)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["hindcast", "convert", "verify"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1], ids=lambda n: n.name)
+def test_a_signal_ends_a_command_with_one_line_and_75_and_the_same_call_goes_on(
+    command: str, number: signal.Signals, saved: Path, tmp_path: Path
+) -> None:
+    source, target = tmp_path / "long.nc", tmp_path / "out.zarr"
+    georeferenced(rain(4000, 96, 96)).to_netcdf(source)
+    arguments = {
+        "hindcast": ["hindcast", str(source), str(target), "--model", str(saved), "--quiet"],
+        "convert": ["convert", str(source), str(target), "--quiet", "--window", "1"],
+        "verify": ["verify", str(target), str(source), "--metric", "ssim", "--data-range", "0", "30"],
+    }[command]
+    if command == "verify":
+        make = ["hindcast", str(source), str(target), "--model", "persistence", "--steps", "3", "--quiet"]
+        subprocess.run([*PROGRAM, *make], check=True, capture_output=True, env=environment())
+    process = subprocess.Popen(
+        [*PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    )
+    partial = target.with_name("out.zarr.partial")
+    began = time.monotonic()
+    lines: list[str] = []
+    if command == "verify":
+        assert process.stderr is not None
+        lines = [process.stderr.readline(), process.stderr.readline()]
+        assert "scoring" in "".join(lines)
+    while command != "verify" and not list(partial.rglob("c/*")) and time.monotonic() - began < 60:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    time.sleep(0.5)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (75, ""), err
+    (line,) = err.splitlines()
+    assert line.startswith("INTERRUPTED")
+    assert "run the same again" in line
+    if command != "verify":
+        assert not target.exists()
+        again = subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, check=False, env=environment())
+        assert again.returncode == 0, again.stderr
+        assert target.exists()

@@ -1,0 +1,159 @@
+"""verify and plot: the scores of Python, in one table on one sample; pictures of what is in a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from command_line import Here
+from sequences import georeferenced, rain, weather
+
+import sa_nowcast
+from sa_nowcast.opening import open_forecast
+from sa_nowcast.verification.table import from_table
+from sa_nowcast.workflow.pictures import read_scores
+
+
+@pytest.fixture
+def archives(radar: Path, saved: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Of the network from all init times, and of persistence with fewer of them and one lead time less."""
+    with xr.open_dataset(radar) as ds:
+        sa_nowcast.hindcast.hindcast(ds, str(saved), to=tmp_path / "net.zarr")
+        late = slice("2020-06-01T01:00", None)
+        sa_nowcast.hindcast.hindcast(ds, "persistence", 2, init_times=late, to=tmp_path / "still.zarr")
+    return tmp_path / "net.zarr", tmp_path / "still.zarr"
+
+
+def test_scores_are_those_of_python_on_the_init_times_that_truth_holds(
+    here: Here, radar: Path, archives: tuple[Path, Path], tmp_path: Path
+) -> None:
+    net, _ = archives
+    here("verify", net, radar, "--threshold", "1", "-o", tmp_path / "s.csv", "--json")
+    assert here.code == 0, here.err
+    assert "left out: 3 of 37 init times" in here.err
+    with xr.open_dataset(radar) as ds:
+        archive = open_forecast(str(net)).isel(init_time=slice(None, 34)).compute()
+        wanted = sa_nowcast.to_table(sa_nowcast.verify(archive, ds, ["mse", "csi"], [1.0], "persistence"))
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "s.csv"), wanted, check_exact=False, rtol=1e-12)
+    document = json.loads(here.out)
+    assert [row["value"] for row in document["scores"]] == pytest.approx(wanted["value"].tolist(), rel=1e-12)
+
+
+def test_several_archives_stand_in_one_table_on_what_all_of_them_have(
+    here: Here, radar: Path, archives: tuple[Path, Path], tmp_path: Path
+) -> None:
+    here("verify", *archives, radar, "-o", tmp_path / "s.nc")
+    assert here.code == 0, here.err
+    assert "1 of 3 lead times" in here.err
+    assert {"net", "still", "persistence"} <= set(here.out.replace("│", " ").split())
+    assert "lead [min]" in here.out
+    scores = read_scores(str(tmp_path / "s.nc"))
+    assert list(scores) == ["net", "still"]
+    assert scores["net"].sizes["lead_time"] == 2
+    # Persistence against persistence: the same numbers, so that the sample is the same.
+    np.testing.assert_array_equal(scores["still"]["mse"], scores["net"]["mse_persistence"])
+
+
+def test_an_archive_can_be_the_reference_and_none_is_needed(
+    here: Here, radar: Path, archives: tuple[Path, Path]
+) -> None:
+    net, still = archives
+    here("verify", net, radar, "--reference", still, "--json")
+    rows = json.loads(here.out)["scores"]
+    assert {row["reference"] for row in rows} == {"still"}
+    assert all(np.isfinite(row["skill"]) for row in rows)
+    here("verify", net, radar, "--reference", "none")
+    assert here.code == 0
+    assert "ratio" not in here.out
+
+
+def test_a_dry_run_checks_all_and_reads_nothing(here: Here, radar: Path, archives: tuple[Path, Path]) -> None:
+    here("verify", *archives, radar, "--dry-run", "--json")
+    document = json.loads(here.out)
+    assert document["lead_times"] == ["5 min", "10 min"]
+    assert document["reference"] == "persistence"
+
+
+@pytest.mark.parametrize("dry", [False, True], ids=["run", "dry-run"])
+@pytest.mark.parametrize(
+    ("options", "code", "line"),
+    [
+        (["--metric", "msee"], 2, "msee"),
+        (["--metric", "fss", "--threshold", "wet"], 2, "wet"),
+        (["--threshold", "1 K"], 2, "K"),
+        (["--reference", "none.zarr"], 3, "DATA none.zarr: no such file or folder"),
+        (["-o", "/dev/null/s.csv"], 5, "STORAGE /dev/null/s.csv: cannot be written"),
+        (["-o", "s.xlsx"], 2, "ends in '.xlsx', expected one of .csv, .nc"),
+    ],
+)  # fmt: skip
+def test_what_stops_it_is_the_same_line_in_a_dry_run(
+    options: list[str], code: int, line: str, dry: bool, here: Here, radar: Path, archives: tuple[Path, Path]
+) -> None:
+    here.fails(code, line, "verify", archives[0], radar, *options, *(["--dry-run"] * dry))
+
+
+def test_truth_in_other_units_of_another_time_or_grid_is_one_line(
+    here: Here, archives: tuple[Path, Path], tmp_path: Path
+) -> None:
+    net, _ = archives
+    ds = georeferenced(rain(40))
+    wrong = {"units": ds.copy(), "later": ds.assign_coords(time=ds["time"] + np.timedelta64(30, "D"))}
+    wrong["units"]["rain"].attrs["units"] = "K"
+    wrong["grid"] = ds.isel(x=slice(None, None, 2))
+    for name, truth in wrong.items():
+        truth.to_netcdf(tmp_path / f"{name}.nc")
+    here.fails(3, "K", "verify", net, tmp_path / "units.nc")
+    here.fails(3, "truth from 2020-07-01", "verify", net, tmp_path / "later.nc")
+    here("verify", net, tmp_path / "grid.nc")
+    assert here.code == 3
+    (tmp_path / "frames.nc").write_bytes((tmp_path / "later.nc").read_bytes())
+    here.fails(
+        3, "no variable with lead_time (variables: rain", "verify", tmp_path / "frames.nc", tmp_path / "later.nc"
+    )
+
+
+def test_a_table_is_read_back_as_the_scores_it_was_made_of(radar: Path, archives: tuple[Path, Path]) -> None:
+    with xr.open_dataset(radar) as ds:
+        archive = open_forecast(str(archives[0])).isel(init_time=slice(None, 34)).compute()
+        scores = sa_nowcast.verify(archive, ds, ["mse", "csi", "fss"], [1.0, 2.0], "persistence")
+    again = from_table(sa_nowcast.to_table(scores))[""]
+    for name in ("mse", "mse_skill", "csi_persistence", "fss"):
+        np.testing.assert_array_equal(again[name].transpose(*scores[name].dims), scores[name])
+        np.testing.assert_array_equal(again[name]["lead_time"], scores[name]["lead_time"])
+
+
+def test_several_variables_are_read_back_along_variable(weather_nowcaster: object, tmp_path: Path) -> None:
+    archive = weather().sa_nowcast.hindcast(model=weather_nowcaster).compute()
+    weather().sa_nowcast.hindcast(model=weather_nowcaster, to=tmp_path / "w.zarr")
+    again = open_forecast(str(tmp_path / "w.zarr"))
+    xr.testing.assert_equal(again.drop_attrs(), archive.transpose(*again.dims))
+
+
+def test_pictures_and_films_of_forecasts_and_scores(
+    here: Here, radar: Path, archives: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, _ = archives
+    monkeypatch.chdir(tmp_path)
+    here("plot", net, "--truth", radar, "--history", radar, "--init-time", "2020-06-01T01:00")
+    assert (here.code, here.out) == (0, "net.png\n"), here.err
+    assert (tmp_path / "net.png").read_bytes().startswith(b"\x89PNG")
+    here("plot", net, "-o", "film/net.gif")
+    assert here.code == 0, here.err
+    assert (tmp_path / "film" / "net.gif").read_bytes().startswith(b"GIF8")
+    here("verify", net, radar, "-o", "s.csv")
+    assert here("plot", "s.csv", "-o", "s.svg").code == 0
+    here.fails(2, "a film of scores", "plot", "s.csv", "-o", "s.gif")
+    here.fails(5, "net.png: exists already", "plot", net)
+    here.fails(3, "is not among the init times", "plot", net, "-o", "b.png", "--init-time", "2021-01-01")
+    here.fails(3, "no variable with lead_time", "plot", radar, "-o", "c.png")
+    here.fails(3, "DATA none.nc: no such file or folder", "plot", "none.nc")
+    (tmp_path / "wrong.csv").write_text("a,b\n1,2\n")
+    here.fails(3, "columns a, b", "plot", "wrong.csv", "-o", "d.png")
+    before = sorted(tmp_path.iterdir())
+    here("plot", net, "-o", "e.png", "--dry-run", "--json")
+    assert json.loads(here.out)["drawn"] == "forecast from 2020-06-01T03:15"
+    assert sorted(tmp_path.iterdir()) == before
