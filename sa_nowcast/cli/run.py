@@ -2,77 +2,107 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.measure import Measurement
 
-from sa_nowcast.cli import recipes, terminal
-from sa_nowcast.cli.scores_table import scores_table
+from sa_nowcast.cli import options, recipes, shipped, terminal
+from sa_nowcast.cli.scores_table import print_scores
 from sa_nowcast.cli.terminal import app
 
-_WIDEST = 1000
+if TYPE_CHECKING:
+    from sa_nowcast.recipe import Recipe
+
+RecipeName = Annotated[
+    str,
+    typer.Argument(
+        help="Path of a recipe YAML, or the name of one that ships, such as quickstart.",
+        autocompletion=shipped.complete,
+    ),
+]
+Seed = Annotated[int | None, typer.Option(help="Replaces training.seed.")]
+Output = Annotated[str | None, typer.Option(help="Replaces output.folder.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Replaces one value, such as training.max_steps=100; repeatable."),
+]
 
 
 @app.command()
 def run(
-    recipe: Annotated[
-        str, typer.Argument(help="Path of a recipe YAML, or the name of one that ships, such as quickstart.")
-    ],
-    seed: Annotated[int | None, typer.Option(help="Replaces training.seed.")] = None,
-    output: Annotated[str | None, typer.Option(help="Replaces output.folder.")] = None,
-    override: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Replaces one value, such as training.max_steps=100; repeatable."
-        ),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    recipe: RecipeName,
+    seed: Seed = None,
+    output: Output = None,
+    override: Overrides = None,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Train, forecast the held-back times, score them and draw a picture, as a recipe says.
 
-    Example: sa-nowcast run recipes/quickstart.yaml
+    Each stage is skipped where its inputs are unchanged and its output is whole. Example: sa-nowcast run quickstart
     """
     from sa_nowcast.workflow import run as run_recipe
 
     parsed = recipes.read(recipe, seed, output, override or ())
+    if dry_run:
+        _check(parsed, json)
+        return
     result = run_recipe(parsed, progress=not quiet, report=terminal.report)
     if not result.files:
         return  # one of several processes, and not the one that writes
     if result.already_done:
-        terminal.err.print(f"{result.folder} holds this run, finished; remove the folder to run it again")
-    table = scores_table(result.scores, parsed.name)
-    # Folded by the terminal where it is narrower: cut off, a table would hide scores.
-    width = Measurement.get(terminal.out, terminal.out.options.update(width=_WIDEST), table).maximum
-    Console(width=max(terminal.out.width, width)).print(table)
+        terminal.report(f"{result.folder} holds this run, finished; remove the folder to run it again")
+    if json:
+        scores = result.scores.to_dict("records")
+        files = [str(file) for file in result.files]
+        terminal.emit(
+            {"folder": str(result.folder), "already_done": result.already_done, "files": files, "scores": scores}
+        )
+        return
+    print_scores(result.scores, parsed.name, "held-back times, by lead time")
     for file in result.files:
-        terminal.out.print(str(file), soft_wrap=True)
+        terminal.result(file)
 
 
 @app.command()
 def train(
-    recipe: Annotated[
-        str, typer.Argument(help="Path of a recipe YAML, or the name of one that ships, such as quickstart.")
-    ],
-    seed: Annotated[int | None, typer.Option(help="Replaces training.seed.")] = None,
-    output: Annotated[str | None, typer.Option(help="Replaces output.folder.")] = None,
-    override: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Replaces one value, such as training.max_steps=100; repeatable."
-        ),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    recipe: RecipeName,
+    seed: Seed = None,
+    output: Output = None,
+    override: Overrides = None,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Train as a recipe says, and save the model; run goes on from there.
 
     Ctrl-C, SIGTERM and SIGUSR1 save the run and exit with 75; the same command goes on. Several GPUs or machines: start
     it with torchrun or srun.
 
-    Example: sa-nowcast train recipes/quickstart.yaml
+    Example: sa-nowcast train quickstart --set training.max_steps=100
     """
     from sa_nowcast.workflow import train as train_recipe
 
-    model = train_recipe(recipes.read(recipe, seed, output, override or ()), progress=not quiet, report=terminal.report)
-    terminal.out.print(str(model), soft_wrap=True)
+    parsed = recipes.read(recipe, seed, output, override or ())
+    if dry_run:
+        _check(parsed, json)
+        return
+    model = train_recipe(parsed, progress=not quiet, report=terminal.report)
+    if json:
+        terminal.emit({"model": str(model)})
+    else:
+        terminal.result(model)
+
+
+def _check(recipe: Recipe, json: bool) -> None:
+    """Raise the first thing that would stop the run, or say what was looked at."""
+    from sa_nowcast.survey.recipes import check_recipe
+
+    found = check_recipe(recipe)
+    for error in (f.error for f in found if f.error is not None):
+        raise error
+    for finding in found:
+        terminal.report(f"{finding.check}: {finding.detail}")
+    if json:
+        terminal.emit({"name": recipe.name, "dry_run": True, "findings": [f.as_dict() for f in found]})

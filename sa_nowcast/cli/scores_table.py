@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 _WIDEST = 1000
 
 
-def print_scores(scores: pd.DataFrame, title: str) -> None:
+def print_scores(scores: pd.DataFrame, title: str, what: str = "by lead time") -> None:
     """Print the table on standard output; the terminal folds it where it is narrower, which hides no score."""
-    table = scores_table(scores, title, "by lead time")
+    table = scores_table(scores, title, what)
     width = Measurement.get(terminal.out, terminal.out.options.update(width=_WIDEST), table).maximum
     Console(width=max(terminal.out.width, width)).print(table)
 

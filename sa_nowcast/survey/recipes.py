@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from sa_nowcast.errors import SaNowcastError
+from sa_nowcast.errors import SaNowcastError, StorageError
 from sa_nowcast.recipe import Recipe, network_config
-from sa_nowcast.sources.optional import require
 from sa_nowcast.storage import require_writable
 from sa_nowcast.survey.findings import Finding
+from sa_nowcast.workflow.converting import convert_source
 from sa_nowcast.workflow.data import Experiment, open_experiment
+from sa_nowcast.workflow.drawing import pictures_of, require_plotting
 from sa_nowcast.workflow.outputs import check_claim
 
 
@@ -20,60 +23,80 @@ def check_recipe(recipe: Recipe) -> list[Finding]:
     Returns
     -------
     list of Finding
-        ``recipe``, ``output``, ``libraries``, ``device``, ``data``, ``memory``.
+        ``recipe``, ``output``, ``conversion`` where there is one, ``libraries``, ``device``, ``data`` and ``memory``;
+        what depends on a check that failed is left out.
     """
     found = [Finding("recipe", "PASS", f"{recipe.name}: {recipe.history} to {recipe.steps} frames")]
-    experiment: Experiment | None = None
-    for name, check in (("output", _output), ("libraries", _libraries), ("device", _device), ("data", _data)):
+    opened: list[Experiment] = []
+
+    def data() -> str:
+        opened.append(_experiment(recipe))
+        channels = ", ".join(f"{c.name} [{c.units}]" if c.units else c.name for c in opened[0].test_frames.channels)
+        return f"{channels}; {opened[0].trained_on}"
+
+    checks: dict[str, Callable[[], str]] = {"output": lambda: _output(recipe)}
+    if recipe.conversion is not None:
+        checks["conversion"] = lambda: _conversion(recipe)
+    checks |= {"libraries": lambda: _libraries(recipe), "device": lambda: _device(recipe), "data": data}
+    checks["memory"] = lambda: _memory(recipe, opened[0])
+    for name, check in checks.items():
+        if name == "memory" and (not opened or any(f.check == "device" and f.error for f in found)):
+            continue
         try:
-            line, opened = check(recipe)
+            found.append(Finding(name, "PASS", check()))
         except SaNowcastError as error:
             found.append(Finding.failure(name, error))
-            continue
-        experiment = opened or experiment
-        found.append(Finding(name, "PASS", line))
-    if experiment is not None:
-        try:
-            found.append(Finding("memory", "PASS", _memory(recipe, experiment)))
-        except SaNowcastError as error:
-            found.append(Finding.failure("memory", error))
     return found
 
 
-def _output(recipe: Recipe) -> tuple[str, None]:
+def _output(recipe: Recipe) -> str:
     folder = Path(recipe.output.folder).expanduser()
-    require_writable(folder / "x")
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise StorageError(str(folder), f"cannot be written ({os.strerror(errno.EEXIST)})")
+        require_writable(folder / "any")
+    except StorageError as error:  # in the words of the run, which makes the folder
+        raise StorageError(str(folder), f"the output folder {error.found}", fix="choose another folder") from error
     if folder.is_dir():
         check_claim(folder, recipe)
-    return f"{folder} can be written", None
+    return f"{folder} can be written"
 
 
-def _libraries(recipe: Recipe) -> tuple[str, None]:
-    require("matplotlib", "plot")
-    return "what the run draws with is installed", None
+def _conversion(recipe: Recipe) -> str:
+    assert recipe.conversion is not None
+    said: list[str] = []
+    convert_source(recipe, "", said.append, dry_run=True)
+    return f"{recipe.data.source} to {recipe.conversion.to}"
 
 
-def _device(recipe: Recipe) -> tuple[str, None]:
+def _libraries(recipe: Recipe) -> str:
+    if not pictures_of(recipe):
+        return "no pictures are asked for"
+    require_plotting()
+    return "what draws is installed"
+
+
+def _device(recipe: Recipe) -> str:
     from sa_nowcast.devices import resolve_device
 
-    return f"training on {resolve_device(recipe.training.device)}", None
+    return f"training on {resolve_device(recipe.training.device)}"
 
 
-def _data(recipe: Recipe) -> tuple[str, Experiment]:
-    experiment = open_experiment(recipe)
-    frames = experiment.test_frames
-    channels = ", ".join(f"{c.name} [{c.units}]" if c.units else c.name for c in frames.channels)
-    return f"{channels}; {experiment.trained_on}", experiment
+def _experiment(recipe: Recipe) -> Experiment:
+    block = recipe.conversion
+    if block is not None and not Path(block.to).expanduser().exists():
+        recipe = recipe.model_copy(update={"conversion": None})  # the store will hold what the source holds
+    return open_experiment(recipe, read=False)
 
 
 def _memory(recipe: Recipe, experiment: Experiment) -> str:
     from sa_nowcast.devices import resolve_device
     from sa_nowcast.models.estimate import require_memory
 
-    device: Any = resolve_device(recipe.training.device)
+    device = resolve_device(recipe.training.device)
     needed = require_memory(
         network_config(recipe.network, channels=experiment.channels),
-        training_grid(recipe, experiment),
+        _training_grid(recipe, experiment),
         recipe.training.batch_size,
         history=recipe.history,
         steps=recipe.steps,
@@ -82,8 +105,7 @@ def _memory(recipe: Recipe, experiment: Experiment) -> str:
     return f"training takes about {needed / 2**30:.2f} GiB on {device}"
 
 
-def training_grid(recipe: Recipe, experiment: Experiment) -> tuple[int, int]:
-    """Return rows and columns of what is trained on: the crop, or the grid where it is smaller."""
+def _training_grid(recipe: Recipe, experiment: Experiment) -> tuple[int, int]:
     grid, crop = experiment.test_frames.grid, recipe.training.crop
     if recipe.split.train_region is not None and crop is not None:
         return crop, crop

@@ -83,13 +83,7 @@ class TrainingData:
         blocked = np.concatenate(
             [np.asarray(empty, np.int64), empty_frames(frames, (split.validation,), refuse=not skip_empty)]
         )
-        starts = _starts(frames, history + steps, split.train, blocked, "training")
-        if starts is None:
-            raise DataError(
-                frames.name,
-                f"no window of {history + steps} successive frames in the training period",
-                fix="shorten history or steps, or fill the gaps",
-            )
+        starts = _training_starts(frames, history + steps, split, blocked)
         crop = None if recipe.crop is None else (recipe.crop, recipe.crop)
         train = SequenceDataset(
             frames,
@@ -169,6 +163,14 @@ class TrainingData:
         )
 
 
+def require_trainable(frames: Frames, split: Split, length: int, recipe: TrainingRecipe) -> None:
+    """Raise what `TrainingData.from_frames` would, as far as times and units tell; no value is read."""
+    _require_rain(frames, recipe)
+    nothing = np.empty(0, np.int64)
+    _training_starts(frames, length, split, nothing)
+    _starts(frames, length, split.validation, nothing, "validation")
+
+
 def empty_frames(frames: Frames, periods: Sequence[Range], *, refuse: bool) -> npt.NDArray[np.int64]:
     """Return the frames without any valid value, or refuse the first one."""
     empty: list[int] = []
@@ -194,6 +196,17 @@ def _valid_parts(frames: Frames, period: Range, empty: list[int], *, refuse: boo
             )
         empty += found
         yield values if not found else values[valid]
+
+
+def _training_starts(frames: Frames, length: int, split: Split, blocked: Positions) -> Positions:
+    starts = _starts(frames, length, split.train, blocked, "training")
+    if starts is None:
+        raise DataError(
+            frames.name,
+            f"no window of {length} successive frames in the training period",
+            fix="shorten history or steps, or fill the gaps",
+        )
+    return starts
 
 
 def _starts(frames: Frames, length: int, period: Range, blocked: Positions, name: str) -> Positions | None:

@@ -18,7 +18,9 @@ NOTE = ".inputs.json"
 """Ends the name of the file beside a store that says what the store was made of."""
 
 
-def convert_source(recipe: Recipe, identity: str, report: Callable[[str], None], *, alone: bool = True) -> bool:
+def convert_source(
+    recipe: Recipe, identity: str, report: Callable[[str], None], *, alone: bool = True, dry_run: bool = False
+) -> bool:
     """Convert what `recipe` names, where the store is not there, not whole, or was made of other data.
 
     Parameters
@@ -31,6 +33,8 @@ def convert_source(recipe: Recipe, identity: str, report: Callable[[str], None],
         Called with one line.
     alone : bool
         Whether no other process may be about to do the same.
+    dry_run : bool
+        Check only: the store is not made.
 
     Returns
     -------
@@ -79,8 +83,9 @@ def convert_source(recipe: Recipe, identity: str, report: Callable[[str], None],
     if source.startswith(SAMPLE_PREFIX):
         source = open_sample(source.removeprefix(SAMPLE_PREFIX))
     given = block.model_dump(exclude={"to"}, exclude_none=True)
-    with storage(store):
-        store.parent.mkdir(parents=True, exist_ok=True)
+    if not dry_run:
+        with storage(store):
+            store.parent.mkdir(parents=True, exist_ok=True)
     convert(
         str(Path(source).expanduser()) if isinstance(source, str) else source,
         store,
@@ -90,8 +95,11 @@ def convert_source(recipe: Recipe, identity: str, report: Callable[[str], None],
         time=recipe.data.time,
         window=recipe.history + recipe.steps,
         existing="replace" if store.exists() else "refuse",
+        dry_run=dry_run,
         **given,
     )
+    if dry_run:
+        return True
     with storage(note):
         made = {"settings": settings, "identity": identity, "files": _listing(store)}
         write_whole(note, json.dumps(made, indent=2))

@@ -18,7 +18,7 @@ from sa_nowcast.sources import MovingMnist, chain
 from sa_nowcast.sources import open_source as open_any
 from sa_nowcast.sources.chain import SEQUENCE
 from sa_nowcast.sources.mnist_generator import TEST_SEED
-from sa_nowcast.windows import Positions, Range, Split, split_in_time
+from sa_nowcast.windows import Positions, Range, Split, split_in_time, window_starts
 
 if TYPE_CHECKING:
     from sa_nowcast.training.data import TrainingData
@@ -60,8 +60,14 @@ class Experiment:
     train_period: Range | None
 
 
-def open_experiment(recipe: Recipe) -> Experiment:
+def open_experiment(recipe: Recipe, *, read: bool = True) -> Experiment:
     """Open what a recipe names, and check that it can be trained on and scored.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    read : bool
+        Whether the test period is read, for frames without any value; False finds ``blocked`` empty.
 
     Raises
     ------
@@ -70,14 +76,16 @@ def open_experiment(recipe: Recipe) -> Experiment:
     """
     if recipe.data.engine == DIGITS:
         return _digits(recipe)
-    from sa_nowcast.training.data import TrainingData, empty_frames
+    from sa_nowcast.training.data import TrainingData, empty_frames, require_trainable
 
     train_ds, test_ds = _regions(open_source(recipe), recipe)
     train_frames, test_frames = _frames(train_ds, recipe), _frames(test_ds, recipe)
     split = _split(len(train_frames), recipe)
     skip = recipe.data.gaps == "skip"
+    require_trainable(train_frames, split, recipe.history + recipe.steps, recipe.training)
     # A frame without any value, which no forecast can start from, is found before any work is done.
-    blocked = empty_frames(test_frames, (split.test,), refuse=not skip)
+    blocked = empty_frames(test_frames, (split.test,), refuse=not skip) if read else np.empty(0, np.int64)
+    require_scorable(test_frames, split.test, recipe.history + recipe.steps, blocked)
     return Experiment(
         training=lambda: TrainingData.from_frames(
             train_frames, split, recipe.history, recipe.steps, recipe.scaling, recipe.training, skip_empty=skip
@@ -91,6 +99,16 @@ def open_experiment(recipe: Recipe) -> Experiment:
         blocked=blocked,
         train_period=split.train,
     )
+
+
+def require_scorable(frames: Frames, test: Range, length: int, blocked: Positions | Sequence[int]) -> Positions:
+    """Return the starts of the windows to test on, or refuse a period without any."""
+    starts = window_starts(frames.segments, length, test, blocked)
+    if not len(starts):
+        raise DataError(
+            frames.name, f"no window of {length} successive frames to test on", fix="give split.test a larger share"
+        )
+    return starts
 
 
 def _digits(recipe: Recipe) -> Experiment:

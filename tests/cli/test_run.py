@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from command_line import call, in_process
+from command_line import Here, call, in_process
 from sequences import NETWORK, OPTIONS, georeferenced, rain
 from typer.testing import CliRunner
 
@@ -298,3 +299,53 @@ def test_a_reference_without_any_error_has_no_ratio() -> None:
     )
     table = scores_table(scores, "still")
     assert [list(column.cells) for column in table.columns] == [["5"], ["0.5"], ["0"], ["-"]]
+
+
+FAULTS: list[tuple[Any, int, str]] = [
+    (lambda t: t["data"].update(source="none.nc"), 3, "DATA none.nc: no such file or folder"),
+    (lambda t: t["data"].update(variables=["rian"]), 3, "no variable 'rian'"),
+    (lambda t: t["output"].update(folder="/dev/null/run"), 5, "/dev/null/run: the output folder cannot be written"),
+    (lambda t: t["training"].update(device="cuda:7"), 2, "cuda:7 was asked for"),
+    (lambda t: t.update(history=30), 3, "would be left to train on"),
+    (lambda t: t["network"].update(hidden=[40000]) or t["training"].update(batch_size=64), 4, "needs about"),
+    (lambda t: t.update(split={"test_region": {"x": [1e6, 2e6]}}), 2, "no grid point from"),
+]
+
+
+@pytest.mark.parametrize(("change", "code", "line"), FAULTS, ids=lambda v: v if isinstance(v, str) else "")
+def test_a_dry_run_fails_with_the_line_and_code_of_the_run_and_leaves_nothing(
+    change: Any, code: int, line: str, recipe: Path, tmp_path: Path, here: Here
+) -> None:
+    tree = yaml.safe_load(recipe.read_text())
+    change(tree)
+    recipe.write_text(yaml.safe_dump(tree))
+    before = sorted(tmp_path.rglob("*"))
+    here.fails(code, line, "run", recipe, "--dry-run")
+    dry = here.err
+    assert sorted(tmp_path.rglob("*")) == before
+    here("run", recipe, "--quiet")
+    assert here.code == code
+    # The memory that is free may change from one call to the next.
+    said = re.sub(r"[0-9.]+ GiB", "", here.err.splitlines()[-1])
+    assert said == re.sub(r"[0-9.]+ GiB", "", dry.rstrip("\n"))
+
+
+def test_a_dry_run_of_a_conversion_looks_at_the_source_and_makes_no_store(
+    recipe: Path, tmp_path: Path, here: Here
+) -> None:
+    tree = yaml.safe_load(recipe.read_text()) | {"conversion": {"to": str(tmp_path / "new" / "rain.zarr")}}
+    recipe.write_text(yaml.safe_dump(tree))
+    here("run", recipe, "--dry-run", "--json")
+    assert here.code == 0, here.err
+    found = json.loads(here.out)["findings"]
+    assert [f["check"] for f in found] == ["recipe", "output", "conversion", "libraries", "device", "data", "memory"]
+    assert not (tmp_path / "new").exists()
+
+
+def test_results_as_json(recipe: Path, tmp_path: Path, here: Here) -> None:
+    here("run", recipe, "--quiet", "--json")
+    document = json.loads(here.out)
+    assert document["files"][0] == str(tmp_path / "run" / "model.nowcaster")
+    assert {row["metric"] for row in document["scores"]} == {"mse", "csi"}
+    here("train", recipe, "--quiet", "--json")
+    assert json.loads(here.out) == {"model": str(tmp_path / "run" / "model.nowcaster")}
