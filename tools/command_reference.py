@@ -22,8 +22,8 @@ HEAD = """\
 <!-- Made by tools/command_reference.py; change the help of the commands, not this page. -->
 # Commands
 
-`sa-nowcast --help` lists the commands, `sa-nowcast COMMAND --help` says what is here. Results go to standard output; logs,
-progress and errors to standard error. An error is one line that tells the remedy, and an exit code:
+`sa-nowcast --help` lists the commands, `sa-nowcast COMMAND --help` says what is here. Results go to standard output;
+logs, progress and errors to standard error. An error is one line that tells the remedy, and an exit code:
 
 | code | what |
 | --- | --- |
@@ -34,10 +34,10 @@ progress and errors to standard error. An error is one line that tells the remed
 | 5 | storage: full, read-only, in use by another process |
 | 70 | an internal fault; `sa-nowcast --traceback COMMAND ...` shows where |
 | 75 | stopped by Ctrl-C, SIGTERM or SIGUSR1; the same command goes on, and what is finished stays |
-| 141 | nobody read on, as in `sa-nowcast schema | head -1` |
+| 141 | nobody read on, as behind `head -1` |
 
-`--dry-run` checks variables, units, grid, gaps, memory and output, reads no bulk data, uses no GPU and writes nothing; it
-fails with the line and the code that the command itself would fail with. The commands that only look (`validate`,
+`--dry-run` checks variables, units, grid, gaps, memory and output, reads no bulk data, uses no GPU and writes nothing;
+it fails with the line and the code that the command itself would fail with. The commands that only look (`validate`,
 `inspect`, `schema`, `doctor`) have none. `--json` prints one JSON document whose keys stay; NaN is null.
 
 `sa-nowcast --install-completion` makes the shell complete commands, options and the names of recipes that ship.

@@ -8,6 +8,7 @@ What stands above the mark on that page is written by hand. A test keeps the res
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,8 +67,12 @@ def _text(node: ast.expr) -> str:
 
 
 def _cell(text: str) -> str:
-    text = " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_")
-    return text.replace("[", "\\[").replace("`", "\\`")
+    text = " ".join(text.split()).replace("`", "'").replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+    if re.match(r"(ds|sa_nowcast)\.\S+\(", text):
+        code, comma, rest = text.partition(", if ")
+        return f"`{code}`{comma}{rest}"
+    # Names in code are code here too.
+    return re.sub(r"(?<![\w'])([A-Za-z.]*_[\w.]*\w|timesteps?)(?![\w'])", r"`\1`", text).replace("[", "\\[")
 
 
 def head_of(text: str) -> str:

@@ -40,7 +40,9 @@ def run(
 ) -> None:
     """Train, forecast the held-back times, score them and draw a picture, as a recipe says.
 
-    Each stage is skipped where its inputs are unchanged and its output is whole. Example: sa-nowcast run quickstart
+    Each stage is skipped where its inputs are unchanged and its output is whole.
+
+    Example: sa-nowcast run quickstart
     """
     from sa_nowcast.workflow import run as run_recipe
 

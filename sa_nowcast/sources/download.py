@@ -85,7 +85,7 @@ def fetch(name: str, folder: PathLike) -> Path:
             fix="get the files, then open them with engine='taxibj'",
         )
     if name not in PUBLIC:
-        raise RecipeError("name", f"{name!r} is not a known data set", expected=nearest(name, [*PUBLIC, *_NOT_PUBLIC]))
+        raise RecipeError("name", f"{name!r} is not a known dataset", expected=nearest(name, [*PUBLIC, *_NOT_PUBLIC]))
     target = Path(folder).expanduser()
     for file in PUBLIC[name]:
         fetch_file(file, target)
