@@ -113,7 +113,12 @@ def reference(name: str, **options: Any) -> Reference:
     if unknown:
         raise RecipeError(f"reference {name}", f"option {unknown[0]!r} is unknown", ", ".join(sorted(known)) or "none")
     if name == "climatology" and "training" not in options:
-        raise RecipeError("reference climatology", "training is missing", "the observations that it averages")
+        raise RecipeError(
+            "reference climatology",
+            "training is missing",
+            "the observations that it averages",
+            'make it with sa_nowcast.reference("climatology", training=...)',
+        )
     return Reference(name, options)
 
 
