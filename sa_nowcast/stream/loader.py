@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -10,6 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sa_nowcast.errors import RecipeError, SaNowcastError, StorageError
+
+LOOK_EVERY = 10.0
+"""Seconds between two looks at whether a worker is stopped."""
 
 
 class Share(NamedTuple):
@@ -223,6 +230,7 @@ class SequenceLoader(DataLoader[Any], Generic[S]):
             sampler=_Parts(sampler, sequence, workers) if workers else sampler,
             num_workers=workers,
             multiprocessing_context="forkserver" if workers else None,
+            worker_init_fn=_deaf if workers else None,
             persistent_workers=workers > 0,
             pin_memory=pin and not workers,
             generator=torch.Generator(),  # workers draw a seed that nothing here uses; not from the user's generator
@@ -243,7 +251,7 @@ class SequenceLoader(DataLoader[Any], Generic[S]):
         self.batches.epoch = epoch
 
     def _assembled(self) -> Iterator[Tensor]:
-        parts = iter(self._guarded(super().__iter__()))
+        parts = self._guarded(super().__iter__())
         for part, values in parts:
             batch = torch.empty((part.size, *self.sequence.sample_shape), pin_memory=self._pin)
             batch[part.places] = values
@@ -252,24 +260,83 @@ class SequenceLoader(DataLoader[Any], Generic[S]):
                 batch[part.places] = values
             yield batch
 
-    def _guarded(self, received: Iterator[tuple[_Part, Tensor | SaNowcastError]]) -> Iterator[tuple[_Part, Tensor]]:
-        while True:
-            try:
-                part, values = next(received)
-            except StopIteration:
-                return
-            except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
-                # All but the first: a batch that the worker had announced and did not live to hand over.
-                if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
-                    raise
-                raise StorageError(
-                    "loader",
-                    f"a worker process ended unexpectedly ({(str(error) or type(error).__name__).splitlines()[0]})",
-                    fix="if memory ran out, give fewer workers or a smaller cache_bytes; workers=0 reads here",
-                ) from error
-            if isinstance(values, SaNowcastError):
-                raise values
-            yield part, values
+    def _guarded(self, received: Any) -> Iterator[tuple[_Part, Tensor]]:
+        with _Lookout([w.pid for w in received._workers]) as lookout:
+            while True:
+                try:
+                    part, values = next(received)
+                except StopIteration:
+                    return
+                except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
+                    # All but the first: a batch that the worker had announced and did not live to hand over.
+                    if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+                        raise
+                    if lookout.stopped is not None:
+                        raise StorageError(
+                            "loader",
+                            f"worker process {lookout.stopped} was stopped (SIGSTOP) and did not go on",
+                            fix="see who stopped it, and run the same again; workers=0 reads here",
+                        ) from error
+                    raise StorageError(
+                        "loader",
+                        f"a worker process ended unexpectedly ({(str(error) or type(error).__name__).splitlines()[0]})",
+                        fix="if memory ran out, give fewer workers or a smaller cache_bytes; workers=0 reads here",
+                    ) from error
+                if isinstance(values, SaNowcastError):
+                    raise values
+                yield part, values
+
+
+class _Lookout:
+    """A thread that ends a worker which is stopped, for nothing else would: its batch would be waited for for ever.
+
+    Slow storage is waited for. A worker must be found stopped twice in a row: one that was stopped together with this
+    process, by Ctrl-Z or a scheduler, goes on with it.
+
+    Attributes
+    ----------
+    stopped : int or None
+        The first worker that was ended.
+    """
+
+    def __init__(self, workers: Sequence[int]) -> None:
+        self.workers = workers
+        self.stopped: int | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="loader lookout", daemon=True)
+
+    def __enter__(self) -> _Lookout:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+
+    def _look(self) -> None:
+        before: set[int] = set()
+        while not self._over.wait(LOOK_EVERY):
+            now = {w for w in self.workers if _is_stopped(w)}
+            for worker in sorted(before & now):
+                self.stopped = self.stopped or worker
+                os.kill(worker, signal.SIGKILL)
+            before = now - before
+
+
+def _deaf(worker: int) -> None:
+    """Let a worker leave signals to the process that it reads for: Slurm and terminals send them to both.
+
+    It ends when that process tells it to, or is gone.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _is_stopped(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:  # gone, or no Linux
+        return False
+    return state in "Tt"
 
 
 def batches(

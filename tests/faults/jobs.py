@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import random
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 import trials
 from sequences import rain
+
+import sa_nowcast.stream.loader as stream_loader
+from sa_nowcast.errors import StorageError
 
 
 def convert(target: str, workers: int = 1, **options: Any) -> None:
@@ -81,3 +87,28 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def loaders(folder: str, faults: list[int], look_every: float, seed: int) -> list[tuple[str, float]]:
+    """Read with two workers, of which one is sent each of `faults`; return what was raised, and after how long."""
+    from sa_nowcast.stream import SequenceDataset, loader
+
+    stream_loader.LOOK_EVERY = look_every
+    # Workers are forked from a process that has imported what they need.
+    multiprocessing.set_forkserver_preload(["sa_nowcast.stream", "zarr", "sequences"])
+    rng, seen = random.Random(seed), []
+    dataset = SequenceDataset(rain(60), 4, 3, crop=8)
+    for number in faults:
+        source = loader(dataset, 2, batches=1_000_000, workers=2)
+        stream = iter(source)
+        for _ in range(rng.randrange(1, 20)):
+            next(stream)
+        began = time.monotonic()
+        os.kill(rng.choice(source._iterator._workers).pid, number)
+        try:
+            for _ in stream:
+                pass
+        except StorageError as error:
+            seen.append((str(error), time.monotonic() - began))
+        del stream, source
+    return seen

@@ -1,0 +1,36 @@
+"""A reading worker that is killed or stopped is an error with its name, and nothing waits for ever."""
+
+from __future__ import annotations
+
+import random
+import signal
+
+import pytest
+from nursery import Nursery
+
+from sa_nowcast.stream.loader import LOOK_EVERY
+
+
+@pytest.mark.faults(12, 100)
+def test_a_worker_that_is_killed_or_stopped_is_named_and_nothing_hangs(
+    repetitions: int, rng: random.Random, nursery: Nursery, tmp_path: object
+) -> None:
+    faults = [signal.SIGSTOP if i % 2 else signal.SIGKILL for i in range(repetitions)]
+    end = nursery.one("loaders", str(tmp_path), faults, 0.3, rng.randrange(1000), timeout=60 * repetitions)
+    assert end.code == 0, end.error
+    assert len(end.value) == repetitions
+    for number, (message, seconds) in zip(faults, end.value, strict=True):
+        named = "was stopped (SIGSTOP)" if number == signal.SIGSTOP else "a worker process ended unexpectedly"
+        assert message.startswith("STORAGE loader: "), message
+        assert named in message
+        assert "\n" not in message
+        assert seconds < 60
+    longest = max(seconds for _, seconds in end.value)
+    print(f"{repetitions} faults, an error after {longest:.1f} s at most, looking every 0.3 s")
+
+
+@pytest.mark.slow
+def test_a_stopped_worker_is_found_within_a_minute_as_often_as_is_looked(nursery: Nursery, tmp_path: object) -> None:
+    end = nursery.one("loaders", str(tmp_path), [signal.SIGSTOP, signal.SIGSTOP], LOOK_EVERY, 0)
+    assert [seconds < 60 for _, seconds in end.value] == [True, True]
+    print(f"an error after {', '.join(f'{s:.0f} s' for _, s in end.value)}")
