@@ -19,7 +19,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from sa_nowcast._version import __version__
-from sa_nowcast.errors import Interrupted, SaNowcastError
+from sa_nowcast.errors import Interrupted, SaNowcastError, StorageError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -30,6 +30,13 @@ BROKEN_PIPE = 141  # what a shell shows for a program that SIGPIPE ended
 class _Commands(TyperGroup):
     """The group of all commands: what stops one of them from outside ends it in one line, and says so by its code."""
 
+    def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
+        """Read the command line."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except KeyboardInterrupt as stop:
+            raise _interrupted(str(info_name), stop) from None
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was named."""
         try:
@@ -37,10 +44,11 @@ class _Commands(TyperGroup):
         except BrokenPipeError:
             _close_broken_pipe()
         except KeyboardInterrupt as stop:
-            name = str(stop) or "Ctrl-C"
-            raise Interrupted(
-                str(ctx.invoked_subcommand), f"stopped by {name}", fix="run the same again; what is finished stays"
-            ) from None
+            raise _interrupted(str(ctx.invoked_subcommand), stop) from None
+
+
+def _interrupted(what: str, stop: KeyboardInterrupt) -> Interrupted:
+    return Interrupted(what, f"stopped by {str(stop) or 'Ctrl-C'}", fix="run the same again; what is finished stays")
 
 
 app = typer.Typer(
@@ -113,9 +121,15 @@ def main() -> None:
     """Run the command line; errors become one line on standard error and an exit code."""
     try:
         with _signals_interrupt():
-            app(standalone_mode=True)
+            try:
+                app(standalone_mode=True)
+            except KeyboardInterrupt as stop:  # outside of any command
+                raise _interrupted("sa-nowcast", stop) from None
     except Exception as fault:  # the outermost boundary: what no room foresaw still ends in one line
-        error = fault
+        error: Exception = fault
+        if isinstance(error, OSError) and error.errno is not None and error.strerror:
+            where = str(error.filename or "storage")
+            error = StorageError(where, f"cannot be read or written ({error.strerror})", fix="check rights and space")
         if not isinstance(error, SaNowcastError):
             remedy = "run again with sa-nowcast --traceback, and report what it shows"
             error = SaNowcastError("internal", f"{type(fault).__name__}: {fault}", fix=remedy)

@@ -5,7 +5,8 @@ Nothing is printed here. Progress goes to the `report` callback, results are ret
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ import xarray as xr
 from sa_nowcast import dims
 from sa_nowcast.card import resolved_recipe
 from sa_nowcast.recipe import Recipe, network_config
-from sa_nowcast.storage import storage, write_whole
+from sa_nowcast.storage import held, storage, write_whole
 from sa_nowcast.workflow import drawing
 from sa_nowcast.workflow.converting import convert_source
 from sa_nowcast.workflow.data import Experiment, open_experiment, period
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from sa_nowcast.verification import Reference
 
 MODEL, FORECAST, SCORES, REFERENCES, LATEST = "model.nowcaster", "forecast", "scores.csv", "references", "latest"
-KEPT = ".scores"
+KEPT, LOCK = ".scores", ".lock"
 Report = Callable[[str], None]
 
 
@@ -80,8 +81,9 @@ def train(recipe: Recipe, *, progress: bool = True, report: Report = lambda line
         Whatever is wrong, in one line; the same call goes on where an interrupted one stopped.
     """
     stages = _Stages(recipe, progress, report)
-    stages.convert()
-    stages.train()
+    with stages.alone():
+        stages.convert()
+        stages.train()
     return stages.folder / MODEL
 
 
@@ -114,15 +116,16 @@ def run(recipe: Recipe, *, progress: bool = True, report: Report = lambda line: 
     from sa_nowcast.training.launch import launched
 
     stages = _Stages(recipe, progress, report)
-    stages.convert()
-    stages.train()
-    if not launched().first:
-        return RunResult(stages.folder, pd.DataFrame(), (), already_done=False)
-    stages.hindcast()
-    stages.verify()
-    stages.plot()
-    if stages.worked:
-        claim(stages.folder, recipe)
+    with stages.alone():
+        stages.convert()
+        stages.train()
+        if not launched().first:
+            return RunResult(stages.folder, pd.DataFrame(), (), already_done=False)
+        stages.hindcast()
+        stages.verify()
+        stages.plot()
+        if stages.worked:
+            claim(stages.folder, recipe)
     scores = pd.read_csv(stages.folder / SCORES)
     return RunResult(stages.folder, scores, tuple(stages.results), already_done=not stages.worked)
 
@@ -144,6 +147,18 @@ class _Stages:
         check_claim(self.folder, self.recipe)
         self.ledger = Ledger.read(self.folder)
         self.data = data_identity(self.recipe.data.source, self.ledger.data)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let no other run write into the folder; the first of several processes writes for all of them."""
+        from sa_nowcast.training.launch import launched
+
+        if not launched().first:
+            yield
+            return
+        with held(self.folder / LOCK, self.folder):
+            self.ledger = Ledger.read(self.folder)  # another run may have ended meanwhile
+            yield
 
     # --- what stages share
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 import trials
-from sequences import rain
+from sequences import NETWORK, OPTIONS, georeferenced, rain
 
 import sa_nowcast.stream.loader as stream_loader
+from sa_nowcast.cli import main
 from sa_nowcast.errors import StorageError
+from sa_nowcast.hindcast import hindcast as make_archive
 
 
 def convert(target: str, workers: int = 1, **options: Any) -> None:
@@ -112,3 +116,35 @@ def loaders(folder: str, faults: list[int], look_every: float, seed: int) -> lis
             seen.append((str(error), time.monotonic() - began))
         del stream, source
     return seen
+
+
+def cli(folder: str, *arguments: str) -> None:
+    """Run the command line in a folder."""
+    os.chdir(folder)
+    sys.argv = ["sa-nowcast", *arguments]
+    main()
+
+
+def recipe(folder: str) -> None:
+    """Write a recipe, its data, and the model and archive that single commands need."""
+    os.chdir(folder)
+    georeferenced(rain(40)).to_netcdf("rain.nc")
+    tree = {
+        "name": "trial",
+        "history": 4,
+        "steps": 3,
+        "data": {"source": f"{folder}/rain.nc"},
+        "network": {**NETWORK, "hidden": [4]},
+        "training": {**OPTIONS, "checkpoint_every": 1},
+        "verification": {"thresholds": [1]},
+        "output": {"folder": "run"},
+    }
+    Path("trial.yaml").write_text(json.dumps(tree))
+    trials.train(georeferenced(rain(40)), max_steps=2).save("rain.nowcaster")
+    make_archive(georeferenced(rain(40)), "rain.nowcaster", to="archive.zarr", device="cpu", stride=3)
+
+
+def later(seconds: float, job: str, *args: Any) -> Any:
+    """Do a job after a while."""
+    time.sleep(seconds)
+    return globals()[job](*args)
