@@ -1,0 +1,35 @@
+"""What is installed holds what a user needs: the sample, the recipes that ship, the command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_package_its_sample_and_its_recipes(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        points = archive.read(next(n for n in names if n.endswith("entry_points.txt"))).decode()
+    source = {p.relative_to(ROOT).as_posix() for p in (ROOT / "sa_nowcast").rglob("*.py")}
+    assert source <= names
+    recipes = {p.relative_to(ROOT / "recipes").as_posix() for p in (ROOT / "recipes").rglob("*.yaml")}
+    assert {f"sa_nowcast/_recipes/{name}" for name in recipes} <= names
+    sample = {p for p in (ROOT / "sa_nowcast" / "data").rglob("*") if p.is_file()}
+    assert {p.relative_to(ROOT).as_posix() for p in sample} <= names
+    assert "sa-nowcast = sa_nowcast.cli:main" in points
+    # Nothing but the package and its description.
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"sa_nowcast"}
+    assert wheel.stat().st_size < 8_000_000
