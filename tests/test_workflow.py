@@ -224,6 +224,7 @@ def test_an_interrupted_run_goes_on_to_the_same_results(
 def test_data_of_all_kinds_run_to_the_end(tmp_path: Path, data: Any, changes: dict[str, Any]) -> None:
     result = quietly(recipe_for(tmp_path / "run", data, **changes))
     assert len(result.scores)
+    assert result.scores["units"].notna().all()
     assert np.isfinite(result.scores[result.scores["metric"] == "mse"]["value"]).all()
     assert all(f.exists() for f in result.files)
     assert quietly(recipe_for(tmp_path / "run", data, **changes)).already_done

@@ -71,7 +71,7 @@ def scores_table(scores: pd.DataFrame, title: str, what: str = "held-back times,
                     f"{value:.3f} ({other:.3f})" if max(abs(value), abs(other)) < 10 else f"{value:.4g} ({other:.4g})"
                 )
         table.add_row(*cells)
-    units = str(scores.loc[scores["metric"] == first, "units"].iloc[0])
+    units = str(scores.loc[scores["metric"] == first, "units"].iloc[0]) or "the data's units"
     if reference is None:
         table.caption = f"{first.upper()} in {units}"
         return table

@@ -126,7 +126,7 @@ def run(recipe: Recipe, *, progress: bool = True, report: Report = lambda line: 
         stages.plot()
         if stages.worked:
             claim(stages.folder, recipe)
-    scores = pd.read_csv(stages.folder / SCORES)
+    scores = pd.read_csv(stages.folder / SCORES).fillna({"units": ""})  # of data that state none
     return RunResult(stages.folder, scores, tuple(stages.results), already_done=not stages.worked)
 
 
