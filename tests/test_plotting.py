@@ -241,10 +241,13 @@ def test_variables_are_chosen_and_bring_their_units(data):
 def test_an_ensemble_is_drawn_as_its_mean_or_one_member(data):
     one = forecast_of(data)
     members = xr.concat([one, one * 3], xr.Variable("realization", [0, 1]), combine_attrs="override")
-    mean = panels(plot_forecast(members))[0].images[0].get_array()
-    np.testing.assert_allclose(mean, 2 * data[6])
-    member = panels(plot_forecast(members, realization=1))[0].images[0].get_array()
-    np.testing.assert_allclose(member, 3 * data[6])
+    figure = plot_forecast(members)
+    np.testing.assert_allclose(panels(figure)[0].images[0].get_array(), 2 * data[6])
+    assert figure.get_suptitle().endswith("mean of 2 members")
+    figure = plot_forecast(members, realization=1)
+    np.testing.assert_allclose(panels(figure)[0].images[0].get_array(), 3 * data[6])
+    assert "realization 1" in figure.get_suptitle()
+    assert "mean of" not in figure.get_suptitle()
 
 
 def test_grids_without_coordinates_and_in_metres_are_drawn(data):

@@ -150,8 +150,13 @@ def _one_forecast(
         forecast = forecast.expand_dims("init_time")  # so that another one than its own is refused
     one = choose(forecast, init_time=init_time, variable=variable, channel=channel)
     if "realization" in one.dims:
-        attrs = one.attrs
-        one = one.mean("realization") if realization is None else choose(one, realization=realization)
+        attrs, members = dict(one.attrs), one.sizes["realization"]
+        if realization is None:
+            one = one.mean("realization")
+            # For the title: the mean is smoother than any member.
+            attrs["model"] = ", ".join([str(attrs["model"])] * ("model" in attrs) + [f"mean of {members} members"])
+        else:
+            one = choose(one, realization=realization)
         one.attrs = attrs
     return one, y, x, channel_name
 
