@@ -339,7 +339,8 @@ def _arrays(root: Path, group: Any) -> dict[str, Any]:
 def _times(store: str, arrays: Mapping[str, Any], manifest: Manifest | None) -> npt.NDArray[Any]:
     """Return the time axis, decoded, or an empty one."""
     nothing = np.empty(0, dtype="datetime64[ns]")
-    name = next((axis for axis in _TIME_AXES if axis in arrays), None)
+    # One forecast's init time is a single number, along which nothing lies.
+    name = next((axis for axis in _TIME_AXES if axis in arrays and len(arrays[axis].shape) == 1), None)
     if name is None:
         return nothing
     time = CheckedArray(store, name, nothing, manifest)
