@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,18 +37,32 @@ def test_every_block_names_a_language_that_is_tested_or_only_shown() -> None:
         assert text.count("```") == 2 * len(BLOCK.findall(text)), f"{page}: a block without a language"
 
 
+def _source(page: Path) -> str:
+    """The Python blocks of a page; of a tutorial the commands between them too."""
+    languages = {"python", "console"} if page.parent.name == "tutorials" else {"python"}
+    found = []
+    for language, body in BLOCK.findall(NOT_RUN.sub("", page.read_text(encoding="utf-8"))):
+        if language not in languages:
+            continue
+        # What the page does, trained for less: the whole length runs when the pages are built.
+        if language == "python":
+            found.append(re.sub(r"max_steps=\d+", "max_steps=2, validation_samples=2", body))
+        else:
+            commands = re.sub(r"max_steps=\d+", "max_steps=2", body.replace("$ ", ""))
+            found.append(f"__import__('subprocess').run(['bash', '-ec', {commands!r}], check=True)")
+    return "\n".join(found)
+
+
 @pytest.mark.parametrize("page", [p for p in PAGES if _blocks(p, "python")], ids=_id)
 def test_python_blocks_of_a_page_run_from_top_to_bottom(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SA_NOWCAST_MODEL", raising=False)
-    source = "\n".join(_blocks(page, "python"))
-    # The lines of the page, trained for less: the whole length is what `make quickstart` runs.
-    source = re.sub(r"max_steps=\d+", "max_steps=2, validation_samples=2", source)
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     namespace: dict[str, object] = {"__name__": "page"}
     try:
-        exec(compile(source, str(page), "exec"), namespace)
+        exec(compile(_source(page), str(page), "exec"), namespace)
     finally:
         import sa_nowcast
 

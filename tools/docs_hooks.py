@@ -1,8 +1,8 @@
 """What MkDocs does here beside rendering Markdown: runs tutorials, writes equations as MathML, checks the built pages.
 
-A page under ``tutorials/`` is a notebook written as Markdown: its Python blocks run in a kernel, from top to bottom, in
-an empty folder, and what they print and draw is put behind them. A block that fails fails the build. The notebook, as
-it ran, lies beside the page. ``mkdocs serve`` shows pages without running them.
+A page under ``tutorials/`` is a notebook written as Markdown: its blocks of Python and shell commands run in a kernel,
+from top to bottom, in an empty folder, and what they print and draw is put behind them. A block that fails fails the
+build. The notebook, as it ran, lies beside the page. ``mkdocs serve`` shows pages without running them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import base64
 import html
 import os
 import re
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,15 @@ from typing import Any
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+PROMPT = re.compile(r"^\$ ", re.MULTILINE)
 MATH = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 ELSEWHERE = re.compile(
     r"<(?:script|link|img|iframe|source|video|audio|object)\b[^>]*?\b(?:src|href|data)=\"(?:https?:)?//"
 )
 CANONICAL = re.compile(r"<link rel=\"(?:canonical|prev|next)\"[^>]*>")
-SECONDS_A_BLOCK = 300
+SECONDS_A_BLOCK = 600
 
 _state: dict[str, Any] = {"run": True}
 
@@ -77,13 +80,20 @@ def _run(markdown: str, name: str) -> Any:
     import nbclient
     import nbformat
 
-    pieces = BLOCK.split(markdown)  # text, code, text, code, ..., text
     notebook = nbformat.v4.new_notebook()
-    for number, piece in enumerate(pieces):
-        if piece.strip():
-            new = nbformat.v4.new_code_cell if number % 2 else nbformat.v4.new_markdown_cell
-            notebook.cells.append(new(piece.strip()))
+    pieces = iter(BLOCK.split(markdown))  # text, language, code, text, ..., text
+    for text in pieces:
+        if text.strip():
+            notebook.cells.append(nbformat.v4.new_markdown_cell(text.strip()))
+        if language := next(pieces, None):
+            code = next(pieces).strip()
+            # This magic raises where a command fails.
+            code = code if language == "python" else "%%bash -e\n" + PROMPT.sub("", code)
+            notebook.cells.append(nbformat.v4.new_code_cell(code))
     environment = os.environ | {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
+    # One thread: two that wait for each other on shared cores take many times as long.
+    environment |= {"COLUMNS": "100", "OMP_NUM_THREADS": "1"}
     environment.pop("SA_NOWCAST_MODEL", None)
     with tempfile.TemporaryDirectory() as folder:
         client = nbclient.NotebookClient(
@@ -96,8 +106,7 @@ def _run(markdown: str, name: str) -> Any:
         try:
             client.execute(env=environment)
         except nbclient.exceptions.CellExecutionError as error:
-            trace = re.sub(r"\x1b\[[0-9;]*m", "", error.traceback)
-            raise PluginError(f"{name}: {error.ename}: {error.evalue}\n{trace}") from error
+            raise PluginError(ANSI.sub("", f"{name}: {error.ename}: {error.evalue}\n{error.traceback}")) from error
     return notebook
 
 
@@ -112,7 +121,7 @@ def _shown(cell: Any, name: str, number: int, files: Any, config: Any) -> str:
             pictures.append(f"\n\n![What the lines above draw]({Path(picture).name})")
         else:
             text += output.get("text", "") or data.get("text/plain", "") + "\n"
-    lines = "\n".join(line.rstrip() for line in text.strip().splitlines())
+    lines = "\n".join(line.rstrip() for line in ANSI.sub("", text).strip("\n").splitlines())
     return (f'\n\n```text title="Output"\n{lines}\n```' if lines else "") + "".join(pictures)
 
 
