@@ -122,7 +122,7 @@ def main() -> None:
     try:
         with _signals_interrupt():
             try:
-                app(standalone_mode=True)
+                app(prog_name="sa-nowcast")
             except KeyboardInterrupt as stop:  # outside of any command
                 raise _interrupted("sa-nowcast", stop) from None
     except Exception as fault:  # the outermost boundary: what no room foresaw still ends in one line
