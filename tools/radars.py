@@ -2,10 +2,11 @@
 
     python tools/radars.py --data radar --output runs/radars
 
-`--data` is a folder with the composites of github.com/pySTEPS/pysteps-data as they are: mch/20170131, fmi/20170509,
-knmi and bom. Each radar is converted to rain rates on a coarser grid, trained by its recipe in recipes/radars, and
-hindcast over the recipe's test period by the network, persistence and optical flow. All are scored on the same init
-times, valid times and pixels. What is finished is not repeated, so the same command goes on after an interruption.
+`--data` is a folder with the composites of github.com/pySTEPS/pysteps-data, those of each radar in one folder within:
+mch/20170131, fmi/20170509, knmi and bom. Each radar is converted to rain rates on a coarser grid, trained by its recipe
+in recipes/radars, and hindcast over the recipe's test period by the network, persistence and optical flow. All are
+scored on the same init times, valid times and pixels. What is finished is not repeated, so the same command goes on
+after an interruption.
 """
 
 from __future__ import annotations
