@@ -89,7 +89,7 @@ def open_forecast(source: str) -> xr.DataArray:
     """
     path = Path(source).expanduser()
     if not path.exists():
-        raise DataError(source, "no such file or folder", expected="a forecast or an archive")
+        raise DataError(source, "no such file or folder", expected="a forecast or an archive", fix="check the path")
     ds = _opened(path)
     names = sorted(str(n) for n, v in ds.data_vars.items() if dims.LEAD_TIME in v.dims)
     if not names:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sa_nowcast.cli import options, terminal
 from sa_nowcast.cli.terminal import app
+from sa_nowcast.errors import DataError, RecipeError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from sa_nowcast.verification.named import Reference
+
+_CLIMATOLOGY = "climatology"
 
 
 @app.command()
@@ -17,12 +25,20 @@ def hindcast(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Folder of a saved nowcaster, or persistence, extrapolation, sprog or steps; else the default model."
+            help="Folder of a saved nowcaster, or persistence, climatology, extrapolation, sprog or steps; else the "
+            "default model."
         ),
     ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Lead times; by default as the model was trained for. Needed for a reference.")
     ] = None,
+    training: Annotated[
+        str | None, typer.Option(help="Of climatology: the frames that it averages; by default those of SOURCE.")
+    ] = None,
+    training_until: Annotated[
+        str | None, typer.Option(help="Of climatology: the last time that it averages, such as 2019-03-14.")
+    ] = None,
+    cycle: Annotated[str | None, typer.Option(help="Of climatology: day (default) or week.")] = None,
     engine: options.Engine = None,
     option: options.ReaderOptions = None,
     start: Annotated[str | None, typer.Option("--from", help="First init time, such as 2019-06-10T00:30.")] = None,
@@ -48,11 +64,21 @@ def hindcast(
     from sa_nowcast.opening import open_data
 
     began = time.perf_counter()
+    given = options.reader_options(option)
+    data = open_data(source, engine=engine, options=given)
+    method: str | Reference | None = model
+    if model == _CLIMATOLOGY:
+        averaged = data if training is None else open_data(training, engine=engine, options=given)
+        method = _climatology(averaged, training, training_until, cycle)
+    else:
+        for name, value in (("training", training), ("training-until", training_until), ("cycle", cycle)):
+            if value is not None:
+                raise RecipeError(f"--{name}", f"given for {model or 'the default model'}", "--model climatology")
     with terminal.progress(quiet or dry_run) as bar:
         task = bar.add_task("forecasting", total=None)
         archive = make(
-            open_data(source, engine=engine, options=options.reader_options(option)),
-            model,
+            data,
+            method,
             steps,
             init_times=None if start is stop is None else slice(start, stop),
             stride=stride,
@@ -80,3 +106,25 @@ def hindcast(
         terminal.emit(document)
     elif not dry_run:
         terminal.result(target)
+
+
+def _climatology(data: xr.Dataset, training: str | None, until: str | None, cycle: str | None) -> Reference:
+    """Return the mean over `data` until a time, which must not be the times that are forecast."""
+    from sa_nowcast import dims
+    from sa_nowcast.verification import reference
+
+    if training is None and until is None:
+        raise RecipeError(
+            "--model climatology",
+            "no training period is given",
+            fix="give --training-until with a time before the first init time, or --training with other frames",
+        )
+    if until is not None:
+        time = dims.find_dim(data, "time")
+        try:
+            data = data.sel({time: slice(None, until)})
+        except (KeyError, TypeError, ValueError) as error:
+            raise RecipeError("--training-until", f"{until!r}", "a time such as 2019-03-14T12:00") from error
+        if not data.sizes[time]:
+            raise DataError("--training-until", f"no frame until {until}", fix="take a later time")
+    return reference(_CLIMATOLOGY, training=data, **({} if cycle is None else {"cycle": cycle}))

@@ -64,7 +64,11 @@ def expand(source: PathLike | Iterable[PathLike], suffixes: Sequence[str] = ()) 
     found = [Path(p) for p in sorted(glob.glob(text, recursive=True))]
     if not found:
         pattern = any(c in text for c in "*?[")
-        raise DataError(text, "no file matches the pattern" if pattern else "no such file or folder")
+        raise DataError(
+            text,
+            "no file matches the pattern" if pattern else "no such file or folder",
+            fix="check the path; relative ones start at the working directory",
+        )
     return found
 
 

@@ -8,9 +8,14 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+import xarray as xr
 from command_line import PROGRAM, Here, environment
 from sequences import georeferenced, rain
+
+import sa_nowcast
 
 
 def test_a_dry_run_of_hindcast_writes_nothing_and_fails_where_the_run_would(
@@ -44,6 +49,29 @@ def test_a_dry_run_of_convert_fails_where_the_run_would(
         here.fails(5, f"{no_folder / 'a.zarr'}: cannot be written", "convert", radar, no_folder / "a.zarr", *dry)
         here.fails(2, "'rian' is not in the source", "convert", radar, tmp_path / "b", "--variable", "rian", *dry)
         here.fails(2, "'engien' is not known", "convert", radar, tmp_path / "b", "--engine", "engien", *dry)
+
+
+def test_climatology_averages_the_frames_until_a_time_or_those_of_another_file(here: Here, tmp_path: Path) -> None:
+    frames = georeferenced(rain(96, step="1h"))
+    source, target = tmp_path / "weather.nc", tmp_path / "usual.zarr"
+    frames.to_netcdf(source)
+    until = str(frames["time"].values[47])[:16]
+    common = ("hindcast", source, target, "--steps", "2", "--from", str(frames["time"].values[48])[:16], "--quiet")
+    here.fails(2, "no training period is given", *common, "--model", "climatology")
+    here.fails(2, "--training-until: 'someday'", *common, "--model", "climatology", "--training-until", "someday")
+    here.fails(3, "no frame until 1990", *common, "--model", "climatology", "--training-until", "1990-01-01")
+    here.fails(2, "--cycle: given for persistence", *common, "--model", "persistence", "--cycle", "day")
+    assert here(*common, "--model", "climatology", "--training-until", until).code == 0
+    made = sa_nowcast.open_zarr(str(target))
+    early, first = frames.isel(time=slice(0, 48)), frames["time"].values[49]
+    same_hour = early["time"].dt.hour == pd.Timestamp(first).hour
+    name = "rain"
+    expected = early[name].isel(time=same_hour.values).mean("time")
+    np.testing.assert_allclose(made[name].isel(init_time=0, lead_time=0), expected, rtol=1e-5)  # float32
+    early.to_netcdf(tmp_path / "early.nc")
+    other = ("hindcast", source, tmp_path / "other.zarr", *common[3:], "--model", "climatology")
+    assert here(*other, "--training", tmp_path / "early.nc").code == 0
+    xr.testing.assert_equal(sa_nowcast.open_zarr(str(tmp_path / "other.zarr"))[name], made[name])
 
 
 @pytest.mark.slow
