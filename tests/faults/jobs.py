@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import multiprocessing
 import os
+import pkgutil
 import random
+import socket
 import sys
 import time
 from pathlib import Path
@@ -15,6 +18,7 @@ import torch
 import trials
 from sequences import NETWORK, OPTIONS, georeferenced, rain
 
+import sa_nowcast
 import sa_nowcast.stream.loader as stream_loader
 from sa_nowcast.cli import main
 from sa_nowcast.errors import StorageError
@@ -148,3 +152,25 @@ def later(seconds: float, job: str, *args: Any) -> Any:
     """Do a job after a while."""
     time.sleep(seconds)
     return globals()[job](*args)
+
+
+def masked(mask: int, folder: str, *arguments: str) -> None:
+    """Run the command line in a folder under a umask."""
+    os.umask(mask)
+    cli(folder, *arguments)
+
+
+def import_all() -> list[str]:
+    """Import every module of the package; return those whose optional library is not there."""
+    missing = []
+    for module in pkgutil.walk_packages(sa_nowcast.__path__, "sa_nowcast."):
+        try:
+            importlib.import_module(module.name)
+        except ImportError:
+            missing.append(module.name)
+    return missing
+
+
+def call_out() -> None:
+    """Use the network."""
+    socket.create_connection(("192.0.2.1", 80), timeout=1)

@@ -9,6 +9,7 @@ import importlib
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,6 @@ import traceback
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from socket import socketpair
 from typing import Any
 
 from points import Fault, install
@@ -90,7 +90,7 @@ class Nursery:
     """The process, as the tests see it."""
 
     def __init__(self) -> None:
-        ours, theirs = socketpair()
+        ours, theirs = socket.socketpair()
         path = os.pathsep.join([str(HERE), str(HERE.parent), *sys.path])
         self.process = subprocess.Popen(
             [sys.executable, "-c", f"import nursery; nursery.main({theirs.fileno()})"],
@@ -219,8 +219,19 @@ def _end(folder: Path, code: int, seconds: float) -> End:
     return End(code, seconds, value, error, points)
 
 
+def _no_network(event: str, arguments: tuple[Any, ...]) -> None:
+    """Refuse what leaves this machine: an audit hook."""
+    if event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"):
+        raise ConnectionRefusedError(f"{event} {arguments}")
+    if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
+        unix = arguments[0].family == socket.AF_UNIX
+        if not unix:
+            raise ConnectionRefusedError(f"{event} {arguments[1:]}")
+
+
 def main(descriptor: int) -> None:
-    """Be the process."""
+    """Be the process; it and all its children may not use the network."""
+    sys.addaudithook(_no_network)
     import faulthandler
 
     import torch
