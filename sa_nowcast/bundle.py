@@ -14,12 +14,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sa_nowcast.errors import ModelError, StorageError
+from sa_nowcast.storage import partial_beside, put_in_place
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,32 +64,23 @@ def write_bundle(
         what = "a model" if _is_bundle(target) else "something that is no model"
         fix = "choose another path" + (", or pass overwrite=True" if what == "a model" else "")
         raise StorageError(str(target), f"{what} stands there", expected="a new path", fix=fix)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    former = target.with_name(f".{target.name}.{os.getpid()}.former")
+    files = {WEIGHTS: data, MODEL: _text(content).encode()}
+    # What UTF-8 cannot hold (half a surrogate pair in a name) must not keep a model from being saved.
+    files |= {name: text.encode("utf-8", "replace") for name, text in (texts or {}).items() if text}
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        files = {WEIGHTS: data, MODEL: _text(content).encode()}
-        # What UTF-8 cannot hold (half a surrogate pair in a name) must not keep a model from being saved.
-        files |= {name: text.encode("utf-8", "replace") for name, text in (texts or {}).items() if text}
-        for name, written in files.items():
-            with (partial / name).open("wb") as file:
-                file.write(written)
-                file.flush()
-                os.fsync(file.fileno())
-        if target.exists():
-            os.replace(target, former)
-        os.replace(partial, target)
+        with partial_beside(target) as partial:
+            partial.mkdir()
+            for name, written in files.items():
+                with (partial / name).open("wb") as file:
+                    file.write(written)
+                    file.flush()
+                    os.fsync(file.fileno())
+            put_in_place(partial, target)
     except OSError as error:
         raise StorageError(
             str(target), f"the model could not be written ({error.strerror or error})", fix="choose another folder"
         ) from error
-    finally:
-        if former.exists() and not target.exists():  # after an error, and after Ctrl-C
-            os.replace(former, target)
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(former, ignore_errors=True)
     return str(content["sha256"])
 
 

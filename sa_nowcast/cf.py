@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +11,7 @@ import xarray as xr
 from sa_nowcast import dims
 from sa_nowcast._version import __version__
 from sa_nowcast.errors import DataError, StorageError
+from sa_nowcast.storage import partial_beside, put_in_place
 from sa_nowcast.times import show_time
 
 CONVENTIONS = "CF-1.11"
@@ -104,34 +102,29 @@ def write_forecast(
         The file cannot be written, or a folder that is no Zarr store stands there.
     """
     target = Path(path)
-    partial = target.with_name(f".{os.getpid()}.partial.{target.name}")
     ds = to_dataset(forecast, title)
     if target.is_dir() and not ((target / "zarr.json").is_file() or (target / ".zgroup").is_file()):
         raise StorageError(str(target), "a folder that is no Zarr store stands there", expected="a new path")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if file_format == "netcdf":
-            for variable in ds.data_vars.values():
-                variable.encoding |= {"zlib": True, "complevel": 4}
-            ds.to_netcdf(partial, engine="netcdf4")
-        else:
-            from zarr.codecs import ZstdCodec
+        with partial_beside(target) as partial:
+            if file_format == "netcdf":
+                for variable in ds.data_vars.values():
+                    variable.encoding |= {"zlib": True, "complevel": 4}
+                ds.to_netcdf(partial, engine="netcdf4")
+            else:
+                from zarr.codecs import ZstdCodec
 
-            # Zarr 3 has a specification for text of any length, and none for text of a fixed one.
-            ds = ds.assign_coords({n: c.astype(object) for n, c in ds.coords.items() if c.dtype.kind == "U"})
-            for variable in ds.data_vars.values():
-                # With its checksum, a flipped bit in a chunk is found when it is read.
-                variable.encoding["compressors"] = (ZstdCodec(level=3, checksum=True),)
-            ds.to_zarr(partial, zarr_format=3, consolidated=False, write_empty_chunks=True)
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(partial, target)
+                # Zarr 3 has a specification for text of any length, and none for text of a fixed one.
+                ds = ds.assign_coords({n: c.astype(object) for n, c in ds.coords.items() if c.dtype.kind == "U"})
+                for variable in ds.data_vars.values():
+                    # With its checksum, a flipped bit in a chunk is found when it is read.
+                    variable.encoding["compressors"] = (ZstdCodec(level=3, checksum=True),)
+                ds.to_zarr(partial, zarr_format=3, consolidated=False, write_empty_chunks=True)
+            put_in_place(partial, target)
     except (OSError, RuntimeError) as error:  # netCDF's library gives RuntimeError where the disk is full
         reason = getattr(error, "strerror", None) or error
         raise StorageError(
             str(target), f"the forecast could not be written ({reason})", fix="choose another folder"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):  # where nothing could be written, nothing can be removed
-            shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
     return target

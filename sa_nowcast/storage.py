@@ -63,12 +63,15 @@ def remove(path: Path) -> None:
 
 
 def put_in_place(whole: Path, target: Path) -> None:
-    """Give a finished folder its name; a folder that stands there is exchanged with it in one step, and removed.
+    """Give a finished file or folder its name; what stands there is exchanged with it in one step, and removed.
 
     Where the file system cannot exchange (some network ones), the former folder is put aside first: a process that is
     killed between these two renames leaves it as ``<whole>.former``.
     """
-    if not target.exists():
+    if whole.is_file() and not target.is_dir():
+        sync(whole)
+        os.replace(whole, target)
+    elif not target.exists():
         os.rename(whole, target)
     elif _exchanged(whole, target):
         remove(whole)

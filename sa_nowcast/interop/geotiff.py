@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import shutil
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from sa_nowcast.errors import DataError, RecipeError, StorageError
 from sa_nowcast.interop import projection
 from sa_nowcast.labels import require_one
 from sa_nowcast.sources.optional import require
+from sa_nowcast.storage import partial_beside, put_in_place
 
 SUFFIXES = (".tif", ".tiff")
 
@@ -74,31 +72,26 @@ def to_geotiff(
         )
     profile = _profile(rasterio, field, crs, label)
     _require_free(target, single, overwrite)
-    partial = target.with_name(f".{os.getpid()}.partial.{target.name}")
     leads = field[dims.LEAD_TIME].values
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if single:
-            names = [target.name]
-            _write(rasterio, partial, field, profile, [_shown(lead) for lead in leads], _tags(field))
-        else:
-            partial.mkdir()
-            names = [_file_name(field, lead, label) for lead in leads]
-            for i, name in enumerate(names):
-                one = field.isel({dims.LEAD_TIME: [i]}) if other is None else field.isel({dims.LEAD_TIME: i})
-                bands = [_shown(leads[i])] if other is None else [str(v) for v in _labels(field, other)]
-                _write(rasterio, partial / name, one, profile, bands, _tags(field.isel({dims.LEAD_TIME: i})))
-            if target.is_dir():
-                shutil.rmtree(target)
-        os.replace(partial, target)
+        with partial_beside(target) as partial:
+            if single:
+                names = [target.name]
+                _write(rasterio, partial, field, profile, [_shown(lead) for lead in leads], _tags(field))
+            else:
+                partial.mkdir()
+                names = [_file_name(field, lead, label) for lead in leads]
+                for i, name in enumerate(names):
+                    one = field.isel({dims.LEAD_TIME: [i]}) if other is None else field.isel({dims.LEAD_TIME: i})
+                    bands = [_shown(leads[i])] if other is None else [str(v) for v in _labels(field, other)]
+                    _write(rasterio, partial / name, one, profile, bands, _tags(field.isel({dims.LEAD_TIME: i})))
+            put_in_place(partial, target)
     except (OSError, rasterio.errors.RasterioError) as error:
         reason = getattr(error, "strerror", None) or error
         raise StorageError(
             str(target), f"the forecast could not be written ({reason})", fix="choose another folder"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
     return [target] if single else [target / name for name in names]
 
 

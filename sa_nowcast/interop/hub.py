@@ -7,8 +7,6 @@ their SHA-256, and nothing in it is run. The digests prove that nothing was dama
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +20,7 @@ from sa_nowcast.bundle import CARD, MODEL, RECIPE, WEIGHTS
 from sa_nowcast.card import model_card
 from sa_nowcast.errors import ModelError, RecipeError, StorageError
 from sa_nowcast.sources.optional import require
+from sa_nowcast.storage import partial_beside, put_in_place
 
 if TYPE_CHECKING:
     from sa_nowcast.nowcaster import Nowcaster
@@ -72,19 +71,15 @@ def prepare_folder(
             fix = "choose another path" + (", or pass overwrite=True" if ours else "")
             what = "a model" if ours else "something that is no model"
             raise StorageError(str(target), f"{what} stands there", expected="a new path", fix=fix)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.hub")
     try:
-        nowcaster.save(partial, overwrite=True)
-        (partial / CARD).write_text(_card(nowcaster, repo_id, licence, description), encoding="utf-8")
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(partial, target)
+        with partial_beside(target) as partial:
+            nowcaster.save(partial)
+            (partial / CARD).write_text(_card(nowcaster, repo_id, licence, description), encoding="utf-8")
+            put_in_place(partial, target)
     except OSError as error:
         raise StorageError(
             str(target), f"the model could not be written ({error.strerror or error})", fix="choose another folder"
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return target
 
 

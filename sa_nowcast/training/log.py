@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import resource
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sa_nowcast.errors import StorageError
-from sa_nowcast.storage import partial_beside
+from sa_nowcast.storage import partial_beside, put_in_place
 from sa_nowcast.training.module import NowcastModule
 from sa_nowcast.training.validation import Validation
 
@@ -144,9 +143,7 @@ class TrainingLog(L.Callback):
                     writer.writeheader()
                     for row in self.rows:
                         writer.writerow({k: str(int(v)) if k == "step" else f"{v:.6g}" for k, v in row.items()})
-                    file.flush()
-                    os.fsync(file.fileno())
-                partial.replace(path)
+                put_in_place(partial, path)
         except OSError as error:
             raise StorageError(
                 str(path), f"the log could not be written ({error})", fix="free space or choose another folder"

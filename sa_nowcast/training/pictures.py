@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import time
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -20,6 +18,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from sa_nowcast import dims
 from sa_nowcast.errors import StorageError
 from sa_nowcast.recipe import TrainingRecipe
+from sa_nowcast.storage import partial_beside, put_in_place
 from sa_nowcast.stream import Samples, SequenceDataset, prepare
 from sa_nowcast.terms import Terms
 from sa_nowcast.times import show_time
@@ -213,17 +212,14 @@ def rendered(figure: Figure) -> Pixels:
 def _write(pixels: Pixels, path: Path) -> None:
     from PIL import Image  # matplotlib comes with it
 
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(partial, "PNG")
-        os.replace(partial, path)
+        with partial_beside(path) as partial:
+            Image.fromarray(pixels).save(partial, "PNG")
+            put_in_place(partial, path)
     except OSError as error:
         raise StorageError(
             str(path),
             f"the picture could not be written ({error.strerror or error})",
             fix="free space, or train with pictures=0 (training.pictures: 0)",
         ) from error
-    finally:
-        with contextlib.suppress(OSError):  # where its folder could not be made either
-            partial.unlink(missing_ok=True)

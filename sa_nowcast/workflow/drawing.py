@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,9 @@ import numpy as np
 import xarray as xr
 
 from sa_nowcast import dims
-from sa_nowcast.errors import MissingLibraryError, RecipeError, StorageError
+from sa_nowcast.errors import MissingLibraryError, RecipeError
 from sa_nowcast.recipe import Recipe
+from sa_nowcast.storage import partial_beside, put_in_place, storage
 from sa_nowcast.workflow.data import Experiment
 
 if TYPE_CHECKING:
@@ -143,11 +143,6 @@ def _init_time(archive: xr.DataArray, recipe: Recipe) -> Any:
 
 
 def _save(figure: Any, path: Path) -> None:
-    partial = path.with_name(f".{path.stem}.partial.png")
-    try:
-        figure.savefig(partial, dpi=100)
-        os.replace(partial, path)
-    except OSError as error:
-        raise StorageError(str(path), f"cannot be written ({error.strerror or error})", fix="free space") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with storage(path), partial_beside(path) as partial:
+        figure.savefig(partial, dpi=100, format="png")
+        put_in_place(partial, path)

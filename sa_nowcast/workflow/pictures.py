@@ -13,7 +13,7 @@ from sa_nowcast import dims
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.opening import kind_of, open_forecast
 from sa_nowcast.sources.optional import require
-from sa_nowcast.storage import storage
+from sa_nowcast.storage import partial_beside, put_in_place, storage
 from sa_nowcast.times import show_time
 from sa_nowcast.verification.table import from_table
 
@@ -167,11 +167,8 @@ def read_scores(source: str) -> dict[str, xr.Dataset]:
 
 
 def _save(figure: Figure, target: Path) -> None:
-    partial = target.with_name(f".partial.{target.name}")
     with storage(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            figure.savefig(partial, dpi=120)
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        with partial_beside(target) as partial:
+            figure.savefig(partial, dpi=120, format=target.suffix.removeprefix("."))
+            put_in_place(partial, target)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import xarray as xr
 
 from sa_nowcast.recipe import Recipe
-from sa_nowcast.storage import storage
+from sa_nowcast.storage import partial_beside, put_in_place, storage
 from sa_nowcast.verification import Bootstrap, compare, verify
 from sa_nowcast.workflow.data import Experiment
 
@@ -63,15 +62,11 @@ def score(archives: Mapping[str, xr.DataArray], experiment: Experiment, recipe: 
 
 def keep_scores(scores: Mapping[str, xr.Dataset], folder: Path) -> None:
     """Keep scores as they are, for pictures that are drawn later: one NetCDF file each."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    with storage(folder):
-        for stale in (partial, folder):
-            if stale.exists():
-                shutil.rmtree(stale)
+    with storage(folder), partial_beside(folder) as partial:
         partial.mkdir()
         for number, (name, each) in enumerate(scores.items()):
             each.assign_attrs(sa_nowcast_name=name).to_netcdf(partial / f"{number}.nc", engine="netcdf4")
-        partial.rename(folder)
+        put_in_place(partial, folder)
 
 
 def kept_scores(folder: Path) -> dict[str, xr.Dataset]:

@@ -13,7 +13,7 @@ import xarray as xr
 from sa_nowcast import dims
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.opening import open_forecast
-from sa_nowcast.storage import storage, write_whole
+from sa_nowcast.storage import partial_beside, put_in_place, storage, write_whole
 from sa_nowcast.times import show_step
 from sa_nowcast.verification import compare, to_table
 from sa_nowcast.verification.inputs import pair
@@ -197,12 +197,9 @@ def write_scores(scores: Mapping[str, xr.Dataset], target: Path) -> None:
         if target.suffix.lower() == ".csv":
             write_whole(target, table_of(scores).to_csv(index=False))
             return
-        partial = target.with_name(f".partial.{target.name}")
-        try:
+        with partial_beside(target) as partial:
             _along_models(scores).to_netcdf(partial, engine="netcdf4")
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+            put_in_place(partial, target)
 
 
 def _along_models(scores: Mapping[str, xr.Dataset]) -> xr.Dataset:
