@@ -227,6 +227,7 @@ def fit_prepared(
             progress=progress,
             loggers=loggers,
             pictures=pictures,
+            report=report,
         )
     with torch.device("meta"):
         best = build(config)  # without what training may have compiled or captured

@@ -1,0 +1,83 @@
+"""Dask workers that are killed while they write an archive: its bytes are those of one process, no init time twice."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from points import content, names_of
+from sequences import rain
+from test_hindcast_killed import each_once
+
+from sa_nowcast.errors import Interrupted
+from sa_nowcast.hindcast import hindcast
+from sa_nowcast.nowcaster import Nowcaster
+
+OPTIONS: dict[str, Any] = {"batch_size": 2, "shard_size": 2}
+HERE = Path(__file__).parent
+
+
+def kill_some(cluster: Any, rng: random.Random, over: threading.Event, killed: list[int]) -> None:
+    """Kill one of the two workers now and then."""
+    while not over.wait(rng.uniform(0.2, 2.5)):
+        nanny = rng.choice(list(cluster.workers.values()))
+        process = nanny.pid
+        if process is not None and process not in killed:
+            os.kill(process, signal.SIGKILL)
+            killed.append(process)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_killed_dask_workers_cost_the_shard_that_they_were_at(
+    rng: random.Random, nowcaster: Nowcaster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distributed = pytest.importorskip("distributed", reason="clusters need pip install distributed")
+    import dask
+
+    wanted = int(os.environ.get("SA_NOWCAST_FAULTS", "40"))
+    log, kills, runs = tmp_path / "log", 0, 0
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE.parent), *sys.path]))
+    monkeypatch.setenv("LOG", str(log))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    hindcast(rain(), nowcaster, to=tmp_path / "one.zarr", **OPTIONS)
+    with (
+        dask.config.set({"distributed.worker.preload": [str(HERE / "slowly.py")]}),  # type: ignore[no-untyped-call]
+        distributed.LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            dashboard_address=None,
+            silence_logs=50,
+            local_directory=tmp_path / "dask",
+        ) as cluster,
+    ):
+        while kills < wanted:
+            runs += 1
+            log.unlink(missing_ok=True)
+            folder = tmp_path / str(runs)
+            folder.mkdir()
+            over, killed = threading.Event(), []
+            killer = threading.Thread(target=kill_some, args=(cluster, rng, over, killed))
+            killer.start()
+            try:
+                for _ in range(10):
+                    try:
+                        hindcast(rain(), nowcaster, to=folder / "a.zarr", cluster=cluster, **OPTIONS)
+                        break
+                    except Interrupted:  # the scheduler gives a task up that lost its worker four times
+                        time.sleep(1)
+            finally:
+                over.set()
+                killer.join()
+            kills += len(killed)
+            each_once(log, len(killed))
+            assert content(folder / "a.zarr") == content(tmp_path / "one.zarr")
+            assert names_of(folder) == ["a.zarr"]
+    print(f"{kills} workers killed in {runs} hindcasts: all archives equal, each init time once")
