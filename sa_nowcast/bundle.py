@@ -29,6 +29,7 @@ WEIGHTS, MODEL = "weights.safetensors", "model.json"
 CARD, RECIPE = "README.md", "recipe.yaml"
 MAX_JSON_BYTES = 10_000_000
 MAX_TEXT_BYTES = 1_000_000
+MAX_WEIGHTS_BYTES = 2**32
 _NEW = "train the model again, or fetch it again from where it came"
 
 
@@ -112,6 +113,11 @@ def read_bundle(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ModelError(
             str(folder), what, expected="a saved nowcaster", fix="check the path; nowcaster.save(path) makes one"
         )
+    for file in (model, folder / WEIGHTS):
+        if file.exists() and not (file.is_file() and _belongs(file, folder)):
+            raise ModelError(
+                str(file), "is a folder, a device or a link out of the model's folder", expected="a file", fix=_NEW
+            )
     try:
         with model.open("rb") as opened:
             raw = opened.read(MAX_JSON_BYTES + 1)
@@ -134,6 +140,9 @@ def read_bundle(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ModelError(str(model), "altered: its SHA-256 does not match its content", fix=_NEW)
     file = folder / WEIGHTS
     try:
+        size = file.stat().st_size
+        if size > MAX_WEIGHTS_BYTES:
+            raise ModelError(str(file), f"{size} bytes", expected=f"at most {MAX_WEIGHTS_BYTES}", fix=_NEW)
         data = file.read_bytes()
     except OSError as error:
         raise ModelError(str(file), f"cannot be read ({error.strerror})", fix=_NEW) from error
@@ -152,13 +161,20 @@ def read_text(path: str | Path, name: str) -> str:
     """
     file = Path(path) / name
     try:
-        if not file.is_file():
-            return ""
+        if not file.is_file() or not _belongs(file, Path(path)):
+            return ""  # a link to a file of the reader's own would be passed on with the model
         with file.open("rb") as opened:
             raw = opened.read(MAX_TEXT_BYTES + 1)
         return raw.decode() if len(raw) <= MAX_TEXT_BYTES else ""
     except (OSError, UnicodeDecodeError):
         return ""
+
+
+def _belongs(file: Path, folder: Path) -> bool:
+    """Say whether a file, links followed, lies in the folder, or where a Hugging Face cache keeps its content."""
+    real, root = file.resolve(), folder.resolve()
+    cached = root.parent.name == "snapshots" and real.is_relative_to(root.parent.parent / "blobs")
+    return cached or real.is_relative_to(root)
 
 
 def _is_bundle(folder: Path) -> bool:

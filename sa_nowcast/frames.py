@@ -260,7 +260,10 @@ class Frames:
             # and unpacked inputs agree to the last bit.
             with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and `read` refuses that
                 return np.asarray(part.values, dtype=np.float32)
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
+        except DataError:
+            raise  # by a reader that knows more
+        except Exception as error:
+            # What lies behind a lazy array may raise almost anything, where the metadata are damaged too.
             raise DataError(
                 f"{part.name}, {self.label(start)} to {self.label(stop - 1)}",
                 f"storage could not give the values ({type(error).__name__}: {error})",

@@ -7,6 +7,7 @@ three paths, and nowhere else.
 from __future__ import annotations
 
 import copy
+import io
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,9 @@ from sa_nowcast.errors import RecipeError
 from sa_nowcast.recipe.shipped import find_recipe
 from sa_nowcast.strict_yaml import load_strict
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 100_000
+"""A recipe has a hundred lines; YAML of so many bytes is read in a second."""
+
 EXTENDS = "extends"
 Key = tuple[str, ...]
 PATHS: tuple[Key, ...] = (("data", "source"), ("conversion", "to"), ("output", "folder"))
@@ -140,10 +143,13 @@ def _filled(text: str, where: str) -> str:
 
 def _text(path: Path) -> str:
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise RecipeError(str(path), f"{size} bytes", expected=f"a recipe of at most {MAX_BYTES}")
-        return path.read_text(encoding="utf-8")
+        if path.exists() and not path.is_file():
+            raise RecipeError(str(path), "is a folder or a device", expected="a YAML file")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise RecipeError(str(path), "too large", expected=f"a recipe of at most {MAX_BYTES} bytes")
+        return io.TextIOWrapper(io.BytesIO(content), encoding="utf-8").read()
     except OSError as error:
         raise RecipeError(
             str(path), f"cannot be read ({error.strerror})", fix="check the path of the recipe"

@@ -97,7 +97,8 @@ def _open(path: Path, engine: Any, chunks: Mapping[str, int] | None, options: Ma
         return xr.open_dataset(path, engine=engine, chunks=chunks, **options)
     except (DataError, StorageError):
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, EOFError) as error:
+    except Exception as error:
+        # Damaged metadata raise almost anything: KeyError, AttributeError, OverflowError, MemoryError, ...
         raise unreadable(path, engine if isinstance(engine, str) else "a file of xarray", error) from error
 
 

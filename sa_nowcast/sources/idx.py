@@ -15,6 +15,9 @@ import numpy.typing as npt
 from sa_nowcast.errors import DataError
 from sa_nowcast.sources.paths import PathLike
 
+MOST_BYTES: Final = 2**28
+"""Five times MNIST; a few kilobytes of gzip can hold gigabytes of nothing."""
+
 Part = Literal["train", "test"]
 
 _FILES: Final[dict[Part, str]] = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
@@ -50,9 +53,12 @@ def read_digits(folder: PathLike, part: Part, *, check_hash: bool = True) -> npt
         )
     path = found[0]
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            raw = file.read(MOST_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(str(path), f"cannot be unpacked ({error})", fix="download it again") from error
+    if len(raw) > MOST_BYTES:
+        raise DataError(str(path), f"unpacks to more than {MOST_BYTES} bytes", expected="images as small as MNIST's")
     if len(raw) < 16 or raw[:4] != b"\x00\x00\x08\x03":
         raise DataError(str(path), f"starts with {raw[:4].hex()}", expected="00000803, an idx file of images")
     count, rows, columns = struct.unpack(">3I", raw[4:16])

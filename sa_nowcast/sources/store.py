@@ -16,7 +16,7 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from sa_nowcast import dims
-from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.errors import DataError, RecipeError, SaNowcastError
 from sa_nowcast.sources.lazy import outer
 from sa_nowcast.sources.manifest import METADATA, Manifest, metadata_bytes
 from sa_nowcast.sources.paths import PathLike
@@ -64,6 +64,18 @@ def open_zarr(path: PathLike, *, check: Check = "chunks", chunks: Mapping[str, i
     if check not in get_args(Check):
         raise RecipeError("check", repr(check), expected=" or ".join(map(repr, get_args(Check))))
     root = Path(path).expanduser()
+    try:
+        return _opened(root, check, chunks)
+    except SaNowcastError:
+        raise
+    except Exception as error:
+        # Damaged metadata raise almost anything: KeyError, TypeError, AttributeError, MemoryError, ...
+        raise DataError(
+            str(root), f"its metadata cannot be used ({type(error).__name__}: {error})", fix="copy the store again"
+        ) from error
+
+
+def _opened(root: Path, check: Check, chunks: Mapping[str, int] | None) -> xr.Dataset:
     group = _group(root, check)
     manifest = _manifest(root) if check == "chunks" else None
     arrays = _arrays(root, group)

@@ -65,10 +65,12 @@ class AtomicCheckpointIO(CheckpointIO):
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint file, or raise `ModelError` where it is damaged."""
     try:
+        if not path.is_file():
+            raise ValueError("it is no file")  # a device has no end
         size = path.stat().st_size - _SEAL_BYTES
         with path.open("rb") as file:
             digest = _sha256(file, size)
-            sealed = file.read() == _SEAL + digest
+            sealed = size > 0 and file.read(_SEAL_BYTES + 1) == _SEAL + digest
         if not sealed:
             raise ValueError("its SHA-256 does not match")
         loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)

@@ -48,7 +48,7 @@ def test_a_mutant_is_never_the_original() -> None:
         assert all(mutant(rng, whole, kind) != whole for kind in KINDS for _ in range(50))
 
 
-@pytest.mark.faults(60, 3000)
+@pytest.mark.faults(20, 3000)
 def test_a_mutant_of_a_model_is_refused_in_one_line(repetitions: int, rng: random.Random, saved: Path) -> None:
     refused = Counter[str]()
     for i in range(repetitions):
@@ -81,7 +81,7 @@ def field(rng: random.Random, value: object) -> object:
     return rng.choice(odd)
 
 
-@pytest.mark.faults(60, 1500)
+@pytest.mark.faults(20, 1500)
 def test_a_forged_description_is_a_model_or_an_error_in_one_line(
     repetitions: int, rng: random.Random, saved: Path
 ) -> None:
@@ -112,7 +112,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.faults(60, 2000)
+@pytest.mark.faults(20, 2000)
 def test_a_mutant_of_a_checkpoint_is_refused_and_the_one_before_is_found(
     repetitions: int, rng: random.Random, run: Path
 ) -> None:
