@@ -11,7 +11,6 @@ import re
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, Final, Literal
 
-import numpy as np
 import xarray as xr
 
 from sa_nowcast.errors import DataError
@@ -109,7 +108,9 @@ def find_dim(obj: xr.DataArray | xr.Dataset, role: Role, told: Hashable | None =
         [d for d, c in coords.items() if str(c.attrs.get("units", "")).lower() in _UNITS[role]],
     ]
     if role == "time":
-        tests.append([d for d, c in coords.items() if np.issubdtype(c.dtype, np.datetime64)])
+        tests.append(
+            [d for d, c in coords.items() if c.dtype.kind == "M"]
+        )  # with a time zone too, which is refused by name
     lower = {str(d).lower(): d for d in dims}
     tests.append([lower[n] for n in _NAMES[role] if n in lower][:1])
     for found in tests:

@@ -352,8 +352,10 @@ def _decoded(array: xr.DataArray) -> xr.DataArray:
     """Unpack what was opened with ``mask_and_scale=False``, so that packed values are never taken for physical ones."""
     if not any(k in array.attrs for k in _PACKING):
         return array
-    decoded = xr.decode_cf(array.to_dataset(name="packed"), decode_times=False, decode_coords=False)["packed"]
-    return decoded.rename(array.name)
+    # Alone: xarray cannot decode beside times with a time zone, which `read_times` refuses by name.
+    bare = xr.Dataset({"packed": array.variable})
+    decoded = xr.decode_cf(bare, decode_times=False, decode_coords=False)["packed"].variable
+    return xr.DataArray(decoded, coords=array.coords, name=array.name)
 
 
 def _grid(array: xr.DataArray, y: Hashable, x: Hashable, name: str, mapping: xr.DataArray | None) -> Grid:

@@ -271,7 +271,7 @@ class Nowcaster:
             if wrong:
                 raise ModelError("weights", wrong[0], expected=f"torch.{storage}")
             network.load_state_dict({n: w.float() for n, w in weights.items()}, strict=True, assign=True)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
             line = " ".join(str(error).split())[:200]
             raise ModelError(
                 str(path), f"description and weights do not fit together ({line})", fix="train it again"

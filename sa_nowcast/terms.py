@@ -76,8 +76,8 @@ class Terms:
             raise ModelError("terms", f"unreadable ({error})") from error
         for key in ("history", "steps", "step_ns"):
             value = getattr(terms, key)
-            if type(value) is not int or value < 1:
-                raise ModelError(f"terms.{key}", f"{value!r}", expected="a whole number of at least 1")
+            if type(value) is not int or not 1 <= value < 2**63:
+                raise ModelError(f"terms.{key}", f"{value!r:.60}", expected="a whole number from 1 to 2**63 - 1")
         for key in ("dy", "dx"):
             value = getattr(terms, key)
             if value is not None and not (type(value) in (int, float) and 0 < value < float("inf")):

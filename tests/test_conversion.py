@@ -464,6 +464,11 @@ def test_a_store_without_its_mark_is_refused(stored: Path, tmp_path: Path) -> No
     document = json.loads((copy / "zarr.json").read_text())
     del document["attributes"][COMPLETE]
     (copy / "zarr.json").write_text(json.dumps(document))
+    with pytest.raises(DataError, match=r"the metadata file zarr\.json is damaged"):
+        open_zarr(copy)
+    with pytest.raises(DataError, match="has no completion mark"):
+        open_zarr(copy, check="mark")
+    shutil.rmtree(copy / "sa_nowcast_files")
     with pytest.raises(DataError, match="has no completion mark"):
         open_zarr(copy)
     assert open_zarr(copy, check="nothing").sizes["time"] == 20

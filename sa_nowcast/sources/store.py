@@ -18,7 +18,7 @@ from xarray.core import indexing
 from sa_nowcast import dims
 from sa_nowcast.errors import DataError, RecipeError, SaNowcastError
 from sa_nowcast.sources.lazy import outer
-from sa_nowcast.sources.manifest import METADATA, Manifest, metadata_bytes
+from sa_nowcast.sources.manifest import MANIFEST, METADATA, Manifest, metadata_bytes
 from sa_nowcast.sources.paths import PathLike
 from sa_nowcast.times import show_time
 
@@ -76,8 +76,7 @@ def open_zarr(path: PathLike, *, check: Check = "chunks", chunks: Mapping[str, i
 
 
 def _opened(root: Path, check: Check, chunks: Mapping[str, int] | None) -> xr.Dataset:
-    group = _group(root, check)
-    manifest = _manifest(root) if check == "chunks" else None
+    group, manifest = _checked(root, check)
     arrays = _arrays(root, group)
     times = _times(str(root), arrays, manifest)
     variables: dict[str, xr.Variable] = {}
@@ -128,7 +127,7 @@ def verify(path: PathLike) -> None:
         The first chunk that is damaged or missing.
     """
     root = Path(path).expanduser()
-    group, manifest = _group(root, "mark"), _manifest(root)
+    group, manifest = _checked(root, "chunks")
     arrays = _arrays(root, group)
     times = _times(str(root), arrays, manifest)
     for name in arrays:
@@ -333,10 +332,14 @@ def _group(root: Path, check: Check) -> Any:
     return group
 
 
-def _manifest(root: Path) -> Manifest:
+def _checked(root: Path, check: Check) -> tuple[Any, Manifest | None]:
+    if check != "chunks":
+        return _group(root, check), None
+    if not (root / MANIFEST).exists():
+        _group(root, check)  # what is no finished store is said as such
     manifest = Manifest(root)
-    manifest.check_metadata()
-    return manifest
+    manifest.check_metadata()  # before zarr meets it
+    return _group(root, check), manifest
 
 
 def _arrays(root: Path, group: Any) -> dict[str, Any]:
