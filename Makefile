@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test test-slow bench lint types docs docs-serve clean
+.PHONY: quickstart test test-slow bench lint types docs docs-serve audit clean
 
 quickstart: $(VENV)/.run  ## train on the embedded radar sample, forecast, score, draw
 	$(BIN)/sa-nowcast run recipes/quickstart.yaml
@@ -30,6 +30,11 @@ docs: $(VENV)/.docs  ## the pages, into site/; runs the tutorials
 
 docs-serve: $(VENV)/.docs
 	$(BIN)/mkdocs serve
+
+audit:  ## known vulnerabilities of the pinned versions; asks the network, from an environment of its own
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(VENV)-audit/bin/pip-audit -r constraints.txt --no-deps --disable-pip
 
 clean:
 	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -62,6 +62,8 @@ def read_digits(folder: PathLike, part: Part, *, check_hash: bool = True) -> npt
     if len(raw) < 16 or raw[:4] != b"\x00\x00\x08\x03":
         raise DataError(str(path), f"starts with {raw[:4].hex()}", expected="00000803, an idx file of images")
     count, rows, columns = struct.unpack(">3I", raw[4:16])
+    if not count * rows * columns:
+        raise DataError(str(path), f"{count} images of {rows} x {columns}", expected="at least one pixel")
     if len(raw) != 16 + count * rows * columns:
         raise DataError(
             str(path), f"{len(raw)} bytes", expected=f"{16 + count * rows * columns}", fix="download it again"
