@@ -354,8 +354,8 @@ def _decoded(array: xr.DataArray) -> xr.DataArray:
         return array
     # Alone: xarray cannot decode beside times with a time zone, which `read_times` refuses by name.
     bare = xr.Dataset({"packed": array.variable})
-    decoded = xr.decode_cf(bare, decode_times=False, decode_coords=False)["packed"].variable
-    return xr.DataArray(decoded, coords=array.coords, name=array.name)
+    decoded = xr.decode_cf(bare, decode_times=False, decode_coords=False)["packed"]
+    return decoded.assign_coords(array.coords).rename(array.name)
 
 
 def _grid(array: xr.DataArray, y: Hashable, x: Hashable, name: str, mapping: xr.DataArray | None) -> Grid:
