@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from sa_nowcast.recipe import parse_recipe, read_recipe
 
@@ -53,7 +54,13 @@ def _source(page: Path) -> str:
     return "\n".join(found)
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if _blocks(p, "python")], ids=_id)
+def _runs(page: Path) -> ParameterSet:
+    # Tutorials run whole when the pages are built; here they would run a second time.
+    marks = [pytest.mark.slow] if page.parent.name == "tutorials" else []
+    return pytest.param(page, id=_id(page), marks=marks)
+
+
+@pytest.mark.parametrize("page", [_runs(p) for p in PAGES if _blocks(p, "python")])
 def test_python_blocks_of_a_page_run_from_top_to_bottom(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

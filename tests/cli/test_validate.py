@@ -71,7 +71,8 @@ def test_faults_of_frames(
 
 def test_a_wrong_path_and_a_wrong_variable(here: Here, radar: Path) -> None:
     found = findings(here, "none.nc")
-    assert found == {"opens": ("FAIL", "DATA none.nc: no such file or folder.")}
+    remedy = "Fix: check the path; relative ones start at the working directory."
+    assert found == {"opens": ("FAIL", f"DATA none.nc: no such file or folder. {remedy}")}
     assert here.code == 3
     found = findings(here, radar, "--variable", "rian")
     assert found["time"] == ("FAIL", "DATA data: no variable 'rian', expected one of rain.")

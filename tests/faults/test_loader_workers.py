@@ -11,7 +11,7 @@ from nursery import Nursery
 from sa_nowcast.stream.loader import LOOK_EVERY
 
 
-@pytest.mark.faults(12, 100)
+@pytest.mark.faults(4, 100)
 def test_a_worker_that_is_killed_or_stopped_is_named_and_nothing_hangs(
     repetitions: int, rng: random.Random, nursery: Nursery, tmp_path: object
 ) -> None:
