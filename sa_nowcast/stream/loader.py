@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing.process
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -261,6 +264,7 @@ class SequenceLoader(DataLoader[Any], Generic[S]):
             yield batch
 
     def _guarded(self, received: Any) -> Iterator[tuple[_Part, Tensor]]:
+        _WORKERS.update(received._workers)
         with _Lookout([w.pid for w in received._workers]) as lookout:
             while True:
                 try:
@@ -325,10 +329,26 @@ class _Lookout:
 def _deaf(worker: int) -> None:
     """Let a worker leave signals to the process that it reads for: Slurm and terminals send them to both.
 
-    It ends when that process tells it to, or is gone.
+    It ends when that process tells it to, ends (`_end_workers`), or is gone.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+
+
+_WORKERS: weakref.WeakSet[multiprocessing.process.BaseProcess] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_WORKERS.clear)  # a child's end is not the end of its parent's workers
+
+
+@atexit.register
+def _end_workers() -> None:
+    """End the workers that are left when the program ends: those of a loader that it has not read to its end.
+
+    multiprocessing, whose own function runs after this one, sends them SIGTERM, to which they are deaf, and then waits
+    for them for ever.
+    """
+    for worker in list(_WORKERS):
+        if worker.is_alive():
+            worker.kill()
 
 
 def _is_stopped(process: int) -> bool:

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
+import psutil
 import pytest
 from nursery import Nursery
 
 from sa_nowcast.stream.loader import LOOK_EVERY
+
+PROGRAM = """
+import os, signal, sys
+from sequences import rain
+from sa_nowcast.stream import SequenceDataset, loader
+
+if __name__ == "__main__":
+    source = loader(SequenceDataset(rain(60), 4, 3, crop=8), 2, batches=1_000_000, workers=2)
+    stream = iter(source)
+    next(stream)
+    if sys.argv[1] == "stopped":
+        os.kill(source._iterator._workers[0].pid, signal.SIGSTOP)
+    print(*(worker.pid for worker in source._iterator._workers))
+"""
 
 
 @pytest.mark.faults(4, 100)
@@ -34,3 +53,14 @@ def test_a_stopped_worker_is_found_within_a_minute_as_often_as_is_looked(nursery
     end = nursery.one("loaders", str(tmp_path), [signal.SIGSTOP, signal.SIGSTOP], LOOK_EVERY, 0)
     assert [seconds < 60 for _, seconds in end.value] == [True, True]
     print(f"an error after {', '.join(f'{s:.0f} s' for _, s in end.value)}")
+
+
+@pytest.mark.parametrize("workers", ["reading", "stopped"])
+def test_a_program_that_ends_amid_an_epoch_ends_and_leaves_no_worker(workers: str, tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, str(script), workers]
+    end = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert end.returncode == 0, end.stderr
+    assert [psutil.pid_exists(int(pid)) for pid in end.stdout.split()] == [False, False]
