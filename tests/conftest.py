@@ -64,5 +64,5 @@ def real_data() -> Path:
     """The folder of the downloaded real data."""
     folder = os.environ.get("SA_NOWCAST_DATA")
     if not folder or not Path(folder).is_dir():
-        pytest.skip("SA_NOWCAST_DATA does not name the folder with the downloaded data")
+        pytest.skip("real data: set SA_NOWCAST_DATA to the folder that holds them")
     return Path(folder)

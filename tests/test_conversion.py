@@ -225,7 +225,7 @@ def test_bad_arguments_give_one_clear_line(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere: run as another user")
 def test_a_target_that_cannot_be_written_is_found_out_at_once(tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
     with pytest.raises(StorageError, match="cannot be written"):

@@ -15,7 +15,7 @@ from sa_nowcast.plotting import animate, plot_forecast, plot_scores
 from sa_nowcast.plotting.forecast import MINUS
 from sa_nowcast.verification import persistence, verify
 
-matplotlib = pytest.importorskip("matplotlib")
+matplotlib = pytest.importorskip("matplotlib", reason="pictures need matplotlib: pip install matplotlib")
 
 MINUTE = np.timedelta64(1, "m").astype("timedelta64[ns]")
 START = np.datetime64("2019-06-10T00:00", "ns")
@@ -348,7 +348,7 @@ def test_unknown_curves_are_refused_with_the_known_ones(data):
 
 
 def test_an_animation_has_a_picture_for_each_lead_time(data, tmp_path):
-    image = pytest.importorskip("PIL.Image")
+    image = pytest.importorskip("PIL.Image", reason="films are read back with Pillow: pip install pillow")
     path = animate(forecast_of(data), tmp_path / "x.gif", data)
     with image.open(path) as film:
         assert film.n_frames == 4
@@ -376,7 +376,7 @@ def test_truth_and_history_may_be_datasets(data, tmp_path):
 
 def shown(path) -> tuple[list[np.ndarray], float]:
     """The pictures of a film as a player shows them, (height, width, 3), and how many a second."""
-    av = pytest.importorskip("av")
+    av = pytest.importorskip("av", reason="films need PyAV: pip install av")
     with av.open(str(path)) as film:
         frames = [
             frame.reformat(format="rgb24", src_colorspace="ITU709").to_ndarray() for frame in film.decode(video=0)
@@ -385,8 +385,8 @@ def shown(path) -> tuple[list[np.ndarray], float]:
 
 
 def test_an_mp4_shows_what_the_gif_shows_on_an_even_number_of_pixels(data, tmp_path):
-    pytest.importorskip("av")
-    image = pytest.importorskip("PIL.Image")
+    pytest.importorskip("av", reason="films need PyAV: pip install av")
+    image = pytest.importorskip("PIL.Image", reason="films are read back with Pillow: pip install pillow")
     odd = data.isel(latitude=slice(0, 11))
     animate(forecast_of(odd), tmp_path / "x.gif", odd)
     path = animate(forecast_of(odd), tmp_path / "x.mp4", odd, frames_per_second=2.5)
@@ -406,7 +406,7 @@ def test_an_mp4_shows_what_the_gif_shows_on_an_even_number_of_pixels(data, tmp_p
 
 
 def test_a_film_keeps_colours_and_gets_a_white_edge_where_a_side_is_odd(tmp_path):
-    pytest.importorskip("av")
+    pytest.importorskip("av", reason="films need PyAV: pip install av")
     from sa_nowcast.plotting.film import write_film
 
     colours = [(215, 48, 39), (26, 152, 80), (47, 126, 188)]
@@ -419,11 +419,11 @@ def test_a_film_keeps_colours_and_gets_a_white_edge_where_a_side_is_odd(tmp_path
 
 
 def test_the_program_ffmpeg_makes_the_film_that_pyav_makes():
-    pytest.importorskip("av")
+    pytest.importorskip("av", reason="films need PyAV: pip install av")
     from matplotlib.animation import FFMpegWriter
 
     if not FFMpegWriter.isAvailable():
-        pytest.skip("matplotlib finds no ffmpeg here")
+        pytest.skip("matplotlib finds no ffmpeg: install it")
     import io
     from fractions import Fraction
 
@@ -471,8 +471,11 @@ def test_an_mp4_without_ffmpeg_and_pyav_is_answered_with_the_install_command(dat
 @pytest.fixture
 def coast(tmp_path, monkeypatch):
     """A cartopy whose only coastline, at its coarsest scale, runs from 5.02 E, 49.85 N to 5.1 E, 49.95 N."""
-    cartopy, shapefile = pytest.importorskip("cartopy"), pytest.importorskip("shapefile")
-    pytest.importorskip("cartopy.io.shapereader")
+    cartopy, shapefile = (
+        pytest.importorskip("cartopy", reason="coastlines need cartopy: pip install cartopy"),
+        pytest.importorskip("shapefile", reason="a coastline is written with pyshp: pip install pyshp"),
+    )
+    pytest.importorskip("cartopy.io.shapereader", reason="coastlines need cartopy: pip install cartopy")
     monkeypatch.setitem(cartopy.config, "data_dir", tmp_path / "cartopy")
     monkeypatch.setitem(cartopy.config, "pre_existing_data_dir", tmp_path / "absent")
     path = tmp_path / "cartopy/shapefiles/natural_earth/physical/ne_110m_coastline"
@@ -511,7 +514,7 @@ def test_coastlines_are_found_on_a_grid_from_0_to_360_degrees(data, coast):
 
 @pytest.mark.parametrize("unit", ["m", "km"])
 def test_coastlines_are_projected_by_the_grid_mapping(data, coast, unit):
-    pyproj = pytest.importorskip("pyproj")
+    pyproj = pytest.importorskip("pyproj", reason="projections need pyproj: pip install pyproj")
     crs = pyproj.CRS.from_proj4("+proj=laea +lon_0=10 +lat_0=52 +datum=WGS84")
     there = pyproj.Transformer.from_crs("EPSG:4326", crs, always_xy=True)
     east, north = there.transform(5.06, 49.9)

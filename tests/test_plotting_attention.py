@@ -13,7 +13,7 @@ from sa_nowcast.models.inspection import attention_map
 from sa_nowcast.plotting import plot_attention
 from sa_nowcast.training.fit import fit
 
-pytest.importorskip("matplotlib")
+pytest.importorskip("matplotlib", reason="pictures need matplotlib: pip install matplotlib")
 
 POINT = (12_000.0, 7_000.0)  # row 11 and column 7 of the grid of `rain`
 

@@ -253,9 +253,12 @@ def cadence(data: xr.DataArray, time: str) -> np.timedelta64:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep what pysteps prints to itself, and its warning that too few features move to judge outliers by."""
+    """Keep what pysteps prints to itself, and its warnings: what is wrong with a forecast is an error or NaN in it."""
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        # Too few features move to judge outliers by.
         warnings.filterwarnings("ignore", "Singular matrix", UserWarning)
+        # A scale without variance: what follows from it is told by _enough_rain.
+        warnings.filterwarnings("ignore", "invalid value encountered", RuntimeWarning, r"pysteps\.")
         yield
 
 

@@ -126,7 +126,8 @@ def run(recipe: Recipe, *, progress: bool = True, report: Report = lambda line: 
         stages.plot()
         if stages.worked:
             claim(stages.folder, recipe)
-    scores = pd.read_csv(stages.folder / SCORES).fillna({"units": ""})  # of data that state none
+    scores = pd.read_csv(stages.folder / SCORES, dtype={"units": str})
+    scores["units"] = scores["units"].fillna("")  # of data that state none
     return RunResult(stages.folder, scores, tuple(stages.results), already_done=not stages.worked)
 
 

@@ -62,7 +62,7 @@ def trajectory(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 def test_moving_mnist_is_made_at_least_twenty_times_as_fast_as_by_a_plain_loop() -> None:
     data = os.environ.get("SA_NOWCAST_DATA")
     if not data:
-        pytest.skip("SA_NOWCAST_DATA does not name the folder with mnist/")
+        pytest.skip("real data: set SA_NOWCAST_DATA to the folder that holds mnist/")
     source = MovingMnist(Path(data) / "mnist", "train", seed=1)
     buffer = np.empty((SEQUENCES, 20, 64, 64), np.uint8)
     rates: dict[str, list[float]] = {"here": [], "loop on float32": [], "loop on uint8": []}

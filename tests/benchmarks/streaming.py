@@ -59,7 +59,7 @@ if __name__ == "__main__":
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("streaming")
     if shutil.disk_usage(folder).free < 20e9:
-        pytest.skip("less than 20 GB of free disk")
+        pytest.skip("less than 20 GB of free disk: free some, or set TMPDIR to a larger one")
     path = folder / "radar.zarr"
     frames = SHARD * SHARDS
     template = xr.Dataset(
@@ -150,7 +150,7 @@ def test_a_stream_reaches_the_pace_of_reading_the_raw_chunks_once_in_order(store
 
 
 def test_windows_a_second_against_xbatcher(store: Path) -> None:
-    xbatcher = pytest.importorskip("xbatcher")
+    xbatcher = pytest.importorskip("xbatcher", reason="measures against xbatcher: pip install xbatcher")
     from xbatcher.loaders.torch import MapDataset
 
     rng = np.random.default_rng(0)

@@ -294,7 +294,7 @@ def test_any_bytes_for_digits_are_read_or_refused_in_one_line(repetitions: int, 
 
 @pytest.mark.faults(20, 1000)
 def test_any_damage_to_a_taxibj_file_is_read_or_refused_in_one_line(repetitions: int, tmp_path: Path) -> None:
-    h5py = pytest.importorskip("h5py")
+    h5py = pytest.importorskip("h5py", reason="TaxiBJ is HDF5: pip install h5py")
     file = tmp_path / "BJ16_M32x32_T30_InOut.h5"
     with h5py.File(file, "w") as made:
         made["data"] = np.arange(6 * 2 * 32 * 32, dtype=np.float32).reshape(6, 2, 32, 32) % 100

@@ -474,7 +474,7 @@ def test_bf16_narrows_the_products_and_leaves_weights_and_loss_as_they_are(
 )
 def test_hardware_that_is_asked_for_and_not_there_is_an_error_of_one_line(options: Any, message: str) -> None:
     if torch.cuda.device_count() > 7:
-        pytest.skip("there are eight GPUs")
+        pytest.skip("there are eight GPUs: run where there are fewer")
     with pytest.raises(RecipeError, match=message) as caught:
         train(**options)
     assert "\n" not in str(caught.value)
@@ -513,7 +513,7 @@ def test_compiled_cells_train_to_the_same_losses_and_the_model_forecasts(tmp_pat
     import sa_nowcast
 
     if shutil.which("g++") is None:
-        pytest.skip("no C++ compiler")
+        pytest.skip("no C++ compiler: install g++")
     done = _in_a_process(tmp_path)
     assert done.returncode == 0, done.stderr
     plain = train(max_steps=4, folder=tmp_path / "plain")

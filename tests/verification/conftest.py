@@ -53,9 +53,9 @@ def mrms() -> xr.DataArray:
     """Twelve frames of real rain rates, every eighth pixel, with the edge of the radar's coverage in a corner."""
     folder = os.environ.get("SA_NOWCAST_DATA")
     if not folder:
-        pytest.skip("SA_NOWCAST_DATA is not set: it names the folder with mrms/mrms_precip_rate_2019-06-10.nc")
+        pytest.skip("real data: set SA_NOWCAST_DATA to the folder that holds mrms/mrms_precip_rate_2019-06-10.nc")
     path = Path(folder) / "mrms" / "mrms_precip_rate_2019-06-10.nc"
     if not path.exists():
-        pytest.skip(f"SA_NOWCAST_DATA has no {path.name}")
+        pytest.skip(f"real data: the folder of SA_NOWCAST_DATA has no mrms/{path.name}")
     with xr.open_dataset(path) as data:
         return data["precip_rate"][:24:2, ::8, ::8].load()

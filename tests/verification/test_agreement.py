@@ -33,7 +33,7 @@ def ensemble(pairs, mrms):
 
 def quietly(name):
     with contextlib.redirect_stdout(io.StringIO()):
-        return pytest.importorskip(name)
+        return pytest.importorskip(name, reason=f"compares with {name}: pip install pysteps opencv-python-headless")
 
 
 def test_the_real_fields_hold_missing_pixels_and_all_events(pairs):
@@ -43,7 +43,7 @@ def test_the_real_fields_hold_missing_pixels_and_all_events(pairs):
 
 
 def test_pixel_errors_equal_those_of_scores(pairs, mrms):
-    continuous = pytest.importorskip("scores.continuous")
+    continuous = pytest.importorskip("scores.continuous", reason="compares with scores: pip install scores")
     forecast, truth = pairs
     mine = verify(forecast, mrms, ["mse", "rmse", "mae", "mean_error"])
     for name, function in {
@@ -57,7 +57,7 @@ def test_pixel_errors_equal_those_of_scores(pairs, mrms):
 
 
 def test_contingency_scores_equal_those_of_scores(pairs, mrms):
-    categorical = pytest.importorskip("scores.categorical")
+    categorical = pytest.importorskip("scores.categorical", reason="compares with scores: pip install scores")
     forecast, truth = pairs
     mine = verify(forecast, mrms, ["csi", "pod", "far", "frequency_bias"], THRESHOLDS)
     for i, threshold in enumerate(THRESHOLDS):
@@ -119,7 +119,7 @@ def test_fss_equals_that_of_pysteps_where_nothing_is_missing(pairs, mrms):
 
 
 def test_fss_equals_that_of_scores_where_events_keep_off_the_edge(pairs, mrms):
-    spatial = pytest.importorskip("scores.spatial")
+    spatial = pytest.importorskip("scores.spatial", reason="compares with scores: pip install scores")
     dry = mrms.fillna(0.0).pad(latitude=12, longitude=12, constant_values=0.0)
     dry = dry.assign_coords(latitude=np.arange(dry.sizes["latitude"]), longitude=np.arange(dry.sizes["longitude"]))
     forecast = persistence(dry, init_time=mrms["time"].values[1:4], lead_times=pairs[0]["lead_time"].values)
@@ -138,7 +138,7 @@ def test_fss_equals_that_of_scores_where_events_keep_off_the_edge(pairs, mrms):
 
 
 def test_ssim_equals_that_of_scikit_image_under_each_convention(pairs, mrms):
-    metrics = pytest.importorskip("skimage.metrics")
+    metrics = pytest.importorskip("skimage.metrics", reason="compares with scikit-image: pip install scikit-image")
     top = float(mrms.max())
     filled = (mrms / top).fillna(0.0).clip(0, 1)
     forecast = persistence(filled, init_time=mrms["time"].values[1:4], lead_times=pairs[0]["lead_time"].values)
@@ -152,7 +152,7 @@ def test_ssim_equals_that_of_scikit_image_under_each_convention(pairs, mrms):
 
 
 def test_psnr_equals_that_of_scikit_image(pairs, mrms):
-    metrics = pytest.importorskip("skimage.metrics")
+    metrics = pytest.importorskip("skimage.metrics", reason="compares with scikit-image: pip install scikit-image")
     filled = (mrms / float(mrms.max())).fillna(0.0)
     forecast = persistence(filled, init_time=mrms["time"].values[1:4], lead_times=pairs[0]["lead_time"].values)
     mine = verify(forecast, filled, ["psnr"])
@@ -165,7 +165,7 @@ def test_psnr_equals_that_of_scikit_image(pairs, mrms):
 
 
 def test_crps_equals_that_of_scores(ensemble, mrms):
-    probability = pytest.importorskip("scores.probability")
+    probability = pytest.importorskip("scores.probability", reason="compares with scores: pip install scores")
     forecast, truth = ensemble
     mine = verify(forecast, mrms, ["crps", "crps_fair"])
     there = forecast.notnull().all("realization")

@@ -145,7 +145,7 @@ def moving(shift, frames=6, size=64):
 
 
 def test_extrapolation_follows_a_moving_field_better_than_persistence():
-    pytest.importorskip("cv2")
+    pytest.importorskip("cv2", reason="optical flow needs OpenCV: pip install opencv-python-headless")
     data = moving(2)
     forecast = reference("extrapolation").forecast(data, steps=3, init_time=data["time"].values[2])
     assert forecast.dims == ("lead_time", "y", "x")
@@ -155,7 +155,7 @@ def test_extrapolation_follows_a_moving_field_better_than_persistence():
 
 
 def test_extrapolation_does_not_depend_on_the_order_of_dimensions():
-    pytest.importorskip("cv2")
+    pytest.importorskip("cv2", reason="optical flow needs OpenCV: pip install opencv-python-headless")
     data = moving(2)
     leads = np.array([5, 10]) * MINUTE
     straight = extrapolation(data, init_time=data["time"].values[3], lead_times=leads)
@@ -164,7 +164,7 @@ def test_extrapolation_does_not_depend_on_the_order_of_dimensions():
 
 
 def test_extrapolation_of_an_all_missing_frame_is_missing():
-    pytest.importorskip("cv2")
+    pytest.importorskip("cv2", reason="optical flow needs OpenCV: pip install opencv-python-headless")
     data = moving(1)
     data[3] = np.nan
     forecast = extrapolation(data, init_time=data["time"].values[3], lead_times=LEADS)
@@ -172,13 +172,13 @@ def test_extrapolation_of_an_all_missing_frame_is_missing():
 
 
 def test_extrapolation_names_the_history_frame_that_lacks(data):
-    pytest.importorskip("cv2")
+    pytest.importorskip("cv2", reason="optical flow needs OpenCV: pip install opencv-python-headless")
     with pytest.raises(DataError, match="lacks the history frames 2019-06-09T23:55:00"):
         extrapolation(data, init_time=data["time"].values[1], lead_times=LEADS)
 
 
 def test_sprog_and_steps_forecast_rain_that_is_never_negative():
-    pytest.importorskip("cv2")
+    pytest.importorskip("cv2", reason="optical flow needs OpenCV: pip install opencv-python-headless")
     data = moving(2)
     start = data["time"].values[3]
     smooth = reference("sprog").forecast(data, steps=2, init_time=start)
@@ -193,7 +193,7 @@ def test_sprog_and_steps_forecast_rain_that_is_never_negative():
 
 
 def test_steps_repeats_with_its_seed_and_whatever_else_is_forecast():
-    pytest.importorskip("cv2")
+    pytest.importorskip("cv2", reason="optical flow needs OpenCV: pip install opencv-python-headless")
     data = moving(2)
     times = data["time"].values
     options = {"members": 2, "kilometres_per_pixel": 1.0}
@@ -205,7 +205,7 @@ def test_steps_repeats_with_its_seed_and_whatever_else_is_forecast():
 
 
 def test_sprog_and_steps_of_dry_frames_are_dry():
-    pytest.importorskip("cv2")
+    pytest.importorskip("cv2", reason="optical flow needs OpenCV: pip install opencv-python-headless")
     data = moving(1) * 0
     for forecast in (
         reference("sprog").forecast(data, steps=2),
@@ -215,7 +215,7 @@ def test_sprog_and_steps_of_dry_frames_are_dry():
 
 
 def test_too_little_rain_is_said_for_one_init_time_and_missing_in_an_archive():
-    pytest.importorskip("cv2")
+    pytest.importorskip("cv2", reason="optical flow needs OpenCV: pip install opencv-python-headless")
     drop = moving(1) * 0
     drop[-1, 30, 30] = 5.0
     drop = drop.assign_coords(time=START + np.arange(drop.sizes["time"]) * 5 * MINUTE)
@@ -237,7 +237,7 @@ def test_too_little_rain_is_said_for_one_init_time_and_missing_in_an_archive():
 
 
 def test_steps_needs_rain_and_a_spacing():
-    pytest.importorskip("cv2")
+    pytest.importorskip("cv2", reason="optical flow needs OpenCV: pip install opencv-python-headless")
     data = moving(1)
     with pytest.raises(DataError, match="is in K, expected mm h-1, as sprog needs"):
         reference("sprog").forecast(data.assign_attrs(units="K"), steps=1)
@@ -275,7 +275,7 @@ def test_a_dataset_of_several_variables_is_forecast_along_variable(data):
 
 
 def test_references_take_datasets_and_keep_their_grid_mapping(data):
-    pytest.importorskip("cv2")
+    pytest.importorskip("cv2", reason="optical flow needs OpenCV: pip install opencv-python-headless")
     moved = moving(2).rename("rain").assign_attrs(grid_mapping="crs")
     ds = moved.to_dataset().assign(crs=xr.DataArray(0, attrs={"grid_mapping_name": "latitude_longitude"}))
     for name in ("persistence", "extrapolation"):

@@ -175,7 +175,7 @@ def test_verify_loads_neither_torch_nor_matplotlib_nor_the_optional_libraries():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc: run on Linux")
 @pytest.mark.parametrize("chunks", ["{}", "None"], ids=["dask", "lazily opened"])
 def test_an_archive_four_times_the_allowed_memory_is_scored_under_it(tmp_path, chunks):
     """A 512 MB archive in Zarr, scored by a process whose memory may grow by 128 MB."""
