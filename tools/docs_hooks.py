@@ -107,6 +107,8 @@ def _run(markdown: str, name: str) -> Any:
             client.execute(env=environment)
         except nbclient.exceptions.CellExecutionError as error:
             raise PluginError(ANSI.sub("", f"{name}: {error.ename}: {error.evalue}\n{error.traceback}")) from error
+        for output in (o for cell in _code(notebook) for o in cell.outputs if "text" in o):
+            output["text"] = output["text"].replace(f"{folder}/", "")
     return notebook
 
 

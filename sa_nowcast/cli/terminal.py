@@ -82,7 +82,7 @@ def progress(quiet: bool) -> Progress:
     """Return a progress bar on standard error; without one where nobody watches, a log holds lines only."""
     from rich.progress import Progress
 
-    return Progress(console=err, disable=quiet or not err.is_terminal)
+    return Progress(console=err, disable=quiet or not sys.stderr.isatty())
 
 
 def result(line: object) -> None:

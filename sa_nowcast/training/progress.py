@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import lightning as L
@@ -39,7 +40,8 @@ class ProgressBar(L.Callback):
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.description}"),
-            console=Console(stderr=True),
+            # Wanted colours, as notebooks want of what they start, are no terminal that a bar could move on.
+            console=Console(stderr=True, force_terminal=sys.stderr.isatty()),
         )
         self._task = self._progress.add_task("", total=1.0, updates="")
         self._progress.start()

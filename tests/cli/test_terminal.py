@@ -102,6 +102,17 @@ def complete(*words: str) -> list[str]:
 
 
 @pytest.mark.slow
+def test_a_log_with_colours_holds_no_moving_bar(radar: Path, tmp_path: Path) -> None:
+    cut = [word for value in ("max_steps=2", "crop=16", "batch_size=1") for word in ("--set", f"training.{value}")]
+    trained = call("train", "quickstart", *cut, "--output", str(tmp_path / "run"), FORCE_COLOR="1")
+    assert trained.returncode == 0, trained.stderr
+    assert "training" in trained.stderr
+    converted = call("convert", str(radar), "-o", str(tmp_path / "fast.zarr"), FORCE_COLOR="1")
+    assert converted.returncode == 0, converted.stderr
+    for control in ("\x1b[?25l", "\x1b[2K", "\x1b[1A"):  # hide the cursor, erase a line, go up one
+        assert control not in trained.stderr + converted.stderr
+
+
 def test_shells_complete_commands_options_and_recipes_that_ship() -> None:
     assert complete("sub") == ["submit"]
     assert "quickstart" in complete("validate", "quick")
