@@ -16,19 +16,28 @@ from sa_nowcast.models.config import NetworkConfig
 BYTES = 4
 HOLES = 1.1
 """Allocators hold about so much more than is asked of them."""
+HEAP, HOLES_OF_HEAP = 2**25, 1.35
+"""glibc gives smaller tensors (bytes) places in the heap, and more is lost between them; larger ones get pages."""
 
 SMALLEST_TILE = 64
 """Pixels: what moves crosses a smaller tile within a few lead times."""
 
 
 def estimate_memory(
-    config: NetworkConfig, grid: tuple[int, int], batch: int, *, history: int, steps: int, training: bool = True
+    config: NetworkConfig,
+    grid: tuple[int, int],
+    batch: int,
+    *,
+    history: int,
+    steps: int,
+    training: bool = True,
+    device: str | torch.device = "cpu",
 ) -> int:
     """Estimate the peak memory of a training step or a forecast, weights and optimiser included.
 
-    Counts what the backward pass needs of every layer and step, in float32; `tests/benchmarks/networks.py` prints it
-    beside what was measured. Under bf16 autocast the norms, gates and states stay in float32 and the estimate is a
-    little high.
+    Counts what the backward pass needs of every layer and step, in float32; `tests/faults/test_memory_foreseen.py`
+    compares it with what was measured. Under bf16 autocast the norms, gates and states stay in float32 and the estimate
+    is a little high.
 
     Parameters
     ----------
@@ -42,6 +51,8 @@ def estimate_memory(
         Frames known and frames predicted.
     training : bool
         True for a training step with Adam, False for a forecast without gradients.
+    device : str or torch.device
+        Whose memory: a processor's allocator loses more than a GPU's.
 
     Returns
     -------
@@ -51,27 +62,13 @@ def estimate_memory(
     patch = config.patch
     positions = batch * -(-grid[0] // patch) * -(-grid[1] // patch)
     pixels = config.channels * patch**2
-    inputs = (pixels, *config.hidden[:-1])
-    layers = list(zip(inputs, config.hidden, strict=True))
-    weights = _weight_bytes(config)
-    frames = positions * pixels * (history + steps) * BYTES
-    if not training:
-        at_once = max(1, min(history, _positions_at_once() // positions))
-        widest = max(i * history + h * (history + 8 * at_once) + _kept(config, i, h)[1] for i, h in layers)
-        states = sum(3 * h for h in config.hidden)
-        return int(HOLES * (2 * weights + 3 * frames + positions * (widest + states) * BYTES))
-    per_step = sum(sum(_kept(config, i, h)) for i, h in layers)
-    passed_up = sum(config.hidden) * history
-    widest = max(config.hidden)
-    if config.checkpoint_steps:
-        segment = min(config.checkpoint_steps, max(history, steps - 1))
-        boundaries = sum(3 * h for h in config.hidden) * (history + steps) / segment
-        again = max(segment * per_step if steps > 1 else 0, segment * max(sum(_kept(config, i, h)) for i, h in layers))
-        values = 2 * passed_up + boundaries + again
-    else:
-        values = per_step * (history + steps - 1) + passed_up
-    transient = 16 * widest
-    return int(HOLES * (5 * weights + 4 * frames + positions * (values + transient) * BYTES))
+    # With gradients and Adam's two moments, or prepared for the steps of a sequence.
+    weights = (5 if training else 1.5) * _weight_bytes(config)
+    count = _values_of_training if training else _values_of_forecast
+    values = count(config, positions, pixels, history, steps)
+    gates = positions * 4 * max(config.hidden) * BYTES
+    holes = HOLES_OF_HEAP if torch.device(device).type == "cpu" and gates < HEAP else HOLES
+    return int(holes * (weights + positions * values * BYTES))
 
 
 def require_memory(
@@ -108,7 +105,7 @@ def require_memory(
     """
 
     def needed(batch: int, config: NetworkConfig = config) -> int:
-        return estimate_memory(config, grid, batch, history=history, steps=steps, training=training)
+        return estimate_memory(config, grid, batch, history=history, steps=steps, training=training, device=device)
 
     available = available_memory(device) if available is None else available
     if needed(batch) <= available:
@@ -146,7 +143,9 @@ def fitting_tile(
     """
 
     def needed(rows: int, columns: int) -> int:
-        return estimate_memory(config, (rows, columns), batch, history=history, steps=steps, training=False)
+        return estimate_memory(
+            config, (rows, columns), batch, history=history, steps=steps, training=False, device=device
+        )
 
     available = available_memory(device) if available is None else available
     if needed(*grid) <= available:
@@ -170,6 +169,53 @@ def available_memory(device: str | torch.device = "cpu") -> int:
     if limit.exists() and used.exists() and limit.read_text().strip() != "max":
         free = min(free, int(limit.read_text()) - int(used.read_text()))
     return free
+
+
+def _layers(config: NetworkConfig, pixels: int) -> list[tuple[int, int]]:
+    """Return the channels that each layer reads, and those that it has."""
+    return list(zip((pixels, *config.hidden[:-1]), config.hidden, strict=True))
+
+
+def _state(config: NetworkConfig) -> int:
+    """Return the maps of a state: H and C, and M where there is a memory."""
+    return 2 if config.name in ("convlstm", "sa-convlstm-base") else 3
+
+
+def _values_of_forecast(config: NetworkConfig, positions: int, pixels: int, history: int, steps: int) -> float:
+    """Return the values per position at the peak: in one of the layers over the known frames, or in a later step."""
+    at_once = max(1, min(history, _positions_at_once() // positions))
+    states = _state(config) * sum(config.hidden)
+
+    def known(inputs: int, hidden: int) -> float:
+        reading = 8.0 * hidden * at_once  # the input's share of the gates, before and after its norm
+        if config.name == "sa-convlstm-base":
+            reading = max(reading, (2 + 1 / config.key_stride**2) * inputs * at_once)
+        stepping = (5 * at_once + 10) * hidden
+        done = (history - at_once) * hidden
+        joined = 2 * hidden * history if at_once < history else 0
+        return inputs * history + max(done + max(reading, stepping), joined)
+
+    step = {"convlstm": 14, "convlstm-memory": 18, "sa-convlstm-base": 18}.get(config.name, 24)
+    later = pixels * (steps + 2) + 2 * states + step * max(config.hidden)
+    return 2 * pixels * (history + steps) + max(max(known(i, h) for i, h in _layers(config, pixels)) + states, later)
+
+
+def _values_of_training(config: NetworkConfig, positions: int, pixels: int, history: int, steps: int) -> float:
+    """Return the values per position at the peak, at the beginning of the backward pass or of that of a segment."""
+    per_step = [sum(_kept(config, i, h)) for i, h in _layers(config, pixels)]
+    width, widest = sum(config.hidden), max(config.hidden)
+    passed_up = width * history
+    if config.checkpoint_steps:
+        segment = config.checkpoint_steps
+        states = _state(config) * width
+        known = passed_up + states * -(-history // segment) - width  # before the first frame H is not there
+        boundaries = (states + 2 * pixels) * -(-(steps - 1) // segment)
+        later = boundaries + min(segment, steps - 1) * sum(per_step)
+        earlier = widest * history + min(segment, history) * max(per_step)
+        values = known + max(later, earlier)
+    else:
+        values = passed_up + sum(per_step) * (history + steps - 1) - 4 * width
+    return 5 * pixels * (history + steps) + values + 12 * widest
 
 
 def _kept(config: NetworkConfig, inputs: int, hidden: int) -> tuple[float, float]:

@@ -155,8 +155,10 @@ def plan(
         "memory": {
             "device": str(device),
             "free": available_memory(device),
-            "training": estimate_memory(config, trained, batch_size, history=history, steps=steps),
-            "forecasting": estimate_memory(config, grid, 1, history=history, steps=steps, training=False),
+            "training": estimate_memory(config, trained, batch_size, history=history, steps=steps, device=device),
+            "forecasting": estimate_memory(
+                config, grid, 1, history=history, steps=steps, training=False, device=device
+            ),
             "tile": _tile(config, grid, history, steps, device),
         },
     }

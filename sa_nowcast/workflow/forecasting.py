@@ -168,7 +168,7 @@ def plan_forecast(
     width = tile or fitting_tile(config, shape, 1, history=history, steps=steps, device=where)
     part = shape if width is None else (min(width, shape[0]), min(width, shape[1]))
     require_memory(config, part, 1, history=history, steps=steps, training=False, device=where)
-    memory = estimate_memory(config, shape, 1, history=history, steps=steps, training=False)
+    memory = estimate_memory(config, shape, 1, history=history, steps=steps, training=False, device=where)
     return PlannedForecast(nowcaster, data, frames, position, steps, width, grid, device, place, memory)
 
 

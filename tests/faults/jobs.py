@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import importlib
 import json
 import multiprocessing
@@ -11,6 +13,7 @@ import random
 import socket
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -174,3 +177,95 @@ def import_all() -> list[str]:
 def call_out() -> None:
     """Use the network."""
     socket.create_connection(("192.0.2.1", 80), timeout=1)
+
+
+# The stages of `test_state_machine.py`, in one folder: store.zarr, run/ and model.nowcaster, archive.zarr.
+
+SMALL = {**OPTIONS, "max_steps": 3, "crop": 8, "validate_every": 2, "checkpoint_every": 1}
+
+
+def stage_convert(folder: str, frames: int, existing: str) -> None:
+    """Convert so many frames."""
+    from sa_nowcast.conversion import convert as make
+
+    make(rain(frames, 8, 8), f"{folder}/store.zarr", frames_per_shard=4, workers=1, existing=existing)
+
+
+def stage_train(folder: str) -> dict[str, Any]:
+    """Train on the store and save the model; return what must not depend on what happened on the way."""
+    from sa_nowcast.training.checkpoint import load_checkpoint
+    from sa_nowcast.training.fit import fit
+
+    spans: dict[str, Any] = {"history": 2, "steps": 2, "validation": 0.4}
+    made = fit(
+        sa_nowcast.open_zarr(f"{folder}/store.zarr"),
+        network=NETWORK,
+        folder=f"{folder}/run",
+        progress=False,
+        **spans,
+        **SMALL,
+    )
+    made.save(f"{folder}/model.nowcaster", overwrite=True)
+    last = load_checkpoint(Path(folder) / "run" / "last.ckpt")
+    return {
+        "weights": made.digest,
+        "losses": trials.log_of(Path(folder) / "run"),
+        "optimiser": repr(_plain(last["optimizer_states"])),
+    }
+
+
+def stage_hindcast(folder: str, existing: str) -> Any:
+    """Forecast from every init time of the store; return the archive as it is read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = make_archive(
+            sa_nowcast.open_zarr(f"{folder}/store.zarr"),
+            f"{folder}/model.nowcaster",
+            to=f"{folder}/archive.zarr",
+            batch_size=2,
+            shard_size=4,
+            device="cpu",
+            existing=existing,
+        )
+    return made.init_time.values, made.values
+
+
+def stage_verify(folder: str) -> Any:
+    """Score the archive against the store; return the MSE by lead time."""
+    archive = sa_nowcast.open_zarr(f"{folder}/archive.zarr")
+    truth = sa_nowcast.open_zarr(f"{folder}/store.zarr")
+    known = archive["rain"].isel(init_time=archive["valid_time"].max("lead_time") <= truth.time.max())
+    return sa_nowcast.verify(known, truth, ["mse"]).mse.values
+
+
+def peak_memory(
+    fields: dict[str, Any], grid: tuple[int, int], batch: int, history: int, steps: int, train: bool
+) -> int:
+    """Do two updates or one forecast; return the most bytes that this process held meanwhile, above those before."""
+    from sa_nowcast import models
+
+    def work(config: models.NetworkConfig, grid: tuple[int, int], batch: int, history: int, steps: int) -> None:
+        net = models.build(config)
+        x = torch.rand(batch, history + steps, config.channels, *grid)
+        if train:
+            optimizer = torch.optim.Adam(net.parameters(), 1e-3)
+            for _ in range(2):  # Adam's moments are there from the first update on
+                optimizer.zero_grad()
+                (net.predict_all(x, history=history) - x[:, 1:]).square().mean().backward()
+                optimizer.step()
+        else:
+            with torch.inference_mode():
+                net.eval()(x[:, :history], steps=steps)
+
+    def status(field: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+    # What the first step sets up once, and what it gives back, would else count or be taken again unseen.
+    work(models.NetworkConfig.from_dict({**fields, "hidden": [4]}), (16, 16), 1, 2, 2)
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = status("VmRSS")
+    work(models.NetworkConfig.from_dict(fields), grid, batch, history, steps)
+    return status("VmHWM") - before

@@ -23,19 +23,22 @@ class Mutation:
         return f"{self.kind} {self.file}" + ("" if self.other is None else f" with {self.other}")
 
 
-@contextlib.contextmanager
-def mutated(rng: random.Random, files: list[Path], kind: str) -> Iterator[Mutation]:
-    """Change one of `files`, or exchange two whose bytes differ; all is as it was afterwards."""
+def change(rng: random.Random, files: list[Path], kind: str) -> tuple[Mutation, dict[Path, bytes]]:
+    """Change one of `files`, or exchange two whose bytes differ; return what was done, and what they held."""
     file = rng.choice(files)
     whole = file.read_bytes()
+    if kind != "remove" and not any(f.read_bytes() for f in files):
+        kind = "remove"
     while not whole and kind in ("flip", "truncate", "empty"):
         file = rng.choice(files)
         whole = file.read_bytes()
     others = [f for f in files if f != file and f.read_bytes() != whole]
     # Another of the same array is the exchange that nothing but a list of digests notices.
     alike = [f for f in others if f.parts[:-3] == file.parts[:-3]] if rng.random() < 0.7 else []
+    if kind == "swap" and not others:
+        kind = "remove"
     other = rng.choice(alike or others) if kind == "swap" else None
-    before = None if other is None else other.read_bytes()
+    held = {file: whole}
     if kind == "flip":
         at = rng.randrange(len(whole))
         file.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << rng.randrange(8)]) + whole[at + 1 :])
@@ -47,12 +50,18 @@ def mutated(rng: random.Random, files: list[Path], kind: str) -> Iterator[Mutati
         file.unlink()
     else:
         assert other is not None
-        assert before is not None
-        file.write_bytes(before)
+        held[other] = other.read_bytes()
+        file.write_bytes(held[other])
         other.write_bytes(whole)
+    return Mutation(kind, file, other), held
+
+
+@contextlib.contextmanager
+def mutated(rng: random.Random, files: list[Path], kind: str) -> Iterator[Mutation]:
+    """Likewise; all is as it was afterwards."""
+    mutation, held = change(rng, files, kind)
     try:
-        yield Mutation(kind, file, other)
+        yield mutation
     finally:
-        file.write_bytes(whole)
-        if other is not None and before is not None:
-            other.write_bytes(before)
+        for file, whole in held.items():
+            file.write_bytes(whole)

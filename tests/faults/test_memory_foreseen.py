@@ -1,0 +1,61 @@
+"""The memory that a network needs is known before any of it is taken: the estimate against what a process held."""
+
+from __future__ import annotations
+
+import random
+import sys
+from typing import Any
+
+import pytest
+from nursery import Nursery
+
+from sa_nowcast import models
+
+MiB = 2**20
+
+
+def drawn(rng: random.Random) -> tuple[models.NetworkConfig, tuple[int, int], int, int, int, bool]:
+    """A network and a task that take 100 to 400 MiB: enough to be measured, and soon done."""
+    train = rng.random() < 0.6
+    while True:
+        layers, patch = rng.randint(1, 4), rng.choice((1, 2, 4))
+        width = rng.choice((8, 16, 32, 64))
+        fields: dict[str, Any] = {
+            "name": rng.choice(models.NAMES),
+            "channels": rng.choice((1, 1, 2, 3)),
+            "hidden": tuple(rng.choice((width, 2 * width)) for _ in range(layers)),
+            "kernel": rng.choice((3, 5)),
+            "patch": patch,
+            "key_stride": rng.choice((1, 1, 2)),
+            "key_channels": rng.choice((None, None, 8)),
+            "score_scale": rng.choice(("none", "sqrt")),
+            "checkpoint_steps": rng.choice((0, 0, 1, 3)),
+            "output": rng.choice(("frame", "change")),
+        }
+        config = models.NetworkConfig(**fields)
+        grid = (patch * rng.randint(12, 36), patch * rng.randint(12, 36))
+        batch, history, steps = rng.randint(1, 8), rng.randint(2, 8), rng.randint(1, 8)
+        needed = models.estimate_memory(config, grid, batch, history=history, steps=steps, training=train)
+        if 100 * MiB <= needed <= 400 * MiB:
+            return config, grid, batch, history, steps, train
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
+@pytest.mark.faults(2, 20)
+def test_the_estimate_is_within_a_quarter_of_the_measured_peak(
+    repetitions: int, rng: random.Random, nursery: Nursery
+) -> None:
+    ratios = []
+    for _ in range(repetitions):
+        config, grid, batch, history, steps, train = task = drawn(rng)
+        needed = models.estimate_memory(config, grid, batch, history=history, steps=steps, training=train)
+        end = nursery.one("peak_memory", config.to_dict(), *task[1:], timeout=600)
+        assert end.code == 0, end.error
+        ratios.append(needed / end.value)
+        print(
+            f"{ratios[-1]:.2f} = {needed / MiB:.0f} / {end.value / MiB:.0f} MiB, "
+            f"{'training' if train else 'forecast'}, {grid[0]}x{grid[1]}, batch {batch}, {history} to {steps}: {config}"
+        )
+    print(f"{repetitions} configurations: estimate / measured {min(ratios):.2f} to {max(ratios):.2f}")
+    assert min(ratios) >= 0.75
+    assert max(ratios) <= 1.25
