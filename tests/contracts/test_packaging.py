@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
+DEVELOPMENT = ("test", "lint", "docs")
+"""Extras for those who work on the package."""
 
 
 @pytest.mark.slow
@@ -33,3 +38,19 @@ def test_the_wheel_holds_the_package_its_sample_and_its_recipes(tmp_path: Path) 
     # Nothing but the package and its description.
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"sa_nowcast"}
     assert wheel.stat().st_size < 8_000_000
+
+
+def test_everything_that_users_install_is_pinned_and_has_its_reason() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    installed = [*project["dependencies"], *(r for n, rs in extras.items() if n not in DEVELOPMENT for r in rs)]
+    names = {canonicalize_name(re.split(r"[\[<>=;@ ]", r)[0]) for r in installed} - {"sa-nowcast"}
+    pinned = {
+        canonicalize_name(line.split("==")[0])
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    }
+    rows = re.findall(r"^\| (.+?) \| .+ \|$", (ROOT / "SECURITY.md").read_text(), re.MULTILINE)
+    reasons = {canonicalize_name(name) for row in rows for name in row.split(", ")} - {"package", "-"}
+    assert names - pinned == set()
+    assert reasons == names
