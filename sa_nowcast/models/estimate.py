@@ -16,8 +16,9 @@ from sa_nowcast.models.config import NetworkConfig
 BYTES = 4
 HOLES = 1.1
 """Allocators hold about so much more than is asked of them."""
-HEAP, HOLES_OF_HEAP = 2**25, 1.35
-"""glibc gives smaller tensors (bytes) places in the heap, and more is lost between them; larger ones get pages."""
+HEAP, HOLES_OF_HEAP, HOLES_OF_CHECKPOINTS = 2**25, 1.35, 1.47
+"""glibc gives smaller tensors (bytes) places in its heap, and more is lost between them, most where kept states lie among
+what was given back; larger ones get pages of their own."""
 
 SMALLEST_TILE = 64
 """Pixels: what moves crosses a smaller tile within a few lead times."""
@@ -66,8 +67,9 @@ def estimate_memory(
     weights = (5 if training else 1.5) * _weight_bytes(config)
     count = _values_of_training if training else _values_of_forecast
     values = count(config, positions, pixels, history, steps)
-    gates = positions * 4 * max(config.hidden) * BYTES
-    holes = HOLES_OF_HEAP if torch.device(device).type == "cpu" and gates < HEAP else HOLES
+    gates, holes = positions * 4 * max(config.hidden) * BYTES, HOLES
+    if torch.device(device).type == "cpu" and gates < HEAP:
+        holes = HOLES_OF_CHECKPOINTS if training and config.checkpoint_steps else HOLES_OF_HEAP
     return int(holes * (weights + positions * values * BYTES))
 
 

@@ -269,3 +269,36 @@ def peak_memory(
     before = status("VmRSS")
     work(models.NetworkConfig.from_dict(fields), grid, batch, history, steps)
     return status("VmHWM") - before
+
+
+def watched(folder: str, *arguments: str) -> None:
+    """Run the command line in a folder; fail where a file or folder elsewhere is made, written, renamed or removed."""
+    places = {
+        "os.mkdir": (0,), "os.rename": (0, 1), "os.remove": (0,), "os.rmdir": (0,), "os.symlink": (1,), "os.link": (1,),
+        "os.truncate": (0,),
+    }  # fmt: skip
+    writes = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+    elsewhere: list[str] = []
+
+    def note(event: str, values: tuple[Any, ...]) -> None:
+        written = places.get(
+            event, (0,) if event == "open" and isinstance(values[2], int) and values[2] & writes else ()
+        )
+        for place in written:
+            path = values[place]
+            if isinstance(path, str | bytes | os.PathLike):
+                full = os.path.abspath(os.fsdecode(path))
+                if not full.startswith((folder, "/dev/", "/proc/")) and not _is_relative_to_descriptor(event, values):
+                    elsewhere.append(f"{event} {full}")
+
+    sys.addaudithook(note)
+    try:
+        cli(folder, *arguments)
+    finally:
+        if elsewhere:
+            raise AssertionError("\n".join(elsewhere))
+
+
+def _is_relative_to_descriptor(event: str, values: tuple[Any, ...]) -> bool:
+    """Say whether a path counts from an open folder, as `shutil.rmtree` removes."""
+    return event in ("os.remove", "os.rmdir") and len(values) > 1 and values[1] not in (None, -1)

@@ -36,3 +36,14 @@ def test_neither_an_import_nor_a_run_uses_the_network(nursery: Nursery, given: G
     for stage, arguments in STAGES.items():
         (tmp_path / stage).mkdir()
         nursery.well("cli", str(tmp_path / stage), *(a.format(inputs) for a in arguments))
+
+
+def test_nothing_is_written_but_below_the_folder_of_the_output(nursery: Nursery, given: Given, tmp_path: Path) -> None:
+    """Temporary files are beside what they become."""
+    inputs, _ = given
+    (tmp_path / "here").mkdir()
+    seen = nursery.one("watched", str(tmp_path / "here"), "convert", f"{inputs}/rain.nc", "../there.zarr", "--quiet")
+    assert f"os.mkdir {tmp_path}/there.zarr.partial" in seen.error
+    for stage, arguments in STAGES.items():
+        (tmp_path / stage).mkdir()
+        nursery.well("watched", str(tmp_path / stage), *(a.format(inputs) for a in arguments))
