@@ -17,8 +17,8 @@ BYTES = 4
 HOLES = 1.1
 """Allocators hold about so much more than is asked of them."""
 HEAP, HOLES_OF_HEAP, HOLES_OF_CHECKPOINTS = 2**25, 1.35, 1.47
-"""glibc gives smaller tensors (bytes) places in its heap, and more is lost between them, most where kept states lie among
-what was given back; larger ones get pages of their own."""
+"""glibc gives smaller tensors (bytes) places in its heap, and more is lost between them, most where kept states lie
+among what was given back; larger ones get pages of their own."""
 
 SMALLEST_TILE = 64
 """Pixels: what moves crosses a smaller tile within a few lead times."""
