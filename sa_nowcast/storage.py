@@ -8,17 +8,20 @@ import errno
 import fcntl
 import glob
 import os
+import re
 import shutil
 import socket
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from sa_nowcast.errors import StorageError
 
 _PARTIAL: Final = ".partial"
+_ME: Final = "process {} on {}"
 _CURRENT_FOLDER: Final = -100  # AT_FDCWD
 _EXCHANGE: Final = 2  # RENAME_EXCHANGE
 
@@ -123,9 +126,9 @@ def held(lock: Path, place: Path) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                file.seek(0)
-                holder = file.read().strip() or "another process"
-                raise StorageError(str(place), f"is being written by {holder}", fix="wait for it, or end it") from None
+                raise StorageError(
+                    str(place), f"is being written by {_holder(file)}", fix="wait for it, or end it"
+                ) from None
             except OSError as error:
                 raise StorageError(
                     str(place), f"its lock cannot be had ({error.strerror})", fix="use a file system with locks"
@@ -138,7 +141,7 @@ def held(lock: Path, place: Path) -> Iterator[None]:
                 continue  # likewise, the file
             with storage(place):
                 file.truncate(0)
-                file.write(f"process {os.getpid()} on {socket.gethostname()}")
+                file.write(_ME.format(os.getpid(), socket.gethostname()))
                 file.flush()
             try:
                 yield
@@ -146,6 +149,19 @@ def held(lock: Path, place: Path) -> Iterator[None]:
                 with contextlib.suppress(OSError):
                     lock.unlink()
             return
+
+
+def _holder(lock: IO[str]) -> str:
+    """Return who holds a lock: it may not have written so yet, and the name of a killed one may still be there."""
+    holder = ""
+    for _ in range(100):
+        lock.seek(0)
+        holder = lock.read().strip()
+        named = re.fullmatch(_ME.format(r"(\d+)", "(.+)"), holder)
+        if named and (named[2] != socket.gethostname() or _alive(int(named[1]))):
+            break
+        time.sleep(0.02)
+    return holder or "another process"
 
 
 def clear(lock: Path, place: Path) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -87,6 +89,19 @@ def test_a_lock_is_held_by_one_names_its_holder_and_is_gone_at_the_end(tmp_path:
         with pytest.raises(StorageError, match=message), held(lock, tmp_path / "out"):
             pass
     assert names(lock.parent) == []
+
+
+@pytest.mark.parametrize("left", ["", "process 4194304 on {}"], ids=["nothing yet", "of a killed one"])
+def test_the_holder_of_a_lock_is_named_also_where_it_is_just_about_to_write_its_name(tmp_path: Path, left: str) -> None:
+    lock, name = tmp_path / "out.lock", f"process {os.getpid()} on {socket.gethostname()}"
+    lock.write_text(left.format(socket.gethostname()))  # above the largest process number
+    with lock.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        writer = threading.Timer(0.2, lock.write_text, [name])
+        writer.start()
+        with pytest.raises(StorageError, match=f"is being written by {name}"), held(lock, tmp_path / "out"):
+            pass
+        writer.join()
 
 
 def test_nothing_is_removed_where_nothing_is_and_a_link_is_removed_without_its_target(tmp_path: Path) -> None:
