@@ -16,7 +16,7 @@ from sa_nowcast.models.config import NetworkConfig
 BYTES = 4
 HOLES = 1.1
 """Allocators hold about so much more than is asked of them."""
-HEAP, HOLES_OF_HEAP, HOLES_OF_CHECKPOINTS = 2**25, 1.35, 1.47
+HEAP, HOLES_OF_HEAP, HOLES_AMONG_STATES = 2**25, 1.35, 1.44
 """glibc gives smaller tensors (bytes) places in its heap, and more is lost between them, most where kept states lie
 among what was given back; larger ones get pages of their own."""
 
@@ -69,7 +69,7 @@ def estimate_memory(
     values = count(config, positions, pixels, history, steps)
     gates, holes = positions * 4 * max(config.hidden) * BYTES, HOLES
     if torch.device(device).type == "cpu" and gates < HEAP:
-        holes = HOLES_OF_CHECKPOINTS if training and config.checkpoint_steps else HOLES_OF_HEAP
+        holes = HOLES_OF_HEAP if training and not config.checkpoint_steps else HOLES_AMONG_STATES
     return int(holes * (weights + positions * values * BYTES))
 
 

@@ -49,11 +49,13 @@ def test_the_estimate_is_within_a_quarter_of_the_measured_peak(
     for _ in range(repetitions):
         config, grid, batch, history, steps, train = task = drawn(rng)
         needed = models.estimate_memory(config, grid, batch, history=history, steps=steps, training=train)
-        end = nursery.one("peak_memory", config.to_dict(), *task[1:], timeout=600)
-        assert end.code == 0, end.error
-        ratios.append(needed / end.value)
+        # Twice: from one process to another the heap differs by up to a sixth.
+        ends = [nursery.one("peak_memory", config.to_dict(), *task[1:], timeout=600) for _ in range(2)]
+        assert [end.code for end in ends] == [0, 0], ends
+        measured = sum(end.value for end in ends) / 2
+        ratios.append(needed / measured)
         print(
-            f"{ratios[-1]:.2f} = {needed / MiB:.0f} / {end.value / MiB:.0f} MiB, "
+            f"{ratios[-1]:.2f} = {needed / MiB:.0f} / {measured / MiB:.0f} MiB, "
             f"{'training' if train else 'forecast'}, {grid[0]}x{grid[1]}, batch {batch}, {history} to {steps}: {config}"
         )
     print(f"{repetitions} configurations: estimate / measured {min(ratios):.2f} to {max(ratios):.2f}")
