@@ -110,9 +110,9 @@ def read_bundle(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     model = folder / MODEL
     if not model.is_file():
         what = "no such folder" if not folder.exists() else f"it holds no {MODEL}"
-        raise ModelError(
-            str(folder), what, expected="a saved nowcaster", fix="check the path; nowcaster.save(path) makes one"
-        )
+        inside = next((f.parent for f in sorted(folder.glob(f"*/{MODEL}"))), None)
+        fix = f"name {inside}" if inside else "check the path; nowcaster.save(path) makes one"
+        raise ModelError(str(folder), what, expected="a saved nowcaster", fix=fix)
     for file in (model, folder / WEIGHTS):
         if file.exists() and not (file.is_file() and _belongs(file, folder)):
             raise ModelError(

@@ -311,6 +311,29 @@ def test_a_missing_plotting_library_is_found_before_training(tmp_path: Path, mon
         quietly(recipe_for(tmp_path / "run"))
 
 
+@pytest.mark.usefixtures("never_trains")
+@pytest.mark.parametrize(
+    ("library", "verification", "message"),
+    [
+        ("cv2", {"references": ["persistence", "extrapolation"]}, r'cv2 is not installed.*"sa-nowcast\[pysteps\]"'),
+        ("skimage", {"metrics": ["mse", "ssim"]}, r'scikit-image is not installed.*"sa-nowcast\[verify\]"'),
+    ],
+)
+def test_a_missing_library_that_scores_is_found_before_training_and_by_a_dry_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str, verification: dict[str, object], message: str
+) -> None:
+    import sys
+
+    from sa_nowcast.survey.recipes import check_recipe
+
+    monkeypatch.setitem(sys.modules, library, None)
+    recipe = recipe_for(tmp_path / "run", verification=verification)
+    with pytest.raises(MissingLibraryError, match=message):
+        quietly(recipe)
+    (finding,) = (f for f in check_recipe(recipe) if f.error is not None)
+    assert finding.check == "libraries"
+
+
 @pytest.mark.parametrize("content", [b"", b"no netcdf", b"\x89HDF\r\n\x1a\n" + b"\0" * 50])
 def test_a_source_that_cannot_be_opened_is_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.nc").write_bytes(content)

@@ -79,9 +79,22 @@ def _explained(error: ValidationError, model: type[BaseModel], tree: Tree) -> Re
     return RecipeError(
         where,
         f"{first['input']!r:.60}{more}",
-        expected=first["msg"][0].lower() + first["msg"][1:],
+        expected=_expected(first["msg"]),
         fix=f"write {near[0]!r}" if near else None,
     )
+
+
+def _expected(message: str) -> str:
+    """Return what pydantic says that a value should be, in the words of a recipe."""
+    for theirs, ours in (
+        ("Input should be a valid integer", "a whole number"),
+        ("Input should be a valid number", "a number"),
+        ("Input should be a valid boolean", "true or false"),
+        ("Input should be a valid string", "text"),
+    ):
+        if message.startswith(theirs):
+            return ours
+    return message[0].lower() + message[1:]
 
 
 def _of_network(inner: SaNowcastError, keys: Key, tree: Tree, more: str) -> RecipeError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from importlib.resources import files
 from pathlib import Path
 
@@ -24,7 +25,13 @@ def find_recipe(name: str) -> Path:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
     shipped = sorted({str(f.relative_to(folder).with_suffix("")) for folder in folders for f in folder.rglob("*.yaml")})
-    raise RecipeError(name, "no such file or shipped recipe", expected=f"a path, or one of {', '.join(shipped)}")
+    near = difflib.get_close_matches(name, shipped, n=1, cutoff=0.7)
+    raise RecipeError(
+        name,
+        "no such file or shipped recipe",
+        expected=f"a path, or one of {', '.join(shipped)}",
+        fix=f"write {near[0]!r}" if near else None,
+    )
 
 
 def recipe_folders() -> list[Path]:

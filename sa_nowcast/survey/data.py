@@ -81,9 +81,13 @@ def check_data(
     return [*found, *_values(frames, source, full, progress)]
 
 
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def _size_line(ds: xr.Dataset) -> str:
     sizes = ", ".join(f"{d} {n}" for d, n in ds.sizes.items())
-    return f"{len(ds.data_vars)} variables; {sizes}"
+    return f"{_counted(len(ds.data_vars), 'variable')}; {sizes}"
 
 
 def _completion(source: str) -> list[Finding]:
@@ -128,7 +132,7 @@ def _frames(ds: xr.Dataset, variables: Sequence[str] | None) -> tuple[Frames | N
 def _variables(frames: Frames) -> Finding:
     names = ", ".join(c.name for c in frames.channels)
     kind = "" if frames.channel_dim is None else f" along {frames.channel_dim}"
-    return Finding("variables", "PASS", f"{len(frames.channels)} channels{kind}: {names}")
+    return Finding("variables", "PASS", f"{_counted(len(frames.channels), 'channel')}{kind}: {names}")
 
 
 def _units(frames: Frames) -> Finding:

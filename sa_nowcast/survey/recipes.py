@@ -15,6 +15,7 @@ from sa_nowcast.workflow.converting import convert_source
 from sa_nowcast.workflow.data import Experiment, open_experiment
 from sa_nowcast.workflow.drawing import pictures_of, require_plotting
 from sa_nowcast.workflow.outputs import check_claim
+from sa_nowcast.workflow.scored import require_scoring
 
 
 def check_recipe(recipe: Recipe) -> list[Finding]:
@@ -70,10 +71,11 @@ def _conversion(recipe: Recipe) -> str:
 
 
 def _libraries(recipe: Recipe) -> str:
+    require_scoring(recipe)
     if not pictures_of(recipe):
-        return "no pictures are asked for"
+        return "what scores is installed; no pictures are asked for"
     require_plotting()
-    return "what draws is installed"
+    return "what scores and draws is installed"
 
 
 def _device(recipe: Recipe) -> str:

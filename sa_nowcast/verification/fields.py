@@ -179,7 +179,8 @@ def peak_ratios(fields: Fields) -> Sums:
     }
 
 
-def _skimage_metrics() -> ModuleType:
+def ssim_library() -> ModuleType:
+    """Return scikit-image's metrics, or say what to install."""
     try:
         from skimage import metrics
     except ImportError:
@@ -196,7 +197,7 @@ def similarity(fields: Fields) -> Sums:
     """
     if min(fields.truth.shape[-2:]) < SSIM_WINDOW:
         raise DataError("ssim", f"frames are {fields.truth.shape[-2]} × {fields.truth.shape[-1]}", "7 × 7 or larger")
-    metrics = _skimage_metrics()
+    metrics = ssim_library()
     forecast, truth = to_unit_range(fields)
     shape = truth.shape[:-2]
     names = ("ssim", "ssim_range2", "ssim_uint8")

@@ -291,6 +291,11 @@ def _from_pysteps(module: str, name: str) -> Callable[..., Any]:
         ) from None
 
 
+def require_pysteps() -> None:
+    """Raise `MissingLibraryError` where what extrapolation, sprog and steps need is not installed."""
+    _motion()
+
+
 def _motion() -> Callable[..., Any]:
     return _from_pysteps("pysteps.motion.lucaskanade", "dense_lucaskanade")
 

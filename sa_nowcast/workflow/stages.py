@@ -24,7 +24,7 @@ from sa_nowcast.workflow.data import Experiment, open_experiment, period
 from sa_nowcast.workflow.held_back import archive_path, latest, made_forecasts, make_forecasts, reference_of
 from sa_nowcast.workflow.identity import data_identity
 from sa_nowcast.workflow.outputs import Ledger, check_claim, claim, digest, trained_by
-from sa_nowcast.workflow.scored import PERSISTENCE, keep_scores, kept_scores, score
+from sa_nowcast.workflow.scored import PERSISTENCE, keep_scores, kept_scores, require_scoring, score
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -170,6 +170,7 @@ class _Stages:
 
         if drawing.pictures_of(self.recipe):
             drawing.require_plotting()
+        require_scoring(self.recipe)
         resolve_device(self.recipe.training.device)
         return open_experiment(self.recipe)
 

@@ -231,7 +231,7 @@ def test_recipes_that_ship_are_found_by_name(monkeypatch: pytest.MonkeyPatch, tm
     (tmp_path / "quickstart").mkdir()  # a folder of that name is no recipe
     assert find_recipe("quickstart").name == "quickstart.yaml"
     with pytest.raises(
-        RecipeError, match=r"quickstar: no such file or shipped recipe, expected a path, or one of .*quickstart"
+        RecipeError, match=r"quickstar: no such file or shipped recipe, expected a path.*Fix: write 'quickstart'"
     ):
         find_recipe("quickstar")
     with pytest.raises(RecipeError, match="runs/quickstart: no such file or shipped recipe"):
