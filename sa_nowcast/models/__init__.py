@@ -78,7 +78,8 @@ def build(name_or_config: str | NetworkConfig = "sa-convlstm", **options: Any) -
     else:
         config = preset("faithful", **{**options, "name": name_or_config})
     layer = importlib.import_module(f"sa_nowcast.models.{config.name.replace('-', '_')}").Layer
-    network: type[Network] = importlib.import_module("sa_nowcast.models.rollout").Network
+    module, kind = ("moving", "MovingNetwork") if config.output == "moving" else ("rollout", "Network")
+    network: type[Network] = getattr(importlib.import_module(f"sa_nowcast.models.{module}"), kind)
     return network(config, layer)
 
 

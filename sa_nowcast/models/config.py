@@ -15,7 +15,7 @@ from sa_nowcast.errors import ModelError, RecipeError
 
 NetworkName = Literal["sa-convlstm", "sa-convlstm-base", "convlstm", "convlstm-memory", "sa-convlstm-no-zm"]
 ScoreScale = Literal["none", "sqrt"]
-Output = Literal["frame", "change"]
+Output = Literal["frame", "change", "moving"]
 
 NAMES: tuple[str, ...] = get_args(NetworkName)
 """The names that `build` knows."""
@@ -59,7 +59,9 @@ class NetworkConfig:
         Where the forget gate's bias starts. 1 lets gradients through time from the first update on.
     output : str
         ``"frame"``: the 1×1 convolution gives the next frame (the paper). ``"change"``: it gives what is added
-        to the last input frame and starts at zero, so that an untrained network is persistence.
+        to the last input frame and starts at zero, so that an untrained network is persistence. ``"moving"``: the
+        network works in the frame of an optical flow and weighs forecasts that move and that stand, so that an
+        untrained network is extrapolation along the motion; see `sa_nowcast.models.moving.MovingNetwork`.
 
     Raises
     ------

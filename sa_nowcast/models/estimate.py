@@ -60,6 +60,8 @@ def estimate_memory(
     int
         Bytes.
     """
+    if config.output == "moving":
+        return _moving(config, grid, batch, history, steps, training)
     patch = config.patch
     positions = batch * -(-grid[0] // patch) * -(-grid[1] // patch)
     pixels = config.channels * patch**2
@@ -150,7 +152,8 @@ def fitting_tile(
         )
 
     available = available_memory(device) if available is None else available
-    if needed(*grid) <= available:
+    # Of a moving network only the flow and some maps are of the whole grid, and those must be.
+    if config.output == "moving" or needed(*grid) <= available:
         return None
     widths = range(SMALLEST_TILE, max(grid) + 1, config.patch * -(-8 // config.patch))
     fits = bisect.bisect_right(widths, available // 2, key=lambda width: needed(width, width))
@@ -218,6 +221,24 @@ def _values_of_training(config: NetworkConfig, positions: int, pixels: int, hist
     else:
         values = passed_up + sum(per_step) * (history + steps - 1) - 4 * width
     return 5 * pixels * (history + steps) + values + 12 * widest
+
+
+def _moving(config: NetworkConfig, grid: tuple[int, int], batch: int, history: int, steps: int, training: bool) -> int:
+    """Estimate for `sa_nowcast.models.moving`: its maps are of the whole grid, its layers see a tile at a time."""
+    from sa_nowcast.models.moving import CORE_TILE, LEAST_SIDE, MAPS_AT_ONCE, MAPS_PER_STEP
+
+    repeat = -(-LEAST_SIDE // min(grid)) if min(grid) < LEAST_SIDE else 1
+    pixels = batch * config.channels * grid[0] * grid[1] * repeat**2
+    h, w = (-(-side * repeat // config.patch) for side in grid)
+    seen = h * w if training else min(h, CORE_TILE) * min(w, CORE_TILE)
+    positions = batch * config.channels * seen
+    weights = _weight_bytes(config)
+    inputs = (4 * config.patch**2, *config.hidden[:-1])
+    layers = list(zip(inputs, config.hidden, strict=True))
+    per_step = sum(sum(_kept(config, i, h)) + i for i, h in layers)
+    maps = MAPS_AT_ONCE + 4 * history + MAPS_PER_STEP[training] * steps
+    values = per_step * (history + steps - 1) if training else max(sum(_kept(config, i, h)) for i, h in layers) * 2
+    return int(HOLES * ((5 if training else 2) * weights + (pixels * maps + positions * values) * BYTES))
 
 
 def _kept(config: NetworkConfig, inputs: int, hidden: int) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sa_nowcast.errors import RecipeError
+from sa_nowcast.errors import ModelError, RecipeError
 from sa_nowcast.models.patches import fold, frame_pixels
 from sa_nowcast.models.rollout import Network
 
@@ -46,6 +46,8 @@ def attention_map(
     ModelError
         If the network has no attention, or as for `Network.forward`.
     """
+    if net.config.output == "moving":
+        raise ModelError("attention map", "the network looks at frames that move", "output frame or change")
     frames = x_BTCHW.shape[1] + steps - 1
     net.check(x_BTCHW, x_BTCHW.shape[1], steps)
     sizes = {"row": x_BTCHW.shape[3], "column": x_BTCHW.shape[4]}

@@ -1,0 +1,151 @@
+"""The network in the frame of the motion."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_motion import shifting
+from torch import Tensor
+
+from sa_nowcast.errors import ModelError
+from sa_nowcast.models import build, estimate_memory
+from sa_nowcast.models.estimate import fitting_tile
+from sa_nowcast.models.inspection import attention_map
+from sa_nowcast.models.moving import CORE_TILE, MovingNetwork
+from sa_nowcast.models.rollout import Network
+
+OPTIONS = {"hidden": (8, 8), "kernel": 3, "patch": 4, "score_scale": "sqrt", "output": "moving"}
+
+
+def network(channels: int = 1, seed: int = 0, trained: bool = True, **options: object) -> Network:
+    """Return a network; as if trained, its head is not what it starts from."""
+    torch.manual_seed(seed)
+    net = build("sa-convlstm", **OPTIONS | options, channels=channels)
+    if trained:
+        with torch.no_grad():
+            for name, weight in net.named_parameters():
+                if name.startswith(("head", "inflow")):
+                    weight += 0.1 * torch.randn_like(weight)
+    return net.eval()
+
+
+def history(*shape: int, seed: int = 0) -> Tensor:
+    """Return (B, T, C, H, W) smooth fields that move."""
+    batch, frames, channels, height, width = shape
+    size = max(height, width)
+    maps = [
+        shifting(1, 2, size if size % 2 == 0 else size + 1, frames, seed + i)[0, :, :height, :width]
+        for i in range(batch * channels)
+    ]
+    return torch.stack(maps).view(batch, channels, frames, height, width).transpose(1, 2)
+
+
+def test_build_gives_it_for_its_output() -> None:
+    assert isinstance(network(), MovingNetwork)
+    assert not isinstance(build("sa-convlstm", **OPTIONS | {"output": "change"}), MovingNetwork)
+
+
+@torch.inference_mode()
+def test_an_untrained_network_moves_the_last_frame() -> None:
+    x = shifting(2, -1, 96, 8)[:, :, None]
+    forecast = network(trained=False)(x[:, :4], 4)[..., 24:-24, 24:-24]
+    truth, last = x[:, 4:, :, 24:-24, 24:-24], x[:, 3:4, :, 24:-24, 24:-24]
+    assert (forecast - truth).square().mean() < 0.05 * (last - truth).square().mean()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("size", [(1, 1), (7, 3), (16, 8), (33, 49), (80, 80), (101, 130)])
+def test_any_grid_is_forecast(size: tuple[int, int]) -> None:
+    forecast = network()(torch.randn(2, 4, 1, *size), 3)
+    assert forecast.shape == (2, 3, 1, *size)
+    assert torch.isfinite(forecast).all()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("frames", [1, 2, 3, 6])
+def test_any_history_is_read(frames: int) -> None:
+    assert network()(history(1, frames, 1, 40, 40), 2).shape == (1, 2, 1, 40, 40)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("scale", "offset"), [(1e-4, 0.0), (10.0, 0.0), (1.0, 273.0), (250.0, -40.0)])
+def test_the_forecast_follows_the_units(scale: float, offset: float) -> None:
+    net, x = network().double(), history(1, 4, 1, 48, 48).double()
+    for module in net.modules():
+        module.double()
+    moved = net(scale * x + offset, 3)
+    assert (moved - (scale * net(x, 3) + offset)).abs().max() < 2e-3 * scale * float(x.std())
+
+
+@torch.inference_mode()
+def test_channels_are_forecast_alone_and_samples_too() -> None:
+    x = history(2, 4, 2, 40, 44)
+    both = network(2)(x, 3)
+    torch.testing.assert_close(both[:, :, 1:], network(1)(x[:, :, 1:], 3), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(both[1:], network(2)(x[1:], 3), atol=1e-5, rtol=1e-4)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("value", [0.0, -5.0, 1e6])
+def test_a_constant_stays_what_it_is(value: float) -> None:
+    x = torch.full((1, 4, 1, 40, 40), value)
+    torch.testing.assert_close(network()(x, 3), x[:, :3])
+
+
+@torch.inference_mode()
+def test_where_many_pixels_lie_at_the_least_value_nothing_falls_below_it() -> None:
+    x = (history(1, 4, 1, 64, 64) - 1).clamp(min=0) + 2
+    assert float(network(seed=3)(x, 6).min()) >= 2
+
+
+@torch.inference_mode()
+def test_tiles_of_a_large_grid_leave_no_seam() -> None:
+    size = 4 * CORE_TILE * 2
+    x = history(1, 4, 1, size, size)
+    forecast = network()(x, 2)[0, -1, 0]
+    steps = (forecast.diff(dim=1)).abs().mean(0)
+    inner = steps[16:-16]
+    # No column differs from its neighbour by far more than columns do elsewhere.
+    assert inner.max() < 2.5 * inner.median()
+
+
+def test_every_weight_gets_a_gradient_and_known_frames_are_given_back() -> None:
+    net = network(trained=False).train()
+    x = history(1, 7, 1, 48, 48)
+    predicted = net.predict_all(x, 4)
+    assert torch.equal(predicted[:, :3], x[:, 1:4])
+    (predicted - x[:, 1:]).square().mean().backward()
+    lacking = [name for name, weight in net.named_parameters() if weight.grad is None]
+    assert lacking == []
+    # A few updates make it better than the extrapolation that it starts from.
+    optimizer = torch.optim.Adam(net.parameters(), 3e-3)
+    losses = []
+    for _ in range(8):
+        optimizer.zero_grad()
+        loss = (net.predict_all(x, 4) - x[:, 1:]).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+def test_what_it_cannot_read_is_refused() -> None:
+    net = network()
+    with pytest.raises(ModelError, match="hold NaN"):
+        net(torch.full((1, 4, 1, 40, 40), torch.nan))
+    with pytest.raises(ModelError, match="they have 2 channels"):
+        net(torch.zeros(1, 4, 2, 40, 40))
+    with pytest.raises(ModelError, match="the network looks at frames that move"):
+        attention_map(net, torch.zeros(1, 4, 1, 40, 40), (0, 0))
+
+
+def test_its_memory_grows_with_grid_and_steps_and_it_needs_no_tiles() -> None:
+    config = network().config
+
+    def needed(side: int, steps: int, training: bool) -> int:
+        return estimate_memory(config, (side, side), 1, history=4, steps=steps, training=training)
+
+    for training in (False, True):
+        assert needed(64, 4, training) < needed(256, 4, training) < needed(256, 12, training)
+    assert needed(256, 4, False) < needed(256, 4, True)
+    assert fitting_tile(config, (512, 512), 1, history=4, steps=4, available=1) is None
