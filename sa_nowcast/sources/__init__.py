@@ -1,4 +1,4 @@
-"""Where data come from: readers for TaxiBJ, MovingMNIST, KTH, radar composites, NumPy files, and all that xarray opens.
+"""Where data come from: readers for TaxiBJ, MovingMNIST, KTH, films, radars, NumPy files, and what xarray opens.
 
 The libraries that a source needs are imported when it is used.
 """
@@ -6,6 +6,7 @@ The libraries that a source needs are imported when it is used.
 from sa_nowcast.sources.arrays import open_array
 from sa_nowcast.sources.chain import chain
 from sa_nowcast.sources.download import fetch
+from sa_nowcast.sources.film import open_film
 from sa_nowcast.sources.kth import open_kth
 from sa_nowcast.sources.mnist_generator import MovingMnist
 from sa_nowcast.sources.moving_mnist import MovingMnistBackendEntrypoint
@@ -23,6 +24,7 @@ __all__ = [
     "chain",
     "fetch",
     "open_array",
+    "open_film",
     "open_kth",
     "open_radar",
     "open_source",

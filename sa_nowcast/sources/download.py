@@ -1,4 +1,4 @@
-"""Downloads of the public data sets, each checked by its hash."""
+"""Downloads of the public datasets, each checked by its hash."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _NOT_PUBLIC: Final = {
 
 
 def fetch(name: str, folder: PathLike) -> Path:
-    """Download a public data set and check it; files that are there and whole are left as they are.
+    """Download a public dataset and check it; files that are there and whole are left as they are.
 
     Parameters
     ----------

@@ -11,6 +11,7 @@ import xarray as xr
 from sa_nowcast.errors import RecipeError
 from sa_nowcast.sources.arrays import open_array
 from sa_nowcast.sources.files import open_files
+from sa_nowcast.sources.film import open_film
 from sa_nowcast.sources.importers import IMPORTERS
 from sa_nowcast.sources.kth import open_kth
 from sa_nowcast.sources.moving_mnist import MovingMnistBackendEntrypoint
@@ -29,6 +30,7 @@ def _open_moving_mnist(
 
 _READERS: Final[Mapping[str, Callable[..., xr.Dataset]]] = {
     "array": open_array,
+    "film": open_film,
     "kth": open_kth,
     "moving_mnist": _open_moving_mnist,
     "taxibj": open_taxibj,
@@ -43,11 +45,11 @@ def open_source(source: PathLike | Iterable[PathLike], *, engine: str | Any = No
     source : path or iterable of paths
         A file, a folder, a pattern, a Zarr store, or several.
     engine : str or BackendEntrypoint, optional
-        ``taxibj``, ``moving_mnist``, ``kth``, ``array`` (NumPy files), an importer of pysteps (see `open_radar`), or
-        an engine of xarray; xarray guesses where none is named.
+        ``taxibj``, ``moving_mnist``, ``kth``, ``array`` (NumPy files), ``film``, an importer of pysteps (see
+        `open_radar`), or an engine of xarray; xarray guesses where none is named.
     **options
-        For the reader: `open_taxibj`, `open_kth`, `open_array`, `open_radar`, or ``time_pattern`` and the options of
-        ``xarray.open_dataset``.
+        For the reader: `open_taxibj`, `open_kth`, `open_array`, `open_film`, `open_radar`, or ``time_pattern`` and the
+        options of ``xarray.open_dataset``.
 
     Raises
     ------

@@ -1,0 +1,67 @@
+"""Any film as a sequence of grey frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+
+from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.sources.optional import require
+from sa_nowcast.sources.paths import PathLike, expand
+
+EXTRA: Final = "kth"
+SUFFIXES: Final = (".avi", ".mp4", ".mkv", ".mov", ".webm")
+_EPOCH: Final = np.datetime64("2000-01-01", "ns")
+
+
+def open_film(path: PathLike, *, cells: int = 1, name: str = "brightness") -> xr.Dataset:
+    """Read a film as grey frames, all of them into memory.
+
+    Parameters
+    ----------
+    path : path
+        A file that FFmpeg can read.
+    cells : int
+        So many rows and columns become one by their mean; what is left over at the end is cut off.
+    name : str
+        What the variable is to be called.
+
+    Returns
+    -------
+    Dataset, dims (time, y, x)
+        float32 grey values, 0 to 255. Films have no date: times begin at 2000-01-01 and follow the film's frame rate,
+        to a whole millisecond.
+
+    Raises
+    ------
+    DataError
+        No film, or one without frames.
+    MissingLibraryError
+        PyAV is not installed.
+    """
+    if isinstance(cells, bool) or not isinstance(cells, int) or cells < 1:
+        raise RecipeError("cells", f"{cells!r}", expected="a whole number of at least 1")
+    av = require("av", EXTRA)
+    file = Path(expand(path, SUFFIXES)[0])
+    frames: list[Any] = []
+    try:
+        with av.open(str(file)) as container:
+            stream = container.streams.video[0]
+            rate = float(stream.average_rate or 25)
+            for frame in container.decode(stream):
+                grey = frame.to_ndarray(format="gray").astype(np.float32)
+                rows, columns = (size // cells for size in grey.shape)
+                grey = grey[: rows * cells, : columns * cells]
+                frames.append(grey.reshape(rows, cells, columns, cells).mean(axis=(1, 3)))
+    except (av.error.FFmpegError, OSError, IndexError, ValueError) as error:
+        raise DataError(str(file), f"cannot be read as a film ({' '.join(str(error).split())[:120]})") from error
+    if not frames:
+        raise DataError(str(file), "a film without frames")
+    step = np.timedelta64(round(1000 / rate), "ms").astype("timedelta64[ns]")
+    return xr.Dataset(
+        {name: (("time", "y", "x"), np.stack(frames), {"units": "1", "long_name": "grey value"})},
+        {"time": _EPOCH + step * np.arange(len(frames))},
+    )
