@@ -18,12 +18,13 @@ class DataRecipe(Block):
 
     source: str = Field(
         description="A path or pattern of files (NetCDF, Zarr or of the engine), or sample:mrms, which ships. ${NAME} "
-        "and ${NAME:-default} stand for an environment variable here, in conversion.to and in output.folder."
+        "and ${NAME:-default} stand for an environment variable here, in options.also, conversion.to and output.folder."
     )
     engine: str | None = Field(
         None,
-        description="Reader: taxibj, moving_mnist, kth, array, a pysteps importer or an engine of xarray; null: "
-        "guessed; moving_mnist_digits: MNIST's idx files, from which sequences are made while training.",
+        description="Reader: taxibj, moving_mnist, kth, array, film, a pysteps importer or an engine of xarray; null: "
+        "guessed; moving_mnist_digits: MNIST's idx files, from which sequences are made while training; made_fields: "
+        "fields of many kinds made while training, some of them cut from the real ones in source and options.also.",
     )
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the reader.")
     variables: tuple[str, ...] | None = Field(None, description="Variables to use; by default all gridded ones.")

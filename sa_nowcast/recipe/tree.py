@@ -1,7 +1,7 @@
 """A recipe as it stands in files: values, and the place of each, before anything is checked.
 
 A recipe may extend one other; the command line may replace values; ``${NAME}`` stands for an environment variable in
-three paths, and nowhere else.
+paths, and nowhere else.
 """
 
 from __future__ import annotations
@@ -123,7 +123,21 @@ def expanded(tree: Tree) -> Tree:
         text = block.get(keys[1]) if isinstance(block, dict) else None
         if isinstance(block, dict) and isinstance(text, str) and "${" in text:
             block[keys[1]] = _filled(text, tree.where(keys))
+    _fill_lists(values.get("data"), tree)
+    sets = values.get("sets")
+    for number, each in enumerate(sets if isinstance(sets, list) else ()):
+        if isinstance(each, dict) and isinstance(each.get("source"), str):
+            each["source"] = _filled(each["source"], tree.where(("sets", str(number), "source")))
     return Tree(values, tree.name, tree.places)
+
+
+def _fill_lists(data: Any, tree: Tree) -> None:
+    """Put environment variables into the paths of ``data.options.also``."""
+    options = data.get("options") if isinstance(data, dict) else None
+    paths = options.get("also") if isinstance(options, dict) else None
+    if isinstance(options, dict) and isinstance(paths, list):
+        where = tree.where(("data", "options", "also"))
+        options["also"] = [_filled(path, where) if isinstance(path, str) else path for path in paths]
 
 
 def _filled(text: str, where: str) -> str:

@@ -16,7 +16,8 @@ from sa_nowcast.frames import Frames
 from sa_nowcast.recipe import TrainingRecipe
 from sa_nowcast.scaling import ChannelScaling, Scaling
 from sa_nowcast.sources import MovingMnist
-from sa_nowcast.stream import IN_MEMORY_BYTES, DigitSamples, Samples, SequenceDataset
+from sa_nowcast.stream import IN_MEMORY_BYTES, DigitSamples, MadeSamples, Samples, SequenceDataset
+from sa_nowcast.stream.made_fields import KINDS, MadeFields
 from sa_nowcast.terms import Terms
 from sa_nowcast.windows import Positions, Range, Split, window_starts
 
@@ -159,6 +160,54 @@ class TrainingData:
             provenance={
                 "training_period": f"MovingMNIST made of MNIST's {train.part} digits, seed {train.seed}",
                 "validation_period": f"MovingMNIST made of MNIST's {held.part} digits, seed {held.seed}",
+            },
+        )
+
+    @classmethod
+    def from_made(
+        cls,
+        train: MadeFields,
+        held: MadeFields,
+        frames: Frames,
+        history: int,
+        steps: int,
+        recipe: TrainingRecipe,
+        *,
+        named: str,
+    ) -> TrainingData:
+        """Take fields of many kinds that are made on the fly; each sequence has its own scale already.
+
+        Parameters
+        ----------
+        train, held : MadeFields
+            Of other seeds, so that no sequence is in both.
+        frames : Frames
+            Sequences of the same kinds: their terms are the nowcaster's.
+        named : str
+            The real fields among them, for provenance.
+
+        Raises
+        ------
+        RecipeError
+            Augmentation, which fields that are turned and mirrored already do not need.
+        """
+        if recipe.augment:
+            raise RecipeError(
+                "training.augment", "given for sequences that are made while training", fix="leave it out"
+            )
+        terms = Terms.of(frames, history, steps)
+        kind = (KINDS, train.size, train.length, train.seed, held.seed)
+        drawn = b"".join(train.sequence(number).tobytes() for number in range(_FINGERPRINTED))
+        return cls(
+            train=MadeSamples(train),
+            held=MadeSamples(held),
+            held_count=recipe.validation_samples,
+            scaling=Scaling((ChannelScaling("affine", None, 0.0, 1.0),)),
+            terms=terms,
+            identity=hashlib.sha256(repr((kind, terms)).encode() + drawn).hexdigest(),
+            provenance={
+                "training_period": f"fields made with seed {train.seed}, among them pieces of {named}",
+                "validation_period": f"fields made with seed {held.seed}",
             },
         )
 

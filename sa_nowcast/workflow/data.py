@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -18,12 +18,18 @@ from sa_nowcast.sources import MovingMnist, chain
 from sa_nowcast.sources import open_source as open_any
 from sa_nowcast.sources.chain import SEQUENCE
 from sa_nowcast.sources.mnist_generator import TEST_SEED
+from sa_nowcast.stream.made_fields import MadeFields, RealField
 from sa_nowcast.windows import Positions, Range, Split, split_in_time, window_starts
 
 if TYPE_CHECKING:
     from sa_nowcast.training.data import TrainingData
 
 DIGITS = "moving_mnist_digits"
+MADE = "made_fields"
+_MADE_OPTIONS = ("size", "also", "test_sequences")
+_MADE_TEST_SEQUENCES = 200
+_MADE_TEST_SEED = 2**32  # added to the recipe's seed
+_MOST_MISSING = 0.2  # of a real field that sequences are cut from
 _DIGIT_OPTIONS = ("digits", "size", "speed", "check_hash", "test_sequences")
 _TEST_SEQUENCES = 10_000
 _VALIDATION_SEED = 2**31  # added to the recipe's seed: other sequences of the same training digits
@@ -76,6 +82,8 @@ def open_experiment(recipe: Recipe, *, read: bool = True) -> Experiment:
     """
     if recipe.data.engine == DIGITS:
         return _digits(recipe)
+    if recipe.data.engine == MADE:
+        return _made(recipe)
     from sa_nowcast.training.data import TrainingData, empty_frames, require_trainable
 
     train_ds, test_ds = _regions(open_source(recipe), recipe)
@@ -115,20 +123,10 @@ def _digits(recipe: Recipe) -> Experiment:
     """MovingMNIST made while training: no sequence twice, and digits to test on that were never trained on."""
     from sa_nowcast.training.data import TrainingData
 
-    for block, fields in (("split", recipe.split.model_fields_set), ("data", recipe.data.model_fields_set)):
-        wrong = sorted(fields - {"source", "engine", "options"})
-        if wrong:
-            raise RecipeError(
-                f"{block}.{wrong[0]}", f"given for {DIGITS}, which makes its own sequences", fix="remove it"
-            )
+    _require_own_sequences(recipe, DIGITS)
     if recipe.scaling not in ("auto", "minmax"):
         raise RecipeError("scaling", f"{recipe.scaling!r} for {DIGITS}", expected="minmax: grey values 0 to 255")
-    options = dict(recipe.data.options)
-    unknown = sorted(set(options) - set(_DIGIT_OPTIONS))
-    if unknown:
-        raise RecipeError(
-            f"data.options.{unknown[0]}", "no such option", expected=f"one of {', '.join(_DIGIT_OPTIONS)}"
-        )
+    options = _known_options(recipe, _DIGIT_OPTIONS)
     count = options.pop("test_sequences", _TEST_SEQUENCES)
     if type(count) is not int or count < 1:
         raise RecipeError("data.options.test_sequences", f"{count!r}", expected="a whole number of at least 1")
@@ -152,6 +150,83 @@ def _digits(recipe: Recipe) -> Experiment:
         blocked=np.empty(0, np.int64),
         train_period=None,
     )
+
+
+def _made(recipe: Recipe) -> Experiment:
+    """Return fields of many kinds made on the fly, some of them cut from real ones, and others to test on."""
+    from sa_nowcast.training.data import TrainingData
+
+    _require_own_sequences(recipe, MADE)
+    if recipe.scaling != "auto":
+        raise RecipeError("scaling", f"{recipe.scaling!r} for {MADE}", expected="auto: each sequence has its own scale")
+    options = _known_options(recipe, _MADE_OPTIONS)
+    count = options.get("test_sequences", _MADE_TEST_SEQUENCES)
+    if type(count) is not int or count < 1:
+        raise RecipeError("data.options.test_sequences", f"{count!r}", expected="a whole number of at least 1")
+    also = options.get("also", [])
+    if not isinstance(also, list) or not all(isinstance(path, str) for path in also):
+        raise RecipeError("data.options.also", f"{also!r}", expected="a list of paths")
+    sources = [recipe.data.source, *also]
+    real = [_real_field(source, "data.source" if not i else "data.options.also") for i, source in enumerate(sources)]
+    seed, shape = recipe.training.seed, (options.get("size", 80), recipe.history, recipe.steps)
+    train, held, test = (
+        MadeFields(*shape, seed=seed + more, real=real) for more in (0, _VALIDATION_SEED, _MADE_TEST_SEED)
+    )
+    values = np.stack([test.sequence(number) for number in range(count)])
+    times = np.datetime64("2000-01-01", "ns") + np.arange(values.shape[1]) * np.timedelta64(5, "m")
+    ds = chain(xr.Dataset({"field": (("sequence", "time", "y", "x"), values)}, {"time": times}))
+    frames = Frames.from_xarray(ds, gaps="skip")
+    named = ", ".join(Path(source.removeprefix(SAMPLE_PREFIX)).name for source in sources)
+    return Experiment(
+        training=lambda: TrainingData.from_made(
+            train, held, frames, recipe.history, recipe.steps, recipe.training, named=named
+        ),
+        channels=1,
+        trained_on=f"training on fields made on the fly, some of them cut from {named}",
+        test=ds,
+        test_frames=frames,
+        test_period=(0, len(frames)),
+        blocked=np.empty(0, np.int64),
+        train_period=None,
+    )
+
+
+def _real_field(source: str, key: str) -> RealField:
+    """Read a sequence with one variable, whatever its times; missing values become its least one."""
+    if source.startswith(SAMPLE_PREFIX):
+        ds = open_sample(source.removeprefix(SAMPLE_PREFIX))
+    else:
+        path = Path(source).expanduser()
+        if not path.exists():
+            raise DataError(source, "no such file or folder", fix=f"check {key}")
+        ds = open_any(str(path))
+    frames = Frames.from_xarray(ds, gaps="skip")
+    if len(frames.channels) != 1:
+        raise DataError(source, f"{len(frames.channels)} variables", expected="one")
+    values = frames.read(0, len(frames))[:, 0]
+    missing = ~np.isfinite(values)
+    if missing.mean() > _MOST_MISSING:
+        raise DataError(source, f"{missing.mean():.0%} of its values are missing", expected=f"{_MOST_MISSING:.0%}")
+    least = np.nanmin(values)
+    values = np.where(missing, least, values)
+    return RealField(values, rain=bool((values == least).mean() > 0.05))
+
+
+def _require_own_sequences(recipe: Recipe, engine: str) -> None:
+    for block, fields in (("split", recipe.split.model_fields_set), ("data", recipe.data.model_fields_set)):
+        wrong = sorted(fields - {"source", "engine", "options"})
+        if wrong:
+            raise RecipeError(
+                f"{block}.{wrong[0]}", f"given for {engine}, which makes its own sequences", fix="remove it"
+            )
+
+
+def _known_options(recipe: Recipe, known: Sequence[str]) -> dict[str, Any]:
+    options = dict(recipe.data.options)
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise RecipeError(f"data.options.{unknown[0]}", "no such option", expected=f"one of {', '.join(known)}")
+    return options
 
 
 def open_source(recipe: Recipe) -> xr.Dataset:
