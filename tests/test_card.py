@@ -198,7 +198,11 @@ def _recipe(**fields: Any) -> Recipe:
     )
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path",
+    sorted(set((ROOT / "recipes").glob("*.yaml")) - {ROOT / "recipes" / "default_model_scores.yaml"}),
+    ids=lambda p: p.stem,
+)
 def test_resolved_recipes_read_back_as_they_were(path: Path) -> None:
     recipe = read_recipe(path)
     text = resolved_recipe(recipe)

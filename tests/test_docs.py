@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from _pytest.mark import ParameterSet
 
-from sa_nowcast.recipe import parse_recipe, read_recipe
+from sa_nowcast.recipe import parse_recipe, read_any
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -85,4 +85,4 @@ def test_whole_recipes_on_a_page_are_valid(page: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.yaml")), ids=_id)
 def test_every_recipe_is_valid(path: Path) -> None:
-    assert read_recipe(path).name
+    assert read_any(path).name

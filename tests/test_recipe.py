@@ -15,10 +15,14 @@ from hypothesis import strategies as st
 from sa_nowcast.errors import RecipeError
 from sa_nowcast.models.config import NetworkConfig
 from sa_nowcast.recipe import (
+    ComparisonRecipe,
     Recipe,
+    SetRecipe,
     TrainingRecipe,
+    comparison_schema,
     network_config,
     parse_recipe,
+    read_any,
     read_recipe,
     recipe_schema,
     tree,
@@ -35,7 +39,8 @@ output:
   folder: runs/trial
 """
 RECIPES = Path(__file__).parents[1] / "recipes"
-SHIPPED = sorted(RECIPES.rglob("*.yaml"))
+COMPARISONS = [RECIPES / "default_model_scores.yaml"]
+SHIPPED = sorted(set(RECIPES.rglob("*.yaml")) - set(COMPARISONS))
 
 
 def test_the_least_a_recipe_needs_gets_the_defaults() -> None:
@@ -52,6 +57,40 @@ def test_every_shipped_recipe_is_valid_and_explained(path: Path) -> None:
     assert recipe.description
 
 
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda p: p.stem)
+def test_a_comparison_is_told_by_its_sets(path: Path) -> None:
+    recipe = read_any(path)
+    assert isinstance(recipe, ComparisonRecipe)
+    assert recipe.name == path.stem
+    assert recipe.description
+    assert isinstance(read_any(SHIPPED[0]), Recipe)
+    first, _, _ = path.read_text().partition("\n")
+    schema = (path.parent / first.removeprefix("# yaml-language-server: $schema=")).resolve()
+    assert schema == COMPARISON_SCHEMA
+    jsonschema.Draft202012Validator(comparison_schema()).validate(load_strict(path.read_text(), path.name)[0])
+    assert json.loads(schema.read_text()) == comparison_schema(), "run python tools/recipe_reference.py"
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("sets=[]", "sets: [], expected"),
+        ("sets=[{name: a, source: b, celsl: 2}]", r"sets\.0\.celsl: unknown key.*write 'cells'"),
+        ("sets=[{name: a}]", r"sets\.0\.source: missing"),
+        (
+            "sets=[{name: a, source: '${NOT_SET_ANYWHERE}/b'}]",
+            r"sets\.0\.source: the environment variable .* is not set",
+        ),
+        ("models=[default]", "models"),
+        ("history=0", "history: 0"),
+    ],
+)
+def test_what_a_comparison_cannot_be_is_refused_with_its_place(override: str, line: str) -> None:
+    with pytest.raises(RecipeError, match=line.replace("[]", r"\[\]")) as caught:
+        read_any(COMPARISONS[0], [override])
+    assert "\n" not in str(caught.value)
+
+
 def test_every_field_is_described_and_nothing_can_be_changed_afterwards() -> None:
     def walk(model: type[Any]) -> None:
         for name, field in model.model_fields.items():
@@ -61,6 +100,8 @@ def test_every_field_is_described_and_nothing_can_be_changed_afterwards() -> Non
                 assert field.description, f"{model.__name__}.{name}"
 
     walk(Recipe)
+    walk(ComparisonRecipe)
+    walk(SetRecipe)
     with pytest.raises(ValueError, match="frozen"):
         parse_recipe(MINIMAL).history = 5  # type: ignore[misc]
 
@@ -445,6 +486,7 @@ def test_the_schema_lists_every_key_with_its_description() -> None:
 
 TOOL = Path(__file__).parents[1] / "tools" / "recipe_reference.py"
 SCHEMA = Path(__file__).parents[1] / "docs" / "recipe.schema.json"
+COMPARISON_SCHEMA = SCHEMA.with_name("comparison.schema.json")
 
 
 def test_the_schema_in_the_docs_is_that_of_the_models() -> None:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write docs/recipe.schema.json and docs/reference/recipe.md from the models of a recipe.
+"""Write docs/recipe.schema.json, docs/comparison.schema.json and docs/reference/recipe.md from the models of a recipe.
 
     python tools/recipe_reference.py
 
@@ -13,10 +13,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sa_nowcast.recipe import recipe_schema
+from sa_nowcast.recipe import comparison_schema, recipe_schema
 
 DOCS = Path(__file__).parent.parent / "docs"
-SCHEMA, PAGE = DOCS / "recipe.schema.json", DOCS / "reference" / "recipe.md"
+SCHEMA, COMPARISON, PAGE = (
+    DOCS / "recipe.schema.json",
+    DOCS / "comparison.schema.json",
+    DOCS / "reference" / "recipe.md",
+)
 HEAD = """\
 # Recipe fields
 
@@ -33,6 +37,11 @@ def schema_text() -> str:
     return json.dumps(recipe_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
+def comparison_text() -> str:
+    """Return the JSON Schema of comparisons as text."""
+    return json.dumps(comparison_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
 def page_text() -> str:
     """Return the page of all fields as Markdown."""
     schema = recipe_schema()
@@ -42,7 +51,20 @@ def page_text() -> str:
     for name, field in schema["properties"].items():
         if block := _block(field, blocks):
             lines += list(_section(name, field, block, blocks))
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_comparison()]) + "\n"
+
+
+def _comparison() -> Iterator[str]:
+    schema = comparison_schema()
+    yield "\n## A comparison\n"
+    yield (
+        "A recipe with `sets` is another kind: it trains nothing, and scores models, the one that ships among them, on "
+        "several datasets. As a JSON Schema: [comparison.schema.json](../comparison.schema.json).\n"
+    )
+    yield from _table(schema["properties"], schema["required"])
+    yield "\n### sets, each\n"
+    each = schema["$defs"]["SetRecipe"]
+    yield from _table(each["properties"], each["required"])
 
 
 def _section(path: str, field: Mapping[str, Any], block: Mapping[str, Any], blocks: Mapping[str, Any]) -> Iterator[str]:
@@ -113,4 +135,5 @@ def _cell(text: str) -> str:
 
 if __name__ == "__main__":
     SCHEMA.write_text(schema_text(), encoding="utf-8")
+    COMPARISON.write_text(comparison_text(), encoding="utf-8")
     PAGE.write_text(page_text(), encoding="utf-8")

@@ -100,7 +100,7 @@ def _print_environment(found: Mapping[str, Any]) -> None:
             f"{found['threads']} of {found['cores']} cores (OMP_NUM_THREADS {found['OMP_NUM_THREADS'] or 'not set'})",
         ),
         ("free memory", _gib(found["free_memory"])),
-        ("default model", found["default_model"] or "none (SA_NOWCAST_MODEL is not set)"),
+        ("default model", found["default_model"] or "the one that ships (SA_NOWCAST_MODEL is not set)"),
     ]
     _print(rows)
 

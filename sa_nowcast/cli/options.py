@@ -11,7 +11,9 @@ from sa_nowcast.errors import RecipeError
 
 Engine = Annotated[
     str | None,
-    typer.Option(help="Reader: taxibj, moving_mnist, kth, array, an importer of pysteps, or an engine of xarray."),
+    typer.Option(
+        help="Reader: taxibj, moving_mnist, kth, array, film, an importer of pysteps, or an engine of xarray."
+    ),
 ]
 ReaderOptions = Annotated[
     list[str] | None, typer.Option("--option", help="An option of the reader as key=value. May be repeated.")

@@ -9,18 +9,33 @@ from typing import TYPE_CHECKING
 from sa_nowcast.errors import RecipeError
 
 if TYPE_CHECKING:
-    from sa_nowcast.recipe import Recipe
+    from sa_nowcast.recipe import ComparisonRecipe, Recipe
 
 
 def read(name: str, seed: int | None, output: str | None, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe, and put in what the command line replaces."""
+    """Read the recipe of an experiment, and put in what the command line replaces."""
     from sa_nowcast.recipe import find_recipe, read_recipe
 
+    return read_recipe(find_recipe(name), replaced(seed, output, overrides))
+
+
+def read_any(
+    name: str, seed: int | None, output: str | None, overrides: Sequence[str] = ()
+) -> Recipe | ComparisonRecipe:
+    """Read a recipe of either kind, likewise."""
+    from sa_nowcast.recipe import find_recipe
+    from sa_nowcast.recipe import read_any as read_recipe
+
+    return read_recipe(find_recipe(name), replaced(seed, output, overrides))
+
+
+def replaced(seed: int | None, output: str | None, overrides: Sequence[str]) -> list[str]:
+    """Return what the command line replaces, as overrides."""
     if seed is not None and seed < 0:
         raise RecipeError("--seed", f"{seed}", expected="0 or more")
-    replaced = list(overrides)
+    result = list(overrides)
     if seed is not None:
-        replaced.append(f"training.seed={seed}")
+        result.append(f"training.seed={seed}")
     if output is not None:
-        replaced.append(f"output.folder={json.dumps(output)}")
-    return read_recipe(find_recipe(name), replaced)
+        result.append(f"output.folder={json.dumps(output)}")
+    return result

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sa_nowcast.cli import options, recipes, shipped, terminal
-from sa_nowcast.cli.scores_table import print_scores
+from sa_nowcast.cli.scores_table import print_comparison, print_scores
 from sa_nowcast.cli.terminal import app
 
 if TYPE_CHECKING:
-    from sa_nowcast.recipe import Recipe
+    from sa_nowcast.recipe import ComparisonRecipe, Recipe
 
 RecipeName = Annotated[
     str,
@@ -40,13 +40,19 @@ def run(
 ) -> None:
     """Train, forecast the held-back times, score them and draw a picture, as a recipe says.
 
+    A recipe with sets, such as default_model_scores, scores models that are trained already on several datasets.
+
     Each stage is skipped where its inputs are unchanged and its output is whole.
 
     Example: sa-nowcast run quickstart
     """
+    from sa_nowcast.recipe import ComparisonRecipe
     from sa_nowcast.workflow import run as run_recipe
 
-    parsed = recipes.read(recipe, seed, output, override or ())
+    parsed = recipes.read_any(recipe, seed, output, override or ())
+    if isinstance(parsed, ComparisonRecipe):
+        _compare(parsed, dry_run, json)
+        return
     if dry_run:
         _check(parsed, json)
         return
@@ -95,6 +101,20 @@ def train(
         terminal.emit({"model": str(model)})
     else:
         terminal.result(model)
+
+
+def _compare(recipe: ComparisonRecipe, dry_run: bool, json: bool) -> None:
+    from sa_nowcast.workflow.comparing import run_comparison
+
+    result = run_comparison(recipe, report=terminal.report, dry_run=dry_run)
+    if json:
+        scores = result.scores.astype(object).where(result.scores.notna(), None)
+        files = [str(file) for file in result.files]
+        terminal.emit({"folder": str(result.folder), "files": files, "scores": scores.to_dict("records")})
+    elif not dry_run:
+        print_comparison(result.scores, recipe.name)
+        for file in result.files:
+            terminal.result(file)
 
 
 def _check(recipe: Recipe, json: bool) -> None:

@@ -25,6 +25,31 @@ def print_scores(scores: pd.DataFrame, title: str, what: str = "by lead time") -
     Console(width=max(terminal.out.width, width)).print(table)
 
 
+def print_comparison(scores: pd.DataFrame, title: str) -> None:
+    """Print the scores of a comparison: a line for each dataset, field and lead time."""
+    models = list(dict.fromkeys(scores["model"]))
+    references = [m for m in models if f"skill_{m}" in scores]
+    ours = [model for model in models if model not in references]
+    table = Table(title=f"{title}: MSE, and skill with 90 % intervals", title_justify="left")
+    headings = [f"{model} / {reference}" for model in ours for reference in references]
+    for heading in ("data", "lead", *models, *headings):
+        table.add_column(Text(heading), justify="right" if heading != "data" else "left", no_wrap=True)
+    for (name, field), rows in scores.fillna({"field": ""}).groupby(["set", "field"], sort=False):
+        for lead, of_lead in rows.groupby("lead"):
+            row = of_lead.set_index("model")
+            cells = [f"{name} {field}".strip() if lead == 1 else "", str(lead)]
+            cells += [f"{row.loc[model, 'mse']:.4g}" for model in models]
+            for model in ours:
+                for reference in references:
+                    skill, low, high = (
+                        row.loc[model, f"{part}_{reference}"] for part in ("skill", "skill_lower", "skill_upper")
+                    )
+                    cells.append(f"{skill:+.2f} ({low:+.2f} {high:+.2f})")
+            table.add_row(*cells, end_section=lead == rows["lead"].max())
+    width = Measurement.get(terminal.out, terminal.out.options.update(width=_WIDEST), table).maximum
+    Console(width=max(terminal.out.width, width)).print(table)
+
+
 def scores_table(scores: pd.DataFrame, title: str, what: str = "held-back times, by lead time") -> Table:
     """Lay out all scores by lead time, the reference's beside each in brackets; the first one with its ratio."""
     reference = str(scores["reference"].iloc[0]) if "reference" in scores.columns else None

@@ -1,6 +1,7 @@
 """Recipes: the frozen models of a recipe YAML, with every default in one place, and its strict reader.
 
-`blocks`, `training`, `network` and `model` say what a recipe may hold; `tree` reads files, `reading` checks them,
+`blocks`, `training`, `network` and `model` say what the recipe of an experiment may hold, `comparison` that of a
+comparison; `tree` reads files, `reading` checks them,
 `schema` tells editors, `shipped` finds those that ship. The same models check the arguments of `sa_nowcast.fit`; so a
 notebook and a batch job mean the same by a word.
 """
@@ -17,10 +18,11 @@ from sa_nowcast.recipe.blocks import (
     SplitRecipe,
     VerificationRecipe,
 )
+from sa_nowcast.recipe.comparison import ComparisonRecipe, SetRecipe
 from sa_nowcast.recipe.model import Recipe
 from sa_nowcast.recipe.network import network_config
-from sa_nowcast.recipe.reading import checked, parse_recipe, read_recipe, resolve
-from sa_nowcast.recipe.schema import recipe_schema
+from sa_nowcast.recipe.reading import checked, parse_recipe, read_any, read_recipe, resolve
+from sa_nowcast.recipe.schema import comparison_schema, recipe_schema
 from sa_nowcast.recipe.shipped import find_recipe
 from sa_nowcast.recipe.training import TRAINING_PRESETS, TrainingRecipe
 from sa_nowcast.recipe.tree import Tree, parse_tree, read_tree, with_overrides
@@ -30,21 +32,25 @@ __all__ = [
     "SAMPLE_PREFIX",
     "TRAINING_PRESETS",
     "BootstrapRecipe",
+    "ComparisonRecipe",
     "ConversionRecipe",
     "DataRecipe",
     "ForecastRecipe",
     "OutputRecipe",
     "PicturesRecipe",
     "Recipe",
+    "SetRecipe",
     "SplitRecipe",
     "TrainingRecipe",
     "Tree",
     "VerificationRecipe",
     "checked",
+    "comparison_schema",
     "find_recipe",
     "network_config",
     "parse_recipe",
     "parse_tree",
+    "read_any",
     "read_recipe",
     "read_tree",
     "recipe_schema",

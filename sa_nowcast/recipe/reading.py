@@ -11,6 +11,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from sa_nowcast.errors import RecipeError, SaNowcastError
+from sa_nowcast.recipe.comparison import ComparisonRecipe
 from sa_nowcast.recipe.model import Recipe
 from sa_nowcast.recipe.network import network_fields
 from sa_nowcast.recipe.tree import EXTENDS, Key, Tree, expanded, parse_tree, read_tree, with_overrides
@@ -35,6 +36,18 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         file, line and key.
     """
     return resolve(with_overrides(read_tree(path), overrides))
+
+
+def read_any(path: str | Path, overrides: Sequence[str] = ()) -> Recipe | ComparisonRecipe:
+    """Read and check a recipe file of either kind: one with ``sets`` compares, any other is an experiment.
+
+    Raises
+    ------
+    RecipeError
+        As for `read_recipe`.
+    """
+    tree = with_overrides(read_tree(path), overrides)
+    return _validated(ComparisonRecipe, expanded(tree)) if "sets" in tree.values else resolve(tree)
 
 
 def parse_recipe(text: str, name: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
@@ -115,6 +128,8 @@ def _unknown(keys: Key, known: list[str], tree: Tree, more: str) -> RecipeError:
 def _fields(model: type[BaseModel], path: Key) -> list[str]:
     whole = not path and model is Recipe
     for key in path:
+        if key.isdigit():  # the place in a list
+            continue
         field = model.model_fields.get(key)
         options = () if field is None else (field.annotation, *get_args(field.annotation))
         inner = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]

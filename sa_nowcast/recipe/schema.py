@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from sa_nowcast.recipe.comparison import ComparisonRecipe
 from sa_nowcast.recipe.model import Recipe
 from sa_nowcast.recipe.tree import EXTENDS
+
+
+def comparison_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of the recipe of a comparison."""
+    schema = ComparisonRecipe.model_json_schema()
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "sa_nowcast comparison",
+        **{key: value for key, value in schema.items() if key != "title"},
+    }
 
 
 def recipe_schema() -> dict[str, Any]:

@@ -150,6 +150,7 @@ def plan_forecast(
     nowcaster = get_default_model() if model is None else as_nowcaster(model)
     tile = checked_tile(tile)
     where = resolve_device(device)
+    nowcaster = nowcaster.for_data(data)
     frames = nowcaster.accept(data, grid=grid)
     if lead_time is not None:
         steps = steps_until(lead_time, nowcaster.terms.step)

@@ -1,0 +1,198 @@
+"""Models and references side by side on several datasets, one after another, resumable."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import dask
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from sa_nowcast import dims
+from sa_nowcast._version import __version__
+from sa_nowcast.default_model import default_model
+from sa_nowcast.defaults import as_nowcaster
+from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.frames import Frames
+from sa_nowcast.hindcast import hindcast
+from sa_nowcast.nowcaster import Nowcaster
+from sa_nowcast.recipe import ComparisonRecipe, SetRecipe
+from sa_nowcast.sources import chain
+from sa_nowcast.sources import open_source as open_any
+from sa_nowcast.storage import held, write_whole
+from sa_nowcast.training.fit import LOCK, writable_folder
+from sa_nowcast.verification import compare, to_table
+from sa_nowcast.verification.named import REFERENCES
+from sa_nowcast.windows import window_starts
+from sa_nowcast.workflow.identity import data_identity
+from sa_nowcast.workflow.outputs import digest
+
+DEFAULT: Final = "default"
+SCORES: Final = "scores.csv"
+_LABELS: Final = ("variable", "channel")
+_EPOCH: Final = np.datetime64("2000-01-01", "ns")
+
+
+@dataclass(frozen=True)
+class ComparisonResult:
+    """What a comparison left in its folder.
+
+    Attributes
+    ----------
+    folder : Path
+    scores : DataFrame
+        A row for each dataset, field, model and lead time: ``set``, ``field``, ``model``, ``lead``, ``mse``,
+        ``init_times``, and against persistence and extrapolation ``skill_…`` with ``_lower`` and ``_upper``.
+    files : list of Path
+    """
+
+    folder: Path
+    scores: pd.DataFrame
+    files: list[Path]
+
+
+def run_comparison(
+    recipe: ComparisonRecipe, *, report: Callable[[str], None] | None = None, dry_run: bool = False
+) -> ComparisonResult:
+    """Hindcast every dataset by every model, and score all of them on the same pixels.
+
+    Parameters
+    ----------
+    recipe : ComparisonRecipe
+    report : callable, optional
+        Called with one line before each dataset.
+    dry_run : bool
+        Open every dataset and model, and compute and write nothing.
+
+    Returns
+    -------
+    ComparisonResult
+        What is finished is read from the folder: the same call goes on after an interruption.
+
+    Raises
+    ------
+    RecipeError, DataError, ModelError, StorageError
+        A model, dataset or folder that cannot be used.
+    """
+    say = report or (lambda line: None)
+    models = {name: _model(name) for name in recipe.models}
+    labels = [each.name for each in recipe.sets]
+    if len(set(labels)) < len(labels):
+        twice = next(name for name in labels if labels.count(name) > 1)
+        raise RecipeError("sets", f"{twice!r} is there twice", expected="a name of its own for each")
+    if dry_run:
+        for each in recipe.sets:
+            frames = Frames.from_xarray(open_set(each), gaps="skip")
+            say(f"{each.name}: {frames.shape[0]} frames, {len(_init_times(frames, recipe, each))} init times")
+        return ComparisonResult(Path(recipe.output.folder), pd.DataFrame(), [])
+    folder = writable_folder(Path(recipe.output.folder).expanduser())
+    tables = []
+    with held(folder / LOCK, folder):
+        for number, each in enumerate(recipe.sets, 1):
+            say(f"{each.name} ({number} of {len(recipe.sets)})")
+            tables.append(_set_scores(folder, recipe, each, models))
+        scores = pd.concat(tables, ignore_index=True)
+        write_whole(folder / SCORES, scores.to_csv(index=False))
+    return ComparisonResult(folder, scores, [folder / SCORES])
+
+
+def open_set(recipe: SetRecipe) -> xr.Dataset:
+    """Open a dataset of a comparison as its recipe says, lazily where its reader can.
+
+    Raises
+    ------
+    DataError, RecipeError
+        It is not there or cannot be opened, or a cadence that is none.
+    """
+    source = recipe.source
+    if not any(c in source for c in "*?[") and not Path(source).expanduser().exists():
+        raise DataError(source, "no such file or folder", fix=f"check the source of {recipe.name!r}")
+    ds = chain(open_any(str(Path(source).expanduser()), engine=recipe.engine, **recipe.options))
+    if recipe.variables is not None:
+        lacking = [name for name in recipe.variables if name not in ds.data_vars]
+        if lacking:
+            found = ", ".join(map(str, ds.data_vars))
+            raise RecipeError(f"{recipe.name}, variables", f"no {lacking[0]!r}", expected=f"some of {found}")
+        ds = ds[list(recipe.variables)]
+    time = dims.find_dim(ds, "time")
+    if recipe.frames is not None:
+        ds = ds.isel({time: slice(*recipe.frames)})
+    if recipe.cadence is not None:
+        try:
+            step = np.timedelta64(int(pd.Timedelta(recipe.cadence).value), "ns")
+        except ValueError as error:
+            raise RecipeError("cadence", f"{recipe.cadence!r}", expected="a duration such as 30D") from error
+        ds = ds.assign_coords({time: (time, _EPOCH + step * np.arange(ds.sizes[time]))})
+    if recipe.cells > 1:
+        space: dict[Hashable, int] = {dims.find_dim(ds, axis): recipe.cells for axis in ("y", "x")}
+        # A mean over some of a square's pixels would be that of another square.
+        ds = ds.coarsen(space, boundary="trim").reduce(np.mean, keep_attrs=True)
+    return ds
+
+
+def _set_scores(
+    folder: Path, recipe: ComparisonRecipe, one: SetRecipe, models: dict[str, Nowcaster | str]
+) -> pd.DataFrame:
+    file = folder / f"{re.sub(r'[^A-Za-z0-9]+', '_', one.name).strip('_').lower()}.csv"
+    known = file.with_suffix(".json")
+    found = {name: model if isinstance(model, str) else model.digest for name, model in models.items()}
+    told = [one.model_dump(mode="json"), recipe.history, recipe.steps, found, __version__]
+    identity = digest([told, data_identity(one.source, {})["identity"]])
+    if file.exists() and known.exists() and json.loads(known.read_text()).get("identity") == identity:
+        return pd.read_csv(file, dtype={"field": str})
+    ds = open_set(one).load()
+    frames = Frames.from_xarray(ds, gaps="skip")
+    inits = _init_times(frames, recipe, one)
+    archives = {}
+    # pysteps is compiled code under Python's lock: threads would only wait for each other.
+    with dask.config.set(scheduler="synchronous"), warnings.catch_warnings():
+        # Of pysteps, which finds too few features to follow on a grid of some cells.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        for name, model in models.items():
+            archives[name] = hindcast(ds, model, recipe.steps, init_times=inits, grid="any").compute()
+        rows = _rows(archives, ds)
+    table = rows.assign(init_times=len(inits))
+    table.insert(0, "set", one.name)
+    write_whole(file, table.to_csv(index=False))
+    write_whole(known, json.dumps({"identity": identity, "models": found}, indent=1))
+    return table
+
+
+def _rows(archives: dict[str, xr.DataArray], ds: xr.Dataset) -> pd.DataFrame:
+    """Return the mean squared errors, and the skills against each reference that is among the models."""
+    result = None
+    for reference in [name for name in archives if name in REFERENCES]:
+        # All pairs at each lead time: short sequences share hardly a valid time over all lead times.
+        scores = compare(archives, ds, ["mse"], reference=reference, valid_times="all")
+        table = to_table(scores)
+        labels = [name for name in _LABELS if name in table]
+        table["field"] = table[labels[0]].astype(str) if labels else ""
+        table["lead"] = table.groupby(["model", "field"]).cumcount() + 1
+        skills = {name: f"{name}_{reference}" for name in ("skill", "skill_lower", "skill_upper")}
+        table = table.rename(columns={"value": "mse", **skills}).set_index(["field", "model", "lead"])
+        wanted = table[[*(["mse"] if result is None else []), *skills.values()]]
+        result = wanted if result is None else result.join(wanted)
+    if result is None:
+        raise RecipeError("models", "no reference among them", expected=f"one of {', '.join(REFERENCES)}, at least")
+    return result.reset_index()
+
+
+def _init_times(frames: Frames, recipe: ComparisonRecipe, one: SetRecipe) -> Any:
+    length = recipe.history + recipe.steps
+    starts = window_starts(frames.segments, length, (0, len(frames)), stride=one.stride)
+    if not len(starts):
+        raise DataError(one.name, f"no {length} successive frames", fix="shorten history or steps")
+    return frames.times[starts + recipe.history - 1]
+
+
+def _model(name: str) -> Nowcaster | str:
+    if name == DEFAULT:
+        return default_model()
+    return name if name in REFERENCES else as_nowcaster(name)
