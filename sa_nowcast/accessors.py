@@ -64,7 +64,7 @@ class _Gridded:
         ----------
         model : Nowcaster or path, optional
             By default the one set with `sa_nowcast.set_default_model`, or the one that the environment variable
-            ``SA_NOWCAST_MODEL`` names.
+            ``SA_NOWCAST_MODEL`` names, or else the model that ships, which forecasts any field.
         """
         nowcaster = get_default_model() if model is None else as_nowcaster(model)
         return nowcaster.forecast(

@@ -1,4 +1,4 @@
-"""The model that a forecast takes when none is named."""
+"""The model that a forecast takes when none is named: one that was set, or the one that ships."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def set_default_model(model: Nowcaster | str | Path | None) -> None:
     Parameters
     ----------
     model : Nowcaster, path or None
-        A nowcaster, or the folder of a saved one; None forgets the default.
+        A nowcaster, or the folder of a saved one; None goes back to the model that ships.
 
     Raises
     ------
@@ -34,24 +34,24 @@ def set_default_model(model: Nowcaster | str | Path | None) -> None:
 
 
 def get_default_model() -> Nowcaster:
-    """Return the default model: the one that was set, else the one that ``SA_NOWCAST_MODEL`` names.
+    """Return the model that was set, else the one that ``SA_NOWCAST_MODEL`` names, else the one that ships.
+
+    The last forecasts any regularly stepped field; see `sa_nowcast.default_model`.
 
     Raises
     ------
     ModelError
-        There is neither; the message says how to train or load one.
+        The folder that ``SA_NOWCAST_MODEL`` names holds no model, or a damaged one.
     """
     if _default is not None:
         return _default
     path = os.environ.get(ENVIRONMENT)
     if path:
         return as_nowcaster(path)
-    raise ModelError(
-        "forecast",
-        "no model was named and no default is set",
-        fix="train one with model = ds.sa_nowcast.fit(history=4, steps=4) and pass model=model, or load one with "
-        f"sa_nowcast.set_default_model('path.nowcaster') or the environment variable {ENVIRONMENT}",
-    )
+    from sa_nowcast.default_model import default_model, say_that_none_was_named
+
+    say_that_none_was_named()
+    return default_model()
 
 
 def as_nowcaster(model: Nowcaster | str | Path) -> Nowcaster:

@@ -158,6 +158,18 @@ class Nowcaster:
         result = labelled(frames, last, forecast, self.provenance_attrs(steps))
         return result if wanted is None else result.isel(lead_time=wanted)
 
+    def for_data(
+        self,
+        data: xr.DataArray | xr.Dataset,
+        *,
+        time: Hashable | None = None,
+        y: Hashable | None = None,
+        x: Hashable | None = None,
+        channel: Hashable | None = None,
+    ) -> Nowcaster:
+        """Return the model that forecasts from `data`: this one, whatever they are; only the default model adapts."""
+        return self
+
     def accept(
         self,
         data: xr.DataArray | xr.Dataset,

@@ -159,3 +159,26 @@ def test_radar_mrms_reads_files_of_that_layout(run: Shrunken, tmp_path: Path) ->
     packing = {"precip_rate": {"dtype": "int16", "scale_factor": 0.01, "_FillValue": -1}}
     rates.to_netcdf(tmp_path / "mrms.nc", encoding=packing)
     run("radar_mrms", f"data.source={tmp_path / 'mrms.nc'}", "training.crop=16")
+
+
+def test_default_model(run: Shrunken) -> None:
+    options = "data.options={size: 32, test_sequences: 3}"
+    scores = run("default_model", "data.source=sample:mrms", options)
+    assert scores["lead_time_minutes"].tolist()[:5] == [5, 10, 15, 20, 25]
+
+
+def test_default_model_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rain(12, 40, 36).to_netcdf(tmp_path / "rain.nc")
+    sets = f"sets=[{{name: showers, source: {tmp_path}/rain.nc}}]"
+    arguments = ["sa-nowcast", "run", "default_model_scores", "--output", str(tmp_path / "run"), "--set", sets]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    out, err = capfd.readouterr()
+    assert caught.value.code == 0, err
+    assert "showers" in out
+    assert "default / persistence" in out
+    assert "default / extrapolation" in out
+    assert len(pd.read_csv(tmp_path / "run" / "scores.csv")) == 3 * 4

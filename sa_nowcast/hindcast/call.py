@@ -136,6 +136,7 @@ def hindcast(
     # On a cluster nothing is known of the workers' devices, and the memory of this process stands for theirs.
     where = "cpu"
     if isinstance(method, ByNetwork):
+        method = ByNetwork(method.nowcaster.for_data(data, time=time, y=y, x=x, channel=channel))
         frames = method.nowcaster.accept(data, grid=grid, time=time, y=y, x=x, channel=channel)
         steps = method.nowcaster.terms.steps if steps is None else whole("steps", steps)
         checked_tile(tile)

@@ -26,6 +26,7 @@ ROWS = [
     {"terms"},
     {"card", "summary"},
     {"nowcaster", "plotting"},
+    {"default_model"},
     {"training"},
     {"hindcast", "interop"},
     {"workflow"},
@@ -33,8 +34,8 @@ ROWS = [
     {"accessors"},
     {"cli"},
 ]
-# `defaults` names the nowcaster that it holds, and loads it when asked.
-ALLOWED = {("defaults", "nowcaster")}
+# `defaults` names the nowcaster that it holds, and loads it, or the one that ships, when asked.
+ALLOWED = {("defaults", "nowcaster"), ("defaults", "default_model")}
 HEAVY = {"torch", "lightning", "safetensors"}
 
 
@@ -116,11 +117,14 @@ def test_rooms_without_torch_stay_without_it(rooms: set[str], forbidden: set[str
             assert not found & forbidden, name
 
 
-def test_the_networks_know_torch_and_errors_only() -> None:
+def test_the_networks_know_torch_errors_and_tiles_only() -> None:
     for name, path in _modules().items():
         if _room(name) in ("models", "models.config"):
             ours = {f for f in _imports(path, top=True) if f.startswith("sa_nowcast.")}
-            assert all(f.startswith(("sa_nowcast.models", "sa_nowcast.errors")) for f in ours), (name, ours)
+            assert all(f.startswith(("sa_nowcast.models", "sa_nowcast.errors", "sa_nowcast.tiles")) for f in ours), (
+                name,
+                ours,
+            )
 
 
 # torch meets xarray where data become batches, where forecasts get labels, and where the two are brought together.

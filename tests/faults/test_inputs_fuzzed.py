@@ -1,4 +1,4 @@
-"""Recipes and data sets of every kind, made by hypothesis: the right answer or one line, never a traceback."""
+"""Recipes and datasets of every kind, made by hypothesis: the right answer or one line, never a traceback."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_any_recipe_is_read_or_refused_in_one_line_within_two_seconds(repetition
     assert longest[0] < 2
 
 
-# --- data sets
+# --- datasets
 
 TROUBLES = ["duplicate", "unsorted", "irregular", "nat", "zone", "cftime", "text", "infinite", "no time", "empty"]
 EPOCH = np.datetime64("2021-03-01T00:00", "ns")
@@ -108,7 +108,7 @@ EPOCH = np.datetime64("2021-03-01T00:00", "ns")
 
 @st.composite
 def datasets(draw: Any) -> dict[str, Any]:
-    """Return a small data set, what is odd about it, and the plain values that it stands for."""
+    """Return a small dataset, what is odd about it, and the plain values that it stands for."""
     frames, height, width = draw(st.integers(1, 14)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
     step = draw(st.sampled_from([1, 5, 7, 30]))
     positions = list(range(frames))

@@ -113,7 +113,6 @@ def test_spacing_and_step_are_checked_where_they_are_given(nowcaster: Nowcaster)
         ({"velocity": np.zeros((2, 20, 24))}, DataError, r"velocity: shape \(2, 20, 24\), expected \(2, 24, 20\)"),
         ({"metadata": {"transform": "dB"}}, DataError, "transform 'dB'.*dB_transform"),
         ({"metadata": {"unit": "dBZ"}}, ModelError, "units 'dBZ', expected 'mm h-1'"),
-        ({"model": None}, ModelError, "no model was named and no default is set"),
         ({"model": "nowhere"}, ModelError, "no such folder"),
     ],
 )
