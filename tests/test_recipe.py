@@ -71,6 +71,11 @@ def test_a_comparison_is_told_by_its_sets(path: Path) -> None:
     assert json.loads(schema.read_text()) == comparison_schema(), "run python tools/recipe_reference.py"
 
 
+def test_a_comparison_in_place_of_an_experiment_is_named() -> None:
+    with pytest.raises(RecipeError, match=r"sets: this recipe compares models .*sa-nowcast run compares"):
+        read_recipe(COMPARISONS[0])
+
+
 @pytest.mark.parametrize(
     ("override", "line"),
     [

@@ -228,3 +228,23 @@ def test_a_run_of_the_papers_tables_that_cannot_be_made_is_said_and_the_tables_a
     shown = capsys.readouterr()
     assert "taxibj convlstm: DATA none: no such file or folder" in shown.err
     assert "Table 3a" in shown.out
+
+
+def test_the_card_of_the_default_model_holds_its_scores_by_lead_time() -> None:
+    import pandas as pd
+
+    import sa_nowcast
+
+    tool = load("default_model")
+    rows = [
+        {"set": "radar", "field": "", "model": model, "lead": lead, "mse": 1.0, "init_times": 7}
+        | {f"skill_{r}": 0.25 * lead for r in ("persistence", "extrapolation")}
+        | {f"skill_{end}_{r}": 0.1 for r in ("persistence", "extrapolation") for end in ("lower", "upper")}
+        for model in ("default", "persistence")
+        for lead in (1, 2)
+    ]
+    table = tool.table(pd.DataFrame(rows))
+    assert "| radar | 0.75 | 0.50 | (0.90 0.90) | 0.75 | 0.50 | (0.90 0.90) | 7 |" in table
+    card = tool.card(sa_nowcast.get_default_model(), table)
+    assert table in card
+    assert "recipes/default_model.yaml" in card

@@ -18,6 +18,9 @@ from sa_nowcast.recipe.tree import EXTENDS, Key, Tree, expanded, parse_tree, rea
 
 M = TypeVar("M", bound=BaseModel)
 
+COMPARES = "sets"
+"""The key that tells the recipe of a comparison from that of an experiment."""
+
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read and check a recipe file.
@@ -47,7 +50,7 @@ def read_any(path: str | Path, overrides: Sequence[str] = ()) -> Recipe | Compar
         As for `read_recipe`.
     """
     tree = with_overrides(read_tree(path), overrides)
-    return _validated(ComparisonRecipe, expanded(tree)) if "sets" in tree.values else resolve(tree)
+    return _validated(ComparisonRecipe, expanded(tree)) if COMPARES in tree.values else resolve(tree)
 
 
 def parse_recipe(text: str, name: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
@@ -57,6 +60,13 @@ def parse_recipe(text: str, name: str = "recipe", overrides: Sequence[str] = ())
 
 def resolve(tree: Tree) -> Recipe:
     """Return the recipe that `tree` describes: environment variables put in, everything checked."""
+    if COMPARES in tree.values and "data" not in tree.values:
+        raise RecipeError(
+            tree.where((COMPARES,)),
+            "this recipe compares models on several datasets",
+            expected="one with data, which is trained on",
+            fix="sa-nowcast run compares; with --dry-run it checks",
+        )
     return _validated(Recipe, expanded(tree))
 
 
