@@ -39,13 +39,10 @@ _SCALARS: Final = 5 + _TRIED * (_MOVING + _STANDING)  # per frame and position
 _DAMPING: Final = 0.8  # of a trend, per step
 _SHARP: Final = 5.0  # logits are so many times what the head gives, so that it soon learns to be sure
 _AT_FIRST: Final = 0.3  # what the head gives for the moved last frame before it has learned
-_BY_TRIAL: Final = (
-    1.5,
-    1.0,
-)  # at first a weight falls with this power of the error that a candidate had on the history
+# At first a weight falls with this power of the error that a candidate had on the history.
+_BY_TRIAL: Final = (1.5, 1.0)
 _SURE: Final = 1e-3  # of the variance: a smaller error in a trial says no more
 _BOUNDED: Final = 0.01  # share of pixels at the minimum from which on it is taken for a bound
-
 
 _Mixture = tuple[Tensor, Tensor]
 

@@ -141,7 +141,8 @@ def train(
         recipe,
         share=launch.share,
         windows=windows,
-        graph=hardware.acceleration == "graph",
+        # A moving network copies small matrices to the device as it goes, which a graph cannot hold.
+        graph=hardware.acceleration == "graph" and network.config.output != "moving",
         autocast=hardware.autocast,
     )
     average = Average(network, recipe.average)
