@@ -561,3 +561,12 @@ def test_coastlines_on_a_grid_without_a_place_are_refused(data):
 def test_a_notebook_shows_the_figure_as_a_picture(data):
     figure = plot_forecast(forecast_of(data))
     assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("step", "wanted"), [("100ms", (1, "s")), ("90s", (1, "s")), ("5min", (60, "min")), ("1D", (86400, "d"))]
+)
+def test_lead_times_are_told_in_a_unit_that_people_read(step: str, wanted: tuple[int, str]) -> None:
+    from sa_nowcast.plotting.forecast import _unit
+
+    assert _unit(np.arange(1, 4) * pd.Timedelta(step).to_timedelta64()) == wanted

@@ -42,11 +42,17 @@ Row = list[tuple[str, xr.DataArray | None]]
 
 
 def _unit(leads: npt.NDArray[np.timedelta64]) -> tuple[int, str]:
-    """Return the largest of day, hour, minute and second that all lead times are whole multiples of, in seconds."""
-    seconds = leads.astype("timedelta64[s]").astype(np.int64)
-    return next(
-        (size, name) for size, name in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")) if not (seconds % size).any()
+    """Return the largest of day, hour, minute and second that all lead times are whole multiples of, in seconds.
+
+    Fractions of a second, as films have, are seconds.
+    """
+    nanoseconds = leads.astype("timedelta64[ns]").astype(np.int64)
+    whole = (
+        (size, name)
+        for size, name in ((86400, "d"), (3600, "h"), (60, "min"))
+        if not (nanoseconds % (size * 10**9)).any()
     )
+    return next(whole, (1, "s"))
 
 
 def _span(delta: Any, unit: tuple[int, str]) -> str:
