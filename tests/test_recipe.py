@@ -13,11 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sa_nowcast.errors import RecipeError
-from sa_nowcast.models.config import NetworkConfig
+from sa_nowcast.models.config import NAMES, NetworkConfig
 from sa_nowcast.recipe import (
+    ColumnRecipe,
     ComparisonRecipe,
     Recipe,
     SetRecipe,
+    TableRecipe,
+    TablesRecipe,
     TrainingRecipe,
     comparison_schema,
     network_config,
@@ -25,6 +28,7 @@ from sa_nowcast.recipe import (
     read_any,
     read_recipe,
     recipe_schema,
+    tables_schema,
     tree,
 )
 from sa_nowcast.strict_yaml import load_strict
@@ -40,7 +44,8 @@ output:
 """
 RECIPES = Path(__file__).parents[1] / "recipes"
 COMPARISONS = [RECIPES / "default_model_scores.yaml"]
-SHIPPED = sorted(set(RECIPES.rglob("*.yaml")) - set(COMPARISONS))
+TABLES = RECIPES / "paper_tables.yaml"
+SHIPPED = sorted(set(RECIPES.rglob("*.yaml")) - {*COMPARISONS, TABLES})
 
 
 def test_the_least_a_recipe_needs_gets_the_defaults() -> None:
@@ -96,6 +101,74 @@ def test_what_a_comparison_cannot_be_is_refused_with_its_place(override: str, li
     assert "\n" not in str(caught.value)
 
 
+def test_tables_are_told_by_their_key() -> None:
+    recipe = read_any(TABLES)
+    assert isinstance(recipe, TablesRecipe)
+    assert recipe.name == TABLES.stem
+    assert recipe.description
+    first, _, _ = TABLES.read_text().partition("\n")
+    schema = (TABLES.parent / first.removeprefix("# yaml-language-server: $schema=")).resolve()
+    assert schema == SCHEMA.with_name("tables.schema.json")
+    jsonschema.Draft202012Validator(tables_schema()).validate(load_strict(TABLES.read_text(), TABLES.name)[0])
+    assert json.loads(schema.read_text()) == tables_schema(), "run python tools/recipe_reference.py"
+
+
+def test_the_papers_tables_are_the_printed_ones() -> None:
+    recipe = read_any(TABLES)
+    assert isinstance(recipe, TablesRecipe)
+    printed = {table.title: table.printed for table in recipe.tables}
+    assert printed["Table 1, MovingMNIST"]["sa-convlstm"] == (0.913, 43.92, 94.73)
+    assert printed["Table 1, TaxiBJ"]["sa-convlstm"] == (0.984, 0.390, 3.822)
+    assert printed["Table 3b, KTH"] == {"sa-convlstm-base": (27.25, 0.837), "sa-convlstm": (29.33, 0.891)}
+    for table in recipe.tables[:2]:  # SSIM is the better for being higher, errors for being lower, and theirs is best
+        assert set(table.printed) == set(NAMES)
+        ssim, mse, mae = zip(*table.printed.values(), strict=True)
+        assert (max(ssim), min(mse), min(mae)) == table.printed["sa-convlstm"]
+
+
+ONE_TABLE = "{title: a, source: b, recipe: kth, columns: [{score: psnr}], printed: {convlstm: [1]}}"
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("tables=[]", "tables: [], expected"),
+        ("tables=[{title: a, source: b, recipe: c, columns: [{score: d}]}]", r"tables\.0\.printed: missing"),
+        ("tables=[{title: a, sourse: b}]", r"tables\.0\.sourse: unknown key.*write 'source'"),
+        (
+            f"tables=[{ONE_TABLE.replace('[1]', '[1, 2]')}]",
+            r"tables\.0: 2 figures of convlstm.*, expected 1, one for each column",
+        ),
+        (f"tables=[{ONE_TABLE}, {ONE_TABLE}]", "'a' is there twice, expected a title of its own"),
+        (f"tables=[{ONE_TABLE.replace('convlstm', 'convlstn')}]", "write 'convlstm'"),
+        ("only=[taxi]", "override only: no table of 'taxi', expected some of moving_mnist, taxibj, kth"),
+        ("networks=[lstm]", r"networks\.0: 'lstm'.*write 'convlstm'"),
+        ("overrides=[network.name=convlstm]", "overrides: network.name for all runs.* Fix: use networks"),
+        ("run=1.5", "run: 1.5, expected"),
+    ],
+)
+def test_what_tables_cannot_be_is_refused_with_its_place(override: str, line: str) -> None:
+    with pytest.raises(RecipeError, match=line.replace("[]", r"\[\]")) as caught:
+        read_any(TABLES, [override])
+    assert "\n" not in str(caught.value)
+
+
+def test_networks_that_fill_none_of_the_tables_asked_for_are_refused() -> None:
+    line = r"override networks: no printed figures of convlstm, expected some of sa-convlstm-base, sa-convlstm\."
+    with pytest.raises(RecipeError, match=line):
+        read_any(TABLES, ["only=[kth]", "networks=[convlstm]"])
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [(COMPARISONS[0], "sets: the recipe of a comparison"), (TABLES, "tables: the recipe of a publication's tables")],
+    ids=["comparison", "tables"],
+)
+def test_an_experiment_is_not_read_from_a_recipe_of_another_kind(path: Path, line: str) -> None:
+    with pytest.raises(RecipeError, match=rf"line \d+, {line}, expected one of an experiment.*sa-nowcast run"):
+        read_recipe(path)
+
+
 def test_every_field_is_described_and_nothing_can_be_changed_afterwards() -> None:
     def walk(model: type[Any]) -> None:
         for name, field in model.model_fields.items():
@@ -107,6 +180,9 @@ def test_every_field_is_described_and_nothing_can_be_changed_afterwards() -> Non
     walk(Recipe)
     walk(ComparisonRecipe)
     walk(SetRecipe)
+    walk(TablesRecipe)
+    walk(TableRecipe)
+    walk(ColumnRecipe)
     with pytest.raises(ValueError, match="frozen"):
         parse_recipe(MINIMAL).history = 5  # type: ignore[misc]
 

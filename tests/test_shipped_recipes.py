@@ -182,3 +182,39 @@ def test_default_model_scores(
     assert "default / persistence" in out
     assert "default / extrapolation" in out
     assert len(pd.read_csv(tmp_path / "run" / "scores.csv")) == 3 * 4
+
+
+def test_paper_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    folder, runs = digit_folder(tmp_path / "mnist"), tmp_path / "runs"
+    options = "'data.options={check_hash: false, test_sequences: 2}'"
+    small = [*TINY, f"data.source={folder}", "network.kernel=3", "network.patch=8", "pictures.scores=false"]
+    overrides = ", ".join([*(f"'{one}'" for one in small), options])
+    wanted = ["--set", "only=[moving_mnist]", "--set", "networks=[convlstm]", "--set", f"overrides=[{overrides}]"]
+
+    def tables(*more: str) -> tuple[str, str]:
+        monkeypatch.setattr(sys, "argv", ["sa-nowcast", "run", "paper_tables", "--output", str(runs), *wanted, *more])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, err = capfd.readouterr()
+        assert caught.value.code in (0, None), err
+        return out, err
+
+    out, err = tables("--dry-run")
+    assert "moving_mnist convlstm: data: " in err
+    assert not runs.exists()
+    out, _ = tables("--set", "run=false")
+    assert out.count("missing") == 3
+    assert not runs.exists()
+    out, err = tables("--quiet")
+    scores = pd.read_csv(runs / "moving_mnist" / "convlstm" / "scores.csv")
+    ours = [scores.loc[scores["metric"] == name, "value"].mean() for name in ("ssim", "frame_mse", "frame_mae")]
+    (row,) = [line for line in out.splitlines() if " convlstm " in line]
+    printed_and_ours = [pair for here, there in zip(("0.852", "63.98", "133.34"), ours, strict=True)
+                        for pair in (here, f"{there:.4g}")]  # fmt: skip
+    assert [cell.strip() for cell in row.split("│")[2:-1]] == printed_and_ours
+    assert "Table 1, MovingMNIST" in out
+    assert "TaxiBJ" not in out
+    assert len(pd.read_csv(runs / "tables.csv")) == 3
+    again, err = tables()
+    assert again == out
+    assert "training" not in err

@@ -196,40 +196,6 @@ def test_the_radars_tool_says_in_one_line_what_is_not_there(tmp_path: Path, caps
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.slow
-def test_the_papers_tables_show_our_figures_beside_the_printed_ones_and_say_what_is_missing(
-    mnist: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tool = load("paper_tables")
-    arguments = ["--run", "--only", "moving_mnist", "--networks", "convlstm", "--output", str(tmp_path / "runs")]
-    for override in (
-        f"data.source={mnist}", "data.options={check_hash: false, test_sequences: 2}", "network.hidden=[2]",
-        "network.patch=8", "network.kernel=3", "training.max_steps=1", "training.batch_size=2",
-        "training.validation_samples=2", "training.validate_every=1", "pictures={forecast: false, scores: false}",
-    ):  # fmt: skip
-        arguments += ["--set", override]
-    assert tool.main(arguments) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("Table 1, MovingMNIST")
-    scores = pd.read_csv(tmp_path / "runs" / "moving_mnist" / "convlstm" / "scores.csv")
-    wanted = [scores.loc[scores["metric"] == name, "value"].mean() for name in ("ssim", "frame_mse", "frame_mae")]
-    shown = lines[2].split()
-    assert shown[::2] == ["convlstm", f"{wanted[0]:.4g}", f"{wanted[1]:.4g}", f"{wanted[2]:.4g}"]
-    assert shown[1::2] == ["0.852", "63.98", "133.34"]
-    assert lines[3].split()[2::2] == ["missing"] * 3
-
-
-@pytest.mark.slow
-def test_a_run_of_the_papers_tables_that_cannot_be_made_is_said_and_the_tables_are_still_printed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["--run", "--only", "taxibj", "--networks", "convlstm", "--output", str(tmp_path / "runs")]
-    assert load("paper_tables").main([*arguments, "--set", "data.source=none"]) == 3
-    shown = capsys.readouterr()
-    assert "taxibj convlstm: DATA none: no such file or folder" in shown.err
-    assert "Table 3a" in shown.out
-
-
 def test_the_card_of_the_default_model_holds_its_scores_by_lead_time() -> None:
     import pandas as pd
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Write docs/recipe.schema.json, docs/comparison.schema.json and docs/reference/recipe.md from the models of a recipe.
+"""Write the JSON Schemas of docs and docs/reference/recipe.md from the models of recipes.
 
     python tools/recipe_reference.py
 
-Tests fail where the two are not current.
+Tests fail where they are not current.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sa_nowcast.recipe import comparison_schema, recipe_schema
+from sa_nowcast.recipe import comparison_schema, recipe_schema, tables_schema
 
 DOCS = Path(__file__).parent.parent / "docs"
-SCHEMA, COMPARISON, PAGE = (
+SCHEMA, COMPARISON, TABLES, PAGE = (
     DOCS / "recipe.schema.json",
     DOCS / "comparison.schema.json",
+    DOCS / "tables.schema.json",
     DOCS / "reference" / "recipe.md",
 )
 HEAD = """\
@@ -42,6 +43,11 @@ def comparison_text() -> str:
     return json.dumps(comparison_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
+def tables_text() -> str:
+    """Return the JSON Schema of a publication's tables as text."""
+    return json.dumps(tables_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
 def page_text() -> str:
     """Return the page of all fields as Markdown."""
     schema = recipe_schema()
@@ -51,7 +57,7 @@ def page_text() -> str:
     for name, field in schema["properties"].items():
         if block := _block(field, blocks):
             lines += list(_section(name, field, block, blocks))
-    return "\n".join([*lines, *_comparison()]) + "\n"
+    return "\n".join([*lines, *_comparison(), *_tables()]) + "\n"
 
 
 def _comparison() -> Iterator[str]:
@@ -65,6 +71,20 @@ def _comparison() -> Iterator[str]:
     yield "\n### sets, each\n"
     each = schema["$defs"]["SetRecipe"]
     yield from _table(each["properties"], each["required"])
+
+
+def _tables() -> Iterator[str]:
+    schema = tables_schema()
+    yield "\n## A publication's tables\n"
+    yield (
+        "A recipe with `tables` is a third kind: it runs other recipes with each of the networks, and prints their "
+        "scores beside printed ones. As a JSON Schema: [tables.schema.json](../tables.schema.json).\n"
+    )
+    yield from _table(schema["properties"], schema["required"])
+    for heading, name in (("tables, each", "TableRecipe"), ("columns, each", "ColumnRecipe")):
+        yield f"\n### {heading}\n"
+        each = schema["$defs"][name]
+        yield from _table(each["properties"], each["required"])
 
 
 def _section(path: str, field: Mapping[str, Any], block: Mapping[str, Any], blocks: Mapping[str, Any]) -> Iterator[str]:
@@ -136,4 +156,5 @@ def _cell(text: str) -> str:
 if __name__ == "__main__":
     SCHEMA.write_text(schema_text(), encoding="utf-8")
     COMPARISON.write_text(comparison_text(), encoding="utf-8")
+    TABLES.write_text(tables_text(), encoding="utf-8")
     PAGE.write_text(page_text(), encoding="utf-8")

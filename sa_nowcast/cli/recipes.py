@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sa_nowcast.errors import RecipeError
 
 if TYPE_CHECKING:
-    from sa_nowcast.recipe import ComparisonRecipe, Recipe
+    from sa_nowcast.recipe import AnyRecipe, Recipe
 
 
 def read(name: str, seed: int | None, output: str | None, overrides: Sequence[str] = ()) -> Recipe:
@@ -19,10 +19,8 @@ def read(name: str, seed: int | None, output: str | None, overrides: Sequence[st
     return read_recipe(find_recipe(name), replaced(seed, output, overrides))
 
 
-def read_any(
-    name: str, seed: int | None, output: str | None, overrides: Sequence[str] = ()
-) -> Recipe | ComparisonRecipe:
-    """Read a recipe of either kind, likewise."""
+def read_any(name: str, seed: int | None, output: str | None, overrides: Sequence[str] = ()) -> AnyRecipe:
+    """Read a recipe of any kind, likewise."""
     from sa_nowcast.recipe import find_recipe
     from sa_nowcast.recipe import read_any as read_recipe
 

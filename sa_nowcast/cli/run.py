@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sa_nowcast.cli import options, recipes, shipped, terminal
-from sa_nowcast.cli.scores_table import print_comparison, print_scores
+from sa_nowcast.cli.scores_table import print_comparison, print_scores, print_tables
 from sa_nowcast.cli.terminal import app
 
 if TYPE_CHECKING:
-    from sa_nowcast.recipe import ComparisonRecipe, Recipe
+    from sa_nowcast.recipe import ComparisonRecipe, Recipe, TablesRecipe
+    from sa_nowcast.survey.findings import Finding
 
 RecipeName = Annotated[
     str,
@@ -40,18 +41,22 @@ def run(
 ) -> None:
     """Train, forecast the held-back times, score them and draw a picture, as a recipe says.
 
-    A recipe with sets, such as default_model_scores, scores models that are trained already on several datasets.
+    A recipe with sets, such as default_model_scores, scores models that are trained already on several datasets; one
+    with tables, such as paper_tables, makes the runs that fill them, and prints our figures beside the printed ones.
 
     Each stage is skipped where its inputs are unchanged and its output is whole.
 
     Example: sa-nowcast run quickstart
     """
-    from sa_nowcast.recipe import ComparisonRecipe
+    from sa_nowcast.recipe import ComparisonRecipe, TablesRecipe
     from sa_nowcast.workflow import run as run_recipe
 
     parsed = recipes.read_any(recipe, seed, output, override or ())
     if isinstance(parsed, ComparisonRecipe):
         _compare(parsed, dry_run, json)
+        return
+    if isinstance(parsed, TablesRecipe):
+        (_check_tables(parsed, json) if dry_run else _fill_tables(parsed, json, quiet))
         return
     if dry_run:
         _check(parsed, json)
@@ -115,6 +120,43 @@ def _compare(recipe: ComparisonRecipe, dry_run: bool, json: bool) -> None:
         print_comparison(result.scores, recipe.name)
         for file in result.files:
             terminal.result(file)
+
+
+def _fill_tables(recipe: TablesRecipe, json: bool, quiet: bool) -> None:
+    """Print all tables; runs that could not be made were said, and the first of them gives the exit code."""
+    from sa_nowcast.workflow.tables import run_tables
+
+    result = run_tables(recipe, progress=not quiet, report=terminal.report)
+    if json:
+        failed = [{"run": name, "error": str(error)} for name, error in result.failed]
+        files = [str(file) for file in result.files]
+        figures = result.figures.to_dict("records")
+        terminal.emit({"folder": str(result.folder), "files": files, "figures": figures, "failed": failed})
+    else:
+        print_tables(result.figures, recipe)
+        for file in result.files:
+            terminal.result(file)
+    if result.failed:
+        raise typer.Exit(result.failed[0][1].exit_code)
+
+
+def _check_tables(recipe: TablesRecipe, json: bool) -> None:
+    """Say of every run what would stop it; the first of them gives the exit code."""
+    from sa_nowcast.survey.findings import exit_code
+    from sa_nowcast.survey.recipes import check_recipe
+    from sa_nowcast.workflow.tables import members
+
+    found: list[tuple[str, Finding]] = []
+    for member in members(recipe):
+        of_run = check_recipe(member.recipe)
+        found += [(member.name, finding) for finding in of_run]
+        for finding in of_run:
+            terminal.report(f"{member.name}: {finding.check}: {finding.detail}")
+    if json:
+        findings = [{"run": name, **finding.as_dict()} for name, finding in found]
+        terminal.emit({"name": recipe.name, "dry_run": True, "findings": findings})
+    if code := exit_code([finding for _, finding in found]):
+        raise typer.Exit(code)
 
 
 def _check(recipe: Recipe, json: bool) -> None:

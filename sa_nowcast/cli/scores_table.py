@@ -14,6 +14,8 @@ from sa_nowcast.cli import terminal
 if TYPE_CHECKING:
     import pandas as pd
 
+    from sa_nowcast.recipe import TablesRecipe
+
 
 _WIDEST = 1000
 
@@ -48,6 +50,26 @@ def print_comparison(scores: pd.DataFrame, title: str) -> None:
             table.add_row(*cells, end_section=lead == rows["lead"].max())
     width = Measurement.get(terminal.out, terminal.out.options.update(width=_WIDEST), table).maximum
     Console(width=max(terminal.out.width, width)).print(table)
+
+
+def print_tables(figures: pd.DataFrame, recipe: TablesRecipe) -> None:
+    """Print the tables of a publication: for each score the printed figure, then ours, or a word that there is none."""
+    for told in recipe.wanted():
+        rows = figures[figures["table"] == told.title]
+        table = Table(title=f"{told.title} ({told.source})", title_justify="left", caption_justify="left")
+        table.caption = told.note or None
+        table.add_column("network", no_wrap=True)
+        for column in told.columns:
+            name = column.score if column.lead is None else f"{column.score} {column.lead}"
+            table.add_column(Text(f"{name} printed"), justify="right", no_wrap=True)
+            table.add_column("ours", justify="right", no_wrap=True)
+        for network, of_network in rows.groupby("network", sort=False):
+            pairs = zip(of_network["printed"], of_network["ours"], strict=True)
+            cells = [(f"{there:g}", "missing" if here != here else f"{here:.4g}") for there, here in pairs]
+            table.add_row(str(network), *(cell for pair in cells for cell in pair))
+        if len(rows):
+            width = Measurement.get(terminal.out, terminal.out.options.update(width=_WIDEST), table).maximum
+            Console(width=max(terminal.out.width, width)).print(table)
 
 
 def scores_table(scores: pd.DataFrame, title: str, what: str = "held-back times, by lead time") -> Table:

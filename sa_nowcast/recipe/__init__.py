@@ -1,9 +1,9 @@
 """Recipes: the frozen models of a recipe YAML, with every default in one place, and its strict reader.
 
 `blocks`, `training`, `network` and `model` say what the recipe of an experiment may hold, `comparison` that of a
-comparison; `tree` reads files, `reading` checks them,
-`schema` tells editors, `shipped` finds those that ship. The same models check the arguments of `sa_nowcast.fit`; so a
-notebook and a batch job mean the same by a word.
+comparison, `tables` that of a publication's tables; `tree` reads files, `reading` checks them, `schema` tells editors,
+`shipped` finds those that ship. The same models check the arguments of `sa_nowcast.fit`; so a notebook and a batch job
+mean the same by a word.
 """
 
 from sa_nowcast.recipe.blocks import (
@@ -21,9 +21,10 @@ from sa_nowcast.recipe.blocks import (
 from sa_nowcast.recipe.comparison import ComparisonRecipe, SetRecipe
 from sa_nowcast.recipe.model import Recipe
 from sa_nowcast.recipe.network import network_config
-from sa_nowcast.recipe.reading import checked, parse_recipe, read_any, read_recipe, resolve
-from sa_nowcast.recipe.schema import comparison_schema, recipe_schema
+from sa_nowcast.recipe.reading import AnyRecipe, checked, parse_recipe, read_any, read_recipe, resolve
+from sa_nowcast.recipe.schema import comparison_schema, recipe_schema, tables_schema
 from sa_nowcast.recipe.shipped import find_recipe
+from sa_nowcast.recipe.tables import ColumnRecipe, TableRecipe, TablesRecipe
 from sa_nowcast.recipe.training import TRAINING_PRESETS, TrainingRecipe
 from sa_nowcast.recipe.tree import Tree, parse_tree, read_tree, with_overrides
 
@@ -31,7 +32,9 @@ __all__ = [
     "REFERENCE_NAMES",
     "SAMPLE_PREFIX",
     "TRAINING_PRESETS",
+    "AnyRecipe",
     "BootstrapRecipe",
+    "ColumnRecipe",
     "ComparisonRecipe",
     "ConversionRecipe",
     "DataRecipe",
@@ -41,6 +44,8 @@ __all__ = [
     "Recipe",
     "SetRecipe",
     "SplitRecipe",
+    "TableRecipe",
+    "TablesRecipe",
     "TrainingRecipe",
     "Tree",
     "VerificationRecipe",
@@ -55,5 +60,6 @@ __all__ = [
     "read_tree",
     "recipe_schema",
     "resolve",
+    "tables_schema",
     "with_overrides",
 ]

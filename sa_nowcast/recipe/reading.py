@@ -14,12 +14,18 @@ from sa_nowcast.errors import RecipeError, SaNowcastError
 from sa_nowcast.recipe.comparison import ComparisonRecipe
 from sa_nowcast.recipe.model import Recipe
 from sa_nowcast.recipe.network import network_fields
+from sa_nowcast.recipe.tables import TablesRecipe
 from sa_nowcast.recipe.tree import EXTENDS, Key, Tree, expanded, parse_tree, read_tree, with_overrides
 
 M = TypeVar("M", bound=BaseModel)
+AnyRecipe = Recipe | ComparisonRecipe | TablesRecipe
+"""A recipe of any kind."""
 
-COMPARES = "sets"
-"""The key that tells the recipe of a comparison from that of an experiment."""
+_KINDS: dict[str, tuple[type[ComparisonRecipe | TablesRecipe], str]] = {
+    "sets": (ComparisonRecipe, "a comparison"),
+    "tables": (TablesRecipe, "a publication's tables"),
+}
+"""By the key that tells it: kinds that are no experiment."""
 
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -35,14 +41,25 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     ------
     RecipeError
         No such file, YAML that is not plain (duplicate keys, tags, aliases, deep nesting), unknown keys (the nearest
-        known one is named), values that are not allowed, an environment variable that is not set. The message names
-        file, line and key.
+        known one is named), values that are not allowed, an environment variable that is not set, or a recipe of
+        another kind. The message names file, line and key.
     """
-    return resolve(with_overrides(read_tree(path), overrides))
+    tree = with_overrides(read_tree(path), overrides)
+    for key, (_, kind) in _KINDS.items():
+        if key in tree.values:
+            raise RecipeError(
+                tree.where((key,)),
+                f"the recipe of {kind}",
+                expected="one of an experiment",
+                fix="start it by sa-nowcast run, with --dry-run to check it",
+            )
+    return resolve(tree)
 
 
-def read_any(path: str | Path, overrides: Sequence[str] = ()) -> Recipe | ComparisonRecipe:
-    """Read and check a recipe file of either kind: one with ``sets`` compares, any other is an experiment.
+def read_any(path: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
+    """Read and check a recipe file of any kind.
+
+    One with ``sets`` compares, one with ``tables`` fills those of a publication, any other is an experiment.
 
     Raises
     ------
@@ -50,7 +67,10 @@ def read_any(path: str | Path, overrides: Sequence[str] = ()) -> Recipe | Compar
         As for `read_recipe`.
     """
     tree = with_overrides(read_tree(path), overrides)
-    return _validated(ComparisonRecipe, expanded(tree)) if COMPARES in tree.values else resolve(tree)
+    for key, (model, _) in _KINDS.items():
+        if key in tree.values:
+            return _validated(model, expanded(tree))
+    return resolve(tree)
 
 
 def parse_recipe(text: str, name: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
@@ -60,13 +80,6 @@ def parse_recipe(text: str, name: str = "recipe", overrides: Sequence[str] = ())
 
 def resolve(tree: Tree) -> Recipe:
     """Return the recipe that `tree` describes: environment variables put in, everything checked."""
-    if COMPARES in tree.values and "data" not in tree.values:
-        raise RecipeError(
-            tree.where((COMPARES,)),
-            "this recipe compares models on several datasets",
-            expected="one with data, which is trained on",
-            fix="sa-nowcast run compares; with --dry-run it checks",
-        )
     return _validated(Recipe, expanded(tree))
 
 

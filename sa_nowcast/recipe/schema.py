@@ -6,17 +6,18 @@ from typing import Any
 
 from sa_nowcast.recipe.comparison import ComparisonRecipe
 from sa_nowcast.recipe.model import Recipe
+from sa_nowcast.recipe.tables import TablesRecipe
 from sa_nowcast.recipe.tree import EXTENDS
 
 
 def comparison_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of the recipe of a comparison."""
-    schema = ComparisonRecipe.model_json_schema()
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "sa_nowcast comparison",
-        **{key: value for key, value in schema.items() if key != "title"},
-    }
+    return _titled("sa_nowcast comparison", ComparisonRecipe.model_json_schema())
+
+
+def tables_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of the recipe of a publication's tables."""
+    return _titled("sa_nowcast tables", TablesRecipe.model_json_schema())
 
 
 def recipe_schema() -> dict[str, Any]:
@@ -39,9 +40,9 @@ def recipe_schema() -> dict[str, Any]:
         },
         **schema["properties"],
     }
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "sa_nowcast recipe",
-        **{key: value for key, value in schema.items() if key != "title"},
-        "anyOf": [{"required": [EXTENDS]}, {"required": required}],
-    }
+    return {**_titled("sa_nowcast recipe", schema), "anyOf": [{"required": [EXTENDS]}, {"required": required}]}
+
+
+def _titled(title: str, schema: dict[str, Any]) -> dict[str, Any]:
+    rest = {key: value for key, value in schema.items() if key != "title"}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **rest}

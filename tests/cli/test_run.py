@@ -349,3 +349,34 @@ def test_results_as_json(recipe: Path, tmp_path: Path, here: Here) -> None:
     assert {row["metric"] for row in document["scores"]} == {"mse", "csi"}
     here("train", recipe, "--quiet", "--json")
     assert json.loads(here.out) == {"model": str(tmp_path / "run" / "model.nowcaster")}
+
+
+def test_runs_of_tables_that_cannot_be_made_are_said_and_the_tables_are_still_printed(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TAXIBJ", str(tmp_path / "nowhere"))
+    asked = ["run", "paper_tables", "--output", tmp_path / "runs", "--set", "only=[taxibj]"]
+    here(*asked, "--set", "networks=[convlstm]", "--dry-run")
+    assert (here.code, here.out) == (3, "")
+    failure = f"DATA {tmp_path / 'nowhere'}: no such file or folder"
+    assert f"taxibj convlstm: data: {failure}" in here.err
+    assert not (tmp_path / "runs").exists()
+    here(*asked, "--set", "networks=[convlstm, sa-convlstm]")
+    assert here.code == 3
+    assert f"taxibj convlstm: {failure}" in here.err
+    assert f"taxibj sa-convlstm: {failure}" in here.err
+    assert "Table 3a" in here.out
+    assert "0.269" in here.out
+    here(*asked, "--set", "run=false", "--json")
+    assert here.code == 0
+    document = json.loads(here.out)
+    assert document["failed"] == []
+    first = {"table": "Table 1, TaxiBJ", "recipe": "taxibj", "network": "convlstm", "score": "ssim"}
+    assert document["figures"][0] == {**first, "lead": None, "printed": 0.979, "ours": None}
+    assert len(document["figures"]) == 5 * 3 + 2 * 4
+
+
+@pytest.mark.parametrize("name", ["paper_tables", "default_model_scores"])
+def test_other_commands_refuse_a_recipe_that_is_no_experiment(here: Here, name: str) -> None:
+    for command in ("train", "submit"):
+        here.fails(2, "expected one of an experiment. Fix: start it by sa-nowcast run", command, name)

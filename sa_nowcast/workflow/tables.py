@@ -1,0 +1,181 @@
+"""A publication's tables: the runs that fill them, one after another, and their figures beside the printed ones."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from sa_nowcast.errors import Interrupted, RecipeError, SaNowcastError
+from sa_nowcast.recipe import ColumnRecipe, Recipe, TableRecipe, TablesRecipe, find_recipe, read_recipe
+from sa_nowcast.storage import storage, write_whole
+from sa_nowcast.verification.metrics import select_metrics
+from sa_nowcast.workflow.stages import SCORES, run
+
+FIGURES: Final = "tables.csv"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run that fills tables.
+
+    Attributes
+    ----------
+    name : str
+        The recipe, as the tables name it, and the network.
+    recipe : Recipe
+    """
+
+    name: str
+    recipe: Recipe
+
+    def reporting(self, report: Callable[[str], None]) -> Callable[[str], None]:
+        """Return `report` with the run's name before each line."""
+        return lambda line: report(f"{self.name}: {line}")
+
+
+@dataclass(frozen=True)
+class TablesResult:
+    """What there is of the tables.
+
+    Attributes
+    ----------
+    folder : Path
+    figures : DataFrame
+        A row for each table, network and column: ``table``, ``recipe``, ``network``, ``score``, ``lead``, ``printed``,
+        ``ours``; ``lead`` is NaN where the score is the mean over all, ``ours`` where no run gives the figure.
+    files : list of Path
+    failed : list of (str, SaNowcastError)
+        Runs that could not be made.
+    """
+
+    folder: Path
+    figures: pd.DataFrame
+    files: list[Path]
+    failed: list[tuple[str, SaNowcastError]]
+
+
+def members(recipe: TablesRecipe) -> list[Member]:
+    """Return the runs that fill the tables that are asked for, each once.
+
+    Raises
+    ------
+    RecipeError
+        A recipe that is not there or is not valid with the overrides, or that scores no such thing.
+    """
+    found: dict[Path, Member] = {}
+    for table in recipe.wanted():
+        for network in recipe.wanted_networks(table):
+            folder = _folder(recipe, table.recipe, network)
+            if folder not in found:
+                own = [f"network.name={network}", f"output.folder={json.dumps(str(folder))}"]
+                read = read_recipe(find_recipe(table.recipe), [*recipe.overrides, *own])
+                found[folder] = Member(f"{table.recipe} {network}", read)
+            _require_columns(table, found[folder].recipe)
+    return list(found.values())
+
+
+def run_tables(
+    recipe: TablesRecipe, *, progress: bool = True, report: Callable[[str], None] = lambda line: None
+) -> TablesResult:
+    """Make the runs that are missing, and put their figures beside the printed ones.
+
+    Parameters
+    ----------
+    recipe : TablesRecipe
+    progress : bool
+        Whether training shows a progress bar on standard error.
+    report : callable
+        Called with one line at the start of each stage of each run, and for each run that cannot be made.
+
+    Returns
+    -------
+    TablesResult
+        Finished runs are read from their folders; the same call goes on after an interruption. Where one cannot be
+        made, the others still are.
+
+    Raises
+    ------
+    RecipeError
+        A recipe or override that cannot be, before anything is run.
+    Interrupted
+        Stopped from outside.
+    """
+    wanted, failed = members(recipe), list[tuple[str, SaNowcastError]]()
+    if recipe.run:
+        _require_one_process()
+        for number, member in enumerate(wanted, 1):
+            report(f"{member.name} ({number} of {len(wanted)})")
+            try:
+                run(member.recipe, progress=progress, report=member.reporting(report))
+            except Interrupted:
+                raise
+            except SaNowcastError as error:  # the others can still be made
+                member.reporting(report)(str(error))
+                failed.append((member.name, error))
+    folder = Path(recipe.output.folder).expanduser()
+    figures, files = _figures(recipe), []
+    if recipe.run and folder.is_dir():
+        with storage(folder / FIGURES):
+            write_whole(folder / FIGURES, figures.to_csv(index=False))
+        files = [folder / FIGURES]
+    return TablesResult(folder, figures, files, failed)
+
+
+def _require_columns(table: TableRecipe, run_by: Recipe) -> None:
+    scored = [metric.name for metric in select_metrics(run_by.verification.metrics or ["mse"])]
+    for column in table.columns:
+        if column.score not in scored:
+            raise RecipeError(
+                f"{table.title}, columns", f"{table.recipe} has no {column.score!r}", f"one of {', '.join(scored)}"
+            )
+        if (column.lead or 1) > run_by.steps:
+            raise RecipeError(f"{table.title}, columns", f"lead {column.lead}", expected=f"1 to {run_by.steps}")
+
+
+def _require_one_process() -> None:
+    from sa_nowcast.training.launch import launched
+
+    if not launched().alone:
+        raise RecipeError(
+            "tables",
+            f"started as {launched().share.ranks} processes that train together",
+            expected="one process",
+            fix="start the recipes of the tables by themselves, into the same folders, or name networks for each job",
+        )
+
+
+def _folder(recipe: TablesRecipe, experiment: str, network: str) -> Path:
+    name = re.sub(r"[^A-Za-z0-9-]+", "_", str(Path(experiment).with_suffix(""))).strip("_")
+    return Path(recipe.output.folder).expanduser() / name / network
+
+
+def _figures(recipe: TablesRecipe) -> pd.DataFrame:
+    rows = []
+    for table in recipe.wanted():
+        for network in recipe.wanted_networks(table):
+            ours = _ours(_folder(recipe, table.recipe, network) / SCORES, network, table.columns)
+            for column, printed, here in zip(table.columns, table.printed[network], ours, strict=True):
+                told = {"table": table.title, "recipe": table.recipe, "network": network}
+                rows.append({**told, **column.model_dump(), "printed": printed, "ours": here})
+    return pd.DataFrame(rows).astype({"lead": float, "ours": float})
+
+
+def _ours(path: Path, network: str, columns: Sequence[ColumnRecipe]) -> list[float | None]:
+    if not path.is_file():
+        return [None] * len(columns)
+    scores = pd.read_csv(path)
+    if "model" in scores:  # references are scored beside the network
+        scores = scores[scores["model"] == network]
+    found: list[float | None] = []
+    for column in columns:
+        by_lead = scores[scores["metric"] == column.score].sort_values("lead_time_minutes")["value"].to_list()
+        if column.lead is not None:
+            by_lead = by_lead[column.lead - 1 : column.lead]
+        found.append(sum(by_lead) / len(by_lead) if by_lead else None)
+    return found

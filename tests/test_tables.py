@@ -1,0 +1,138 @@
+"""A publication's tables: which runs fill them, and what is shown of runs that are there, or cannot be made."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from sequences import NETWORK, OPTIONS, rain
+
+from sa_nowcast.errors import Interrupted, RecipeError, StorageError
+from sa_nowcast.recipe import ColumnRecipe, OutputRecipe, TableRecipe, TablesRecipe
+from sa_nowcast.workflow.tables import members, run_tables
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> str:
+    rain(40).to_netcdf(tmp_path / "rain.nc")
+    told = {
+        "name": "trial",
+        "history": 4,
+        "steps": 3,
+        "data": {"source": str(tmp_path / "rain.nc")},
+        "network": {**NETWORK, "hidden": [2]},
+        "training": OPTIONS,
+        "verification": {"metrics": ["mse", "mae"], "bootstrap": {"samples": 10}},
+        "pictures": {"forecast": False, "scores": False},
+        "output": {"folder": "unused"},
+    }
+    path = tmp_path / "trial.yaml"
+    path.write_text(yaml.safe_dump(told))
+    return str(path)
+
+
+@pytest.fixture
+def recipe(experiment: str, tmp_path: Path) -> TablesRecipe:
+    def table(title: str, printed: dict[Any, tuple[float, ...]], *leads: int | None) -> TableRecipe:
+        columns = tuple(ColumnRecipe(score="mse", lead=lead) for lead in leads)
+        return TableRecipe(title=title, source="a paper", recipe=experiment, columns=columns, printed=printed)
+
+    whole = table("all", {"convlstm": (1.0,), "sa-convlstm": (0.5,)}, None)
+    by_lead = table("by lead", {"sa-convlstm": (0.25, 0.75)}, 1, 3)
+    return TablesRecipe(name="trial", tables=(whole, by_lead), output=OutputRecipe(folder=str(tmp_path / "runs")))
+
+
+def test_each_run_is_made_once_with_its_network_folder_and_the_overrides(recipe: TablesRecipe) -> None:
+    told = recipe.model_copy(update={"overrides": ("training.max_steps=7",)})
+    found = [member.recipe for member in members(told)]
+    assert [each.network["name"] for each in found] == ["convlstm", "sa-convlstm"]
+    assert len({each.output.folder for each in found}) == 2
+    assert all(Path(each.output.folder).is_relative_to(recipe.output.folder) for each in found)
+    assert {each.training.max_steps for each in found} == {7}
+
+
+def test_figures_of_runs_stand_beside_printed_ones_and_those_that_fail_do_not_stop_others(recipe: TablesRecipe) -> None:
+    folder = Path(members(recipe)[0].recipe.output.folder)
+    folder.parent.mkdir(parents=True)
+    folder.write_text("a file where a folder should be")
+    lines: list[str] = []
+    result = run_tables(recipe, progress=False, report=lines.append)
+    ((name, error),) = result.failed
+    assert name.endswith("trial.yaml convlstm")
+    assert isinstance(error, StorageError)
+    assert f"{name}: {error}" in lines
+    scores = pd.read_csv(Path(members(recipe)[1].recipe.output.folder) / "scores.csv")
+    mse = scores[scores["metric"] == "mse"].sort_values("lead_time_minutes")["value"].to_list()
+    assert result.figures["printed"].to_list() == [1.0, 0.5, 0.25, 0.75]
+    assert result.figures["ours"].to_list()[1:] == pytest.approx([sum(mse) / 3, mse[0], mse[2]])
+    assert result.figures["ours"].isna().to_list() == [True, False, False, False]
+    kept = pd.read_csv(result.folder / "tables.csv")
+    pd.testing.assert_frame_equal(kept, result.figures)
+
+
+def test_an_interruption_ends_the_tables_at_once_and_the_same_call_finishes_them(recipe: TablesRecipe) -> None:
+    told = recipe.model_copy(update={"overrides": ("training.max_steps=200",)})
+    over, lines = threading.Event(), list[str]()
+
+    def interrupt() -> None:
+        while not over.wait(0.1):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    sender = threading.Thread(target=interrupt)
+    former = signal.signal(signal.SIGUSR1, lambda *_: None)  # until training listens
+    try:
+        sender.start()
+        with pytest.raises(Interrupted, match=r"at step .* of 200"):
+            run_tables(told, progress=False, report=lines.append)
+    finally:
+        over.set()
+        sender.join()
+        signal.signal(signal.SIGUSR1, former)
+    assert any("convlstm (1 of 2)" in line for line in lines)
+    assert not any("(2 of 2)" in line for line in lines)
+    result = run_tables(told, progress=False, report=lines.append)
+    assert result.failed == []
+    assert result.figures["ours"].notna().all()
+
+
+def test_nothing_is_run_or_written_where_runs_are_not_asked_for(recipe: TablesRecipe) -> None:
+    result = run_tables(recipe.model_copy(update={"run": False}))
+    assert result.figures["ours"].isna().all()
+    assert result.files == []
+    assert not result.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("column", "line"),
+    [
+        (ColumnRecipe(score="mse", lead=4), "all, columns: lead 4, expected 1 to 3"),
+        (ColumnRecipe(score="psnr"), "has no 'psnr', expected one of mse, mae"),
+    ],
+)
+def test_what_the_runs_will_not_score_is_refused_before_any_is_made(
+    recipe: TablesRecipe, column: ColumnRecipe, line: str
+) -> None:
+    table = recipe.tables[0].model_copy(update={"columns": (column,)})
+    with pytest.raises(RecipeError, match=line) as caught:
+        run_tables(recipe.model_copy(update={"tables": (table,)}))
+    assert "\n" not in str(caught.value)
+    assert not Path(recipe.output.folder).exists()
+
+
+def test_an_override_that_the_recipe_does_not_know_is_refused_before_any_is_made(recipe: TablesRecipe) -> None:
+    with pytest.raises(RecipeError, match=r"override training\.max_step: unknown key.*max_steps"):
+        run_tables(recipe.model_copy(update={"overrides": ("training.max_step=7",)}))
+
+
+def test_processes_that_train_together_are_refused(recipe: TablesRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": 0, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "localhost",
+                        "MASTER_PORT": 1, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "a"}.items():  # fmt: skip
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(RecipeError, match="2 processes that train together, expected one process"):
+        run_tables(recipe)
