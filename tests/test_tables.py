@@ -101,6 +101,17 @@ def test_an_interruption_ends_the_tables_at_once_and_the_same_call_finishes_them
     assert result.figures["ours"].notna().all()
 
 
+def test_figures_of_runs_by_other_settings_are_not_shown_as_ours(recipe: TablesRecipe) -> None:
+    few = recipe.model_copy(update={"networks": ("convlstm",), "tables": recipe.tables[:1]})
+    assert run_tables(few, progress=False).figures["ours"].notna().all()
+    for run in (False, True):
+        lines: list[str] = []
+        other = few.model_copy(update={"overrides": ("training.seed=7",), "run": run})
+        assert run_tables(other, progress=False, report=lines.append).figures["ours"].isna().all()
+        assert sum("it holds a run of another recipe" in line for line in lines) == 1
+    assert run_tables(few.model_copy(update={"run": False})).figures["ours"].notna().all()
+
+
 def test_nothing_is_run_or_written_where_runs_are_not_asked_for(recipe: TablesRecipe) -> None:
     result = run_tables(recipe.model_copy(update={"run": False}))
     assert result.figures["ours"].isna().all()

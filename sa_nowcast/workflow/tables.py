@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,6 +15,7 @@ from sa_nowcast.errors import Interrupted, RecipeError, SaNowcastError
 from sa_nowcast.recipe import ColumnRecipe, Recipe, TableRecipe, TablesRecipe, find_recipe, read_recipe
 from sa_nowcast.storage import storage, write_whole
 from sa_nowcast.verification.metrics import select_metrics
+from sa_nowcast.workflow.outputs import check_claim
 from sa_nowcast.workflow.stages import SCORES, run
 
 FIGURES: Final = "tables.csv"
@@ -48,7 +49,8 @@ class TablesResult:
     folder : Path
     figures : DataFrame
         A row for each table, network and column: ``table``, ``recipe``, ``network``, ``score``, ``lead``, ``printed``,
-        ``ours``; ``lead`` is NaN where the score is the mean over all, ``ours`` where no run gives the figure.
+        ``ours``; ``lead`` is NaN where the score is the mean over all, ``ours`` where no run by these settings gives
+        the figure.
     files : list of Path
     failed : list of (str, SaNowcastError)
         Runs that could not be made.
@@ -75,7 +77,7 @@ def members(recipe: TablesRecipe) -> list[Member]:
             if folder not in found:
                 own = [f"network.name={network}", f"output.folder={json.dumps(str(folder))}"]
                 read = read_recipe(find_recipe(table.recipe), [*recipe.overrides, *own])
-                found[folder] = Member(f"{table.recipe} {network}", read)
+                found[folder] = Member(_name(table, network), read)
             _require_columns(table, found[folder].recipe)
     return list(found.values())
 
@@ -119,7 +121,10 @@ def run_tables(
                 member.reporting(report)(str(error))
                 failed.append((member.name, error))
     folder = Path(recipe.output.folder).expanduser()
-    figures, files = _figures(recipe), []
+    others = _runs_of_others(wanted)
+    for name, other in others.items() if not recipe.run else ():  # else it was said when it was to be run
+        report(f"{name}: {other}")
+    figures, files = _figures(recipe, others), []
     if recipe.run and folder.is_dir():
         with storage(folder / FIGURES):
             write_whole(folder / FIGURES, figures.to_csv(index=False))
@@ -150,16 +155,33 @@ def _require_one_process() -> None:
         )
 
 
+def _name(table: TableRecipe, network: str) -> str:
+    return f"{table.recipe} {network}"
+
+
 def _folder(recipe: TablesRecipe, experiment: str, network: str) -> Path:
     name = re.sub(r"[^A-Za-z0-9-]+", "_", str(Path(experiment).with_suffix(""))).strip("_")
     return Path(recipe.output.folder).expanduser() / name / network
 
 
-def _figures(recipe: TablesRecipe) -> pd.DataFrame:
+def _runs_of_others(wanted: Sequence[Member]) -> dict[str, RecipeError]:
+    """Return those whose folder holds a run by other settings, as after other overrides: its figures are not theirs."""
+    found = {}
+    for member in wanted:
+        try:
+            check_claim(Path(member.recipe.output.folder), member.recipe)
+        except RecipeError as error:
+            found[member.name] = error
+    return found
+
+
+def _figures(recipe: TablesRecipe, without: Container[str]) -> pd.DataFrame:
     rows = []
     for table in recipe.wanted():
         for network in recipe.wanted_networks(table):
-            ours = _ours(_folder(recipe, table.recipe, network) / SCORES, network, table.columns)
+            ours: list[float | None] = [None] * len(table.columns)
+            if _name(table, network) not in without:
+                ours = _ours(_folder(recipe, table.recipe, network) / SCORES, network, table.columns)
             for column, printed, here in zip(table.columns, table.printed[network], ours, strict=True):
                 told = {"table": table.title, "recipe": table.recipe, "network": network}
                 rows.append({**told, **column.model_dump(), "printed": printed, "ours": here})
