@@ -77,7 +77,7 @@ def test_a_comparison_is_told_by_its_sets(path: Path) -> None:
 
 
 def test_a_comparison_in_place_of_an_experiment_is_named() -> None:
-    with pytest.raises(RecipeError, match="a comparison.*start it by sa-nowcast run"):
+    with pytest.raises(RecipeError, match=r"a comparison.*start it by sa-nowcast run"):
         read_recipe(COMPARISONS[0])
 
 
