@@ -115,7 +115,7 @@ def test_a_grid_that_does_not_fit_is_refused_with_what_would():
     gib = 2**30
     needed = models.estimate_memory(config, (64, 64), 8, **spans)
     assert models.require_memory(config, (64, 64), 8, **spans, available=needed) == needed
-    with pytest.raises(ModelError, match=r"sa-convlstm on 64×64, batch 8.*GiB to train.*Fix: use a batch of 4"):
+    with pytest.raises(ModelError, match=r"sa-convlstm on 64×64, batch 8.*GiB to train.*Fix: use a batch of 3"):
         models.require_memory(config, (64, 64), 8, **spans, available=needed * 4 // 7)
     with pytest.raises(ModelError, match="batch of 1 with checkpoint_steps: 1"):
         models.require_memory(config, (300, 300), 2, **spans, available=20 * gib)
