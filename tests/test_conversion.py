@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sa_nowcast.conversion import COMPLETE, VariablePlan, convert, open_zarr, verify
+from sa_nowcast.conversion import COMPLETE, VariablePlan, convert, open_zarr, run, verify
 from sa_nowcast.conversion.plan import LARGEST_SHARD, frames_per_shard
 from sa_nowcast.errors import DataError, Interrupted, RecipeError, StorageError
 
@@ -331,6 +332,33 @@ def test_a_shard_that_changed_since_is_written_again(tmp_path: Path) -> None:
     file.write_bytes(damaged)
     convert(rain(), target, frames_per_shard=4)
     np.testing.assert_array_equal(open_zarr(target).rain.values, rain().rain.values)
+
+
+def test_files_whose_values_alone_changed_are_not_mixed_with_what_was_converted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = tmp_path / "rain.nc", tmp_path / "out.zarr"
+    rain().to_netcdf(source)
+    write, written = run.write_shard, []
+
+    def stopping(*args: Any) -> Any:
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(write(*args))
+        return written[-1]
+
+    monkeypatch.setattr(run, "write_shard", stopping)
+    with pytest.raises(Interrupted):
+        convert(source, target, frames_per_shard=4, workers=1)
+    monkeypatch.setattr(run, "write_shard", write)
+    corrected = rain()
+    corrected["rain"] = corrected.rain.copy(data=corrected.rain.values[:, ::-1])
+    source.unlink()
+    corrected.to_netcdf(source)
+    with pytest.raises(StorageError, match="holds an unfinished conversion of other data or settings"):
+        convert(source, target, frames_per_shard=4)
+    convert(source, target, frames_per_shard=4, existing="replace")
+    np.testing.assert_array_equal(open_zarr(target).rain.values, corrected.rain.values)
 
 
 def test_the_rest_of_another_conversion_is_not_mixed_in(tmp_path: Path) -> None:

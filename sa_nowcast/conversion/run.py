@@ -26,7 +26,7 @@ from sa_nowcast.errors import Interrupted, RecipeError, StorageError
 from sa_nowcast.sources.manifest import MANIFEST, write_manifest
 from sa_nowcast.sources.open import open_source
 from sa_nowcast.sources.optional import require
-from sa_nowcast.sources.paths import PathLike, is_zarr
+from sa_nowcast.sources.paths import PathLike, is_zarr, stamp
 from sa_nowcast.sources.store import COMPLETE, LOCK, PARTIAL
 from sa_nowcast.storage import clear, held, put_in_place, remove, require_writable, storage, sync, write_whole
 from sa_nowcast.times import show_time
@@ -123,10 +123,13 @@ def convert(
         if value is not None and not least <= value <= most:
             raise RecipeError(name, str(value), expected=f"{least} to {most}")
     place = _local(target)
+    files = None
     if isinstance(source, xr.Dataset | xr.DataArray):
         opened: xr.Dataset | xr.DataArray = source
     else:
-        opened = open_source(source, engine=engine, **dict(options or {}))
+        paths = source if isinstance(source, str | os.PathLike) else list(source)
+        files = stamp(paths)
+        opened = open_source(paths, engine=engine, **dict(options or {}))
     prepared = prepare(
         opened, place, variables=variables, time=time, irregular=irregular, window=window, frames=frames_per_shard,
         level=level, attrs=dict(attrs or {}),
@@ -136,7 +139,7 @@ def convert(
     if dry_run:
         return prepared.plan
     with held(_lock_file(place), place):
-        conversion = _Conversion(prepared, place)
+        conversion = _Conversion(prepared, place, files)
         stored = conversion.ended_before()
         if stored is None:
             _may_write(place, existing)  # another process may have ended meanwhile
@@ -193,12 +196,13 @@ def _lock_file(place: Path) -> Path:
 class _Conversion:
     """The store being written, new or to be gone on with, and the journal of its finished shards.
 
-    The journal's first line says what is converted; then comes one line a shard; the last one, before the store gets
-    its name, holds the inode of its folder, by which the store is known under either name.
+    The journal's first line says what is converted, and from which files (`sa_nowcast.sources.paths.stamp`); then comes
+    one line a shard; the last one, before the store gets its name, holds the inode of its folder, by which the store is
+    known under either name.
     """
 
-    def __init__(self, prepared: Prepared, place: Path) -> None:
-        self.prepared, self.place = prepared, place
+    def __init__(self, prepared: Prepared, place: Path, files: str | None = None) -> None:
+        self.prepared, self.place, self.files = prepared, place, files
         self.partial = place.with_name(place.name + PARTIAL)
         self.journal = _journal_file(place)
         self.done: dict[str, ShardRecord] = {}
@@ -229,7 +233,10 @@ class _Conversion:
         """Lay the store out, or find it as it was left."""
         fingerprint = self.prepared.plan.fingerprint
         lines = _read_lines(self.journal) if (self.partial / "zarr.json").is_file() else []
-        if lines and lines[0].get("fingerprint") != fingerprint:
+        # The fingerprint knows times, labels and settings; that values may have changed, the files tell, where known.
+        files = lines[0].get("files") if lines else None
+        changed = files is not None and self.files is not None and files != self.files
+        if lines and (changed or lines[0].get("fingerprint") != fingerprint):
             if existing == "refuse":
                 raise StorageError(
                     str(self.partial), "holds an unfinished conversion of other data or settings",
@@ -245,7 +252,7 @@ class _Conversion:
                 remove(self.partial)
                 self.partial.mkdir(parents=True)
                 _lay_out(self.partial, self.prepared)
-            header = {"fingerprint": fingerprint, "version": __version__}
+            header = {"fingerprint": fingerprint, "version": __version__, "files": self.files}
             entries = (header, *(r.as_dict() for r in self.done.values()))
             write_whole(self.journal, "".join(json.dumps(entry) + "\n" for entry in entries))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import itertools
 import os
 import re
@@ -30,6 +31,21 @@ def is_zarr(path: PathLike) -> bool:
     """Say whether `path` is the root of a Zarr store of format 2 or 3."""
     root = Path(path)
     return any((root / name).is_file() for name in ("zarr.json", ".zgroup", ".zmetadata", ".zattrs"))
+
+
+def stamp(source: PathLike | Iterable[PathLike]) -> str | None:
+    """Return a digest of the names, sizes and times of change of the files that `source` names; nothing is read.
+
+    None where it names no local files, as an address does.
+    """
+    try:
+        places = expand(source)
+        files = [f for place in places for f in (sorted(place.rglob("*")) if place.is_dir() else [place])]
+        stats = [(str(f), f.stat()) for f in files if f.is_file()]
+    except (DataError, OSError):
+        return None
+    told = [(name, s.st_size, s.st_mtime_ns) for name, s in stats]
+    return hashlib.sha256(repr(told).encode()).hexdigest() if told else None
 
 
 def expand(source: PathLike | Iterable[PathLike], suffixes: Sequence[str] = ()) -> list[Path]:
