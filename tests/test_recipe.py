@@ -11,6 +11,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sequences import rain
 
 from sa_nowcast.errors import RecipeError
 from sa_nowcast.models.config import NAMES, NetworkConfig
@@ -32,6 +33,7 @@ from sa_nowcast.recipe import (
     tree,
 )
 from sa_nowcast.strict_yaml import load_strict
+from sa_nowcast.training.fit import fit
 
 MINIMAL = """\
 name: trial
@@ -167,6 +169,22 @@ def test_networks_that_fill_none_of_the_tables_asked_for_are_refused() -> None:
 def test_an_experiment_is_not_read_from_a_recipe_of_another_kind(path: Path, line: str) -> None:
     with pytest.raises(RecipeError, match=rf"line \d+, {line}, expected one of an experiment.*sa-nowcast run"):
         read_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("training.truth_start=0.5", "training.truth_start: 0.5, with network.output: moving, expected 0"),
+        ("training.preset=tuned", "training.truth_start: 0.5, with network.output: moving"),
+        ("training.context_truth_start=0.9", "training.context_truth_start: 0.9, with"),
+        ("training.acceleration=graph", "training.acceleration: graph, with"),
+    ],
+)
+def test_training_that_a_moving_network_would_leave_unused_is_refused(override: str, line: str) -> None:
+    with pytest.raises(RecipeError, match=line):
+        parse_recipe(MINIMAL, overrides=["network={output: moving}", override])
+    with pytest.raises(RecipeError, match="truth_start"):
+        fit(rain(), history=4, steps=3, network={"output": "moving"}, truth_start=0.5)
 
 
 def test_every_field_is_described_and_nothing_can_be_changed_afterwards() -> None:
@@ -601,4 +619,5 @@ def test_the_page_of_all_fields_is_that_of_the_models() -> None:
     tool = importlib.util.module_from_spec(place)
     place.loader.exec_module(tool)
     assert tool.PAGE.read_text() == tool.page_text(), "run python tools/recipe_reference.py"
-    assert tool.SCHEMA.read_text() == tool.schema_text()
+    for path, schema in tool.SCHEMAS.items():
+        assert path.read_text() == tool.schema_text(schema())

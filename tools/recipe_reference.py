@@ -16,12 +16,12 @@ from typing import Any
 from sa_nowcast.recipe import comparison_schema, recipe_schema, tables_schema
 
 DOCS = Path(__file__).parent.parent / "docs"
-SCHEMA, COMPARISON, TABLES, PAGE = (
-    DOCS / "recipe.schema.json",
-    DOCS / "comparison.schema.json",
-    DOCS / "tables.schema.json",
-    DOCS / "reference" / "recipe.md",
-)
+PAGE = DOCS / "reference" / "recipe.md"
+SCHEMAS = {
+    DOCS / "recipe.schema.json": recipe_schema,
+    DOCS / "comparison.schema.json": comparison_schema,
+    DOCS / "tables.schema.json": tables_schema,
+}
 HEAD = """\
 # Recipe fields
 
@@ -33,19 +33,9 @@ lengths are in the units of the data, frames and pixels unless a field says othe
 """
 
 
-def schema_text() -> str:
-    """Return the JSON Schema of recipes as text."""
-    return json.dumps(recipe_schema(), indent=2, ensure_ascii=False) + "\n"
-
-
-def comparison_text() -> str:
-    """Return the JSON Schema of comparisons as text."""
-    return json.dumps(comparison_schema(), indent=2, ensure_ascii=False) + "\n"
-
-
-def tables_text() -> str:
-    """Return the JSON Schema of a publication's tables as text."""
-    return json.dumps(tables_schema(), indent=2, ensure_ascii=False) + "\n"
+def schema_text(schema: Mapping[str, Any]) -> str:
+    """Return a JSON Schema as text."""
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
 def page_text() -> str:
@@ -61,27 +51,31 @@ def page_text() -> str:
 
 
 def _comparison() -> Iterator[str]:
-    schema = comparison_schema()
-    yield "\n## A comparison\n"
-    yield (
+    yield from _kind_of_recipe(
+        comparison_schema(),
+        "A comparison",
         "A recipe with `sets` is another kind: it trains nothing, and scores models, the one that ships among them, on "
-        "several datasets. As a JSON Schema: [comparison.schema.json](../comparison.schema.json).\n"
+        "several datasets. As a JSON Schema: [comparison.schema.json](../comparison.schema.json).",
+        {"sets, each": "SetRecipe"},
     )
-    yield from _table(schema["properties"], schema["required"])
-    yield "\n### sets, each\n"
-    each = schema["$defs"]["SetRecipe"]
-    yield from _table(each["properties"], each["required"])
 
 
 def _tables() -> Iterator[str]:
-    schema = tables_schema()
-    yield "\n## A publication's tables\n"
-    yield (
+    yield from _kind_of_recipe(
+        tables_schema(),
+        "A publication's tables",
         "A recipe with `tables` is a third kind: it runs other recipes with each of the networks, and prints their "
-        "scores beside printed ones. As a JSON Schema: [tables.schema.json](../tables.schema.json).\n"
+        "scores beside printed ones. As a JSON Schema: [tables.schema.json](../tables.schema.json).",
+        {"tables, each": "TableRecipe", "columns, each": "ColumnRecipe"},
     )
+
+
+def _kind_of_recipe(schema: Mapping[str, Any], title: str, about: str, parts: Mapping[str, str]) -> Iterator[str]:
+    """Yield the section about a kind of recipe; `parts` are its blocks with headings of their own."""
+    yield f"\n## {title}\n"
+    yield about + "\n"
     yield from _table(schema["properties"], schema["required"])
-    for heading, name in (("tables, each", "TableRecipe"), ("columns, each", "ColumnRecipe")):
+    for heading, name in parts.items():
         yield f"\n### {heading}\n"
         each = schema["$defs"][name]
         yield from _table(each["properties"], each["required"])
@@ -132,7 +126,7 @@ def _kind(field: Mapping[str, Any]) -> str:
         return ", ".join(f"`{value}`" for value in field["enum"])
     if "const" in field:
         return f"`{field['const']}`"
-    kind = field.get("type")
+    kind = "block" if "$ref" in field else field.get("type")
     if kind == "array":
         inner = field.get("items") or next(iter(field.get("prefixItems", ())), {})
         number = field.get("maxItems")
@@ -154,7 +148,6 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    SCHEMA.write_text(schema_text(), encoding="utf-8")
-    COMPARISON.write_text(comparison_text(), encoding="utf-8")
-    TABLES.write_text(tables_text(), encoding="utf-8")
+    for path, schema in SCHEMAS.items():
+        path.write_text(schema_text(schema()), encoding="utf-8")
     PAGE.write_text(page_text(), encoding="utf-8")

@@ -24,8 +24,14 @@ MAX_BYTES = 100_000
 
 EXTENDS = "extends"
 Key = tuple[str, ...]
-PATHS: tuple[Key, ...] = (("data", "source"), ("conversion", "to"), ("output", "folder"))
-"""Where ``${NAME}`` and ``${NAME:-default}`` are read from the environment."""
+PATHS: tuple[Key, ...] = (
+    ("data", "source"),
+    ("data", "options", "also", "*"),
+    ("sets", "*", "source"),
+    ("conversion", "to"),
+    ("output", "folder"),
+)
+"""Where ``${NAME}`` and ``${NAME:-default}`` are read from the environment; ``*`` is every entry of a list."""
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^{}]*))?\}")
 
@@ -119,25 +125,20 @@ def expanded(tree: Tree) -> Tree:
     """
     values = copy.deepcopy(tree.values)
     for keys in PATHS:
-        block = values.get(keys[0])
-        text = block.get(keys[1]) if isinstance(block, dict) else None
-        if isinstance(block, dict) and isinstance(text, str) and "${" in text:
-            block[keys[1]] = _filled(text, tree.where(keys))
-    _fill_lists(values.get("data"), tree)
-    sets = values.get("sets")
-    for number, each in enumerate(sets if isinstance(sets, list) else ()):
-        if isinstance(each, dict) and isinstance(each.get("source"), str):
-            each["source"] = _filled(each["source"], tree.where(("sets", str(number), "source")))
+        values = _filled_at(values, keys, (), tree)
     return Tree(values, tree.name, tree.places)
 
 
-def _fill_lists(data: Any, tree: Tree) -> None:
-    """Put environment variables into the paths of ``data.options.also``."""
-    options = data.get("options") if isinstance(data, dict) else None
-    paths = options.get("also") if isinstance(options, dict) else None
-    if isinstance(options, dict) and isinstance(paths, list):
-        where = tree.where(("data", "options", "also"))
-        options["also"] = [_filled(path, where) if isinstance(path, str) else path for path in paths]
+def _filled_at(value: Any, keys: Key, above: Key, tree: Tree) -> Any:
+    """Return `value`, which stands at `above`, with the variables of the texts put in that `keys` lead to from it."""
+    if not keys:
+        return _filled(value, tree.where(above)) if isinstance(value, str) and "${" in value else value
+    key, *rest = keys
+    if key == "*" and isinstance(value, list):
+        return [_filled_at(each, tuple(rest), (*above, str(number)), tree) for number, each in enumerate(value)]
+    if isinstance(value, dict) and key in value:
+        value[key] = _filled_at(value[key], tuple(rest), (*above, key), tree)
+    return value
 
 
 def _filled(text: str, where: str) -> str:

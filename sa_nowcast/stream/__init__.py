@@ -3,7 +3,7 @@
 A sample is a function of (seed, sample number): which window, in which order, cropped where. So a resumed or
 re-distributed run sees exactly the samples that an unbroken run sees. `order` plans it in integers, `blocks` and
 `stored` read, `reader` cuts windows out of what was read, `dataset` and `loader` are what a training loop uses;
-`digits` and `made` make samples in place of reading them.
+`digits` and `made` make samples in place of reading them; `numbered` is what all samples share.
 """
 
 from sa_nowcast.stream.batch import Batch, prepare

@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from sa_nowcast import windows
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.frames import Frames
 from sa_nowcast.scaling import Scaling
 from sa_nowcast.stream.blocks import MemoryBlocks, open_blocks
+from sa_nowcast.stream.numbered import NumberedSamples
 from sa_nowcast.stream.order import block_order, choose_layout
 from sa_nowcast.stream.reader import BlockReader, DeviceReader, Reader, Window
 from sa_nowcast.stream.sources import Names, Period, Source, Split, called, open_sequences, starts_of
@@ -34,7 +34,7 @@ CROP_TRIES = 10
 _FRAMES_AT_ONCE = 64
 
 
-class SequenceDataset(Dataset[Tensor]):
+class SequenceDataset(NumberedSamples):
     """The windows of gridded sequences as float32 tensors (T, C, H, W) in physical units, NaN where missing.
 
     Frames come north up, whatever the order of the axes in storage. Windows lie inside one source, cross no gap in
@@ -162,13 +162,6 @@ class SequenceDataset(Dataset[Tensor]):
 
     def __len__(self) -> int:
         return len(self.starts)
-
-    def __getitem__(self, sample: int) -> Tensor:
-        return self.batch([sample])[0]
-
-    def __getitems__(self, samples: Sequence[int]) -> list[Tensor]:
-        """Return several samples; torch's own loaders ask in this way."""
-        return list(self.batch(samples).unbind(0))
 
     @property
     def device(self) -> torch.device:

@@ -10,20 +10,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from sa_nowcast.errors import RecipeError
 from sa_nowcast.sources.mnist_generator import MovingMnist
-
-EPOCH: Final = 10_000
-"""Samples that count as an epoch, by convention: the published training set had so many sequences."""
+from sa_nowcast.stream.numbered import EPOCH, EndlessSamples, require_counted
 
 # Successive samples that one worker makes: long enough that a call's fixed cost is shared, short enough that the
 # workers divide a small batch evenly.
 _RUN: Final = 4
 
 
-class DigitSamples(Dataset[Tensor]):
+class DigitSamples(EndlessSamples):
     """Endless training samples of MovingMNIST: sample k is sequence k of a generator, made when it is asked for.
 
     A float32 tensor (T, 1, H, W) in grey values, 0 to 255. `sa_nowcast.stream.loader` takes it in place of a
@@ -52,24 +48,8 @@ class DigitSamples(Dataset[Tensor]):
     """
 
     def __init__(self, source: MovingMnist, epoch: int = EPOCH) -> None:
-        if isinstance(epoch, bool) or not isinstance(epoch, int | np.integer) or epoch < 1:
-            raise RecipeError("epoch", f"{epoch!r}", expected="a whole number of at least 1")
-        self.digits, self.epoch = source, int(epoch)
-
-    def __len__(self) -> int:
-        return self.epoch
-
-    def __getitem__(self, sample: int) -> Tensor:
-        return self.batch([sample])[0]
-
-    def __getitems__(self, samples: Sequence[int]) -> list[Tensor]:
-        """Return several samples; torch's own loaders ask in this way."""
-        return list(self.batch(samples).unbind(0))
-
-    @property
-    def device(self) -> torch.device:
-        """Where samples are made: always the CPU."""
-        return torch.device("cpu")
+        super().__init__(epoch)
+        self.digits = source
 
     @property
     def sample_shape(self) -> tuple[int, int, int, int]:
@@ -102,7 +82,6 @@ class DigitSamples(Dataset[Tensor]):
 
 def _runs(samples: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Yield the half-open ranges of places whose samples are successive numbers."""
-    if any(s < 0 for s in samples):
-        raise IndexError(f"sample {min(samples)}: samples are counted from 0")
+    require_counted(samples)
     ends = [i for i in range(1, len(samples)) if samples[i] != samples[i - 1] + 1]
     yield from itertools.pairwise([0, *ends, len(samples)] if len(samples) else [])
