@@ -115,6 +115,10 @@ class NetworkConfig:
         for field, allowed in (("score_scale", get_args(ScoreScale)), ("output", get_args(Output))):
             if getattr(self, field) not in allowed:
                 raise RecipeError(f"network.{field}", f"{getattr(self, field)!r}", f"one of {', '.join(allowed)}")
+        if self.output == "moving" and self.checkpoint_steps:
+            raise RecipeError(
+                "network.checkpoint_steps", f"{self.checkpoint_steps}, with output: moving", "0, as it keeps everything"
+            )
         bias = self.forget_bias
         if isinstance(bias, bool) or not isinstance(bias, (int, float)) or not abs(bias) < float("inf"):
             raise RecipeError("network.forget_bias", f"{bias!r}", "a finite number")

@@ -274,9 +274,10 @@ def _positions_at_once() -> int:
 def _remedy(config: NetworkConfig, batch: int, training: bool, available: int, needed: Callable[..., int]) -> str:
     # The estimate grows with the batch; the first one that does not fit is found by bisection.
     fits = bisect.bisect_right(range(1, batch), available, key=needed)
+    frugal_can = training and config.checkpoint_steps != 1 and config.output != "moving"
     if fits:
-        return f"use a batch of {fits}" + (", or set checkpoint_steps: 1" if training else "")
-    if training and config.checkpoint_steps != 1:
+        return f"use a batch of {fits}" + (", or set checkpoint_steps: 1" if frugal_can else "")
+    if frugal_can:
         frugal = NetworkConfig.from_dict({**config.to_dict(), "checkpoint_steps": 1})
         if needed(1, frugal) <= available:
             return "use a batch of 1 with checkpoint_steps: 1"

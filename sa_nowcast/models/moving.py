@@ -141,6 +141,10 @@ class MovingNetwork(Network):
         self.check(x_BTCHW, history, steps)
         return torch.cat([x_BTCHW[:, 1:history], self(x_BTCHW[:, :history], steps)], 1)
 
+    def first_predicted(self, history: int) -> int:
+        """Return the first frame after the history: known ones are given back as they are."""
+        return history
+
     def _forecast_windows(self, x: Tensor, steps: int) -> Tensor:
         """Return the `steps` maps after (B, T, H, W), whose sides are multiples of a patch."""
         B, _, H, W = x.shape

@@ -133,6 +133,10 @@ class Network(nn.Module):
         mask = None if truth_mask is None else truth_mask.T[:, :, None, None, None]
         return self._frames(self._rollout(known, steps, x_BTCHW, later, mask), x_BTCHW)
 
+    def first_predicted(self, history: int) -> int:
+        """Return which frame is the first that `predict_all` predicts; those before it are no matter of a loss."""
+        return 1
+
     @property
     def stack(self) -> list[RecurrentLayer[Any, Any]]:
         """The layers, from the bottom."""

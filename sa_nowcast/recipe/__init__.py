@@ -20,7 +20,7 @@ from sa_nowcast.recipe.blocks import (
 )
 from sa_nowcast.recipe.comparison import ComparisonRecipe, SetRecipe
 from sa_nowcast.recipe.model import Recipe
-from sa_nowcast.recipe.network import network_config
+from sa_nowcast.recipe.network import network_config, require_together
 from sa_nowcast.recipe.reading import AnyRecipe, checked, parse_recipe, read_any, read_recipe, resolve
 from sa_nowcast.recipe.schema import comparison_schema, recipe_schema, tables_schema
 from sa_nowcast.recipe.shipped import find_recipe
@@ -59,6 +59,7 @@ __all__ = [
     "read_recipe",
     "read_tree",
     "recipe_schema",
+    "require_together",
     "resolve",
     "tables_schema",
     "with_overrides",

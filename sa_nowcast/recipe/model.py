@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from sa_nowcast.errors import RecipeError
 from sa_nowcast.recipe.base import Block
@@ -17,7 +17,7 @@ from sa_nowcast.recipe.blocks import (
     SplitRecipe,
     VerificationRecipe,
 )
-from sa_nowcast.recipe.network import BY_DATA, network_config, network_fields
+from sa_nowcast.recipe.network import BY_DATA, network_config, network_fields, require_together
 from sa_nowcast.recipe.training import TrainingRecipe
 
 
@@ -66,3 +66,8 @@ class Recipe(Block):
             )
         network_config(value, channels=1)
         return value
+
+    @model_validator(mode="after")
+    def _network_and_training_fit_together(self) -> Recipe:
+        require_together(network_config(self.network, channels=1), self.training)
+        return self

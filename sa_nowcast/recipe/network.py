@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from sa_nowcast.errors import RecipeError
 from sa_nowcast.models.config import PRESETS, NetworkConfig, preset
+from sa_nowcast.recipe.training import TrainingRecipe
 
 DEFAULT_PRESET = "small"
 BY_DATA = "channels"
@@ -43,6 +44,28 @@ def network_config(options: Mapping[str, Any] | NetworkConfig | None, *, channel
     if not isinstance(hidden, list | tuple):
         raise RecipeError("network.hidden", f"{hidden!r:.60}", expected="a list of channels, one number a layer")
     return preset(name, **{**rest, "channels": channels})
+
+
+def require_together(config: NetworkConfig, training: TrainingRecipe) -> None:
+    """Refuse options of training that a network would leave unused, or could not be trained by.
+
+    A network in the frame of the motion reads its whole history for the motion in it, and no truth after it.
+
+    Raises
+    ------
+    RecipeError
+        The option, and what is allowed.
+    """
+    if config.output != "moving":
+        return
+    unused = {
+        "truth_start": (training.truth_start > 0, training.truth_start, "0"),
+        "context_truth_start": (training.context_truth_start < 1, training.context_truth_start, "1"),
+        "acceleration": (training.acceleration == "graph", "graph", "auto, none or compile"),
+    }
+    for name, (given, value, allowed) in unused.items():
+        if given:
+            raise RecipeError(f"training.{name}", f"{value}, with network.output: moving", expected=allowed)
 
 
 def network_fields() -> dict[str, dict[str, Any]]:

@@ -134,7 +134,8 @@ def _expected(message: str) -> str:
 
 
 def _of_network(inner: SaNowcastError, keys: Key, tree: Tree, more: str) -> RecipeError:
-    path = tuple(re.findall(r"[^.\[\]]+", inner.where)) if inner.where.startswith("network.") else keys
+    named = inner.where.startswith("network.") or not keys
+    path = tuple(re.findall(r"[^.\[\]]+", inner.where)) if named else keys
     known = list(network_fields())
     if len(path) == 2 and path[1] not in known and path[1] in tree.values.get("network", {}) and path[1] != "channels":
         return _unknown(path, known, tree, more)

@@ -141,8 +141,7 @@ def train(
         recipe,
         share=launch.share,
         windows=windows,
-        # A moving network copies small matrices to the device as it goes, which a graph cannot hold.
-        graph=hardware.acceleration == "graph" and network.config.output != "moving",
+        graph=hardware.acceleration == "graph",
         autocast=hardware.autocast,
     )
     average = Average(network, recipe.average)

@@ -23,7 +23,7 @@ from sa_nowcast.frames import Frames
 from sa_nowcast.models import NetworkConfig, build
 from sa_nowcast.models.estimate import require_memory
 from sa_nowcast.nowcaster import Nowcaster
-from sa_nowcast.recipe import TrainingRecipe, checked, network_config
+from sa_nowcast.recipe import TrainingRecipe, checked, network_config, require_together
 from sa_nowcast.storage import held
 from sa_nowcast.times import Gaps
 from sa_nowcast.training.data import TrainingData
@@ -188,7 +188,9 @@ def fit_prepared(
     call : str, optional
         Otherwise the Python that does the same, for the model card.
     """
-    hardware = choose_hardware(recipe)
+    require_together(config, recipe)
+    # A moving network copies small matrices to the device as it goes, which a graph cannot hold.
+    hardware = choose_hardware(recipe, graph=config.output != "moving")
     if report is not None:
         report(f"training on {hardware}")
     run_folder = None if folder is None else writable_folder(folder)

@@ -52,8 +52,14 @@ class Hardware:
         return f"{where}, {self.precision}{how}{many}"
 
 
-def choose_hardware(recipe: TrainingRecipe) -> Hardware:
+def choose_hardware(recipe: TrainingRecipe, *, graph: bool = True) -> Hardware:
     """Decide what the recipe leaves to us; what it asks for and is not there is an error.
+
+    Parameters
+    ----------
+    recipe : TrainingRecipe
+    graph : bool
+        Whether the network's step can be captured as a CUDA graph.
 
     Raises
     ------
@@ -71,7 +77,7 @@ def choose_hardware(recipe: TrainingRecipe) -> Hardware:
     acceleration: Acceleration
     if recipe.acceleration == "auto":
         # Compiling takes longer than a short run on a CPU; see docs/log.md for what a graph saves on a GPU.
-        acceleration = "graph" if cuda and launch.alone else "none"
+        acceleration = "graph" if graph and cuda and launch.alone else "none"
     else:
         acceleration = recipe.acceleration
     if acceleration == "graph" and not (cuda and launch.alone):

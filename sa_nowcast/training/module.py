@@ -78,6 +78,8 @@ class NowcastModule(L.LightningModule):
     def training_step(self, raw_BTCHW: Tensor, batch_idx: int) -> dict[str, Tensor]:
         """Return the loss of one batch: all T - 1 predictions, context included, as in the paper's lineage.
 
+        A network that predicts no known frames (``output: moving``) has the loss of its forecast alone.
+
         Returns
         -------
         dict
@@ -87,9 +89,10 @@ class NowcastModule(L.LightningModule):
         if recipe.reversed_input and self.global_step % 2:
             raw_BTCHW = raw_BTCHW.flip(1)
         x, valid = prepare(raw_BTCHW, self.scaling, self.history)
-        prediction = self._predict(x)
-        weight = rain_weight(raw_BTCHW[:, 1:], recipe.rain_weights) if recipe.loss == "rain-weighted" else None
-        total, count = loss_sums(prediction, x[:, 1:], valid[:, 1:], recipe.loss, weight)
+        first = self.network.first_predicted(self.history)
+        prediction = self._predict(x)[:, first - 1 :]
+        weight = rain_weight(raw_BTCHW[:, first:], recipe.rain_weights) if recipe.loss == "rain-weighted" else None
+        total, count = loss_sums(prediction, x[:, first:], valid[:, first:], recipe.loss, weight)
         mine = bool(torch.isfinite(total))
         if self._share.ranks > 1:
             # Processes average their gradients. So each divides by the pixels of all, and the average is the gradient

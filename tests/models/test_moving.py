@@ -7,7 +7,7 @@ import torch
 from test_motion import shifting
 from torch import Tensor
 
-from sa_nowcast.errors import ModelError
+from sa_nowcast.errors import ModelError, RecipeError
 from sa_nowcast.models import build, estimate_memory
 from sa_nowcast.models.estimate import fitting_tile
 from sa_nowcast.models.inspection import attention_map
@@ -129,6 +129,11 @@ def test_every_weight_gets_a_gradient_and_known_frames_are_given_back() -> None:
     assert losses[-1] < losses[0]
 
 
+def test_its_loss_is_that_of_the_forecast_alone() -> None:
+    assert network().first_predicted(4) == 4
+    assert build("sa-convlstm", **OPTIONS | {"output": "change"}).first_predicted(4) == 1
+
+
 def test_what_it_cannot_read_is_refused() -> None:
     net = network()
     with pytest.raises(ModelError, match="hold NaN"):
@@ -137,6 +142,8 @@ def test_what_it_cannot_read_is_refused() -> None:
         net(torch.zeros(1, 4, 2, 40, 40))
     with pytest.raises(ModelError, match="the network looks at frames that move"):
         attention_map(net, torch.zeros(1, 4, 1, 40, 40), (0, 0))
+    with pytest.raises(RecipeError, match="checkpoint_steps: 1, with output: moving"):
+        network(checkpoint_steps=1)
 
 
 def test_its_memory_grows_with_grid_and_steps_and_it_needs_no_tiles() -> None:
