@@ -1,4 +1,4 @@
-"""The model that ships: it forecasts any regularly stepped field, and was trained on none of its user's.
+"""The model that ships: it forecasts any regularly stepped field, and was trained for none in particular.
 
 See docs/explanation/default-model.md for what it is, and how good on data that it had never seen.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Hashable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,17 +18,22 @@ import xarray as xr
 
 from sa_nowcast.errors import ModelError
 from sa_nowcast.frames import Frames
+from sa_nowcast.models import build
 from sa_nowcast.nowcaster import Nowcaster
+from sa_nowcast.scaling import Scaling
 from sa_nowcast.terms import Terms
 
 if TYPE_CHECKING:
     import torch
 
+    from sa_nowcast.models import Network
+
 FOLDER: Final = Path(__file__).parent / "data" / "default.nowcaster"
 """Where it lies within the package."""
 
 PROVENANCE: Final = (
-    "sa_nowcast's default model, which was not trained on these data but on made fields, MRMS rain and ERA5 temperature"
+    "sa_nowcast's default model, trained for no data in particular: on made fields, MRMS rain of 2019-06-10 and ERA5 "
+    "temperature of March 2019"
 )
 
 _LOG = logging.getLogger("sa_nowcast")
@@ -37,18 +42,18 @@ _LEAST: Final = 0.01  # share of values at the minimum from which on it stands f
 
 @dataclass(frozen=True, eq=False)
 class DefaultNowcaster(Nowcaster):
-    """A nowcaster of whatever it is given: its terms are those of the data.
+    """A nowcaster of whatever it is given: `for_data` returns it with the terms of the data.
 
     Every window is scaled by its own statistics, so units do not matter; each channel is forecast alone, by the same
     weights; grid and cadence are free. Made by `default_model`.
 
     Attributes
     ----------
-    trained : Terms
-        The terms of its training, which say no more than the history it needs and the lead times it has seen.
+    shipped : Nowcaster
+        The model as it ships, whose terms say no more than the history it needs and the lead times it has seen.
     """
 
-    trained: Terms | None = None
+    shipped: Nowcaster = field(kw_only=True)
 
     def for_data(
         self,
@@ -59,60 +64,40 @@ class DefaultNowcaster(Nowcaster):
         x: Hashable | None = None,
         channel: Hashable | None = None,
     ) -> Nowcaster:
-        """Return this model with the terms of `data`.
+        """Return this model with the terms, channels and physical bounds of `data`.
 
         Raises
         ------
         DataError
-            Times or dimensions that cannot be used.
+            Times or dimensions that cannot be used, or an attribute that is no bound.
         """
         frames = Frames.from_xarray(data, time=time, y=y, x=x, channel=channel, gaps="skip")
-        return replace(self, terms=Terms.of(frames, self.terms.history, self.terms.steps))
-
-    def forecast(
-        self,
-        data: xr.DataArray | xr.Dataset,
-        steps: int | None = None,
-        *,
-        grid: Literal["check", "any"] = "check",
-        time: Hashable | None = None,
-        y: Hashable | None = None,
-        x: Hashable | None = None,
-        channel: Hashable | None = None,
-        **options: Any,
-    ) -> xr.DataArray:
-        """Forecast; see `sa_nowcast.Nowcaster.forecast`."""
-        fitted = self.for_data(data, time=time, y=y, x=x, channel=channel)
-        return Nowcaster.forecast(fitted, data, steps, grid=grid, time=time, y=y, x=x, channel=channel, **options)
+        return replace(
+            self,
+            network=_of_channels(len(frames.channels)),
+            scaling=Scaling.bounds_alone(frames.channels),
+            terms=Terms.of(frames, self.terms.history, self.terms.steps),
+        )
 
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of the model as it ships: the same whatever the data."""
-        return self._as_it_ships().digest
+        return self.shipped.digest
 
     def provenance_attrs(self, steps: int) -> dict[str, Any]:
-        """Return the attributes that say which model a forecast is by, and that the data were new to it."""
+        """Return the attributes that say which model a forecast is by, and that it was trained for no such data."""
         return {**super().provenance_attrs(steps), "sa_nowcast_provenance": PROVENANCE}
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the model as it ships to a folder; see `sa_nowcast.Nowcaster.save`."""
-        return self._as_it_ships().save(path, overwrite=overwrite)
+        return self.shipped.save(path, overwrite=overwrite)
 
     def __repr__(self) -> str:
         history, steps = self.terms.history, self.terms.steps
         return f"<DefaultNowcaster {self.network.config.name}: any field, {history} -> {steps} frames>"
 
-    def _as_it_ships(self) -> Nowcaster:
-        known = {f.name: getattr(self, f.name) for f in fields(Nowcaster)}
-        return Nowcaster(**known | {"terms": self.trained or self.terms})
-
-    def _predict(
-        self, values: npt.NDArray[np.float32], steps: int, device: torch.device, tile: int | None = None
-    ) -> npt.NDArray[np.float32]:
-        batch, history, channels = values.shape[:3]
-        alone = filled(values.swapaxes(1, 2).reshape(batch * channels, history, 1, *values.shape[3:]))
-        forecast = super()._predict(alone, steps, device, tile)
-        return forecast.reshape(batch, channels, steps, *values.shape[3:]).swapaxes(1, 2)
+    def _run(self, values: npt.NDArray[np.float32], steps: int, device: torch.device) -> npt.NDArray[np.float32]:
+        return super()._run(unseen_filled(values), steps, device)
 
 
 @functools.cache
@@ -127,39 +112,46 @@ def default_model() -> DefaultNowcaster:
     if not FOLDER.is_dir():
         raise ModelError(str(FOLDER), "the model that ships is not there", fix="install sa_nowcast again")
     shipped = Nowcaster.load(FOLDER)
-    known = {f.name: getattr(shipped, f.name) for f in fields(Nowcaster)}
-    return DefaultNowcaster(**known, trained=shipped.terms)
+    return DefaultNowcaster(**{f.name: getattr(shipped, f.name) for f in fields(Nowcaster)}, shipped=shipped)
+
+
+@functools.cache
+def _of_channels(channels: int) -> Network:
+    """Return the network for so many channels; its weights are the same ones."""
+    import torch
+
+    network = default_model().network
+    with torch.device("meta"):
+        result = build(replace(network.config, channels=channels))
+    result.load_state_dict(network.state_dict(), assign=True)
+    return result.eval()
 
 
 @functools.cache
 def say_that_none_was_named() -> None:
     """Say, once in a process, which model forecasts: a warning of the logger ``sa_nowcast``, one line on stderr."""
     _LOG.warning(
-        "no model was named: sa_nowcast's default model forecasts, which was not trained on these data; "
+        "no model was named: sa_nowcast's default model forecasts, which was trained for no data in particular; "
         "train your own with ds.sa_nowcast.fit(history=4, steps=4)"
     )
 
 
-def filled(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return windows (N, T, 1, H, W) without missing values.
+def unseen_filled(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return histories (B, T, C, H, W) in which pixels that were never seen have a value.
 
-    A missing pixel takes the latest value before it, else the earliest after it; where there is none, the least value
-    of the window where many pixels have that (no rain), else its mean. A window without any value becomes 0.
+    The least value of the window where many pixels have that (no rain), else its mean; 0 in a window (of one channel)
+    without any value. Pixels that were seen at some time are filled from their own history, as for every model.
     """
-    valid = np.isfinite(values)
-    if valid.all():
+    seen = np.asarray(np.isfinite(values).any(axis=1))
+    if seen.all():
         return values
-    time = np.arange(values.shape[1]).reshape(1, -1, 1, 1, 1)
-    latest = np.maximum.accumulate(np.where(valid, time, -1), axis=1)
-    first = np.where(valid, time, values.shape[1]).min(axis=1, keepdims=True)
-    source = np.where(latest >= 0, latest, np.minimum(first, values.shape[1] - 1))
-    result: npt.NDArray[np.float32] = np.take_along_axis(values, source, axis=1)
-    for window, seen in zip(result, valid, strict=True):
+    result = values.copy()
+    for sample, channel in zip(*np.nonzero(~seen.all(axis=(2, 3))), strict=True):
+        window = values[sample, :, channel]
         known = window[np.isfinite(window)]
-        rest = np.float32(0)
+        rest = 0.0
         if known.size:
             least = known.min()
-            rest = least if (known == least).mean() >= _LEAST else known.mean(dtype=np.float64).astype(np.float32)
-        if not seen.all():
-            window[~np.isfinite(window)] = rest
+            rest = least if (known == least).mean() >= _LEAST else known.mean(dtype=np.float64)
+        result[sample, :, channel][:, ~seen[sample, channel]] = rest
     return result

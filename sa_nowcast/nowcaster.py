@@ -144,18 +144,19 @@ class Nowcaster:
         RecipeError
             `steps` below 1, lead times that are no multiples of the step or beyond `steps`, or a tile below 16 pixels.
         """
+        model = self.for_data(data, time=time, y=y, x=x, channel=channel)
         wanted = None
         if lead_times is None:
-            steps = self.terms.steps if steps is None else whole("steps", steps)
+            steps = model.terms.steps if steps is None else whole("steps", steps)
         else:
-            wanted = lead_positions(lead_times, self.terms.step, steps)
+            wanted = lead_positions(lead_times, model.terms.step, steps)
             steps = int(wanted[-1]) + 1
-        frames = self.accept(data, grid=grid, time=time, y=y, x=x, channel=channel)
+        frames = model.accept(data, grid=grid, time=time, y=y, x=x, channel=channel)
         last = init_position(frames, init_time)
-        values = self._history(frames, last)
-        forecast = self._predict(values[None], steps, resolve_device(device), checked_tile(tile))[0]
+        values = model._history(frames, last)
+        forecast = model._predict(values[None], steps, resolve_device(device), checked_tile(tile))[0]
         forecast[:, ~np.isfinite(values).any(axis=0)] = np.nan
-        result = labelled(frames, last, forecast, self.provenance_attrs(steps))
+        result = labelled(frames, last, forecast, model.provenance_attrs(steps))
         return result if wanted is None else result.isel(lead_time=wanted)
 
     def for_data(

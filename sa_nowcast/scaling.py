@@ -152,6 +152,26 @@ class Scaling:
         ]
         return cls(tuple(fitted))
 
+    @classmethod
+    def bounds_alone(cls, channels: Sequence[Channel]) -> Scaling:
+        """Return the scaling that leaves values as they are, and keeps what comes back within physical bounds.
+
+        The bounds are those of the CF attributes ``valid_min``, ``valid_max`` and ``valid_range``; rain rates and
+        amounts are at least 0.
+
+        Raises
+        ------
+        DataError
+            An attribute that is no bound.
+        """
+        each = []
+        for channel in channels:
+            lower, upper = _bounds(channel)
+            if dims.is_rain(channel.attrs):
+                lower = max(lower or 0.0, 0.0)
+            each.append(ChannelScaling("affine", channel.units, 0.0, 1.0, lower, upper))
+        return cls(tuple(each))
+
     def to_network(self, x: Any, xp: Any = np) -> Any:
         """Scale values of shape (..., channel, row, column)."""
         return self._each("to_network", x, xp)

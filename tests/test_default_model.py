@@ -102,12 +102,22 @@ def test_a_pixel_that_was_never_seen_counts_as_the_least_or_the_mean(rest: str) 
     values[0, 1, 0, 0, 0] = np.nan
     values[0, 0, 0, 0, 1] = np.nan
     values[..., 5, 5] = np.nan
-    got = room.filled(values)
-    assert got[0, 1, 0, 0, 0] == values[0, 0, 0, 0, 0]
-    assert got[0, 0, 0, 0, 1] == values[0, 1, 0, 0, 1]
+    got = room.unseen_filled(values)
+    assert np.isnan(got).sum() == 2  # those are filled from their own history
     wanted = 50 if rest == "least" else np.nanmean(values)
     np.testing.assert_allclose(got[..., 5, 5], wanted, rtol=2e-3)
-    assert room.filled(np.full((1, 2, 1, 3, 3), np.nan, np.float32)).tolist() == np.zeros((1, 2, 1, 3, 3)).tolist()
+    nothing = np.full((1, 2, 1, 3, 3), np.nan, np.float32)
+    assert np.array_equal(room.unseen_filled(nothing), np.zeros_like(nothing))
+
+
+def test_rain_is_never_negative_and_bounds_that_the_data_state_are_kept() -> None:
+    everywhere = rain(8, 40, 40) + 2  # no pixel at a bound that the values alone would tell
+    everywhere[:] = 3 - 0.4 * np.arange(8)[:, None, None] + 0.01 * everywhere
+    everywhere.attrs = {"units": "mm h-1"}
+    assert float(everywhere.sa_nowcast.forecast(steps=12).min()) >= 0
+    bounded = field(np.linspace(0.9, 0.99, 8)[:, None, None] + 0.001 * rain(8, 40, 40).values, units="1")
+    bounded.attrs |= {"valid_min": 0.0, "valid_max": 1.0}
+    assert float(bounded.sa_nowcast.forecast(steps=12).max()) <= 1
 
 
 def test_a_hindcast_takes_it_and_gives_what_forecasts_give(tmp_path: Path) -> None:
