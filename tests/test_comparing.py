@@ -113,13 +113,16 @@ def test_a_set_that_cannot_be_used_is_named_before_anything_is_computed(
 ) -> None:
     sets = (recipe.sets[0].model_copy(update=change), recipe.sets[1])
     with pytest.raises(kind, match=line) as caught:
-        run_comparison(recipe.model_copy(update={"sets": sets}), dry_run=True)
+        run_comparison(recipe.model_copy(update={"sets": sets[::-1]}))
     assert "\n" not in str(caught.value)
+    assert not Path(recipe.output.folder).exists()
 
 
 def test_models_and_names_that_cannot_be_are_refused(recipe: ComparisonRecipe) -> None:
     with pytest.raises(RecipeError, match="'traffic' is there twice"):
         run_comparison(recipe.model_copy(update={"sets": (recipe.sets[1], recipe.sets[1])}))
+    with pytest.raises(RecipeError, match="climatology, expected models and references that need no training"):
+        run_comparison(recipe.model_copy(update={"models": ("default", "climatology")}))
     with pytest.raises(RecipeError, match="no reference among them"):
         run_comparison(recipe.model_copy(update={"models": ("default", "default")}))
 

@@ -38,19 +38,24 @@ def open_film(path: PathLike, *, cells: int = 1, name: str = "brightness") -> xr
     Raises
     ------
     DataError
-        No film, or one without frames.
+        No film, several ones, or one without frames or without a frame rate.
     MissingLibraryError
         PyAV is not installed.
     """
     if isinstance(cells, bool) or not isinstance(cells, int) or cells < 1:
         raise RecipeError("cells", f"{cells!r}", expected="a whole number of at least 1")
     av = require("av", EXTRA)
-    file = Path(expand(path, SUFFIXES)[0])
+    found = expand(path, SUFFIXES)
+    if len(found) > 1:
+        raise DataError(str(path), f"{len(found)} films", expected="one", fix="name the file")
+    file = Path(found[0])
     frames: list[Any] = []
     try:
         with av.open(str(file)) as container:
             stream = container.streams.video[0]
-            rate = float(stream.average_rate or 25)
+            if not stream.average_rate:
+                raise DataError(str(file), "says no frame rate", fix="write it into the file, as ffmpeg -r does")
+            rate = float(stream.average_rate)
             for frame in container.decode(stream):
                 grey = frame.to_ndarray(format="gray").astype(np.float32)
                 rows, columns = (size // cells for size in grey.shape)
@@ -63,5 +68,11 @@ def open_film(path: PathLike, *, cells: int = 1, name: str = "brightness") -> xr
     step = np.timedelta64(round(1000 / rate), "ms").astype("timedelta64[ns]")
     return xr.Dataset(
         {name: (("time", "y", "x"), np.stack(frames), {"units": "1", "long_name": "grey value"})},
-        {"time": _EPOCH + step * np.arange(len(frames))},
+        {
+            "time": (
+                "time",
+                _EPOCH + step * np.arange(len(frames)),
+                {"comment": "a film has no date; counted from here"},
+            )
+        },
     )

@@ -255,8 +255,10 @@ def cadence(data: xr.DataArray, time: str) -> np.timedelta64:
 def _quietly() -> Iterator[None]:
     """Keep what pysteps prints to itself, and its warnings: what is wrong with a forecast is an error or NaN in it."""
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        # Too few features move to judge outliers by.
+        # Too few features move to judge outliers by, as on a grid of some cells.
         warnings.filterwarnings("ignore", "Singular matrix", UserWarning)
+        warnings.filterwarnings("ignore", "Degrees of freedom", RuntimeWarning, r"pysteps\.")
+        warnings.filterwarnings("ignore", "(divide by zero|invalid value) encountered", RuntimeWarning, r"numpy\.lib\.")
         # A scale without variance: what follows from it is told by _enough_rain.
         warnings.filterwarnings("ignore", "invalid value encountered", RuntimeWarning, r"pysteps\.")
         yield

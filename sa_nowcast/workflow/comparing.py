@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import warnings
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +23,13 @@ from sa_nowcast.frames import Frames
 from sa_nowcast.hindcast import hindcast
 from sa_nowcast.nowcaster import Nowcaster
 from sa_nowcast.recipe import ComparisonRecipe, SetRecipe
-from sa_nowcast.sources import chain
-from sa_nowcast.sources import open_source as open_any
 from sa_nowcast.storage import held, write_whole
 from sa_nowcast.training.fit import LOCK, writable_folder
 from sa_nowcast.verification import compare, to_table
 from sa_nowcast.verification.named import REFERENCES
+from sa_nowcast.verification.optical_flow import require_pysteps
 from sa_nowcast.windows import window_starts
+from sa_nowcast.workflow.data import open_path
 from sa_nowcast.workflow.identity import data_identity
 from sa_nowcast.workflow.outputs import digest
 
@@ -83,14 +82,21 @@ def run_comparison(
     """
     say = report or (lambda line: None)
     models = {name: _model(name) for name in recipe.models}
-    labels = [each.name for each in recipe.sets]
-    if len(set(labels)) < len(labels):
-        twice = next(name for name in labels if labels.count(name) > 1)
-        raise RecipeError("sets", f"{twice!r} is there twice", expected="a name of its own for each")
+    if not set(models) & set(REFERENCES):
+        raise RecipeError("models", "no reference among them", expected=f"one of {', '.join(REFERENCES)}, at least")
+    files = [_file_name(each) for each in recipe.sets]
+    for each, name in zip(recipe.sets, files, strict=True):
+        if files.count(name) > 1:
+            raise RecipeError(
+                "sets", f"{each.name!r} is there twice", expected="a name of its own for each, by letters and digits"
+            )
+    # All of them before any work is done.
+    for each in recipe.sets:
+        frames = Frames.from_xarray(open_set(each), gaps="skip")
+        inits = _init_times(frames, recipe, each)
+        if dry_run:
+            say(f"{each.name}: {frames.shape[0]} frames, {len(inits)} init times")
     if dry_run:
-        for each in recipe.sets:
-            frames = Frames.from_xarray(open_set(each), gaps="skip")
-            say(f"{each.name}: {frames.shape[0]} frames, {len(_init_times(frames, recipe, each))} init times")
         return ComparisonResult(Path(recipe.output.folder), pd.DataFrame(), [])
     folder = writable_folder(Path(recipe.output.folder).expanduser())
     tables = []
@@ -111,10 +117,7 @@ def open_set(recipe: SetRecipe) -> xr.Dataset:
     DataError, RecipeError
         It is not there or cannot be opened, or a cadence that is none.
     """
-    source = recipe.source
-    if not any(c in source for c in "*?[") and not Path(source).expanduser().exists():
-        raise DataError(source, "no such file or folder", fix=f"check the source of {recipe.name!r}")
-    ds = chain(open_any(str(Path(source).expanduser()), engine=recipe.engine, **recipe.options))
+    ds = open_path(recipe.source, f"the source of {recipe.name!r}", engine=recipe.engine, **recipe.options)
     if recipe.variables is not None:
         lacking = [name for name in recipe.variables if name not in ds.data_vars]
         if lacking:
@@ -140,7 +143,7 @@ def open_set(recipe: SetRecipe) -> xr.Dataset:
 def _set_scores(
     folder: Path, recipe: ComparisonRecipe, one: SetRecipe, models: dict[str, Nowcaster | str]
 ) -> pd.DataFrame:
-    file = folder / f"{re.sub(r'[^A-Za-z0-9]+', '_', one.name).strip('_').lower()}.csv"
+    file = folder / f"{_file_name(one)}.csv"
     known = file.with_suffix(".json")
     found = {name: model if isinstance(model, str) else model.digest for name, model in models.items()}
     told = [one.model_dump(mode="json"), recipe.history, recipe.steps, found, __version__]
@@ -152,9 +155,7 @@ def _set_scores(
     inits = _init_times(frames, recipe, one)
     archives = {}
     # pysteps is compiled code under Python's lock: threads would only wait for each other.
-    with dask.config.set(scheduler="synchronous"), warnings.catch_warnings():
-        # Of pysteps, which finds too few features to follow on a grid of some cells.
-        warnings.simplefilter("ignore", RuntimeWarning)
+    with dask.config.set(scheduler="synchronous"):
         for name, model in models.items():
             archives[name] = hindcast(ds, model, recipe.steps, init_times=inits, grid="any").compute()
         rows = _rows(archives, ds)
@@ -179,9 +180,12 @@ def _rows(archives: dict[str, xr.DataArray], ds: xr.Dataset) -> pd.DataFrame:
         table = table.rename(columns={"value": "mse", **skills}).set_index(["field", "model", "lead"])
         wanted = table[[*(["mse"] if result is None else []), *skills.values()]]
         result = wanted if result is None else result.join(wanted)
-    if result is None:
-        raise RecipeError("models", "no reference among them", expected=f"one of {', '.join(REFERENCES)}, at least")
+    assert result is not None  # a comparison has a reference
     return result.reset_index()
+
+
+def _file_name(one: SetRecipe) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "_", one.name).strip("_").lower()
 
 
 def _init_times(frames: Frames, recipe: ComparisonRecipe, one: SetRecipe) -> Any:
@@ -195,4 +199,10 @@ def _init_times(frames: Frames, recipe: ComparisonRecipe, one: SetRecipe) -> Any
 def _model(name: str) -> Nowcaster | str:
     if name == DEFAULT:
         return default_model()
-    return name if name in REFERENCES else as_nowcaster(name)
+    if name not in REFERENCES:
+        return as_nowcaster(name)
+    if name == "climatology":
+        raise RecipeError("models", name, expected="models and references that need no training period")
+    if name != "persistence":
+        require_pysteps()
+    return name

@@ -127,9 +127,7 @@ def _digits(recipe: Recipe) -> Experiment:
     if recipe.scaling not in ("auto", "minmax"):
         raise RecipeError("scaling", f"{recipe.scaling!r} for {DIGITS}", expected="minmax: grey values 0 to 255")
     options = _known_options(recipe, _DIGIT_OPTIONS)
-    count = options.pop("test_sequences", _TEST_SEQUENCES)
-    if type(count) is not int or count < 1:
-        raise RecipeError("data.options.test_sequences", f"{count!r}", expected="a whole number of at least 1")
+    count = _test_sequences(options, _TEST_SEQUENCES)
     options |= {"length": recipe.history + recipe.steps}
     folder, seed = Path(recipe.data.source).expanduser(), recipe.training.seed
     try:
@@ -138,17 +136,10 @@ def _digits(recipe: Recipe) -> Experiment:
         test = MovingMnist(folder, "test", seed=TEST_SEED, **options)
     except TypeError as error:
         raise RecipeError("data.options", f"cannot be used ({error})") from error
-    ds = chain(test.dataset(0, count))
-    frames = Frames.from_xarray(ds, gaps="skip")
-    return Experiment(
-        training=lambda: TrainingData.from_digits(train, held, frames, recipe.history, recipe.steps, recipe.training),
-        channels=1,
-        trained_on=f"training on sequences of {train.digits} training digits made on the fly",
-        test=ds,
-        test_frames=frames,
-        test_period=(0, len(frames)),
-        blocked=np.empty(0, np.int64),
-        train_period=None,
+    return _of_own_sequences(
+        test.dataset(0, count),
+        lambda frames: TrainingData.from_digits(train, held, frames, recipe.history, recipe.steps, recipe.training),
+        f"training on sequences of {train.digits} training digits made on the fly",
     )
 
 
@@ -160,13 +151,8 @@ def _made(recipe: Recipe) -> Experiment:
     if recipe.scaling != "auto":
         raise RecipeError("scaling", f"{recipe.scaling!r} for {MADE}", expected="auto: each sequence has its own scale")
     options = _known_options(recipe, _MADE_OPTIONS)
-    count = options.get("test_sequences", _MADE_TEST_SEQUENCES)
-    if type(count) is not int or count < 1:
-        raise RecipeError("data.options.test_sequences", f"{count!r}", expected="a whole number of at least 1")
-    also = options.get("also", [])
-    if not isinstance(also, list) or not all(isinstance(path, str) for path in also):
-        raise RecipeError("data.options.also", f"{also!r}", expected="a list of paths")
-    sources = [recipe.data.source, *also]
+    count = _test_sequences(options, _MADE_TEST_SEQUENCES)
+    sources = sources_of(recipe)
     real = [_real_field(source, "data.source" if not i else "data.options.also") for i, source in enumerate(sources)]
     seed, shape = recipe.training.seed, (options.get("size", 80), recipe.history, recipe.steps)
     train, held, test = (
@@ -174,15 +160,24 @@ def _made(recipe: Recipe) -> Experiment:
     )
     values = np.stack([test.sequence(number) for number in range(count)])
     times = np.datetime64("2000-01-01", "ns") + np.arange(values.shape[1]) * np.timedelta64(5, "m")
-    ds = chain(xr.Dataset({"field": (("sequence", "time", "y", "x"), values)}, {"time": times}))
-    frames = Frames.from_xarray(ds, gaps="skip")
     named = ", ".join(Path(source.removeprefix(SAMPLE_PREFIX)).name for source in sources)
-    return Experiment(
-        training=lambda: TrainingData.from_made(
+    return _of_own_sequences(
+        xr.Dataset({"field": ((SEQUENCE, "time", "y", "x"), values)}, {"time": times}),
+        lambda frames: TrainingData.from_made(
             train, held, frames, recipe.history, recipe.steps, recipe.training, named=named
         ),
+        f"training on fields made on the fly, some of them cut from {named}",
+    )
+
+
+def _of_own_sequences(test: xr.Dataset, training: Callable[[Frames], TrainingData], trained_on: str) -> Experiment:
+    """Return an experiment on sequences that are made, with other ones to test on, (sequence, time, y, x)."""
+    ds = chain(test)
+    frames = Frames.from_xarray(ds, gaps="skip")
+    return Experiment(
+        training=lambda: training(frames),
         channels=1,
-        trained_on=f"training on fields made on the fly, some of them cut from {named}",
+        trained_on=trained_on,
         test=ds,
         test_frames=frames,
         test_period=(0, len(frames)),
@@ -192,15 +187,8 @@ def _made(recipe: Recipe) -> Experiment:
 
 
 def _real_field(source: str, key: str) -> RealField:
-    """Read a sequence with one variable, whatever its times; missing values become its least one."""
-    if source.startswith(SAMPLE_PREFIX):
-        ds = open_sample(source.removeprefix(SAMPLE_PREFIX))
-    else:
-        path = Path(source).expanduser()
-        if not path.exists():
-            raise DataError(source, "no such file or folder", fix=f"check {key}")
-        ds = open_any(str(path))
-    frames = Frames.from_xarray(ds, gaps="skip")
+    """Read a regular sequence with one variable; missing values become its least one."""
+    frames = Frames.from_xarray(open_path(source, key))
     if len(frames.channels) != 1:
         raise DataError(source, f"{len(frames.channels)} variables", expected="one")
     values = frames.read(0, len(frames))[:, 0]
@@ -221,6 +209,14 @@ def _require_own_sequences(recipe: Recipe, engine: str) -> None:
             )
 
 
+def _test_sequences(options: dict[str, Any], usual: int) -> int:
+    """Take ``test_sequences`` out of the options."""
+    count = options.pop("test_sequences", usual)
+    if type(count) is not int or count < 1:
+        raise RecipeError("data.options.test_sequences", f"{count!r}", expected="a whole number of at least 1")
+    return count
+
+
 def _known_options(recipe: Recipe, known: Sequence[str]) -> dict[str, Any]:
     options = dict(recipe.data.options)
     unknown = sorted(set(options) - set(known))
@@ -239,15 +235,39 @@ def open_source(recipe: Recipe) -> xr.Dataset:
     """
     if recipe.conversion is not None:
         return chain(open_any(str(Path(recipe.conversion.to).expanduser())))
-    source = recipe.data.source
+    return open_path(recipe.data.source, "data.source", engine=recipe.data.engine, **recipe.data.options)
+
+
+def open_path(source: str, key: str, *, engine: str | None = None, **options: Any) -> xr.Dataset:
+    """Open a sample, a path or a pattern that a recipe names under `key`; sequences are put one after another.
+
+    Raises
+    ------
+    DataError
+        No such file, or one that cannot be opened.
+    """
     if source.startswith(SAMPLE_PREFIX):
         return open_sample(source.removeprefix(SAMPLE_PREFIX))
     path = Path(source).expanduser()
     if not any(c in source for c in "*?[") and not path.exists():
         raise DataError(
-            source, "no such file or folder", fix="check data.source; relative paths start at the working directory"
+            source, "no such file or folder", fix=f"check {key}; relative paths start at the working directory"
         )
-    return chain(open_any(str(path), engine=recipe.data.engine, **recipe.data.options))
+    return chain(open_any(str(path), engine=engine, **options))
+
+
+def sources_of(recipe: Recipe) -> list[str]:
+    """Return all that a recipe reads data from: ``data.source``, and of made fields also ``data.options.also``.
+
+    Raises
+    ------
+    RecipeError
+        Paths that are none.
+    """
+    also = recipe.data.options.get("also", []) if recipe.data.engine == MADE else []
+    if not isinstance(also, list) or not all(isinstance(path, str) for path in also):
+        raise RecipeError("data.options.also", f"{also!r}", expected="a list of paths")
+    return [recipe.data.source, *also]
 
 
 def _frames(ds: xr.Dataset, recipe: Recipe) -> Frames:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +15,14 @@ from sa_nowcast.workflow.outputs import digest, file_digest
 
 MOST_READ: Final = 2**28
 """Files of together so many bytes are known by their content, larger ones by sizes and times of change."""
+
+
+def identity_of_all(sources: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what tells the data of several sources from others; see `data_identity`."""
+    if len(sources) == 1:
+        return data_identity(sources[0], known)
+    found = [data_identity(source, {}) for source in sources]
+    return {key: digest([each[key] for each in found]) for key in ("stamp", "identity")}
 
 
 def data_identity(source: str, known: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,9 +20,9 @@ from sa_nowcast.recipe import Recipe, network_config
 from sa_nowcast.storage import held, storage, write_whole
 from sa_nowcast.workflow import drawing
 from sa_nowcast.workflow.converting import convert_source
-from sa_nowcast.workflow.data import Experiment, open_experiment, period
+from sa_nowcast.workflow.data import Experiment, open_experiment, period, sources_of
 from sa_nowcast.workflow.held_back import archive_path, latest, made_forecasts, make_forecasts, reference_of
-from sa_nowcast.workflow.identity import data_identity
+from sa_nowcast.workflow.identity import identity_of_all
 from sa_nowcast.workflow.outputs import Ledger, check_claim, claim, digest, trained_by
 from sa_nowcast.workflow.scored import PERSISTENCE, keep_scores, kept_scores, require_scoring, score
 
@@ -147,7 +147,7 @@ class _Stages:
         self.folder = writable_folder(Path(self.recipe.output.folder).expanduser())
         check_claim(self.folder, self.recipe)
         self.ledger = Ledger.read(self.folder)
-        self.data = data_identity(self.recipe.data.source, self.ledger.data)
+        self.data = identity_of_all(sources_of(self.recipe), self.ledger.data)
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
