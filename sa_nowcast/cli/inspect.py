@@ -9,6 +9,7 @@ import typer
 
 from sa_nowcast.cli import options, shipped, terminal
 from sa_nowcast.cli.terminal import app
+from sa_nowcast.errors import RecipeError
 
 
 @app.command()
@@ -65,11 +66,18 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    kind: Annotated[
+        str, typer.Argument(help="What the recipe is for: experiment, comparison (of several datasets) or tables.")
+    ] = "experiment",
+) -> None:
     """Print the JSON Schema of recipes, which editors complete and check YAML with.
 
     Example: sa-nowcast schema > recipe.schema.json
     """
-    from sa_nowcast.recipe import recipe_schema
+    from sa_nowcast.recipe import comparison_schema, recipe_schema, tables_schema
 
-    terminal.emit(recipe_schema())
+    schemas = {"experiment": recipe_schema, "comparison": comparison_schema, "tables": tables_schema}
+    if kind not in schemas:
+        raise RecipeError("schema", f"{kind!r}", expected=f"one of {', '.join(schemas)}")
+    terminal.emit(schemas[kind]())

@@ -20,11 +20,21 @@ def read(name: str, seed: int | None, output: str | None, overrides: Sequence[st
 
 
 def read_any(name: str, seed: int | None, output: str | None, overrides: Sequence[str] = ()) -> AnyRecipe:
-    """Read a recipe of any kind, likewise."""
-    from sa_nowcast.recipe import find_recipe
+    """Read a recipe of any kind, likewise; only that of an experiment has a seed to replace."""
+    from sa_nowcast.recipe import Recipe, find_recipe
     from sa_nowcast.recipe import read_any as read_recipe
 
-    return read_recipe(find_recipe(name), replaced(seed, output, overrides))
+    parsed = read_recipe(find_recipe(name), replaced(None, output, overrides))
+    if seed is None:
+        return parsed
+    if not isinstance(parsed, Recipe):
+        raise RecipeError(
+            "--seed",
+            f"{seed} for {name}, which trains no network of its own",
+            expected="the recipe of an experiment",
+            fix="leave --seed out",
+        )
+    return read(name, seed, output, overrides)
 
 
 def replaced(seed: int | None, output: str | None, overrides: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from command_line import Here
 from sequences import rain
 
 import sa_nowcast
-from sa_nowcast.recipe import recipe_schema
+from sa_nowcast.recipe import comparison_schema, recipe_schema, tables_schema
 from sa_nowcast.survey.doctor import environment
 
 
@@ -72,6 +72,11 @@ def test_a_wrong_path_and_a_file_of_something_else_are_one_line(here: Here, tmp_
 def test_schema_is_that_of_recipes(here: Here) -> None:
     here("schema")
     assert json.loads(here.out) == recipe_schema()
+    here("schema", "comparison")
+    assert json.loads(here.out) == comparison_schema()
+    here("schema", "tables")
+    assert json.loads(here.out) == tables_schema()
+    here.fails(2, "schema: 'table', expected one of experiment, comparison, tables", "schema", "table")
 
 
 def test_doctor_names_extras_with_their_command(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:

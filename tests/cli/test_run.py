@@ -380,3 +380,8 @@ def test_runs_of_tables_that_cannot_be_made_are_said_and_the_tables_are_still_pr
 def test_other_commands_refuse_a_recipe_that_is_no_experiment(here: Here, name: str) -> None:
     for command in ("train", "submit"):
         here.fails(2, "expected one of an experiment. Fix: start it by sa-nowcast run", command, name)
+
+
+@pytest.mark.parametrize("name", ["paper_tables", "default_model_scores"])
+def test_a_seed_is_refused_where_no_network_is_trained(here: Here, name: str) -> None:
+    here.fails(2, "--seed: 1 for " + name, "run", name, "--seed", 1, "--dry-run")
