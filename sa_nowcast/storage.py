@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import errno
 import fcntl
-import glob
 import os
 import re
 import shutil
@@ -43,11 +42,7 @@ def partial_beside(target: Path) -> Iterator[Path]:
     Its name says which process of which machine it belongs to, so that what a killed one left is removed by the next
     that writes the same target there.
     """
-    for rest in target.parent.glob(f".{glob.escape(target.name)}.*{_PARTIAL}"):
-        owner = rest.name.removeprefix(f".{target.name}.").removesuffix(_PARTIAL)
-        host, _, process = owner.rpartition("-")[0].rpartition("-")
-        if host == socket.gethostname() and process.isdecimal() and not _alive(int(process)):
-            remove(rest)
+    remove_partials(target.parent, target.name)
     owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     partial = target.with_name(f".{target.name}.{owner}{_PARTIAL}")
     try:
@@ -55,6 +50,19 @@ def partial_beside(target: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # where nothing could be written, nothing can be removed
             remove(partial)
+
+
+def remove_partials(folder: Path, target: str | None = None) -> None:
+    """Remove what processes of this machine left in `folder` that were killed while they wrote `target`, or anything.
+
+    Without a target the caller holds the folder's lock.
+    """
+    name = ".+" if target is None else re.escape(target)
+    ours = re.compile(rf"\.{name}\.{re.escape(socket.gethostname())}-(\d+)-[0-9a-f]{{8}}{re.escape(_PARTIAL)}")
+    for rest in folder.glob(f".*{_PARTIAL}"):
+        found = ours.fullmatch(rest.name)
+        if found and not _alive(int(found[1])):
+            remove(rest)
 
 
 def remove(path: Path) -> None:

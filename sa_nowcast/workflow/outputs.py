@@ -100,10 +100,11 @@ class Ledger:
 
 
 def claim(folder: Path, recipe: Recipe) -> None:
-    """Note whose folder it is."""
-    text = json.dumps(recipe.model_dump(mode="json"), indent=2)
-    with storage(folder / CLAIM):
-        write_whole(folder / CLAIM, text)
+    """Note whose folder it is, where it is not noted yet."""
+    path, text = folder / CLAIM, json.dumps(recipe.model_dump(mode="json"), indent=2)
+    with storage(path):
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_whole(path, text)
 
 
 def check_claim(folder: Path, recipe: Recipe) -> None:

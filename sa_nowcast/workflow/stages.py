@@ -17,7 +17,7 @@ import xarray as xr
 from sa_nowcast import dims
 from sa_nowcast.card import resolved_recipe
 from sa_nowcast.recipe import Recipe, network_config
-from sa_nowcast.storage import held, storage, write_whole
+from sa_nowcast.storage import held, remove_partials, storage, write_whole
 from sa_nowcast.workflow import drawing
 from sa_nowcast.workflow.converting import convert_source
 from sa_nowcast.workflow.data import Experiment, open_experiment, period, sources_of
@@ -124,8 +124,6 @@ def run(recipe: Recipe, *, progress: bool = True, report: Report = lambda line: 
         stages.hindcast()
         stages.verify()
         stages.plot()
-        if stages.worked:
-            claim(stages.folder, recipe)
     scores = pd.read_csv(stages.folder / SCORES, dtype={"units": str})
     scores["units"] = scores["units"].fillna("")  # of data that state none
     return RunResult(stages.folder, scores, tuple(stages.results), already_done=not stages.worked)
@@ -158,6 +156,8 @@ class _Stages:
             yield
             return
         with held(self.folder / LOCK, self.folder):
+            for folder in (self.folder, self.folder / REFERENCES):
+                remove_partials(folder)
             self.ledger = Ledger.read(self.folder)  # another run may have ended meanwhile
             yield
 
@@ -196,6 +196,7 @@ class _Stages:
         return reason
 
     def _done(self, stage: str, inputs: str, *files: Path) -> None:
+        claim(self.folder, self.recipe)  # first, for after the last note nothing is left to do
         self.ledger.note(stage, inputs, files)
         self.ledger.note_data(self.data)
         self.worked = True
