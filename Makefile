@@ -9,8 +9,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 quickstart: $(VENV)/.run  ## train on the embedded radar sample, forecast, score, draw
 	$(BIN)/sa-nowcast run recipes/quickstart.yaml
 
-test: $(VENV)/.test  ## the test suite without the slow cases
-	$(BIN)/python -m pytest
+test: $(VENV)/.test  ## the test suite without the slow cases, a file on each core
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 test-slow: $(VENV)/.test  ## all tests, the slow cases too
 	$(BIN)/python -m pytest -m "not benchmark"

@@ -16,6 +16,8 @@ from sa_nowcast.defaults import ENVIRONMENT, set_default_model
 from sa_nowcast.nowcaster import Nowcaster
 from sa_nowcast.training.fit import fit
 
+# The width of the runner's terminal is not that of the commands.
+os.environ.pop("COLUMNS", None)
 # Derandomised, so that a failure is one everywhere; no deadline, for the machine may be busy.
 settings.register_profile("tests", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")

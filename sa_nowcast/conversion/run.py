@@ -7,8 +7,8 @@ import contextlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -19,13 +19,13 @@ import xarray as xr
 import zarr
 
 from sa_nowcast._version import __version__
+from sa_nowcast.clusters import Tasks, client_of
 from sa_nowcast.conversion.plan import ConversionPlan, VariablePlan
 from sa_nowcast.conversion.prepare import Irregular, Prepared, prepare
 from sa_nowcast.conversion.shards import ShardRecord, write_shard
 from sa_nowcast.errors import Interrupted, RecipeError, StorageError
 from sa_nowcast.sources.manifest import MANIFEST, write_manifest
 from sa_nowcast.sources.open import open_source
-from sa_nowcast.sources.optional import require
 from sa_nowcast.sources.paths import PathLike, is_zarr, stamp
 from sa_nowcast.sources.store import COMPLETE, LOCK, PARTIAL
 from sa_nowcast.storage import clear, held, put_in_place, remove, require_writable, storage, sync, write_whole
@@ -53,7 +53,7 @@ def convert(
     attrs: Mapping[str, Any] | None = None,
     existing: Existing = "refuse",
     workers: int | None = None,
-    cluster: str | None = None,
+    cluster: Any = None,
     progress: Progress | None = None,
     dry_run: bool = False,
 ) -> ConversionPlan:
@@ -91,8 +91,8 @@ def convert(
         What to do with a store that is at `target` already, or with the rest of a conversion of other data or settings.
     workers : int, optional
         Threads; by default as many as processors, at most 4. Not with `cluster`.
-    cluster : str, optional
-        Address of a dask scheduler (``tcp://host:8786``) whose workers see the same files.
+    cluster : str, dask Client or cluster, optional
+        Address of a dask scheduler (``tcp://host:8786``), or what stands for one; its workers must see the same files.
     progress : callable, optional
         Called with the number of shards done and of all shards.
     dry_run : bool
@@ -112,7 +112,7 @@ def convert(
     StorageError
         The target: it exists, cannot be written, or is being written by another process.
     Interrupted
-        Stopped by Ctrl-C; the same call goes on.
+        Stopped by Ctrl-C, or the cluster lost its workers; the same call goes on.
     """
     _check(irregular, Irregular, "irregular")
     _check(existing, Existing, "existing")
@@ -324,7 +324,7 @@ def _write_shards(
     prepared: Prepared,
     conversion: _Conversion,
     workers: int | None,
-    cluster: str | None,
+    cluster: Any,
     progress: Progress | None,
 ) -> None:
     total, partial, done = prepared.plan.shards, conversion.partial, conversion.done
@@ -333,36 +333,31 @@ def _write_shards(
         progress(len(done), total)
     if not todo:
         return
-    count = workers or min(4, os.cpu_count() or 1)
     waiting = iter(todo)
-    running: set[concurrent.futures.Future[ShardRecord]] = set()
+    running: dict[Any, str] = {}
 
-    def keep(finished: Iterable[concurrent.futures.Future[ShardRecord]]) -> BaseException | None:
-        """Enter what was written into the journal; return the first error."""
-        ended = [f for f in finished if not f.cancelled()]
-        conversion.enter([f.result() for f in ended if f.exception() is None])
-        return next((e for f in ended if (e := f.exception()) is not None), None)
+    def keep(finished: Iterable[Any]) -> None:
+        """Enter what was written into the journal."""
+        conversion.enter([f.result() for f in finished if not f.cancelled() and f.exception() is None])
 
-    with _executor(count, cluster) as executor:
+    with _tasks(workers, cluster, partial) as tasks:
         try:
             while True:
                 # Few at a time: a source in memory is sent to the workers with its tasks.
-                for plan, index in waiting:
-                    running.add(executor.submit(write_shard, *_task(prepared, partial, plan, index)))
-                    if len(running) >= 2 * count:
-                        break
+                at_once = tasks.at_once()
+                while len(running) < at_once and (following := next(waiting, None)) is not None:
+                    task = _task(prepared, partial, *following)
+                    running[tasks.submit(write_shard, *task)] = task[-1]
                 if not running:
                     break
-                finished, running = concurrent.futures.wait(running, return_when="FIRST_COMPLETED")
-                error = keep(finished)
-                if error is not None:
-                    raise error
+                finished = tasks.first_of(running)
+                keep(finished)
+                for future in finished:
+                    tasks.result(future, running.pop(future))
                 if progress is not None:
                     progress(len(done), total)
         except BaseException as stop:
-            for future in running:
-                future.cancel()
-            keep(concurrent.futures.wait(running).done)  # what was being written counts
+            keep(tasks.stop(running))  # what was being written counts
             if isinstance(stop, KeyboardInterrupt):
                 raise Interrupted(
                     str(partial), f"stopped after {len(done)} of {total} shards", fix="run the same again to go on"
@@ -384,18 +379,37 @@ def _task(
     return str(partial), plan, index, block, f"{plan.name}, {first} to {last}"
 
 
+@dataclass
+class _Threads:
+    """Tasks on threads of this process, as `sa_nowcast.clusters.Tasks` are on a cluster."""
+
+    pool: concurrent.futures.Executor
+    count: int
+
+    def at_once(self) -> int:
+        return 2 * self.count
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> Any:
+        return self.pool.submit(function, *args)
+
+    def first_of(self, running: Collection[Any]) -> list[Any]:
+        return list(concurrent.futures.wait(running, return_when="FIRST_COMPLETED").done)
+
+    def result(self, future: Any, label: str) -> Any:
+        return future.result()
+
+    def stop(self, running: Collection[Any]) -> list[Any]:
+        for future in running:
+            future.cancel()
+        return list(concurrent.futures.wait(running).done)
+
+
 @contextlib.contextmanager
-def _executor(count: int, cluster: str | None) -> Iterator[concurrent.futures.Executor]:
+def _tasks(workers: int | None, cluster: Any, partial: Path) -> Iterator[_Threads | Tasks]:
     if cluster is None:
+        count = workers or min(4, os.cpu_count() or 1)
         with concurrent.futures.ThreadPoolExecutor(count) as threads:
-            yield threads
+            yield _Threads(threads, count)
         return
-    distributed = require("distributed", "cluster")
-    try:
-        client = distributed.Client(cluster, timeout="10s", set_as_default=False)
-    except (OSError, ValueError, TimeoutError) as error:
-        raise RecipeError(
-            "cluster", f"no dask scheduler answers at {cluster} ({error})", expected="tcp://host:port"
-        ) from error
-    with client, client.get_executor() as executor:
-        yield executor
+    with client_of(cluster) as client:
+        yield Tasks(client, str(partial))

@@ -23,9 +23,9 @@ from zarr.codecs import ZstdCodec
 from sa_nowcast import dims
 from sa_nowcast._version import __version__
 from sa_nowcast.cf import to_dataset
+from sa_nowcast.clusters import Tasks, client_of
 from sa_nowcast.conversion import COMPLETE, VariablePlan
 from sa_nowcast.errors import Interrupted, StorageError
-from sa_nowcast.hindcast.cluster import client_of, first_of, result_of
 from sa_nowcast.hindcast.histories import sha256
 from sa_nowcast.hindcast.job import Job, Opaque, Work
 from sa_nowcast.hindcast.methods import ByReference
@@ -327,8 +327,9 @@ class Archive:
             return
         method = self.job.method
         with client_of(cluster) as client:
+            tasks = Tasks(client, str(self.place))
             if isinstance(method, ByReference):
-                model: Any = client.submit(same, method, pure=False)
+                model: Any = tasks.submit(same, method)
             else:
                 # A file beside the archive, which every worker can read: sent once, checked, and not lost with a
                 # worker that dies.
@@ -339,17 +340,16 @@ class Archive:
             running: dict[Any, Shard] = {}
             try:
                 while True:
-                    at_once = max(2, 2 * sum(client.nthreads().values()))
+                    at_once = tasks.at_once()
                     while len(running) < at_once and (shard := next(waiting, None)) is not None:
-                        future = client.submit(run_shard, shard, Opaque(self._work(shard)), model, pure=False)
-                        running[future] = shard
+                        running[tasks.submit(run_shard, shard, Opaque(self._work(shard)), model)] = shard
                     if not running:
                         break
-                    for future in first_of(client, running):
+                    for future in tasks.first_of(running):
                         shard = running.pop(future)
-                        yield shard.number, result_of(future, shard)
+                        yield shard.number, tasks.result(future, shard.label)
             finally:
-                client.cancel(list(running), force=True)
+                tasks.stop(running)
 
     # End
 

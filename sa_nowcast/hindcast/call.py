@@ -117,7 +117,7 @@ def hindcast(
     StorageError
         Another hindcast stands at `to`, another process is writing it, or it cannot be written.
     Interrupted
-        Stopped by Ctrl-C; the same call goes on.
+        Stopped by Ctrl-C, or the cluster lost its workers; the same call goes on.
     """
     for name, value, allowed in (("existing", existing, Existing), ("missing", missing, Missing)):
         if value not in get_args(allowed):

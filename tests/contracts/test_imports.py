@@ -20,6 +20,7 @@ ROWS = [
     {"times"},
     {"frames", "windows", "samples", "devices"},
     {"cf", "labels", "scaling", "recipe", "models", "sources"},
+    {"clusters"},
     {"bundle", "conversion"},
     {"opening"},
     {"stream", "verification", "slurm"},

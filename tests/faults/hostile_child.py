@@ -106,7 +106,9 @@ def main(payloads: Path, results: Path) -> None:
             said = f"TRACEBACK {type(error).__name__}: {error}"
         watching = False
         found.append({"said": said, "seen": list(seen), "seconds": time.perf_counter() - begin})
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Not ru_maxrss, which a process has from the one that started it.
+    status = Path("/proc/self/status").read_text()
+    peak = 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
     results.write_text(json.dumps({"found": found, "peak": peak}))
 
 

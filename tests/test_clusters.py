@@ -1,0 +1,155 @@
+"""Workers that die, all of them too, and schedulers: a call ends as it should, or says that it waits; none hangs."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+from sequences import rain
+
+from sa_nowcast import clusters, open_zarr
+from sa_nowcast.conversion import convert
+from sa_nowcast.conversion.shards import write_shard
+from sa_nowcast.errors import Interrupted
+from sa_nowcast.hindcast import hindcast
+from sa_nowcast.hindcast.shard import Shard
+
+distributed = pytest.importorskip("distributed", reason="clusters need pip install distributed")
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters, "LOOK_EVERY", 0.1)
+    monkeypatch.setattr(clusters, "NONE_COME", 0.5)
+    monkeypatch.setattr(clusters, "ALL_LOST", 1.0)
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """A scheduler and a worker in threads of this process, behind an address."""
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+        distributed.LocalCluster(  # type: ignore[no-untyped-call]
+            n_workers=1, threads_per_worker=1, processes=False, protocol="tcp", dashboard_address=None, silence_logs=50
+        ) as local,
+    ):
+        yield local
+
+
+def at_shard(number: int, action: Callable[[], Any]) -> Callable[[int, int], None]:
+    """A progress that acts once so many shards are done."""
+
+    def progress(done: int, total: int) -> None:
+        if done == number:
+            action()
+
+    return progress
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards take a while, so that workers are lost amid some."""
+
+    def slowly(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            time.sleep(0.2)
+            return function(*args)
+
+        return call
+
+    monkeypatch.setattr(Shard, "put", slowly(Shard.put))
+    monkeypatch.setattr("sa_nowcast.conversion.run.write_shard", slowly(write_shard))
+
+
+def archive(place: Path, **options: Any) -> None:
+    hindcast(rain(), "persistence", 2, to=place, batch_size=2, shard_size=2, **options)
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_cluster_that_has_lost_its_workers_is_given_up_and_the_same_call_goes_on(
+    cluster: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(Interrupted, match=r"a\.zarr: the cluster has had no worker for \d+ s, expected at least one"):
+        archive(tmp_path / "a.zarr", cluster=cluster, progress=at_shard(2, lambda: cluster.scale(0)))
+    assert not (tmp_path / "a.zarr").exists()
+    archive(tmp_path / "a.zarr")
+    archive(tmp_path / "b.zarr")
+    xr.testing.assert_identical(open_zarr(tmp_path / "a.zarr"), open_zarr(tmp_path / "b.zarr"))
+
+
+@pytest.mark.usefixtures("slow")
+def test_so_is_a_scheduler_whose_workers_are_gone_for_long(cluster: Any, tmp_path: Path) -> None:
+    address = cluster.scheduler_address
+    with (
+        pytest.warns(UserWarning, match=r"out\.zarr\.partial waits for workers: the cluster has had none for 1 s"),
+        pytest.raises(Interrupted, match=r"the cluster has had no worker for 1 s"),
+    ):
+        convert(
+            rain(), tmp_path / "out.zarr", frames_per_shard=2, cluster=address,
+            progress=at_shard(1, lambda: cluster.scale(0)),
+        )  # fmt: skip
+    convert(rain(), tmp_path / "out.zarr", frames_per_shard=2)
+    np.testing.assert_array_equal(open_zarr(tmp_path / "out.zarr").rain, rain())
+
+
+def test_workers_that_were_never_there_are_waited_for_and_it_is_said_once(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.scale(0)
+    while cluster.scheduler_info["workers"]:
+        time.sleep(0.05)
+
+    def start(message: Warning | str, *_: Any, **__: Any) -> None:
+        said.append(str(message))
+        cluster.scale(1)
+
+    said: list[str] = []
+    monkeypatch.setattr(warnings, "warn", start)
+    convert(rain(), tmp_path / "out.zarr", frames_per_shard=2, cluster=cluster.scheduler_address)
+    assert len([line for line in said if "waits for workers" in line]) == 1
+    np.testing.assert_array_equal(open_zarr(tmp_path / "out.zarr").rain, rain())
+
+
+@pytest.mark.parametrize("job", ["convert", pytest.param("hindcast", marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("slow")
+def test_a_scheduler_that_ends_is_said_and_the_same_call_goes_on(cluster: Any, job: str, tmp_path: Path) -> None:
+    place = tmp_path / "out.zarr"
+
+    def run(**options: Any) -> None:
+        if job == "convert":
+            convert(rain(), place, frames_per_shard=2, **options)
+        else:
+            archive(place, **options)
+
+    with pytest.raises(
+        Interrupted, match=r"the cluster gave .+ up|the dask scheduler does not answer any more"
+    ) as caught:
+        run(cluster=cluster.scheduler_address, progress=at_shard(2, cluster.close))
+    assert "\n" not in str(caught.value)
+    run()
+    assert open_zarr(place).rain.notnull().any()
+
+
+def test_a_shard_on_which_workers_die_is_named(tmp_path: Path) -> None:
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),  # type: ignore[no-untyped-call]
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, dashboard_address=None, silence_logs=50, local_directory=tmp_path
+        ) as local,
+        distributed.Client(local, set_as_default=False) as client,
+    ):
+        tasks = clusters.Tasks(client, "a.zarr")
+        future = tasks.submit(os._exit, 1)
+        (ended,) = tasks.first_of([future])
+        with pytest.raises(
+            Interrupted, match=r"INTERRUPTED a\.zarr: several workers died on shard 3\. Fix: give workers"
+        ):
+            tasks.result(ended, "shard 3")
