@@ -22,7 +22,7 @@ from sa_nowcast._version import __version__
 from sa_nowcast.clusters import Tasks, client_of
 from sa_nowcast.conversion.plan import ConversionPlan, VariablePlan
 from sa_nowcast.conversion.prepare import Irregular, Prepared, prepare
-from sa_nowcast.conversion.shards import ShardRecord, write_shard
+from sa_nowcast.conversion.shards import ShardRecord, clear_but, write_shard
 from sa_nowcast.errors import Interrupted, RecipeError, StorageError
 from sa_nowcast.sources.manifest import MANIFEST, write_manifest
 from sa_nowcast.sources.open import open_source
@@ -232,7 +232,7 @@ class _Conversion:
     def begin(self, existing: Existing) -> None:
         """Lay the store out, or find it as it was left."""
         fingerprint = self.prepared.plan.fingerprint
-        lines = _read_lines(self.journal) if (self.partial / "zarr.json").is_file() else []
+        lines = _read_lines(self.journal) if self.partial.is_dir() else []
         # The fingerprint knows times, labels and settings; that values may have changed, the files tell, where known.
         files = lines[0].get("files") if lines else None
         changed = files is not None and self.files is not None and files != self.files
@@ -246,12 +246,13 @@ class _Conversion:
         records = (ShardRecord(**line) for line in lines[1:] if _INODE not in line)
         self.done = {r.path: r for r in records if r.still_there(self.partial)}
         with storage(self.partial):
-            if not lines:
-                # In this order: a store that is half laid out has no journal.
+            if lines:
+                clear_but(self.partial, self.done.values())
+            else:
                 self.journal.unlink(missing_ok=True)
                 remove(self.partial)
                 self.partial.mkdir(parents=True)
-                _lay_out(self.partial, self.prepared)
+            _lay_out(self.partial, self.prepared)
             header = {"fingerprint": fingerprint, "version": __version__, "files": self.files}
             entries = (header, *(r.as_dict() for r in self.done.values()))
             write_whole(self.journal, "".join(json.dumps(entry) + "\n" for entry in entries))
@@ -314,10 +315,13 @@ def _lay_out(partial: Path, prepared: Prepared) -> None:
         variable = prepared.ds[plan.name].variable
         blank = dask.array.zeros(variable.shape, dtype=variable.dtype, chunks=plan.shards)
         template[plan.name] = xr.Variable(variable.dims, blank, variable.attrs, variable.encoding)
-    template.to_zarr(
-        partial, mode="a", encoding=dict(prepared.encoding), zarr_format=3, consolidated=False, compute=False,
-        write_empty_chunks=True,
-    )  # fmt: skip
+    with warnings.catch_warnings():
+        # Of folders that hold shards already, and no metadata yet.
+        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
+        template.to_zarr(
+            partial, mode="a", encoding=dict(prepared.encoding), zarr_format=3, consolidated=False, compute=False,
+            write_empty_chunks=True,
+        )  # fmt: skip
 
 
 def _write_shards(

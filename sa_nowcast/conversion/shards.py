@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,17 @@ class ShardRecord:
         """Say whether the file is as it was written."""
         file = store / self.path
         return file.is_file() and file.stat().st_size == self.nbytes and sha256_of(file) == self.sha256
+
+
+def clear_but(store: Path, kept: Iterable[ShardRecord]) -> None:
+    """Remove all files of a store that is gone on with, but those of `kept`: their digests were compared.
+
+    What else there is, metadata and labels, may have been damaged or be half written, and is laid out anew.
+    """
+    stay = {store / record.path for record in kept}
+    for file in store.rglob("*"):
+        if file not in stay and not file.is_dir():
+            file.unlink()
 
 
 def write_shard(store: str, plan: VariablePlan, index: tuple[int, ...], block: xr.Variable, label: str) -> ShardRecord:

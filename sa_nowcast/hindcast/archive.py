@@ -25,6 +25,7 @@ from sa_nowcast._version import __version__
 from sa_nowcast.cf import to_dataset
 from sa_nowcast.clusters import Tasks, client_of
 from sa_nowcast.conversion import COMPLETE, VariablePlan
+from sa_nowcast.conversion.shards import ShardRecord, clear_but
 from sa_nowcast.errors import Interrupted, StorageError
 from sa_nowcast.hindcast.histories import sha256
 from sa_nowcast.hindcast.job import Job, Opaque, Work
@@ -89,8 +90,7 @@ class Archive:
                 if progress is not None:
                     progress(total, total)
                 return
-            shards = self._begin(existing)
-            entries = {s.number: entry for s in shards if (entry := s.done()) is not None}
+            shards, entries = self._begin(existing)
             todo = [s for s in shards if s.number not in entries]
             run = self._run_here if cluster is None else partial(self._run_on, cluster)
 
@@ -181,8 +181,8 @@ class Archive:
 
     # Template
 
-    def _begin(self, existing: Existing) -> list[Shard]:
-        """Lay the store out, or find it as it was left; return its shards."""
+    def _begin(self, existing: Existing) -> tuple[list[Shard], dict[int, dict[str, Any]]]:
+        """Lay the store out, also where it was left unfinished; return its shards, and the entries of those done."""
         file = self.journal / _PLAN
         plan = self._plan()
         if not plan and self.partial.exists() and any(self.partial.iterdir()):
@@ -193,7 +193,7 @@ class Archive:
             )
         if plan and existing == "resume":
             self._require_same(self.partial, plan["identity"])
-        if not plan.get("laid_out") or plan["identity"] != self.identity or not (self.partial / "zarr.json").is_file():
+        if not plan.get("laid_out") or plan["identity"] != self.identity or not self.partial.is_dir():
             plan = {}
         if plan:
             # Another batch rounds differently in the last bit, and other tiles forecast differently near their edges.
@@ -203,27 +203,33 @@ class Archive:
         size = int(plan["shard"]) if plan else self._shard_size()
         template = to_dataset(job.labelled(dask.array.zeros(job.shape, dtype=np.float32, chunks=-1)))
         plans = tuple(self._variable_plan(str(n), v.variable, size) for n, v in template.data_vars.items())
-        if not plan:
-            plan = {"identity": self.identity, "shard": size, "batch": job.batch, "tile": job.tile,
-                    "version": __version__}  # fmt: skip
-            with storage(self.partial):
-                # In this order: killed at any point, what is there is known as the beginning of an archive.
-                self.journal.mkdir(parents=True, exist_ok=True)
-                write_whole(file, json.dumps(plan))
-                for child in self.journal.iterdir():
-                    if child.name != _PLAN:
-                        remove(child)
-                remove(self.partial)
-                self._lay_out(template, plans)
-                write_whole(file, json.dumps(plan | {"laid_out": True}))
         axis = job.dims.index(dims.VARIABLE) if dims.VARIABLE in job.dims else None
-        return [
+        shards = [
             Shard(
                 i, str(self.partial), str(self.journal), plans, axis,
                 f"init times {job.frames.label(int(p[0]))} to {job.frames.label(int(p[-1]))}", job.method.identity,
             )
             for i, p in enumerate(job.parts(size))
         ]  # fmt: skip
+        if plan:
+            entries = {s.number: entry for s in shards if (entry := s.done()) is not None}
+            with storage(self.partial):
+                clear_but(self.partial, (ShardRecord(**r) for e in entries.values() for r in e["files"]))
+                self._lay_out(template, plans)
+            return shards, entries
+        plan = {"identity": self.identity, "shard": size, "batch": job.batch, "tile": job.tile,
+                "version": __version__}  # fmt: skip
+        with storage(self.partial):
+            # In this order: killed at any point, what is there is known as the beginning of an archive.
+            self.journal.mkdir(parents=True, exist_ok=True)
+            write_whole(file, json.dumps(plan))
+            for child in self.journal.iterdir():
+                if child.name != _PLAN:
+                    remove(child)
+            remove(self.partial)
+            self._lay_out(template, plans)
+            write_whole(file, json.dumps(plan | {"laid_out": True}))
+        return shards, {}
 
     def _shard_size(self) -> int:
         job = self.job
@@ -282,9 +288,12 @@ class Archive:
             if name not in encoding and name not in {p.name for p in plans}:
                 template[name].encoding["compressors"] = compressors
         template.attrs[_IDENTITY] = json.dumps(self.identity, sort_keys=True)
-        template.to_zarr(
-            self.partial, mode="a", zarr_format=3, consolidated=False, compute=False, write_empty_chunks=True
-        )
+        with warnings.catch_warnings():
+            # Of folders that hold shards already, and no metadata yet.
+            warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
+            template.to_zarr(
+                self.partial, mode="a", zarr_format=3, consolidated=False, compute=False, write_empty_chunks=True
+            )
 
     # Work
 
