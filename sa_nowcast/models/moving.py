@@ -25,17 +25,13 @@ LEAST_SIDE: Final = 32
 BLURS: Final = (1.0, 2.0, 4.0, 8.0)
 """Pixels: standard deviations of the smoothed frames that a forecast may turn to."""
 
-MAPS_AT_ONCE: Final = 60
-"""Maps of a pixel each that a window takes whatever its steps, about; for the estimate of memory."""
-
-MAPS_PER_STEP: Final = (16, 70)
-"""The same for each lead time: in a forecast, and in training, where the backward pass needs them."""
-
 _MAPS: Final = 4  # per frame and pixel, that the core reads
 _MOVING: Final = 6 + len(BLURS)
 _STANDING: Final = 4
 _TRIED: Final = 2  # lead times at which the candidates are tried on the history
-_SCALARS: Final = 5 + _TRIED * (_MOVING + _STANDING)  # per frame and position
+POSITION_SCALARS: Final = 5 + _TRIED * (_MOVING + _STANDING)
+"""What the core reads per frame and position, besides the pixels."""
+
 _DAMPING: Final = 0.8  # of a trend, per step
 _SHARP: Final = 5.0  # logits are so many times what the head gives, so that it soon learns to be sure
 _AT_FIRST: Final = 0.3  # what the head gives for the moved last frame before it has learned
@@ -64,7 +60,7 @@ class _Window(NamedTuple):
     local: Tensor
     """(B, H, W): the same around each pixel, in the moving frame."""
     scalars: Tensor
-    """(B, h, w, _SCALARS - 1): what each position is told besides."""
+    """(B, h, w, POSITION_SCALARS - 1): what each position is told besides."""
 
 
 class MovingNetwork(Network):
@@ -104,7 +100,7 @@ class MovingNetwork(Network):
         nn.Module.__init__(self)
         self.config = config
         pixels = config.patch**2
-        below = (_MAPS * pixels + _SCALARS, *config.hidden[:-1])
+        below = (_MAPS * pixels + POSITION_SCALARS, *config.hidden[:-1])
         self.layers = nn.ModuleList(layer(i, h, config) for i, h in zip(below, config.hidden, strict=True))
         self.head = nn.Linear(config.hidden[-1], _MOVING + _STANDING + pixels)
         nn.init.zeros_(self.head.weight)

@@ -87,15 +87,15 @@ class End:
 
 
 class Nursery:
-    """The process, as the tests see it."""
+    """The process, as the tests see it; `environment` goes over this one's."""
 
-    def __init__(self) -> None:
+    def __init__(self, **environment: str) -> None:
         ours, theirs = socket.socketpair()
         path = os.pathsep.join([str(HERE), str(HERE.parent), *sys.path])
         self.process = subprocess.Popen(
             [sys.executable, "-c", f"import nursery; nursery.main({theirs.fileno()})"],
             pass_fds=[theirs.fileno()],
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **environment},
         )
         theirs.close()
         self.connection = Connection(ours.detach())

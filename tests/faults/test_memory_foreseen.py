@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from nursery import Nursery
 
 from sa_nowcast import models
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
 MiB = 2**20
 
 
@@ -43,38 +46,52 @@ def drawn(rng: random.Random, moving: bool) -> Task:
             return config, grid, batch, history, steps, train
 
 
-def ratios(repetitions: int, rng: random.Random, nursery: Nursery, moving: bool) -> list[float]:
+@pytest.fixture(scope="module")
+def thrifty() -> Iterator[Nursery]:
+    """Its processes get pages of their own for each tensor, and give them back: what is held is what is needed.
+
+    How much more glibc's heap holds differs by a third from one machine, and one process, to another.
+    """
+    made = Nursery(MALLOC_MMAP_THRESHOLD_="65536")
+    yield made
+    made.close()
+
+
+def ratios(repetitions: int, rng: random.Random, nursery: Nursery, device: str, moving: bool) -> list[float]:
     """Estimates over what was measured, for as many networks and tasks."""
     found = []
     for _ in range(repetitions):
         config, grid, batch, history, steps, train = task = drawn(rng, moving)
-        needed = models.estimate_memory(config, grid, batch, history=history, steps=steps, training=train)
-        # Twice: from one process to another the heap differs by up to a sixth.
-        ends = [nursery.one("peak_memory", config.to_dict(), *task[1:], timeout=600) for _ in range(2)]
-        assert [end.code for end in ends] == [0, 0], ends
-        measured = sum(end.value for end in ends) / 2
-        found.append(needed / measured)
+        needed = models.estimate_memory(
+            config, grid, batch, history=history, steps=steps, training=train, device=device
+        )
+        end = nursery.one("peak_memory", config.to_dict(), *task[1:], timeout=600)
+        assert end.code == 0, end
+        found.append(needed / end.value)
         print(
-            f"{found[-1]:.2f} = {needed / MiB:.0f} / {measured / MiB:.0f} MiB, "
+            f"{found[-1]:.2f} = {needed / MiB:.0f} / {end.value / MiB:.0f} MiB, "
             f"{'training' if train else 'forecast'}, {grid[0]}x{grid[1]}, batch {batch}, {history} to {steps}: {config}"
         )
     print(f"{repetitions} configurations: estimate / measured {min(found):.2f} to {max(found):.2f}")
     return found
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
-@pytest.mark.faults(2, 20)
+@pytest.mark.faults(3, 20)
+@pytest.mark.parametrize("moving", [False, True], ids=["at rest", "moving"])
 def test_the_estimate_is_within_a_quarter_of_the_measured_peak(
-    repetitions: int, rng: random.Random, nursery: Nursery
+    moving: bool, repetitions: int, rng: random.Random, thrifty: Nursery
 ) -> None:
-    found = ratios(repetitions, rng, nursery, moving=False)
+    # An allocator that gives back, as a GPU's does.
+    found = ratios(repetitions, rng, thrifty, "cuda", moving)
     assert min(found) >= 0.75
     assert max(found) <= 1.25
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
-@pytest.mark.faults(2, 20)
-def test_that_of_a_moving_network_is_too(repetitions: int, rng: random.Random, nursery: Nursery) -> None:
-    found = ratios(repetitions, rng, nursery, moving=True)
-    assert min(found) >= 0.75
-    assert max(found) <= 1.25
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("moving", [False, True], ids=["at rest", "moving"])
+def test_what_the_heap_of_a_processor_loses_is_foreseen_on_the_average(
+    moving: bool, rng: random.Random, nursery: Nursery
+) -> None:
+    found = ratios(20, rng, nursery, "cpu", moving)
+    assert 0.8 <= np.exp(np.mean(np.log(found))) <= 1.25

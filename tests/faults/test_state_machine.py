@@ -162,7 +162,10 @@ class World(RuleBasedStateMachine):
         allowed = {n for n, key in self.stands.items() if key is not None} | ({RUN} if self.begun[RUN] else set())
         for name, beside in BESIDE.items():
             allowed |= set(beside) if self.begun[name] else set()
-        found = {n for n in names_of(self.folder) if not (n.startswith(f".{BUNDLE}.") and self.begun[RUN])}
+        # What is being written has a name of its own, which the next process that writes the same takes away.
+        writing = {RUN: f".{BUNDLE}.", STORE: f".{STORE}.", ARCHIVE: f".{ARCHIVE}."}
+        written = tuple(name for output, name in writing.items() if self.begun[output])
+        found = {n for n in names_of(self.folder) if not n.startswith(written)}
         assert found <= allowed, found - allowed
         for name, key in self.stands.items():
             assert self.now(name) == (None if key is None else self.damaged.get(name, self.bytes[name])), name
