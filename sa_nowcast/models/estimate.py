@@ -64,19 +64,32 @@ def estimate_memory(
     int
         Bytes.
     """
+    holes = HOLES
+    if torch.device(device).type == "cpu":
+        gates = batch * -(-grid[0] // config.patch) * -(-grid[1] // config.patch) * 4 * max(config.hidden) * BYTES
+        if config.output == "moving":
+            holes = HOLES_OF_MOVING[training]
+        elif gates < HEAP:
+            holes = HOLES_OF_HEAP if training and not config.checkpoint_steps else HOLES_AMONG_STATES
+    return int(holes * tensor_bytes(config, grid, batch, history=history, steps=steps, training=training))
+
+
+def tensor_bytes(
+    config: NetworkConfig, grid: tuple[int, int], batch: int, *, history: int, steps: int, training: bool = True
+) -> int:
+    """Estimate what all tensors hold at the peak, and so what an allocator holds that loses nothing.
+
+    As `estimate_memory`, which adds what allocators lose.
+    """
+    # With gradients and Adam's two moments, or prepared for the steps of a sequence.
+    weights = (5 if training else 1.5) * _weight_bytes(config)
     if config.output == "moving":
-        return _moving(config, grid, batch, history, steps, training, torch.device(device))
+        return int(weights + _values_of_moving(config, grid, batch, history, steps, training) * BYTES)
     patch = config.patch
     positions = batch * -(-grid[0] // patch) * -(-grid[1] // patch)
     pixels = config.channels * patch**2
-    # With gradients and Adam's two moments, or prepared for the steps of a sequence.
-    weights = (5 if training else 1.5) * _weight_bytes(config)
     count = _values_of_training if training else _values_of_forecast
-    values = count(config, positions, pixels, history, steps)
-    gates, holes = positions * 4 * max(config.hidden) * BYTES, HOLES
-    if torch.device(device).type == "cpu" and gates < HEAP:
-        holes = HOLES_OF_HEAP if training and not config.checkpoint_steps else HOLES_AMONG_STATES
-    return int(holes * (weights + positions * values * BYTES))
+    return int(weights + positions * count(config, positions, pixels, history, steps) * BYTES)
 
 
 def require_memory(
@@ -192,8 +205,15 @@ def _state(config: NetworkConfig) -> int:
 
 def _values_of_forecast(config: NetworkConfig, positions: int, pixels: int, history: int, steps: int) -> float:
     """Return the values per position at the peak: in one of the layers over the known frames, or in a later step."""
-    at_once = max(1, min(history, _positions_at_once() // positions))
     states = _state(config) * sum(config.hidden)
+    known = _values_of_known(config, _layers(config, pixels), positions, history)
+    later = pixels * (steps + 2) + 2 * states + _values_of_step(config)
+    return 2 * pixels * (history + steps) + max(known + states, later)
+
+
+def _values_of_known(config: NetworkConfig, layers: list[tuple[int, int]], positions: int, history: int) -> float:
+    """Return the values per position while the layer that needs most reads the known frames."""
+    at_once = max(1, min(history, _positions_at_once() // positions))
 
     def known(inputs: int, hidden: int) -> float:
         reading = 8.0 * hidden * at_once  # the input's share of the gates, before and after its norm
@@ -204,9 +224,12 @@ def _values_of_forecast(config: NetworkConfig, positions: int, pixels: int, hist
         joined = 2 * hidden * history if at_once < history else 0
         return inputs * history + max(done + max(reading, stepping), joined)
 
-    step = {"convlstm": 14, "convlstm-memory": 18, "sa-convlstm-base": 18}.get(config.name, 24)
-    later = pixels * (steps + 2) + 2 * states + step * max(config.hidden)
-    return 2 * pixels * (history + steps) + max(max(known(i, h) for i, h in _layers(config, pixels)) + states, later)
+    return max(known(inputs, hidden) for inputs, hidden in layers)
+
+
+def _values_of_step(config: NetworkConfig) -> int:
+    """Return the values per position that the widest layer needs for one step, without gradients."""
+    return {"convlstm": 14, "convlstm-memory": 18, "sa-convlstm-base": 18}.get(config.name, 24) * max(config.hidden)
 
 
 def _values_of_training(config: NetworkConfig, positions: int, pixels: int, history: int, steps: int) -> float:
@@ -227,39 +250,36 @@ def _values_of_training(config: NetworkConfig, positions: int, pixels: int, hist
     return 5 * pixels * (history + steps) + values + 12 * widest
 
 
-def _moving(
-    config: NetworkConfig, grid: tuple[int, int], batch: int, history: int, steps: int, training: bool,
-    device: torch.device,
-) -> int:  # fmt: skip
-    """Estimate for `sa_nowcast.models.moving`: its maps are of the whole grid, its layers see overlapping tiles.
+def _values_of_moving(
+    config: NetworkConfig, grid: tuple[int, int], batch: int, history: int, steps: int, training: bool
+) -> float:
+    """Return the values at the peak in `sa_nowcast.models.moving`: maps of the whole grid, layers of overlapping tiles.
 
-    The shares of maps and layers were fitted to the measured peaks of 90 networks and tasks.
+    The shares of the maps were fitted to the measured peaks of 40 trainings and 80 forecasts.
     """
     from sa_nowcast.models.moving import CORE_TILE, LEAST_SIDE, POSITION_SCALARS
 
     repeat = -(-LEAST_SIDE // min(grid)) if min(grid) < LEAST_SIDE else 1
     h, w = (-(-side * repeat // config.patch) for side in grid)
-    tiles = [(r.stop - r.start) * (c.stop - c.start) for r, c, _ in plan_tiles(h, w, CORE_TILE)]
+    tiles: list[int] = [(r.stop - r.start) * (c.stop - c.start) for r, c, _ in plan_tiles(h, w, CORE_TILE)]
     windows = batch * config.channels
-    positions, pixels = windows * h * w, windows * h * w * config.patch**2
+    pixels, told = windows * h * w * config.patch**2, windows * h * w * POSITION_SCALARS
     read = 4 * config.patch**2 + POSITION_SCALARS
     layers = list(zip((read, *config.hidden[:-1]), config.hidden, strict=True))
-    kept = [_kept(config, i, h) for i, h in layers]
     if training:
         seen = windows * sum(tiles)
         mixed_twice = seen * config.patch**2 if len(tiles) > 1 else 0
-        per_step = sum(share + step + i for (share, step), (i, _) in zip(kept, layers, strict=True))
-        values = pixels * (5 + 52 * steps) + 10.5 * mixed_twice * steps
-        values += seen * (1.05 * per_step * (history + steps - 1) + read * (0.3 * history + 0.5 * steps))
-        holes = HOLES if device.type != "cpu" else HOLES_OF_MOVING[True]
-        return int(holes * (5 * _weight_bytes(config) + values * BYTES))
+        per_step = sum(sum(_kept(config, i, h)) + i for i, h in layers)
+        maps = pixels * (5 + 52 * steps) + 10.5 * mixed_twice * steps
+        return maps + seen * (1.05 * per_step * (history + steps - 1) + read * (0.3 * history + 0.5 * steps))
     seen = windows * max(tiles)
-    shares, stepping = max(s for s, _ in kept), max(s for _, s in kept)
-    trying = pixels * (80 + 5 * history) + 2.7 * positions * POSITION_SCALARS
-    mixing = pixels * (4 + 3.5 * history + 17.5 * steps) + 1.7 * positions * POSITION_SCALARS
-    core = seen * ((2 * read + 2.2 * sum(config.hidden) + 0.45 * shares) * history + 0.85 * stepping)
-    holes = HOLES if device.type != "cpu" else HOLES_OF_MOVING[False]
-    return int(holes * (1.5 * _weight_bytes(config) + max(trying, mixing + core) * BYTES))
+    states = _state(config) * sum(config.hidden)
+    known = _values_of_known(config, layers, seen, history) + states + read * history
+    later = 2 * (states + read) + _values_of_step(config)
+    trying = pixels * (100 + 0.7 * history) + 0.6 * told
+    reading = pixels * 6 * history + 2.7 * told + seen * known
+    mixing = pixels * (6 * history + 22 * steps) + 2.2 * told + 0.9 * seen * later
+    return max(trying, reading, mixing)
 
 
 def _kept(config: NetworkConfig, inputs: int, hidden: int) -> tuple[float, float]:

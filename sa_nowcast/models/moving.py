@@ -224,14 +224,15 @@ class MovingNetwork(Network):
         patch, T, candidates = self.config.patch, window.plain.shape[1], _MOVING + _STANDING
         tried = window.scalars[..., -_TRIED * candidates :].permute(0, 3, 1, 2).chunk(_TRIED, 1)
         last = window.plain[:, -1]
-        known = [self._read(window, window.aligned[:, t], window.plain[:, t], (t - T + 1) / 4) for t in range(T)]
-        x = torch.stack(known)
+        frames = zip(window.aligned.unbind(1), window.plain.unbind(1), strict=True)
+        x = torch.stack([self._read(window, moved, plain, (t - T + 1) / 4) for t, (moved, plain) in enumerate(frames)])
         weights = [layer.weights() for layer in self.stack]
         states = []
         for layer, w in zip(self.stack, weights, strict=True):
             x, state = run_layer(layer, w, x, layer.start(x[0]))
             states.append(state)
-        top, result = x[-1], []
+        top, result = x[-1].clone(), []
+        del x  # the known frames' maps are not needed while forecasting
         for step in range(steps):
             out = self.head(top).permute(0, 3, 1, 2)
             trial = min(step, _TRIED - 1)
