@@ -393,6 +393,28 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
     verify(tmp_path / "out.zarr")
 
 
+@pytest.mark.parametrize("file", ["zarr.json", "rain/zarr.json", "x/c/0"])
+@pytest.mark.parametrize("damage", ["emptied", "altered"])
+def test_damage_to_what_an_interrupted_one_laid_out_does_not_come_into_the_store(
+    file: str, damage: str, tmp_path: Path
+) -> None:
+    def stop(done: int, total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        convert(rain(), tmp_path / "out.zarr", frames_per_shard=2, workers=1, progress=stop)
+    laid_out = tmp_path / "out.zarr.partial" / file
+    whole = laid_out.read_bytes()
+    laid_out.write_bytes(b"" if damage == "emptied" else whole.replace(b"0", b"1").replace(b"\x00", b"\x01"))
+    assert laid_out.read_bytes() != whole
+    convert(rain(), tmp_path / "out.zarr", frames_per_shard=2)
+    convert(rain(), tmp_path / "sound.zarr", frames_per_shard=2)
+    files = [p.relative_to(tmp_path / "sound.zarr") for p in (tmp_path / "sound.zarr").rglob("*") if p.is_file()]
+    for name in files:
+        assert (tmp_path / "out.zarr" / name).read_bytes() == (tmp_path / "sound.zarr" / name).read_bytes(), name
+
+
 SLOW_WRITER = """
 import sys, time
 import sa_nowcast.conversion.run as run

@@ -430,6 +430,28 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_call_goes_on(nowcaster: Nowcaste
     assert content(tmp_path / "a.zarr") == content(tmp_path / "b.zarr")
 
 
+@pytest.mark.parametrize("file", ["zarr.json", "rain/zarr.json", "x/c/0"])
+def test_damage_to_what_an_interrupted_one_laid_out_does_not_come_into_the_archive(
+    file: str, nowcaster: Nowcaster, tmp_path: Path
+) -> None:
+    def stop(done: int, total: int) -> None:
+        if done >= 8:
+            raise KeyboardInterrupt
+
+    options: dict[str, Any] = {"batch_size": 2, "shard_size": 2}
+    with pytest.raises(Interrupted):
+        hindcast(rain(), nowcaster, to=tmp_path / "a.zarr", progress=stop, **options)
+    laid_out = tmp_path / "a.zarr.partial" / file
+    whole = laid_out.read_bytes()
+    laid_out.write_bytes(whole.replace(b"0", b"1").replace(b"\x00", b"\x01"))
+    assert laid_out.read_bytes() != whole
+    calls: list[int] = []
+    hindcast(rain(), nowcaster, to=tmp_path / "a.zarr", progress=lambda done, total: calls.append(done), **options)
+    assert calls[0] >= 8
+    hindcast(rain(), nowcaster, to=tmp_path / "b.zarr", **options)
+    assert content(tmp_path / "a.zarr") == content(tmp_path / "b.zarr")
+
+
 def test_an_unfinished_archive_of_something_else_is_refused(nowcaster: Nowcaster, tmp_path: Path) -> None:
     def stop(done: int, total: int) -> None:
         if done:

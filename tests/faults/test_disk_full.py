@@ -36,7 +36,7 @@ def refused(end: End, stage: str, folder: Path, unbroken: dict[str, bytes]) -> N
             assert made[name] == whole, (stage, name)
 
 
-@pytest.mark.faults(10, 100)
+@pytest.mark.faults(15, 100)
 def test_a_disk_that_is_full_at_any_write_is_said_and_the_same_command_goes_on_when_there_is_room(
     repetitions: int, rng: random.Random, nursery: Nursery, given: Given, tmp_path: Path
 ) -> None:

@@ -54,7 +54,7 @@ def each_once(log: Path, kills: int) -> None:
     assert sum(begun.values()) <= SHARDS + kills
 
 
-@pytest.mark.faults(8, 130)
+@pytest.mark.faults(10, 130)
 def test_killed_at_any_write_and_rename_it_is_absent_or_whole_and_no_init_time_is_done_twice(
     repetitions: int,
     rng: random.Random,
