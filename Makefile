@@ -4,16 +4,18 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+TOGETHER := --numprocesses logical --maxprocesses 4 --dist loadfile
+
 .PHONY: quickstart test test-slow bench lint types docs docs-serve audit clean
 
 quickstart: $(VENV)/.run  ## train on the embedded radar sample, forecast, score, draw
 	$(BIN)/sa-nowcast run recipes/quickstart.yaml
 
 test: $(VENV)/.test  ## the test suite without the slow cases, a file on each core
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest $(TOGETHER)
 
 test-slow: $(VENV)/.test  ## all tests, the slow cases too
-	$(BIN)/python -m pytest -m "not benchmark"
+	$(BIN)/python -m pytest $(TOGETHER) -m "not benchmark"
 
 bench: $(VENV)/.test  ## ratios of time and memory, printed
 	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks

@@ -61,10 +61,7 @@ def write_bundle(
     """
     data, content = encode(weights, description)
     target = Path(path)
-    if target.exists() and not (overwrite and _is_bundle(target)):
-        what = "a model" if _is_bundle(target) else "something that is no model"
-        fix = "choose another path" + (", or pass overwrite=True" if what == "a model" else "")
-        raise StorageError(str(target), f"{what} stands there", expected="a new path", fix=fix)
+    require_free(target, overwrite)
     files = {WEIGHTS: data, MODEL: _text(content).encode()}
     # What UTF-8 cannot hold (half a surrogate pair in a name) must not keep a model from being saved.
     files |= {name: text.encode("utf-8", "replace") for name, text in (texts or {}).items() if text}
@@ -83,6 +80,20 @@ def write_bundle(
             str(target), f"the model could not be written ({error.strerror or error})", fix="choose another folder"
         ) from error
     return str(content["sha256"])
+
+
+def require_free(target: Path, overwrite: bool) -> None:
+    """Make sure that a bundle may be written to `target`.
+
+    Raises
+    ------
+    StorageError
+        A model stands there and is not to be replaced, or anything else does.
+    """
+    if target.exists() and not (overwrite and _is_bundle(target)):
+        what = "a model" if _is_bundle(target) else "something that is no model"
+        fix = "choose another path" + (", or pass overwrite=True" if what == "a model" else "")
+        raise StorageError(str(target), f"{what} stands there", expected="a new path", fix=fix)
 
 
 def encode(weights: Mapping[str, Tensor], description: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
@@ -178,8 +189,11 @@ def _belongs(file: Path, folder: Path) -> bool:
 
 
 def _is_bundle(folder: Path) -> bool:
-    """Say whether a folder holds a model and nothing that is not part of it."""
-    return (folder / MODEL).is_file() and {f.name for f in folder.iterdir()} <= {MODEL, WEIGHTS, CARD, RECIPE}
+    """Say whether a folder holds a model, or a part of one that was damaged, and nothing else."""
+    if not folder.is_dir():
+        return False
+    names = {f.name for f in folder.iterdir()}
+    return names <= {MODEL, WEIGHTS, CARD, RECIPE} and bool(names & {MODEL, WEIGHTS})
 
 
 def _text(content: Mapping[str, Any]) -> str:

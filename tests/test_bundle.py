@@ -211,6 +211,15 @@ def test_what_is_no_model_is_never_overwritten(
     assert file.read_text() == "a file"
 
 
+@pytest.mark.parametrize("lost", ["model.json", "weights.safetensors"])
+def test_a_model_that_has_lost_a_file_is_replaced_when_asked(saved: Path, nowcaster: Nowcaster, lost: str) -> None:
+    (saved / lost).unlink()
+    with pytest.raises(StorageError, match="a model stands there"):
+        nowcaster.save(saved)
+    nowcaster.save(saved, overwrite=True)
+    assert Nowcaster.load(saved).digest == nowcaster.digest
+
+
 def test_a_folder_that_cannot_be_made_is_a_storage_error(nowcaster: Nowcaster, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="could not be written"):

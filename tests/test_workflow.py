@@ -147,6 +147,14 @@ def test_a_second_run_says_that_it_is_done_and_gives_the_same(copied: Path, fini
 
 
 @pytest.mark.usefixtures("never_trains")
+def test_what_is_no_model_in_the_place_of_the_model_is_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "run" / "model.nowcaster").mkdir(parents=True)
+    (tmp_path / "run" / "model.nowcaster" / "chapter.tex").write_text("years of work")
+    with pytest.raises(StorageError, match=r"model\.nowcaster: something that is no model stands there"):
+        quietly(recipe_for(tmp_path / "run"))
+
+
+@pytest.mark.usefixtures("never_trains")
 def test_speed_and_place_are_not_part_of_what_a_run_is(copied: Path, finished: Path) -> None:
     assert quietly(same(copied, finished, training={"workers": 0, "checkpoint_every": 3})).already_done
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import xarray as xr
 
 from sa_nowcast import dims
+from sa_nowcast.bundle import require_free
 from sa_nowcast.card import resolved_recipe
 from sa_nowcast.recipe import Recipe, network_config
 from sa_nowcast.storage import held, remove_partials, storage, write_whole
@@ -221,6 +222,7 @@ class _Stages:
         if self._reason("train", inputs) is None:
             return
         recipe, first, experiment = self.recipe, launched().first, self.experiment
+        require_free(self.folder / MODEL, overwrite=True)
         # Only now: a recipe that failed on its data must not keep the folder from the mended one.
         if first:
             claim(self.folder, recipe)
