@@ -22,7 +22,6 @@ import trials
 from sequences import NETWORK, OPTIONS, georeferenced, rain
 
 import sa_nowcast
-import sa_nowcast.stream.loader as stream_loader
 from sa_nowcast.cli import main
 from sa_nowcast.errors import StorageError
 from sa_nowcast.hindcast import hindcast as make_archive
@@ -104,7 +103,8 @@ def loaders(folder: str, faults: list[int], look_every: float, seed: int) -> lis
     """Read with two workers, of which one is sent each of `faults`; return what was raised, and after how long."""
     from sa_nowcast.stream import SequenceDataset, loader
 
-    stream_loader.LOOK_EVERY = look_every
+    # By import_module, for the package's `loader` is the function of this name.
+    vars(importlib.import_module("sa_nowcast.stream.loader"))["LOOK_EVERY"] = look_every
     # Workers are forked from a process that has imported what they need.
     multiprocessing.set_forkserver_preload(["sa_nowcast.stream", "zarr", "sequences"])
     rng, seen = random.Random(seed), []
