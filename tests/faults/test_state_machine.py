@@ -127,6 +127,8 @@ class World(RuleBasedStateMachine):
         """What may have been begun; empty where nothing is left of it."""
         self.hurt: set[str] = set()
         """Outputs of which a file was changed that is not finished."""
+        self.half_saved = False
+        """Whether a part of a model may lie beside it, from a training that was killed."""
 
     def teardown(self) -> None:
         shutil.rmtree(self.folder)
@@ -163,8 +165,8 @@ class World(RuleBasedStateMachine):
         for name, beside in BESIDE.items():
             allowed |= set(beside) if self.begun[name] else set()
         # What is being written has a name of its own, which the next process that writes the same takes away.
-        writing = {RUN: f".{BUNDLE}.", STORE: f".{STORE}.", ARCHIVE: f".{ARCHIVE}."}
-        written = tuple(name for output, name in writing.items() if self.begun[output])
+        written = tuple(f".{name}." for name in (STORE, ARCHIVE) if self.begun[name])
+        written += (f".{BUNDLE}.",) if self.half_saved else ()
         found = {n for n in names_of(self.folder) if not n.startswith(written)}
         assert found <= allowed, found - allowed
         for name, key in self.stands.items():
@@ -256,6 +258,7 @@ class World(RuleBasedStateMachine):
         if end.code == -9:
             assert self.sound(STORE)
             self.begun[RUN].add(key)
+            self.half_saved = True
             if now != before:
                 assert now == whole
                 self.made(BUNDLE, key, whole)
@@ -270,6 +273,7 @@ class World(RuleBasedStateMachine):
             self.made(BUNDLE, key, whole)
             self.begun[RUN] = {key}
             self.hurt.discard(RUN)
+            self.half_saved = False
         else:
             assert now == before
 
