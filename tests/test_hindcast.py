@@ -413,14 +413,20 @@ def test_a_place_that_cannot_be_written_is_said_before_anything_is_computed(
 # Interruption
 
 
-def test_ctrl_c_keeps_what_is_done_and_the_same_call_goes_on(nowcaster: Nowcaster, tmp_path: Path) -> None:
-    def stop(done: int, total: int) -> None:
-        if done >= 8:
+def ctrl_c_after(least: int) -> Callable[[int, int], None]:
+    """A progress that is interrupted once so many init times are done."""
+
+    def progress(done: int, total: int) -> None:
+        if done >= least:
             raise KeyboardInterrupt
 
+    return progress
+
+
+def test_ctrl_c_keeps_what_is_done_and_the_same_call_goes_on(nowcaster: Nowcaster, tmp_path: Path) -> None:
     options: dict[str, Any] = {"batch_size": 2, "shard_size": 2}
     with pytest.raises(Interrupted, match=r"stopped after 8 of 17 init times.*run the same again"):
-        hindcast(rain(), nowcaster, to=tmp_path / "a.zarr", progress=stop, **options)
+        hindcast(rain(), nowcaster, to=tmp_path / "a.zarr", progress=ctrl_c_after(8), **options)
     assert not (tmp_path / "a.zarr").exists()
     calls: list[int] = []
     # The batch and shards that it was begun with are kept, for bytes depend on them.
@@ -434,13 +440,9 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_call_goes_on(nowcaster: Nowcaste
 def test_damage_to_what_an_interrupted_one_laid_out_does_not_come_into_the_archive(
     file: str, nowcaster: Nowcaster, tmp_path: Path
 ) -> None:
-    def stop(done: int, total: int) -> None:
-        if done >= 8:
-            raise KeyboardInterrupt
-
     options: dict[str, Any] = {"batch_size": 2, "shard_size": 2}
     with pytest.raises(Interrupted):
-        hindcast(rain(), nowcaster, to=tmp_path / "a.zarr", progress=stop, **options)
+        hindcast(rain(), nowcaster, to=tmp_path / "a.zarr", progress=ctrl_c_after(8), **options)
     laid_out = tmp_path / "a.zarr.partial" / file
     whole = laid_out.read_bytes()
     laid_out.write_bytes(whole.replace(b"0", b"1").replace(b"\x00", b"\x01"))
@@ -453,12 +455,8 @@ def test_damage_to_what_an_interrupted_one_laid_out_does_not_come_into_the_archi
 
 
 def test_an_unfinished_archive_of_something_else_is_refused(nowcaster: Nowcaster, tmp_path: Path) -> None:
-    def stop(done: int, total: int) -> None:
-        if done:
-            raise KeyboardInterrupt
-
     with pytest.raises(Interrupted):
-        hindcast(rain(), nowcaster, to=tmp_path / "a.zarr", progress=stop, shard_size=2, batch_size=2)
+        hindcast(rain(), nowcaster, to=tmp_path / "a.zarr", progress=ctrl_c_after(1), shard_size=2, batch_size=2)
     with pytest.raises(StorageError, match=r"a.zarr.partial: holds another hindcast: steps 3"):
         hindcast(rain(), nowcaster, 2, to=tmp_path / "a.zarr")
     hindcast(rain(), nowcaster, 2, to=tmp_path / "a.zarr", existing="replace")
@@ -488,13 +486,9 @@ def test_an_archive_that_was_stopped_while_it_was_laid_out_is_laid_out_anew(
 
 
 def test_a_shard_that_was_damaged_meanwhile_is_computed_again(nowcaster: Nowcaster, tmp_path: Path) -> None:
-    def stop(done: int, total: int) -> None:
-        if done >= 8:
-            raise KeyboardInterrupt
-
     options: dict[str, Any] = {"batch_size": 2, "shard_size": 2}
     with pytest.raises(Interrupted):
-        hindcast(rain(), nowcaster, to=tmp_path / "a.zarr", progress=stop, **options)
+        hindcast(rain(), nowcaster, to=tmp_path / "a.zarr", progress=ctrl_c_after(8), **options)
     cut, flipped, gone = (tmp_path / f"a.zarr.partial/rain/c/{i}/0/0/0" for i in range(3))
     cut.write_bytes(cut.read_bytes()[:-3])
     data = bytearray(flipped.read_bytes())
