@@ -353,6 +353,10 @@ BAD: dict[str, tuple[str, str]] = {
     ),
     "variable, not closed": (MINIMAL.replace("a.nc", '"${HOME"'), r"line 5, data\.source: '\$\{HOME'"),
     "extends nothing": (MINIMAL + "extends: none_such\n", r"line 8, extends: .*none_such: no such .*quickstart"),
+    "extends a name that no file can have": (
+        MINIMAL + f"extends: {'a' * 300}\n",
+        r"line 8, extends: a{60}: cannot be read \(File name too long\), expected the path",
+    ),
     "extends a number": (MINIMAL + "extends: 3\n", r"line 8, extends: 3, expected the path or name"),
     "extnds": (MINIMAL + "extnds: quickstart\n", r"line 8, extnds: unknown key\. Fix: write 'extends'"),
     "several faults": (MINIMAL.replace("history: 4", "history: 0") + "scaling: cube\n", r"history: 0 \(and 1 more\)"),

@@ -18,7 +18,13 @@ def find_recipe(name: str) -> Path:
         There is neither; the message lists the recipes that ship.
     """
     path = Path(name)
-    if path.is_file() or path.suffix or path.is_absolute() or ".." in path.parts:
+    try:
+        there = path.is_file()
+    except OSError as error:  # such as a name that is too long for any file
+        raise RecipeError(
+            f"{name:.60}", f"cannot be read ({error.strerror})", expected="the path or name of a recipe"
+        ) from error
+    if there or path.suffix or path.is_absolute() or ".." in path.parts:
         return path
     folders = recipe_folders()
     for folder in folders:

@@ -204,12 +204,16 @@ def _extended(tree: Tree, folder: Path) -> Tree:
 
 def _parent(name: str, folder: Path, where: str) -> Path:
     beside = folder / (name if Path(name).suffix in (".yaml", ".yml") else f"{name}.yaml")
-    if beside.is_file():
-        return beside
     try:
+        if beside.is_file():
+            return beside
         found = find_recipe(name)
+    except OSError as error:
+        raise RecipeError(
+            where, f"{name:.60}: cannot be read ({error.strerror})", expected="the path or name of a recipe"
+        ) from error
     except RecipeError as error:
-        raise RecipeError(where, f"{name}: {error.found}", error.expected) from None
+        raise RecipeError(where, f"{name:.60}: {error.found}", error.expected) from None
     if not found.is_file():
         raise RecipeError(where, f"no recipe at {beside}", fix="paths start at the folder of the recipe that extends")
     return found

@@ -252,6 +252,7 @@ class World(RuleBasedStateMachine):
     def train(self, at: float | None) -> None:
         key = self.stands[STORE]
         whole = self.unbroken.model(key)
+        had_checkpoint = any((self.folder / RUN).glob("*.ckpt"))
         end = self.stage("stage_train", at=at, points=self.unbroken.points[BUNDLE, key])
         before, now = self.now_by_model(BUNDLE), self.now(BUNDLE)
         others = self.begun[RUN] - {key}
@@ -264,6 +265,8 @@ class World(RuleBasedStateMachine):
                 self.made(BUNDLE, key, whole)
             return
         allowed = self.lost() or ({RECIPE} if others and key not in self.begun[RUN] else {0})
+        if not self.lost() and not had_checkpoint:
+            allowed = {0}  # whoever began here was killed before anything told of it
         if others and self.sound(STORE):
             allowed |= {0, RECIPE} if RUN in self.hurt or len(self.begun[RUN]) > 1 else set()
         assert end.code in allowed, (end.code, allowed, end.error)
