@@ -393,6 +393,15 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
     verify(tmp_path / "out.zarr")
 
 
+def test_a_store_that_has_lost_its_metadata_is_replaced_when_asked(tmp_path: Path) -> None:
+    convert(rain(), tmp_path / "out.zarr")
+    (tmp_path / "out.zarr" / "zarr.json").unlink()
+    with pytest.raises(StorageError, match="exists already"):
+        convert(rain(), tmp_path / "out.zarr")
+    convert(rain(), tmp_path / "out.zarr", existing="replace")
+    verify(tmp_path / "out.zarr")
+
+
 @pytest.mark.parametrize("file", ["zarr.json", "rain/zarr.json", "x/c/0"])
 @pytest.mark.parametrize("damage", ["emptied", "altered"])
 def test_damage_to_what_an_interrupted_one_laid_out_does_not_come_into_the_store(

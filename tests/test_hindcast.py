@@ -454,6 +454,16 @@ def test_damage_to_what_an_interrupted_one_laid_out_does_not_come_into_the_archi
     assert content(tmp_path / "a.zarr") == content(tmp_path / "b.zarr")
 
 
+def test_an_archive_that_has_lost_its_metadata_is_replaced_when_asked(nowcaster: Nowcaster, tmp_path: Path) -> None:
+    hindcast(rain(), nowcaster, to=tmp_path / "a.zarr")
+    before = content(tmp_path / "a.zarr")
+    (tmp_path / "a.zarr" / "zarr.json").unlink()
+    with pytest.raises(StorageError, match="exists and is no hindcast"):
+        hindcast(rain(), nowcaster, to=tmp_path / "a.zarr")
+    hindcast(rain(), nowcaster, to=tmp_path / "a.zarr", existing="replace")
+    assert content(tmp_path / "a.zarr") == before
+
+
 def test_an_unfinished_archive_of_something_else_is_refused(nowcaster: Nowcaster, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         hindcast(rain(), nowcaster, to=tmp_path / "a.zarr", progress=ctrl_c_after(1), shard_size=2, batch_size=2)

@@ -24,9 +24,9 @@ from sa_nowcast.conversion.plan import ConversionPlan, VariablePlan
 from sa_nowcast.conversion.prepare import Irregular, Prepared, prepare
 from sa_nowcast.conversion.shards import ShardRecord, clear_but, write_shard
 from sa_nowcast.errors import Interrupted, RecipeError, StorageError
-from sa_nowcast.sources.manifest import MANIFEST, write_manifest
+from sa_nowcast.sources.manifest import MANIFEST, may_be_replaced, write_manifest
 from sa_nowcast.sources.open import open_source
-from sa_nowcast.sources.paths import PathLike, is_zarr, stamp
+from sa_nowcast.sources.paths import PathLike, stamp
 from sa_nowcast.sources.store import COMPLETE, LOCK, PARTIAL
 from sa_nowcast.storage import clear, held, put_in_place, remove, require_writable, storage, sync, write_whole
 from sa_nowcast.times import show_time
@@ -163,7 +163,7 @@ def _may_write(place: Path, existing: Existing) -> None:
             expected="no store there",
             fix="name another target, or replace it (existing='replace', or --replace)",
         )
-    if not (is_zarr(place) or (place.is_dir() and not any(place.iterdir()))):
+    if not may_be_replaced(place):
         raise StorageError(str(place), "exists and is no Zarr store; it is left alone", fix="name another target")
 
 

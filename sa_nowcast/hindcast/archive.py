@@ -31,8 +31,7 @@ from sa_nowcast.hindcast.histories import sha256
 from sa_nowcast.hindcast.job import Job, Opaque, Work
 from sa_nowcast.hindcast.methods import ByReference
 from sa_nowcast.hindcast.shard import Shard, run_shard, same
-from sa_nowcast.sources.manifest import MANIFEST, write_manifest
-from sa_nowcast.sources.paths import is_zarr
+from sa_nowcast.sources.manifest import MANIFEST, may_be_replaced, write_manifest
 from sa_nowcast.sources.store import LOCK, PARTIAL
 from sa_nowcast.storage import held, put_in_place, remove, require_writable, storage, sync, write_whole
 
@@ -119,7 +118,7 @@ class Archive:
         if not self.place.exists():
             return False
         if existing == "replace":
-            if not is_zarr(self.place) and any(self.place.iterdir() if self.place.is_dir() else [self.place]):
+            if not may_be_replaced(self.place):
                 raise StorageError(
                     str(self.place), "exists and is no Zarr store; it is left alone", fix="name another path"
                 )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sa_nowcast.errors import DataError
+from sa_nowcast.sources.paths import is_zarr
 from sa_nowcast.storage import write_whole
 
 MANIFEST: Final = "sa_nowcast_files"
@@ -42,6 +43,13 @@ def write_manifest(root: Path, known: Mapping[str, Entry]) -> None:
     attributes = {"files": files, "sha256": _digest(files)}
     content = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
     write_whole(root / MANIFEST / METADATA, json.dumps(content, indent=1))
+
+
+def may_be_replaced(place: Path) -> bool:
+    """Say whether a store stands at `place`, what is left of a finished one that was damaged, or an empty folder."""
+    if not place.is_dir():
+        return False
+    return is_zarr(place) or (place / MANIFEST).is_dir() or not any(place.iterdir())
 
 
 class Manifest:
