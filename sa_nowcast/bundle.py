@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 WEIGHTS, MODEL = "weights.safetensors", "model.json"
 CARD, RECIPE = "README.md", "recipe.yaml"
+FILES = (WEIGHTS, MODEL, CARD, RECIPE)
 MAX_JSON_BYTES = 10_000_000
 MAX_TEXT_BYTES = 1_000_000
 MAX_WEIGHTS_BYTES = 2**32
@@ -83,14 +84,15 @@ def write_bundle(
 
 
 def require_free(target: Path, overwrite: bool) -> None:
-    """Make sure that a bundle may be written to `target`.
+    """Make sure that a bundle may be written to `target`; an empty folder counts as a model that may be replaced.
 
     Raises
     ------
     StorageError
         A model stands there and is not to be replaced, or anything else does.
     """
-    if target.exists() and not (overwrite and _is_bundle(target)):
+    empty = target.is_dir() and not any(target.iterdir())
+    if target.exists() and not (overwrite and (empty or _is_bundle(target))):
         what = "a model" if _is_bundle(target) else "something that is no model"
         fix = "choose another path" + (", or pass overwrite=True" if what == "a model" else "")
         raise StorageError(str(target), f"{what} stands there", expected="a new path", fix=fix)
@@ -193,7 +195,7 @@ def _is_bundle(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     names = {f.name for f in folder.iterdir()}
-    return names <= {MODEL, WEIGHTS, CARD, RECIPE} and bool(names & {MODEL, WEIGHTS})
+    return names <= set(FILES) and bool(names & {MODEL, WEIGHTS})
 
 
 def _text(content: Mapping[str, Any]) -> str:

@@ -55,10 +55,13 @@ class Tasks:
     client : distributed.Client
     store : str
         What errors name.
+    smaller : str
+        What makes a task smaller, for the remedy where workers die of one.
     """
 
     client: Any
     store: str
+    smaller: str
     _seen: bool = field(default=False, init=False)
     _alone_since: float | None = field(default=None, init=False)
     _warned: bool = field(default=False, init=False)
@@ -110,7 +113,7 @@ class Tasks:
             raise Interrupted(
                 self.store,
                 f"several workers died on {label}",
-                fix="give workers more memory or smaller tasks, then run the same again to go on",
+                fix=f"give workers more memory or use a smaller {self.smaller}, then run the same again to go on",
             ) from error
         except (concurrent.futures.CancelledError, distributed.CancelledError) as error:
             raise self._gone(label) from error

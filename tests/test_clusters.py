@@ -135,7 +135,9 @@ def test_a_scheduler_that_ends_is_said_and_the_same_call_goes_on(cluster: Any, j
         run(cluster=cluster.scheduler_address, progress=at_shard(2, cluster.close))
     assert "\n" not in str(caught.value)
     run()
-    assert open_zarr(place).rain.notnull().any()
+    place.rename(tmp_path / "resumed.zarr")
+    run()
+    xr.testing.assert_identical(open_zarr(tmp_path / "resumed.zarr"), open_zarr(place))
 
 
 def test_a_shard_on_which_workers_die_is_named(tmp_path: Path) -> None:
@@ -146,10 +148,10 @@ def test_a_shard_on_which_workers_die_is_named(tmp_path: Path) -> None:
         ) as local,
         distributed.Client(local, set_as_default=False) as client,
     ):
-        tasks = clusters.Tasks(client, "a.zarr")
+        tasks = clusters.Tasks(client, "a.zarr", "batch_size")
         future = tasks.submit(os._exit, 1)
         (ended,) = tasks.first_of([future])
         with pytest.raises(
-            Interrupted, match=r"INTERRUPTED a\.zarr: several workers died on shard 3\. Fix: give workers"
+            Interrupted, match=r"INTERRUPTED a\.zarr: several workers died on shard 3\..* a smaller batch_size, then"
         ):
             tasks.result(ended, "shard 3")

@@ -599,6 +599,11 @@ def test_a_cluster_that_does_not_answer_is_said(tmp_path: Path) -> None:
         convert(rain(), tmp_path / "out.zarr", cluster="tcp://127.0.0.1:9")
 
 
+def test_threads_and_a_cluster_are_refused_together(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="workers: 2, with a cluster"):
+        convert(rain(), tmp_path / "out.zarr", workers=2, cluster="tcp://127.0.0.1:9")
+
+
 # What a short extract by anyone cannot have: three years, a public repository, and a licence that the data lack.
 OUT_OF_SCOPE = {"Minimum 3-year coverage", "Creator software GitHub repository", "Creator software GitHub revision"}
 

@@ -122,6 +122,13 @@ def convert(
     ):  # fmt: skip
         if value is not None and not least <= value <= most:
             raise RecipeError(name, str(value), expected=f"{least} to {most}")
+    if workers is not None and cluster is not None:
+        raise RecipeError(
+            "workers",
+            f"{workers}, with a cluster",
+            expected="threads here, or a cluster's workers",
+            fix="give one of them",
+        )
     place = _local(target)
     files = None
     if isinstance(source, xr.Dataset | xr.DataArray):
@@ -416,4 +423,4 @@ def _tasks(workers: int | None, cluster: Any, partial: Path) -> Iterator[_Thread
             yield _Threads(threads, count)
         return
     with client_of(cluster) as client:
-        yield Tasks(client, str(partial))
+        yield Tasks(client, str(partial), "frames_per_shard")

@@ -335,7 +335,7 @@ class Archive:
             return
         method = self.job.method
         with client_of(cluster) as client:
-            tasks = Tasks(client, str(self.place))
+            tasks = Tasks(client, str(self.place), "batch_size")
             if isinstance(method, ByReference):
                 model: Any = tasks.submit(same, method)
             else:

@@ -16,7 +16,7 @@ import yaml
 
 from sa_nowcast import dims
 from sa_nowcast._version import __version__
-from sa_nowcast.bundle import CARD, MODEL, RECIPE, WEIGHTS
+from sa_nowcast.bundle import CARD, FILES, MODEL, require_free
 from sa_nowcast.card import model_card
 from sa_nowcast.errors import ModelError, RecipeError, StorageError
 from sa_nowcast.sources.optional import require
@@ -24,8 +24,6 @@ from sa_nowcast.storage import partial_beside, put_in_place
 
 if TYPE_CHECKING:
     from sa_nowcast.nowcaster import Nowcaster
-
-_FILES = (MODEL, WEIGHTS, CARD, RECIPE)
 
 
 def prepare_folder(
@@ -65,12 +63,7 @@ def prepare_folder(
         Something stands there, or it cannot be written.
     """
     target = Path(folder)
-    if target.exists():
-        ours = target.is_dir() and {f.name for f in target.iterdir()} <= set(_FILES)
-        if not (ours and overwrite):
-            fix = "choose another path" + (", or pass overwrite=True" if ours else "")
-            what = "a model" if ours else "something that is no model"
-            raise StorageError(str(target), f"{what} stands there", expected="a new path", fix=fix)
+    require_free(target, overwrite)
     try:
         with partial_beside(target) as partial:
             nowcaster.save(partial)
@@ -188,7 +181,7 @@ def pull(
             cache_dir=cache_dir,
             local_dir=local_dir,
             local_files_only=local_files_only,
-            allow_patterns=list(_FILES),
+            allow_patterns=list(FILES),
             library_name="sa_nowcast",
             library_version=__version__,
             token=token,

@@ -255,15 +255,16 @@ def _values_of_moving(
 ) -> float:
     """Return the values at the peak in `sa_nowcast.models.moving`: maps of the whole grid, layers of overlapping tiles.
 
-    The shares of the maps were fitted to the measured peaks of 40 trainings and 80 forecasts.
+    The shares of the maps were fitted to the measured peaks of 20 trainings and 80 forecasts.
     """
     from sa_nowcast.models.moving import CORE_TILE, LEAST_SIDE, POSITION_SCALARS
 
     repeat = -(-LEAST_SIDE // min(grid)) if min(grid) < LEAST_SIDE else 1
-    h, w = (-(-side * repeat // config.patch) for side in grid)
-    tiles: list[int] = [(r.stop - r.start) * (c.stop - c.start) for r, c, _ in plan_tiles(h, w, CORE_TILE)]
+    rows, columns = (-(-side * repeat // config.patch) for side in grid)
+    tiles: list[int] = [(r.stop - r.start) * (c.stop - c.start) for r, c, _ in plan_tiles(rows, columns, CORE_TILE)]
     windows = batch * config.channels
-    pixels, told = windows * h * w * config.patch**2, windows * h * w * POSITION_SCALARS
+    positions = windows * rows * columns
+    pixels, told = positions * config.patch**2, positions * POSITION_SCALARS
     read = 4 * config.patch**2 + POSITION_SCALARS
     layers = list(zip((read, *config.hidden[:-1]), config.hidden, strict=True))
     if training:

@@ -213,7 +213,7 @@ def _parent(name: str, folder: Path, where: str) -> Path:
             where, f"{name:.60}: cannot be read ({error.strerror})", expected="the path or name of a recipe"
         ) from error
     except RecipeError as error:
-        raise RecipeError(where, f"{name:.60}: {error.found}", error.expected) from None
+        raise RecipeError(where, f"{name}: {error.found}", error.expected) from None
     if not found.is_file():
         raise RecipeError(where, f"no recipe at {beside}", fix="paths start at the folder of the recipe that extends")
     return found
