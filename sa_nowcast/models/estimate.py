@@ -17,10 +17,10 @@ from sa_nowcast.tiles import plan_tiles
 BYTES = 4
 HOLES = 1.1
 """Allocators hold about so much more than is asked of them."""
-HEAP, HOLES_OF_HEAP, HOLES_AMONG_STATES = 2**25, 1.35, 1.44
-"""glibc gives smaller tensors (bytes) places in its heap, and more is lost between them, most where kept states lie
-among what was given back; larger ones get pages of their own. What is lost differs from one machine and process to
-another, by up to a third."""
+HEAP, HOLES_OF_HEAP, HOLES_AMONG_STATES, HOLES_OF_EVERY_STEP = 2**25, 1.35, 1.44, 1.54
+"""glibc gives smaller tensors (bytes) places in its heap, and more is lost between them: most where kept states lie
+among what was given back, above all where every step keeps some. Larger ones get pages of their own. What is lost
+differs from one machine and process to another, by up to a third."""
 HOLES_OF_MOVING = {True: 1.2, False: 1.4}
 """The same in training and in forecasts of a moving network, whose tensors are of many sizes."""
 
@@ -70,7 +70,8 @@ def estimate_memory(
         if config.output == "moving":
             holes = HOLES_OF_MOVING[training]
         elif gates < HEAP:
-            holes = HOLES_OF_HEAP if training and not config.checkpoint_steps else HOLES_AMONG_STATES
+            kept_each = {0: HOLES_OF_HEAP, 1: HOLES_OF_EVERY_STEP}
+            holes = kept_each.get(config.checkpoint_steps, HOLES_AMONG_STATES) if training else HOLES_AMONG_STATES
     return int(holes * tensor_bytes(config, grid, batch, history=history, steps=steps, training=training))
 
 

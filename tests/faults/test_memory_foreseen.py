@@ -48,6 +48,14 @@ def drawn(rng: random.Random, moving: bool) -> Task:
 
 
 @pytest.fixture(scope="module")
+def fresh() -> Iterator[Nursery]:
+    """One that nothing else has used: what glibc's heap loses depends on what a process did before."""
+    made = Nursery()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
 def thrifty() -> Iterator[Nursery]:
     """Its processes get pages of their own for each tensor, and give them back: what is held is what is needed.
 
@@ -59,45 +67,53 @@ def thrifty() -> Iterator[Nursery]:
 
 
 def ratios(
-    estimate: Callable[..., int], repetitions: int, rng: random.Random, nursery: Nursery, moving: bool
+    estimate: Callable[..., int], repetitions: int, rng: random.Random, nursery: Nursery, *, moving: bool, times: int
 ) -> list[float]:
     """Estimates over what was measured, for as many networks and tasks."""
     found = []
     for _ in range(repetitions):
         config, grid, batch, history, steps, train = task = drawn(rng, moving)
         needed = estimate(config, grid, batch, history=history, steps=steps, training=train)
-        end = nursery.one("peak_memory", config.to_dict(), *task[1:], timeout=600)
-        assert end.code == 0, end
-        found.append(needed / end.value)
+        ends = [nursery.one("peak_memory", config.to_dict(), *task[1:], timeout=600) for _ in range(times)]
+        assert [end.code for end in ends] == [0] * times, ends
+        measured = sum(end.value for end in ends) / times
+        found.append(needed / measured)
         print(
-            f"{found[-1]:.2f} = {needed / MiB:.0f} / {end.value / MiB:.0f} MiB, "
+            f"{found[-1]:.2f} = {needed / MiB:.0f} / {measured / MiB:.0f} MiB, "
             f"{'training' if train else 'forecast'}, {grid[0]}x{grid[1]}, batch {batch}, {history} to {steps}: {config}"
         )
     print(f"{repetitions} configurations: estimate / measured {min(found):.2f} to {max(found):.2f}")
     return found
 
 
-@pytest.mark.faults(3, 20)
+@pytest.mark.faults(2, 20)
 def test_the_estimate_is_within_a_quarter_of_the_measured_peak(
+    repetitions: int, rng: random.Random, fresh: Nursery
+) -> None:
+    # Twice: from one process to another the heap differs by up to a sixth.
+    found = ratios(models.estimate_memory, repetitions, rng, fresh, moving=False, times=2)
+    assert min(found) >= 0.75
+    assert max(found) <= 1.25
+
+
+@pytest.mark.faults(2, 20)
+def test_what_tensors_hold_is_too_with_an_allocator_that_loses_nothing(
     repetitions: int, rng: random.Random, thrifty: Nursery
 ) -> None:
-    found = ratios(tensor_bytes, repetitions, rng, thrifty, moving=False)
+    found = ratios(tensor_bytes, repetitions, rng, thrifty, moving=False, times=1)
     assert min(found) >= 0.75
     assert max(found) <= 1.25
 
 
 @pytest.mark.faults(1, 20)
 def test_that_of_a_moving_network_is_within_two_fifths(repetitions: int, rng: random.Random, thrifty: Nursery) -> None:
-    found = ratios(tensor_bytes, repetitions, rng, thrifty, moving=True)
+    found = ratios(tensor_bytes, repetitions, rng, thrifty, moving=True, times=1)
     assert min(found) >= 0.6
     assert max(found) <= 1.4
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("moving", [False, True], ids=["at rest", "moving"])
-def test_what_the_heap_of_a_processor_loses_is_foreseen_on_the_average(
-    moving: bool, rng: random.Random, nursery: Nursery
-) -> None:
-    found = ratios(models.estimate_memory, 20, rng, nursery, moving)
+def test_what_the_heap_loses_of_a_moving_network_is_foreseen_on_the_average(rng: random.Random, fresh: Nursery) -> None:
+    found = ratios(models.estimate_memory, 20, rng, fresh, moving=True, times=1)
     assert 0.8 <= np.exp(np.mean(np.log(found))) <= 1.25
