@@ -17,7 +17,7 @@ from sa_nowcast.tiles import plan_tiles
 BYTES = 4
 HOLES = 1.1
 """Allocators hold about so much more than is asked of them."""
-HEAP, HOLES_OF_HEAP, HOLES_AMONG_STATES, HOLES_OF_EVERY_STEP = 2**25, 1.35, 1.44, 1.54
+HEAP, HOLES_OF_HEAP, HOLES_AMONG_STATES, HOLES_OF_EVERY_STEP = 2**25, 1.35, 1.44, 1.48
 """glibc gives smaller tensors (bytes) places in its heap, and more is lost between them: most where kept states lie
 among what was given back, above all where every step keeps some. Larger ones get pages of their own. What is lost
 differs from one machine and process to another, by up to a third."""

@@ -92,10 +92,12 @@ class Nursery:
     def __init__(self, **environment: str) -> None:
         ours, theirs = socket.socketpair()
         path = os.pathsep.join([str(HERE), str(HERE.parent), *sys.path])
+        # A dask cluster that a test started leaves settings of the allocator in this one's environment.
+        plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
         self.process = subprocess.Popen(
             [sys.executable, "-c", f"import nursery; nursery.main({theirs.fileno()})"],
             pass_fds=[theirs.fileno()],
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **environment},
+            env={**plain, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **environment},
         )
         theirs.close()
         self.connection = Connection(ours.detach())
