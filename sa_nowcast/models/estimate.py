@@ -15,12 +15,16 @@ from sa_nowcast.models.config import NetworkConfig
 from sa_nowcast.tiles import plan_tiles
 
 BYTES = 4
+WEIGHTS_OF_TRAINING, WEIGHTS_OF_FORECAST = 5, 2
+"""Times the weights: with gradients, Adam's two moments and room for an update; and prepared for the steps."""
 HOLES = 1.1
 """Allocators hold about so much more than is asked of them."""
 HEAP, HOLES_OF_HEAP, HOLES_AMONG_STATES, HOLES_OF_EVERY_STEP = 2**25, 1.35, 1.44, 1.48
 """glibc gives smaller tensors (bytes) places in its heap, and more is lost between them: most where kept states lie
 among what was given back, above all where every step keeps some. Larger ones get pages of their own. What is lost
 differs from one machine and process to another, by up to a third."""
+HOLES_OF_READING = 1.2
+"""Of forecasts: while known frames are read many at a time, in few and larger tensors; and among weights."""
 HOLES_OF_MOVING = {True: 1.2, False: 1.4}
 """The same in training and in forecasts of a moving network, whose tensors are of many sizes."""
 
@@ -64,15 +68,20 @@ def estimate_memory(
     int
         Bytes.
     """
-    holes = HOLES
-    if torch.device(device).type == "cpu":
-        gates = batch * -(-grid[0] // config.patch) * -(-grid[1] // config.patch) * 4 * max(config.hidden) * BYTES
-        if config.output == "moving":
-            holes = HOLES_OF_MOVING[training]
-        elif gates < HEAP:
-            kept_each = {0: HOLES_OF_HEAP, 1: HOLES_OF_EVERY_STEP}
-            holes = kept_each.get(config.checkpoint_steps, HOLES_AMONG_STATES) if training else HOLES_AMONG_STATES
-    return int(holes * tensor_bytes(config, grid, batch, history=history, steps=steps, training=training))
+    tensors = tensor_bytes(config, grid, batch, history=history, steps=steps, training=training)
+    if torch.device(device).type != "cpu":
+        return int(HOLES * tensors)
+    if config.output == "moving":
+        return int(HOLES_OF_MOVING[training] * tensors)
+    positions = _positions(config, grid, batch)
+    if positions * 4 * max(config.hidden) * BYTES >= HEAP:  # the gates
+        return int(HOLES * tensors)
+    if training:
+        kept_each = {0: HOLES_OF_HEAP, 1: HOLES_OF_EVERY_STEP}
+        return int(kept_each.get(config.checkpoint_steps, HOLES_AMONG_STATES) * tensors)
+    pixels = config.channels * config.patch**2
+    values = _values_of_forecast(config, positions, pixels, history, steps, HOLES_OF_READING, HOLES_OF_EVERY_STEP)
+    return int(HOLES_OF_READING * WEIGHTS_OF_FORECAST * _weight_bytes(config) + positions * values * BYTES)
 
 
 def tensor_bytes(
@@ -82,13 +91,10 @@ def tensor_bytes(
 
     As `estimate_memory`, which adds what allocators lose.
     """
-    # With gradients and Adam's two moments, or prepared for the steps of a sequence.
-    weights = (5 if training else 1.5) * _weight_bytes(config)
+    weights = (WEIGHTS_OF_TRAINING if training else WEIGHTS_OF_FORECAST) * _weight_bytes(config)
     if config.output == "moving":
         return int(weights + _values_of_moving(config, grid, batch, history, steps, training) * BYTES)
-    patch = config.patch
-    positions = batch * -(-grid[0] // patch) * -(-grid[1] // patch)
-    pixels = config.channels * patch**2
+    positions, pixels = _positions(config, grid, batch), config.channels * config.patch**2
     count = _values_of_training if training else _values_of_forecast
     return int(weights + positions * count(config, positions, pixels, history, steps) * BYTES)
 
@@ -194,6 +200,11 @@ def available_memory(device: str | torch.device = "cpu") -> int:
     return free
 
 
+def _positions(config: NetworkConfig, grid: tuple[int, int], batch: int) -> int:
+    """Return in how many places of a batch's maps a value stands."""
+    return batch * -(-grid[0] // config.patch) * -(-grid[1] // config.patch)
+
+
 def _layers(config: NetworkConfig, pixels: int) -> list[tuple[int, int]]:
     """Return the channels that each layer reads, and those that it has."""
     return list(zip((pixels, *config.hidden[:-1]), config.hidden, strict=True))
@@ -204,28 +215,40 @@ def _state(config: NetworkConfig) -> int:
     return 2 if config.name in ("convlstm", "sa-convlstm-base") else 3
 
 
-def _values_of_forecast(config: NetworkConfig, positions: int, pixels: int, history: int, steps: int) -> float:
+def _values_of_forecast(
+    config: NetworkConfig,
+    positions: int,
+    pixels: int,
+    history: int,
+    steps: int,
+    reading_holes: float = 1.0,
+    step_holes: float = 1.0,
+) -> float:
     """Return the values per position at the peak: in one of the layers over the known frames, or in a later step."""
     states = _state(config) * sum(config.hidden)
-    known = _values_of_known(config, _layers(config, pixels), positions, history)
+    reading, stepping = _values_of_known(config, _layers(config, pixels), positions, history)
     later = pixels * (steps + 2) + 2 * states + _values_of_step(config)
-    return 2 * pixels * (history + steps) + max(known + states, later)
+    peaks = (reading_holes * (reading + states), step_holes * (stepping + states), step_holes * later)
+    return 2 * pixels * (history + steps) + max(peaks)
 
 
-def _values_of_known(config: NetworkConfig, layers: list[tuple[int, int]], positions: int, history: int) -> float:
-    """Return the values per position while the layer that needs most reads the known frames."""
+def _values_of_known(
+    config: NetworkConfig, layers: list[tuple[int, int]], positions: int, history: int
+) -> tuple[float, float]:
+    """Return the values per position of the layer that needs most: while it reads known frames, and while it steps."""
     at_once = max(1, min(history, _positions_at_once() // positions))
 
-    def known(inputs: int, hidden: int) -> float:
+    def known(inputs: int, hidden: int) -> tuple[float, float]:
         reading = 8.0 * hidden * at_once  # the input's share of the gates, before and after its norm
         if config.name == "sa-convlstm-base":
             reading = max(reading, (2 + 1 / config.key_stride**2) * inputs * at_once)
         stepping = (5 * at_once + 10) * hidden
         done = (history - at_once) * hidden
         joined = 2 * hidden * history if at_once < history else 0
-        return inputs * history + max(done + max(reading, stepping), joined)
+        return inputs * history + max(done + reading, joined), inputs * history + done + stepping
 
-    return max(known(inputs, hidden) for inputs, hidden in layers)
+    each = [known(inputs, hidden) for inputs, hidden in layers]
+    return max(reading for reading, _ in each), max(stepping for _, stepping in each)
 
 
 def _values_of_step(config: NetworkConfig) -> int:
@@ -276,7 +299,7 @@ def _values_of_moving(
         return maps + seen * (1.05 * per_step * (history + steps - 1) + read * (0.3 * history + 0.5 * steps))
     seen = windows * max(tiles)
     states = _state(config) * sum(config.hidden)
-    known = _values_of_known(config, layers, seen, history) + states + read * history
+    known = max(_values_of_known(config, layers, seen, history)) + states + read * history
     later = 2 * (states + read) + _values_of_step(config)
     trying = pixels * (100 + 0.7 * history) + 0.6 * told
     reading = pixels * 6 * history + 2.7 * told + seen * known

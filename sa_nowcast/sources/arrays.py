@@ -6,10 +6,7 @@ Flows and other benchmark data are often published so: the values alone, times a
 from __future__ import annotations
 
 import math
-import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -22,11 +19,13 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.sources.damage import reading_numpy
 from sa_nowcast.sources.lazy import outer
 from sa_nowcast.sources.names import nearest
 from sa_nowcast.sources.paths import PathLike, expand
 
 SUFFIXES: Final = (".npy", ".npz")
+_EITHER: Final = " or ".join(SUFFIXES)
 DIMS: Final = ("time", "y", "x", "channel")
 
 _REQUIRED: Final = ("time", "y", "x")
@@ -132,7 +131,7 @@ class _MappedFile(BackendArray):
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
 
     def _read(self, key: tuple[Any, ...]) -> npt.NDArray[Any]:
-        with _one_line(self.path):
+        with reading_numpy(self.path, _EITHER):
             stored = np.load(self.path, mmap_mode="r", allow_pickle=False)
         if stored.shape != self.shape or stored.dtype != self.dtype:
             raise DataError(str(self.path), "the file was changed since it was opened", fix="open it again")
@@ -140,7 +139,7 @@ class _MappedFile(BackendArray):
 
 
 def _open(path: Path, key: str | None) -> Any:
-    with _one_line(path):
+    with reading_numpy(path, _EITHER):
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(stored, np.lib.npyio.NpzFile):
             if key is not None:
@@ -160,30 +159,6 @@ def _key(path: Path, names: Sequence[str], key: str | None) -> str:
     if key is not None and key not in names:
         raise RecipeError("key", f"no array {key!r} in {path.name}", expected=nearest(key, names))
     return names[0] if key is None else key
-
-
-@contextmanager
-def _one_line(path: Path) -> Iterator[None]:
-    """Turn what NumPy raises about a file into one line that says what is wrong with it."""
-    try:
-        yield
-    except (DataError, RecipeError):
-        raise
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        text = " ".join(str(error).split())
-        if "Object arrays" in text or "Python objects" in text:
-            raise DataError(
-                str(path),
-                "the array holds Python objects, which can carry code and are not loaded",
-                expected="numbers",
-                fix="save it again as an array of numbers",
-            ) from error
-        raise DataError(
-            str(path),
-            f"is not a whole NumPy file ({text[:160] or type(error).__name__})",
-            expected=" or ".join(SUFFIXES),
-            fix="download it again",
-        ) from error
 
 
 def _dims(given: Sequence[str]) -> tuple[str, ...]:

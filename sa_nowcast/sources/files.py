@@ -11,8 +11,8 @@ import numpy as np
 import xarray as xr
 
 from sa_nowcast import dims
-from sa_nowcast.errors import DataError, RecipeError, StorageError
-from sa_nowcast.sources.importers import unreadable
+from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.sources.damage import reading
 from sa_nowcast.sources.names import nearest
 from sa_nowcast.sources.paths import PathLike, expand, is_zarr, sort_by_time, time_from_name
 from sa_nowcast.sources.store import finished, open_zarr
@@ -93,13 +93,8 @@ def _open(path: Path, engine: Any, chunks: Mapping[str, int] | None, options: Ma
         if not options and finished(path):
             return open_zarr(path, chunks=chunks)  # which notices more than xarray does
         engine = "zarr"
-    try:
+    with reading(path, engine if isinstance(engine, str) else "a file of xarray"):
         return xr.open_dataset(path, engine=engine, chunks=chunks, **options)
-    except (DataError, StorageError):
-        raise
-    except Exception as error:
-        # Damaged metadata raise almost anything: KeyError, AttributeError, OverflowError, MemoryError, ...
-        raise unreadable(path, engine if isinstance(engine, str) else "a file of xarray", error) from error
 
 
 def _with_time(ds: xr.Dataset, path: Path, time_pattern: str | None) -> xr.Dataset:

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.sources.damage import reading
 from sa_nowcast.sources.optional import require
 from sa_nowcast.sources.paths import PathLike, expand
 
@@ -50,24 +51,22 @@ def open_film(path: PathLike, *, cells: int = 1, name: str = "brightness") -> xr
         raise DataError(str(path), f"{len(found)} films", expected="one", fix="name the file")
     file = Path(found[0])
     frames: list[Any] = []
-    try:
-        with av.open(str(file)) as container:
-            stream = container.streams.video[0]
-            if not stream.average_rate:
-                raise DataError(str(file), "says no frame rate", fix="write it into the file, as ffmpeg -r does")
-            rate = float(stream.average_rate)
-            for frame in container.decode(stream):
-                grey = frame.to_ndarray(format="gray").astype(np.float32)
-                rows, columns = (size // cells for size in grey.shape)
-                grey = grey[: rows * cells, : columns * cells]
-                frames.append(grey.reshape(rows, cells, columns, cells).mean(axis=(1, 3)))
-    except (av.error.FFmpegError, OSError, IndexError, ValueError) as error:
-        raise DataError(str(file), f"cannot be read as a film ({' '.join(str(error).split())[:120]})") from error
-    if not frames:
-        raise DataError(str(file), "a film without frames")
+    with reading(file, "a film"), av.open(str(file)) as container:
+        stream = container.streams.video[0]
+        if not stream.average_rate:
+            raise DataError(str(file), "says no frame rate", fix="write it into the file, as ffmpeg -r does")
+        rate = float(stream.average_rate)
+        for frame in container.decode(stream):
+            grey = frame.to_ndarray(format="gray").astype(np.float32)
+            rows, columns = (size // cells for size in grey.shape)
+            grey = grey[: rows * cells, : columns * cells]
+            frames.append(grey.reshape(rows, cells, columns, cells).mean(axis=(1, 3)))
+        if not frames:
+            raise DataError(str(file), "a film without frames")
+        values = np.stack(frames)  # which refuses frames of several sizes
     step = np.timedelta64(round(1000 / rate), "ms").astype("timedelta64[ns]")
     return xr.Dataset(
-        {name: (("time", "y", "x"), np.stack(frames), {"units": "1", "long_name": "grey value"})},
+        {name: (("time", "y", "x"), values, {"units": "1", "long_name": "grey value"})},
         {
             "time": (
                 "time",

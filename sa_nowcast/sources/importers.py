@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import threading
 import warnings
-import zlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -18,16 +17,13 @@ import numpy.typing as npt
 import xarray as xr
 from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK
 
-from sa_nowcast.errors import DataError
+from sa_nowcast.sources.damage import reading
 from sa_nowcast.sources.optional import require
 from sa_nowcast.sources.paths import time_from_name
 
 Quantity = Literal["amount", "rate", "reflectivity"]
 Fields = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]
-
-# What importers raise on files that are damaged or of another kind.
-_UNREADABLE: Final = (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError, EOFError, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -112,35 +108,19 @@ class Importer:
             return time_from_name(path, pattern)
         if self.time_in_file is None:
             return time_from_name(path, self.time_pattern)
-        try:
-            with self.lock:
-                return self.time_in_file(path)
-        except _UNREADABLE as error:
-            raise unreadable(path, self.name, error) from error
+        with reading(path, self.name), self.lock:
+            return self.time_in_file(path)
 
     def read(self, path: Path, options: Mapping[str, Any]) -> tuple[Values, dict[str, Any]]:
         """Read one file: values (row, column), NaN where missing, and pysteps' metadata."""
         for library in self.libraries:
             require(library, "pysteps")
         function = getattr(require("pysteps.io.importers", "pysteps"), f"import_{self.name}")
-        try:
-            with self.lock, warnings.catch_warnings():
-                # A frame without a single value makes pysteps' nanmin warn.
-                warnings.simplefilter("ignore", RuntimeWarning)
-                values, _, metadata = function(str(path), **{**self.options, **options})
-        except _UNREADABLE as error:
-            raise unreadable(path, self.name, error) from error
+        with reading(path, self.name), self.lock, warnings.catch_warnings():
+            # A frame without a single value makes pysteps' nanmin warn.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            values, _, metadata = function(str(path), **{**self.options, **options})
         return np.ma.filled(np.ma.asarray(values, dtype=np.float64), np.nan), dict(metadata)
-
-
-def unreadable(path: Path, engine: str, error: Exception) -> DataError:
-    """Return the error for a file that cannot be read as what it was taken for."""
-    text = " ".join(str(error).split())[:160]
-    return DataError(
-        str(path),
-        f"cannot be read as {engine} ({type(error).__name__}: {text})",
-        fix="check the file, leave it out, or name the right engine",
-    )
 
 
 def rain_rate(values: Values, metadata: Mapping[str, Any], dry: float | None) -> Fields:
@@ -207,7 +187,8 @@ def odim_quantities(path: Path) -> list[str]:
         if re.fullmatch(r"dataset\d+/(data\d+/)?what", name) and "quantity" in item.attrs:
             found.append(_text(item.attrs["quantity"]))
 
-    with require("h5py", "pysteps").File(path, "r") as file:
+    h5py = require("h5py", "pysteps")
+    with reading(path, "odim_hdf5"), h5py.File(path, "r") as file:
         file.visititems(visit)
     return sorted(set(found))
 

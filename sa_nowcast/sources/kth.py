@@ -18,12 +18,14 @@ import numpy.typing as npt
 import xarray as xr
 
 from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.sources.damage import reading
 from sa_nowcast.sources.moving_mnist import film_time_attrs, film_times
 from sa_nowcast.sources.optional import require
 from sa_nowcast.sources.paths import PathLike, expand
 
 EXTRA: Final = "kth"
 FRAMES_A_SECOND: Final = 25.0
+AGAIN: Final = "download it again, or leave it out"
 TRAINING_PERSONS: Final = range(1, 17)
 
 Part = Literal["train", "test", "all"]
@@ -207,12 +209,9 @@ def _plan(path: Path, known: Segments, length: int, stride: int) -> tuple[_Film,
 
 def _frame_count(path: Path) -> int:
     av = require("av", EXTRA)
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            frames = int(stream.frames) or sum(1 for _ in container.decode(stream))
-    except (av.error.FFmpegError, OSError, IndexError, ValueError) as error:
-        raise _unreadable(path, error) from error
+    with reading(path, "a film", AGAIN), av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        frames = int(stream.frames) or sum(1 for _ in container.decode(stream))
     if not frames:
         raise DataError(str(path), "the film has no frames", fix="download it again")
     return frames
@@ -226,15 +225,12 @@ def _sequences(path: Path, starts: tuple[int, ...], length: int, size: int) -> F
     for start in starts:
         wanted[start : start + length] = True
     kept: dict[int, Frames] = {}
-    try:
-        with av.open(str(path)) as container:
-            for number, frame in enumerate(container.decode(container.streams.video[0])):
-                if number >= last:
-                    break
-                if wanted[number]:
-                    kept[number] = resize(frame.to_ndarray(format="gray"), size)
-    except (av.error.FFmpegError, OSError, IndexError, ValueError) as error:
-        raise _unreadable(path, error) from error
+    with reading(path, "a film", AGAIN), av.open(str(path)) as container:
+        for number, frame in enumerate(container.decode(container.streams.video[0])):
+            if number >= last:
+                break
+            if wanted[number]:
+                kept[number] = resize(frame.to_ndarray(format="gray"), size)
     missing = [n for n in np.flatnonzero(wanted) if n not in kept]
     if missing:
         raise DataError(
@@ -261,8 +257,3 @@ def _weights(size: int, out: int) -> npt.NDArray[np.float32]:
     weights[np.arange(out), low] = 1.0 - (place - low)
     weights[np.arange(out), np.minimum(low + 1, size - 1)] += (place - low).astype(np.float32)
     return weights
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    text = " ".join(str(error).split())[:160]
-    return DataError(str(path), f"cannot be read as a film ({text})", fix="download it again, or leave it out")

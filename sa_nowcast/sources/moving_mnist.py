@@ -17,6 +17,7 @@ from xarray.backends import BackendArray, BackendEntrypoint
 from xarray.core import indexing
 
 from sa_nowcast.errors import DataError
+from sa_nowcast.sources.damage import reading_numpy
 from sa_nowcast.sources.lazy import outer
 
 FILE: Final = "mnist_test_seq.npy"
@@ -116,12 +117,8 @@ class _MappedArray(BackendArray):
         self.dtype = stored.dtype
 
     def _map(self) -> npt.NDArray[np.uint8]:
-        try:
+        with reading_numpy(self.path, FILE):
             mapped: npt.NDArray[np.uint8] = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(
-                str(self.path), f"is not a whole NumPy file ({error})", expected=FILE, fix="download it again"
-            ) from error
         return mapped
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:

@@ -8,6 +8,7 @@ prediction, AAAI 2017): ``BJ13_M32x32_T30_InOut.h5`` to ``BJ16_...``, with ``dat
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,7 +21,7 @@ from xarray.backends import BackendArray, BackendEntrypoint
 from xarray.core import indexing
 
 from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.sources.importers import unreadable
+from sa_nowcast.sources.damage import reading
 from sa_nowcast.sources.lazy import outer
 from sa_nowcast.sources.names import nearest
 from sa_nowcast.sources.optional import require
@@ -30,6 +31,8 @@ from sa_nowcast.sources.taxibj_split import BENCHMARK, label_benchmark
 EXTRA: Final = "taxibj"
 SLOTS: Final = 48
 VARIABLE: Final = "crowd_flow"
+MOST_PACKED: Final = 1100
+"""Deflate packs 1032 to 1 at most (zlib, technical details)."""
 _WEATHER_TYPES: Final = 17
 
 
@@ -115,7 +118,7 @@ def open_taxibj(
         if shared.size:
             raise DataError(
                 f"{path.name} and {next_path.name}",
-                f"both have the time {shared[0].astype('datetime64[m]')}",
+                f"both have the time {_minute(shared[0])}",
                 expected="each time in one file",
                 fix="leave one of them out",
             )
@@ -177,12 +180,8 @@ class _YearsArray(BackendArray):
                 continue
             rows = wanted[at] - self.starts[number]
             low = int(rows.min())
-            try:
-                with h5py.File(path, "r") as file:
-                    block = file["data"][low : int(rows.max()) + 1]
-            except (OSError, KeyError) as error:
-                raise unreadable(path, "taxibj", error) from error
-            out[at] = block[rows - low]
+            with reading(path, "taxibj"), h5py.File(path, "r") as file:
+                out[at] = file["data"][low : int(rows.max()) + 1][rows - low]
         first = slice(0, 1) if scalar else slice(None)
         part = outer(out, (first, *key[1:]))
         return part[0] if scalar else part
@@ -190,48 +189,67 @@ class _YearsArray(BackendArray):
 
 def _read_times(path: Path) -> tuple[Path, npt.NDArray[np.datetime64], tuple[int, ...], np.dtype[Any]]:
     h5py = require("h5py", EXTRA)
-    try:
-        with h5py.File(path, "r") as file:
-            stamps, data = file["date"][...], file["data"]
-            shape, dtype = tuple(data.shape), data.dtype
-    except (OSError, KeyError) as error:
-        raise unreadable(path, "taxibj", error) from error
-    if len(shape) != 4 or shape[1] != 2 or shape[0] != len(stamps):
-        raise DataError(str(path), f"data {shape} with {len(stamps)} dates", expected="(T, 2, 32, 32) with T dates")
+    with reading(path, "taxibj"), h5py.File(path, "r") as file:
+        stamps, data = _held(path, file["date"])[...], _held(path, file["data"])
+        shape, dtype = tuple(data.shape), data.dtype
+    if dtype.kind not in "fiu":
+        raise DataError(str(path), f"data of type {dtype}", expected="numbers")
+    if len(shape) != 4 or shape[1] != 2 or stamps.shape != shape[:1] or 0 in shape:
+        raise DataError(str(path), f"data {shape} with dates {stamps.shape}", expected="(T, 2, 32, 32) with (T,) dates")
     times = parse_slots(stamps, str(path))
     backwards = np.flatnonzero(np.diff(times) <= np.timedelta64(0, "ns"))
     if backwards.size:
         at = int(backwards[0]) + 1
         raise DataError(
             str(path),
-            f"{stamps[at].decode()} at position {at} follows {stamps[at - 1].decode()}",
+            f"{_minute(times[at])} at position {at} follows {_minute(times[at - 1])}",
             expected="dates in increasing order",
         )
     return path, times, shape, dtype
 
 
-def parse_slots(stamps: npt.NDArray[np.bytes_], where: str) -> npt.NDArray[np.datetime64]:
+def _held(path: Path, dataset: Any) -> Any:
+    """Return an HDF5 dataset, unless its shape says more than the file can hold: all of that would be allocated."""
+    size, stored = math.prod(dataset.shape) * dataset.dtype.itemsize, dataset.id.get_storage_size()
+    if size > MOST_PACKED * stored:
+        raise DataError(
+            str(path),
+            f"{dataset.name} says it holds {size} bytes and has {stored}",
+            expected=f"at most {MOST_PACKED} times as many",
+            fix="download it again",
+        )
+    return dataset
+
+
+def parse_slots(stamps: Iterable[Any], where: str) -> npt.NDArray[np.datetime64]:
     """Return the start of each slot ``b"YYYYMMDDSS"`` as datetime64[ns]; slot 01 starts at 00:00.
 
     Raises
     ------
     DataError
-        A stamp is not ten digits, no date, or its slot is not 01 to 48.
+        A stamp is not ten digits, no date that nanoseconds can hold, or its slot is not 01 to 48.
     """
-    text = np.asarray(stamps).astype("S").astype("U")
+    text = [s.decode("ascii", "replace") if isinstance(s, bytes) else str(s) for s in stamps]
     for position, stamp in enumerate(text):
-        if not re.fullmatch(r"\d{10}", stamp) or not 1 <= int(stamp[8:]) <= SLOTS:
+        if not re.fullmatch(r"[0-9]{10}", stamp) or not 1 <= int(stamp[8:]) <= SLOTS:
             raise DataError(
-                where, f"date {str(stamp)!r} at position {position}", expected="YYYYMMDDSS with a slot SS from 01 to 48"
+                where, f"date {stamp!r} at position {position}", expected="YYYYMMDDSS with a slot SS from 01 to 48"
             )
     days = np.array([f"{s[:4]}-{s[4:6]}-{s[6:8]}" for s in text])
     try:
-        starts = days.astype("datetime64[D]").astype("datetime64[ns]")
+        dates = days.astype("datetime64[D]")
     except ValueError as error:
         raise DataError(where, f"a date that does not exist ({error})", expected="YYYYMMDDSS") from error
+    starts = dates.astype("datetime64[ns]")
+    if (starts.astype("datetime64[D]") != dates).any():  # the cast wraps around in silence
+        raise DataError(where, f"dates from {dates.min()} to {dates.max()}", expected="years from 1678 to 2261")
     slots = np.array([int(s[8:]) - 1 for s in text])
     slots_ns = (slots * 30 * 60 * 10**9).astype("timedelta64[ns]")
     return np.asarray(starts + slots_ns, dtype="datetime64[ns]")
+
+
+def _minute(time: np.datetime64) -> str:
+    return np.datetime_as_string(time, "m")
 
 
 def _year(path: Path, times: npt.NDArray[np.datetime64]) -> int:
@@ -240,11 +258,9 @@ def _year(path: Path, times: npt.NDArray[np.datetime64]) -> int:
 
 
 def _holidays(path: Path, time: npt.NDArray[np.datetime64]) -> xr.Variable:
-    try:
+    with reading(path, "BJ_Holiday.txt (one yyyymmdd a line)"):
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         days = np.array([f"{s[:4]}-{s[4:6]}-{s[6:]}" for s in lines], dtype="datetime64[D]")
-    except (OSError, ValueError) as error:
-        raise unreadable(path, "BJ_Holiday.txt (one yyyymmdd a line)", error) from error
     flags = np.isin(time.astype("datetime64[D]"), days).astype(np.int8)
     attrs = {"long_name": "public holiday", "flag_values": np.array([0, 1], np.int8), "flag_meanings": "no yes"}
     return xr.Variable("time", flags, attrs)
@@ -252,15 +268,20 @@ def _holidays(path: Path, time: npt.NDArray[np.datetime64]) -> xr.Variable:
 
 def _meteorology(path: Path, time: npt.NDArray[np.datetime64]) -> dict[str, xr.Variable]:
     h5py = require("h5py", EXTRA)
-    try:
-        with h5py.File(path, "r") as file:
-            stamps, temperature, wind, weather = (
-                file[name][...] for name in ("date", "Temperature", "WindSpeed", "Weather")
-            )
-    except (OSError, KeyError) as error:
-        raise unreadable(path, "BJ_Meteorology.h5", error) from error
+    with reading(path, "BJ_Meteorology.h5"), h5py.File(path, "r") as file:
+        stamps, temperature, wind, weather = (
+            _held(path, file[name])[...] for name in ("date", "Temperature", "WindSpeed", "Weather")
+        )
     if weather.ndim != 2 or weather.shape[1] != _WEATHER_TYPES:
         raise DataError(str(path), f"Weather {weather.shape}", expected=f"(T, {_WEATHER_TYPES}), one column a type")
+    parts = {"date": stamps, "Temperature": temperature, "WindSpeed": wind, "Weather": weather}
+    for name, values in parts.items():
+        if not len(weather) or values.shape[:1] != weather.shape[:1] or values.ndim != 1 + (name == "Weather"):
+            raise DataError(
+                str(path), f"{name} {values.shape}", expected=f"({len(weather)},) as of Weather, at least 1"
+            )
+        if name != "date" and values.dtype.kind not in "fiu":
+            raise DataError(str(path), f"{name} of type {values.dtype}", expected="numbers")
     reported = parse_slots(stamps, str(path))
     order = np.argsort(reported, kind="stable")
     place = np.clip(np.searchsorted(reported, time, sorter=order), 0, len(reported) - 1)
@@ -272,7 +293,8 @@ def _meteorology(path: Path, time: npt.NDArray[np.datetime64]) -> dict[str, xr.V
     meanings = " ".join(["not_reported", *(f"type_{i}" for i in range(_WEATHER_TYPES))])
 
     def series(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        return np.where(found, values[rows], np.nan).astype(np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
+            return np.where(found, values[rows], np.nan).astype(np.float32)
 
     return {
         "temperature": xr.Variable("time", series(temperature), {"standard_name": "air_temperature", "units": "degC"}),

@@ -292,25 +292,44 @@ def test_any_bytes_for_digits_are_read_or_refused_in_one_line(repetitions: int, 
     hammered(check, repetitions)
 
 
-@pytest.mark.faults(20, 1000)
-def test_any_damage_to_a_taxibj_file_is_read_or_refused_in_one_line(repetitions: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damaged", ["BJ16_M32x32_T30_InOut.h5", "BJ_Meteorology.h5"])
+@pytest.mark.faults(20, 10_000)
+def test_any_damage_to_a_taxibj_file_is_read_or_refused_in_one_line(
+    repetitions: int, damaged: str, tmp_path: Path
+) -> None:
     h5py = pytest.importorskip("h5py", reason="TaxiBJ is HDF5: pip install h5py")
-    file = tmp_path / "BJ16_M32x32_T30_InOut.h5"
-    with h5py.File(file, "w") as made:
+    flow, weather = tmp_path / "BJ16_M32x32_T30_InOut.h5", tmp_path / "BJ_Meteorology.h5"
+    dates = np.array([f"20160101{s:02d}".encode() for s in range(1, 7)])
+    with h5py.File(flow, "w") as made:
         made["data"] = np.arange(6 * 2 * 32 * 32, dtype=np.float32).reshape(6, 2, 32, 32) % 100
-        made["date"] = np.array([f"201601{d:02d}{s:02d}".encode() for d in (1,) for s in range(1, 7)])
+        made["date"] = dates
+        first = made["data"].id.get_offset()
+        last = first + made["data"].id.get_storage_size()
+    with h5py.File(weather, "w") as made:
+        made["date"], made["Weather"] = dates, np.eye(6, 17)
+        made["Temperature"], made["WindSpeed"] = np.linspace(-5, 0, 6), np.linspace(0, 3, 6)
+    file = tmp_path / damaged
     whole = file.read_bytes()
+    # Damaged counts are other counts; all else of the file is structure and dates.
+    structure = st.integers(0, len(whole) - 1)
+    if file == flow:
+        structure = st.one_of(st.integers(0, first + 8), st.integers(last - 8, len(whole) - 1))
 
-    @given(st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), min_size=1, max_size=6), st.integers(0, 3))
+    ends = {"read": 0, "refused": 0}
+
+    @given(st.lists(st.tuples(structure, st.integers(0, 255)), min_size=1, max_size=6), st.integers(0, 3))
     def check(changes: list[tuple[int, int]], cut: int) -> None:
         data = bytearray(whole)
         for at, value in changes:
-            data[at % len(data)] = value
+            data[at] = value
         file.write_bytes(bytes(data[: len(data) // cut]) if cut else bytes(data))
         try:
-            frames = Frames.from_xarray(open_taxibj(file), gaps="skip")
+            frames = Frames.from_xarray(open_taxibj(flow, meteorology=weather), gaps="skip")
             frames.read(0, len(frames))
+            ends["read"] += 1
         except DataError as error:
             assert "\n" not in str(error)  # noqa: PT017
+            ends["refused"] += 1
 
     hammered(check, repetitions)
+    print(f"{damaged}: {ends['refused']} refused, {ends['read']} read")

@@ -182,3 +182,59 @@ def test_bad_files_give_one_clear_line(two_years: tuple[Path, np.ndarray], tmp_p
     write_taxibj(backwards, taxibj_stamps("2016-02-01", 1)[::-1])
     with pytest.raises(DataError, match="expected dates in increasing order"):
         xr.open_dataset(backwards, engine=ENGINE)
+
+
+def test_dates_that_are_no_text_or_beyond_nanoseconds_are_refused() -> None:
+    with pytest.raises(DataError, match=r"date '.016010101' at position 0, expected YYYYMMDDSS"):
+        parse_slots(np.array([b"\x80016010101"]), "BJ16")
+    with pytest.raises(DataError, match="dates from 9999-01-01 to 9999-01-01, expected years from 1678 to 2261"):
+        parse_slots(np.array([b"9999010101"]), "BJ16")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("text", "data of type"),
+        ("huge", r"/data says it holds \d+ bytes and has 0, expected at most 1100 times as many"),
+        ("dates", r"data \(48, 2, 32, 32\) with dates \(47,\), expected"),
+        ("encoding", "cannot be read as taxibj"),
+    ],
+)
+def test_a_damaged_file_is_refused_before_its_values_are_read(damage: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "BJ16_M32x32_T30_InOut.h5"
+    write_taxibj(path, taxibj_stamps("2016-02-01", 1))
+    if damage == "encoding":
+        # The dates' type of string with an encoding that HDF5 does not have, which h5py answers with a TypeError.
+        held = path.read_bytes()
+        at = held.index(b"\x13\x01\x00\x00\x0a\x00\x00\x00") + 1
+        path.write_bytes(held[:at] + b"\x21" + held[at + 1 :])
+    else:
+        with h5py.File(path, "a") as file:
+            if damage == "dates":
+                dates = file["date"][1:]
+                del file["date"]
+                file["date"] = dates
+            else:
+                del file["data"]
+                if damage == "text":
+                    file["data"] = np.full((48, 2, 1, 1), b"x")
+                else:
+                    file.create_dataset("data", (48, 2, 2**20, 2**20), np.float32, chunks=(1, 2, 32, 32))
+    with pytest.raises(DataError, match=message):
+        xr.open_dataset(path, engine=ENGINE)
+
+
+def test_meteorology_whose_parts_are_of_several_lengths_or_text_is_refused(tmp_path: Path) -> None:
+    stamps = taxibj_stamps("2016-02-01", 1)
+    path, weather = tmp_path / "BJ16_M32x32_T30_InOut.h5", tmp_path / "BJ_Meteorology.h5"
+    write_taxibj(path, stamps)
+    with h5py.File(weather, "w") as file:
+        file["date"], file["Weather"] = stamps, np.zeros((48, 17))
+        file["Temperature"], file["WindSpeed"] = np.zeros(48), np.zeros(47)
+    with pytest.raises(DataError, match=r"WindSpeed \(47,\), expected \(48,\) as of Weather"):
+        xr.open_dataset(path, engine=ENGINE, meteorology=weather)
+    with h5py.File(weather, "a") as file:
+        del file["WindSpeed"]
+        file["WindSpeed"] = np.full(48, b"calm")
+    with pytest.raises(DataError, match=r"WindSpeed of type .S4, expected numbers"):
+        xr.open_dataset(path, engine=ENGINE, meteorology=weather)
