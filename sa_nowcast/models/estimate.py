@@ -19,12 +19,11 @@ WEIGHTS_OF_TRAINING, WEIGHTS_OF_FORECAST = 5, 2
 """Times the weights: with gradients, Adam's two moments and room for an update; and prepared for the steps."""
 HOLES = 1.1
 """Allocators hold about so much more than is asked of them."""
-HEAP, HOLES_OF_HEAP, HOLES_AMONG_STATES, HOLES_OF_EVERY_STEP = 2**25, 1.35, 1.44, 1.48
-"""glibc gives smaller tensors (bytes) places in its heap, and more is lost between them: most where kept states lie
-among what was given back, above all where every step keeps some. Larger ones get pages of their own. What is lost
-differs from one machine and process to another, by up to a third."""
-HOLES_OF_READING = 1.2
-"""Of forecasts: while known frames are read many at a time, in few and larger tensors; and among weights."""
+HEAP, HOLES_OF_TRAINING, HOLES_OF_CHECKPOINTS = 2**25, 1.35, 1.15
+"""glibc gives smaller tensors (bytes) places in its heap, and more is lost between them; larger ones get pages of
+their own. Between checkpoints the holes are given back. What is lost differs from one process to another by a third."""
+HOLES_OF_READING, HOLES_OF_STEPS = 1.2, 1.48
+"""Of forecasts: among weights, and while known frames are read many at a time; and in steps, among states."""
 HOLES_OF_MOVING = {True: 1.2, False: 1.4}
 """The same in training and in forecasts of a moving network, whose tensors are of many sizes."""
 
@@ -77,10 +76,9 @@ def estimate_memory(
     if positions * 4 * max(config.hidden) * BYTES >= HEAP:  # the gates
         return int(HOLES * tensors)
     if training:
-        kept_each = {0: HOLES_OF_HEAP, 1: HOLES_OF_EVERY_STEP}
-        return int(kept_each.get(config.checkpoint_steps, HOLES_AMONG_STATES) * tensors)
+        return int((HOLES_OF_CHECKPOINTS if config.checkpoint_steps else HOLES_OF_TRAINING) * tensors)
     pixels = config.channels * config.patch**2
-    values = _values_of_forecast(config, positions, pixels, history, steps, HOLES_OF_READING, HOLES_OF_EVERY_STEP)
+    values = _values_of_forecast(config, positions, pixels, history, steps, HOLES_OF_READING, HOLES_OF_STEPS)
     return int(HOLES_OF_READING * WEIGHTS_OF_FORECAST * _weight_bytes(config) + positions * values * BYTES)
 
 

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sa_nowcast.errors import ModelError, RecipeError
 from sa_nowcast.models.config import NetworkConfig
+from sa_nowcast.models.heap import give_back
 from sa_nowcast.models.patches import fold, frame_pixels, unfold
 
 W = TypeVar("W")
@@ -170,7 +171,7 @@ class Network(nn.Module):
             outs = []
             for frames in torch.split(x_TBHWC, self.config.checkpoint_steps if checkpointed else at_once):
                 if checkpointed:
-                    out, state = _recomputed(run_layer, layer, w, frames, state)
+                    out, state = _recomputed(frames.device, run_layer, layer, w, frames, state)
                 else:
                     out, state = run_layer(layer, w, frames, state)
                 outs.append(out)
@@ -199,8 +200,8 @@ class Network(nn.Module):
             predictions.append(last_BHWP)
         return torch.stack(predictions), states
 
-    def _forecast_checkpointed(self, *args: Any) -> tuple[Tensor, list[Any]]:
-        frames, states = _recomputed(self._forecast, *args)
+    def _forecast_checkpointed(self, weights: list[Any], last_BHWP: Tensor, *args: Any) -> tuple[Tensor, list[Any]]:
+        frames, states = _recomputed(last_BHWP.device, self._forecast, weights, last_BHWP, *args)
         return frames, states
 
     def advance(self, weights: list[Any], x_BHWC: Tensor, states: list[Any]) -> tuple[Tensor, list[Any]]:
@@ -266,5 +267,13 @@ def check_finite(x_BTCHW: Tensor) -> None:
         )
 
 
-def _recomputed(function: Callable[..., Any], *args: Any) -> Any:
-    return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
+def _recomputed(device: torch.device, function: Callable[..., Any], *args: Any) -> Any:
+    """Run `function`, and once more in the backward pass in place of keeping what it computes."""
+
+    def run(*args: Any) -> Any:
+        # Who has it recomputed wants the memory; else what is freed between the kept states stays with the process.
+        give_back()
+        return function(*args)
+
+    on_heap = device.type == "cpu" and not torch.compiler.is_compiling()
+    return checkpoint(run if on_heap else function, *args, use_reentrant=False, preserve_rng_state=False)
