@@ -93,8 +93,8 @@ def require_free(target: Path, overwrite: bool) -> None:
     """
     empty = target.is_dir() and not any(target.iterdir())
     if target.exists() and not (overwrite and (empty or _is_bundle(target))):
-        what = "a model" if _is_bundle(target) else "something that is no model"
-        fix = "choose another path" + (", or pass overwrite=True" if what == "a model" else "")
+        what = "an empty folder" if empty else "a model" if _is_bundle(target) else "something that is no model"
+        fix = "choose another path" + (", or pass overwrite=True" if empty or _is_bundle(target) else "")
         raise StorageError(str(target), f"{what} stands there", expected="a new path", fix=fix)
 
 

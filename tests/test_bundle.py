@@ -190,6 +190,15 @@ def test_a_model_is_replaced_only_when_asked(saved: Path, nowcaster: Nowcaster, 
     assert [f.name for f in saved.parent.iterdir()] == [saved.name]
 
 
+def test_an_empty_folder_is_written_to_when_asked(nowcaster: Nowcaster, tmp_path: Path) -> None:
+    target = tmp_path / "empty.nowcaster"
+    target.mkdir()
+    with pytest.raises(StorageError, match=r"an empty folder stands there.*overwrite=True"):
+        nowcaster.save(target)
+    nowcaster.save(target, overwrite=True)
+    assert sa_nowcast.load(str(target)).digest == nowcaster.digest
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_what_is_no_model_is_never_overwritten(
     saved: Path, nowcaster: Nowcaster, tmp_path: Path, overwrite: bool

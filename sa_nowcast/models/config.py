@@ -54,7 +54,7 @@ class NetworkConfig:
         cost falls with the square, which is what lets it onto grids of several hundred positions a side.
     checkpoint_steps : int
         While training, keep only the states at every so many steps and compute the rest again in the backward
-        pass; 0 keeps everything. Memory falls at the cost of about one more forward pass.
+        pass; 0 keeps everything. Memory falls at the cost of about one more forward pass, on the CPU of half an update.
     forget_bias : float
         Where the forget gate's bias starts. 1 lets gradients through time from the first update on.
     output : str

@@ -15,7 +15,7 @@ CHECK = "check the file, leave it out, or name the right engine"
 def reading(path: Path, kind: str, fix: str = CHECK) -> Iterator[None]:
     """Read `path` inside, by a library; raise a DataError where it is not a whole file of that `kind`.
 
-    Only calls of the library belong inside: damaged files make it raise almost anything (KeyError, TypeError,
+    As little as can be belongs inside: damaged files make libraries raise almost anything (KeyError, TypeError,
     RuntimeError, MemoryError, ...), so everything is taken for damage but this package's own errors.
     """
     try:

@@ -122,7 +122,7 @@ def open_taxibj(
                 expected="each time in one file",
                 fix="leave one of them out",
             )
-    array = _YearsArray(tuple((path, shape) for path, _, shape, _ in years), years[0][3])
+    array = _YearsArray(tuple((path, shape) for path, _, shape, _ in years), np.result_type(*(y[3] for y in years)))
     time = np.concatenate([times for _, times, _, _ in years])
     rows, columns = array.shape[2:]
     ds = xr.Dataset(
@@ -272,15 +272,17 @@ def _meteorology(path: Path, time: npt.NDArray[np.datetime64]) -> dict[str, xr.V
         stamps, temperature, wind, weather = (
             _held(path, file[name])[...] for name in ("date", "Temperature", "WindSpeed", "Weather")
         )
-    if weather.ndim != 2 or weather.shape[1] != _WEATHER_TYPES:
-        raise DataError(str(path), f"Weather {weather.shape}", expected=f"(T, {_WEATHER_TYPES}), one column a type")
-    parts = {"date": stamps, "Temperature": temperature, "WindSpeed": wind, "Weather": weather}
-    for name, values in parts.items():
-        if not len(weather) or values.shape[:1] != weather.shape[:1] or values.ndim != 1 + (name == "Weather"):
-            raise DataError(
-                str(path), f"{name} {values.shape}", expected=f"({len(weather)},) as of Weather, at least 1"
-            )
-        if name != "date" and values.dtype.kind not in "fiu":
+    if weather.ndim != 2 or weather.shape[1] != _WEATHER_TYPES or not len(weather):
+        raise DataError(
+            str(path),
+            f"Weather {weather.shape}",
+            expected=f"(T, {_WEATHER_TYPES}), one column a type, at least one row",
+        )
+    for name, values in {"date": stamps, "Temperature": temperature, "WindSpeed": wind}.items():
+        if values.shape != weather.shape[:1]:
+            raise DataError(str(path), f"{name} {values.shape}", expected=f"({len(weather)},) as of Weather")
+    for name, values in {"Temperature": temperature, "WindSpeed": wind, "Weather": weather}.items():
+        if values.dtype.kind not in "fiu":
             raise DataError(str(path), f"{name} of type {values.dtype}", expected="numbers")
     reported = parse_slots(stamps, str(path))
     order = np.argsort(reported, kind="stable")

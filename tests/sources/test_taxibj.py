@@ -224,6 +224,15 @@ def test_a_damaged_file_is_refused_before_its_values_are_read(damage: str, messa
         xr.open_dataset(path, engine=ENGINE)
 
 
+def test_years_of_several_types_are_read_without_rounding(tmp_path: Path) -> None:
+    for year, dtype in ((15, np.int32), (16, np.float32)):
+        with h5py.File(tmp_path / f"BJ{year}_M32x32_T30_InOut.h5", "w") as file:
+            file["data"] = np.full((48, 2, 32, 32), 1.5 if dtype is np.float32 else 1, dtype)
+            file["date"] = taxibj_stamps(f"20{year}-02-01", 1)
+    ds = xr.open_dataset(tmp_path, engine=ENGINE)
+    assert ds.crowd_flow.values.mean() == 1.25
+
+
 def test_meteorology_whose_parts_are_of_several_lengths_or_text_is_refused(tmp_path: Path) -> None:
     stamps = taxibj_stamps("2016-02-01", 1)
     path, weather = tmp_path / "BJ16_M32x32_T30_InOut.h5", tmp_path / "BJ_Meteorology.h5"
