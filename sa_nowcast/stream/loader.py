@@ -265,30 +265,58 @@ class SequenceLoader(DataLoader[Any], Generic[S]):
 
     def _guarded(self, received: Any) -> Iterator[tuple[_Part, Tensor]]:
         _WORKERS.update(received._workers)
-        with _Lookout([w.pid for w in received._workers]) as lookout:
-            while True:
-                try:
-                    part, values = next(received)
-                except StopIteration:
-                    return
-                except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
-                    # All but the first: a batch that the worker had announced and did not live to hand over.
-                    if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
-                        raise
-                    if lookout.stopped is not None:
-                        raise StorageError(
-                            "loader",
-                            f"worker process {lookout.stopped} was stopped (SIGSTOP) and did not go on",
-                            fix="see who stopped it, and run the same again; workers=0 reads here",
-                        ) from error
-                    raise StorageError(
-                        "loader",
-                        f"a worker process ended unexpectedly ({(str(error) or type(error).__name__).splitlines()[0]})",
-                        fix="if memory ran out, give fewer workers or a smaller cache_bytes; workers=0 reads here",
-                    ) from error
-                if isinstance(values, SaNowcastError):
-                    raise values
-                yield part, values
+        lost = False
+        try:
+            with _Lookout([w.pid for w in received._workers]) as lookout:
+                while True:
+                    try:
+                        part, values = next(received)
+                    except StopIteration:
+                        return
+                    except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
+                        # All but the first: a batch that the worker had announced and did not live to hand over.
+                        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+                            raise
+                        lost = True
+                        raise _lost(lookout, error) from error
+                    if isinstance(values, SaNowcastError):
+                        raise values
+                    yield part, values
+        finally:
+            if lost or not all(w.is_alive() and not _is_stopped(w.pid) for w in received._workers):
+                self._end(received)
+
+    def _end(self, received: Any) -> None:
+        """End the workers of which one was killed, and forget them, so that the next iteration starts others.
+
+        torch's own shutdown sets an event, and waits for ever where the one that was killed held the event's lock.
+        """
+        received._shutdown = True
+        for worker in received._workers:
+            worker.kill()
+        for worker in received._workers:
+            worker.join(timeout=5)
+        for queue in received._index_queues:
+            queue.cancel_join_thread()
+            queue.close()
+        if received._worker_pids_set:
+            torch.utils.data._utils.signal_handling._remove_worker_pids(id(received))  # type: ignore[attr-defined]
+            received._worker_pids_set = False
+        self._iterator = None
+
+
+def _lost(lookout: _Lookout, error: Exception) -> StorageError:
+    if lookout.stopped is not None:
+        return StorageError(
+            "loader",
+            f"worker process {lookout.stopped} was stopped (SIGSTOP) and did not go on",
+            fix="see who stopped it, and run the same again; workers=0 reads here",
+        )
+    return StorageError(
+        "loader",
+        f"a worker process ended unexpectedly ({(str(error) or type(error).__name__).splitlines()[0]})",
+        fix="if memory ran out, give fewer workers or a smaller cache_bytes; workers=0 reads here",
+    )
 
 
 class _Lookout:

@@ -64,3 +64,42 @@ def test_a_program_that_ends_amid_an_epoch_ends_and_leaves_no_worker(workers: st
     end = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert end.returncode == 0, end.stderr
     assert [psutil.pid_exists(int(pid)) for pid in end.stdout.split()] == [False, False]
+
+
+WITH_A_LOCK = """
+import os, signal, sys
+from sequences import rain
+from sa_nowcast.errors import StorageError
+from sa_nowcast.stream import SequenceDataset, loader
+
+class Dying(SequenceDataset):
+    dies = True
+
+    def batch(self, samples):
+        if 20 in samples and self.dies:
+            frame = sys._getframe()
+            while "done_event" not in frame.f_locals:
+                frame = frame.f_back
+            frame.f_locals["done_event"]._cond.acquire()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().batch(samples)
+
+if __name__ == "__main__":
+    source = loader(Dying(rain(60), 4, 3, crop=8), 2, batches=100, workers=2)
+    try:
+        list(source)
+    except StorageError as error:
+        print(error)
+    source.sequence.dies = False
+    print(len(list(source)))
+"""
+
+
+def test_a_worker_that_dies_with_the_lock_of_the_end_holds_nobody_up(tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(WITH_A_LOCK)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=100)
+    error, batches = done.stdout.splitlines()
+    assert "a worker process ended unexpectedly" in error
+    assert batches == "100"  # of workers that were started anew
