@@ -265,6 +265,8 @@ class SequenceLoader(DataLoader[Any], Generic[S]):
 
     def _guarded(self, received: Any) -> Iterator[tuple[_Part, Tensor]]:
         _WORKERS.update(received._workers)
+        if not isinstance(received._workers_done_event, _Closing):
+            received._workers_done_event = _Closing(received._workers_done_event)
         lost = False
         try:
             with _Lookout([w.pid for w in received._workers]) as lookout:
@@ -287,10 +289,7 @@ class SequenceLoader(DataLoader[Any], Generic[S]):
                 self._end(received)
 
     def _end(self, received: Any) -> None:
-        """End the workers of which one was killed, and forget them, so that the next iteration starts others.
-
-        torch's own shutdown sets an event, and waits for ever where the one that was killed held the event's lock.
-        """
+        """End the workers of which one was lost, and forget them, so that the next iteration starts others."""
         received._shutdown = True
         for worker in received._workers:
             worker.kill()
@@ -303,6 +302,26 @@ class SequenceLoader(DataLoader[Any], Generic[S]):
             torch.utils.data._utils.signal_handling._remove_worker_pids(id(received))  # type: ignore[attr-defined]
             received._worker_pids_set = False
         self._iterator = None
+
+
+class _Closing:
+    """The event by which workers are told to end, as the process sees it that they read for.
+
+    A worker that is killed while it looks at the event dies with its lock, and whoever looks or sets it then waits for
+    ever. Only this process sets it, so it need not look; and it sets it in a thread that may be left waiting.
+    """
+
+    def __init__(self, event: Any) -> None:
+        self._event, self._is_set = event, False
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        self._is_set = True
+        thread = threading.Thread(target=self._event.set, name="loader closing", daemon=True)
+        thread.start()
+        thread.join(timeout=5)
 
 
 def _lost(lookout: _Lookout, error: Exception) -> StorageError:
