@@ -97,7 +97,9 @@ def _print_environment(found: Mapping[str, Any]) -> None:
     rows += [
         (
             "threads",
-            f"{found['threads']} of {found['cores']} cores (OMP_NUM_THREADS {found['OMP_NUM_THREADS'] or 'not set'})",
+            f"{found['threads']} of {found['cores']} cores ("
+            + ", ".join(f"{n} {found[n] or 'not set'}" for n in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"))
+            + ")",
         ),
         ("free memory", _gib(found["free_memory"])),
         ("default model", found["default_model"] or "the one that ships (SA_NOWCAST_MODEL is not set)"),

@@ -20,6 +20,7 @@ from sa_nowcast.frames import Frames
 from sa_nowcast.models import NetworkConfig
 from sa_nowcast.models.estimate import available_memory, estimate_memory, fitting_tile
 from sa_nowcast.stream import IN_MEMORY_BYTES, SequenceDataset, loader
+from sa_nowcast.threads import cores
 from sa_nowcast.times import show_step
 
 CORE: Final = ("numpy", "xarray", "zarr", "dask", "netCDF4", "torch", "lightning", "pydantic", "typer")
@@ -39,9 +40,9 @@ def environment() -> dict[str, Any]:
         "libraries": {name: _version(name) for name in CORE},
         "extras": _extras(),
         "devices": _devices(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
+        "cores": cores(),
+        "threads": min(torch.get_num_threads(), cores()),
+        **{name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")},
         "free_memory": available_memory("cpu"),
         "default_model": os.environ.get(defaults.ENVIRONMENT),
     }
@@ -126,8 +127,7 @@ def plan(
     trained = grid if crop is None else (min(crop, grid[0]), min(crop, grid[1]))
     in_memory = frames.nbytes <= IN_MEMORY_BYTES
     if workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-        workers = [0, *(2**n for n in range(10) if 2**n <= cores)]
+        workers = [0, *(2**n for n in range(10) if 2**n <= cores())]
     measured = []
     dataset = SequenceDataset(frames, history, steps, crop=crop, gaps="skip", in_memory=in_memory)
     for number in workers:

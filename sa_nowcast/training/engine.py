@@ -21,6 +21,7 @@ from sa_nowcast.models import compile_cells
 from sa_nowcast.models.rollout import Network
 from sa_nowcast.recipe import TrainingRecipe
 from sa_nowcast.stream import StepSampler, batches
+from sa_nowcast.threads import look_again, sharing_cores
 from sa_nowcast.training.averaging import Average
 from sa_nowcast.training.checkpoint import LAST, AtomicCheckpointIO, load_checkpoint, newest_valid
 from sa_nowcast.training.data import TrainingData
@@ -46,6 +47,8 @@ _FREE = {
     "acceleration",
     "max_time",
 }
+_RAISED = {"training.max_steps", "training.patience"}
+"""Of these, more lets a run go on, also one that has ended; less would be another run."""
 _CALLBACKS = "callbacks"
 
 
@@ -226,7 +229,7 @@ def _run(
         compile_cells(module.network)
     loader = batches(data.train, _Updates(sampler, updates_a_batch(recipe), resume.step), workers=recipe.workers)
     # Lightning composes signal handlers, and loaders draw a seed from the global generator; a caller sees neither.
-    with _quiet_lightning(), signals_given_back(), torch.random.fork_rng(devices=[]):
+    with _quiet_lightning(), signals_given_back(), torch.random.fork_rng(devices=[]), sharing_cores():
         trainer = L.Trainer(
             max_steps=recipe.max_steps,
             accelerator="gpu" if cuda else "cpu",
@@ -235,7 +238,7 @@ def _run(
             strategy=strategy,
             precision="bf16-mixed" if hardware.precision == "bf16" else "32-true",
             plugins=[AtomicCheckpointIO(), launch.environment],
-            callbacks=callbacks,
+            callbacks=[*callbacks, _Looks()],
             logger=list(loggers) or False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -254,6 +257,13 @@ def _run(
             if not watch.stopped_by:
                 raise
         return trainer.global_step
+
+
+class _Looks(L.Callback):
+    """Looks between updates whether others want the cores."""
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        look_again()
 
 
 class _Updates(Sampler[list[int]]):
@@ -290,7 +300,9 @@ class _Resume:
             return cls(None, 0, {}, note)
         content = load_checkpoint(checkpoint)
         theirs = content.get(FINGERPRINT, {})
-        differing = [k for k in fingerprint if theirs.get(k) != fingerprint[k]]
+        differing = [
+            k for k, ours in fingerprint.items() if theirs.get(k) != ours and not _more(k, theirs.get(k), ours)
+        ]
         if differing:
             key = differing[0]
             change = f"{key} was {theirs.get(key)} and is {fingerprint[key]}" if "." in key else f"{key} differs"
@@ -317,6 +329,13 @@ class _Resume:
         prefix = "network."
         weights = self.content["state_dict"]
         network.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
+
+
+def _more(key: str, before: str | None, now: str) -> bool:
+    """Say whether an option is one that may be raised, and was; without a patience, a run waits for ever."""
+    if key not in _RAISED or before is None or before == repr(None):
+        return False
+    return now == repr(None) or int(now) > int(before)
 
 
 def _options(recipe: TrainingRecipe) -> dict[str, str]:

@@ -343,7 +343,7 @@ def test_training_works_in_another_thread() -> None:
     ("options", "key"),
     [
         ({"seed": 1}, r"training\.seed was 0 and is 1"),
-        ({"max_steps": 10}, r"training\.max_steps was 9 and is 10"),
+        ({"max_steps": 8}, r"training\.max_steps was 9 and is 8"),
         ({"learning_rate": 0.1}, r"training\.learning_rate"),
         ({"network": {**NETWORK, "hidden": (8,)}}, "network differs"),
         ({"scaling": "db"}, "scaling differs"),
