@@ -98,7 +98,9 @@ def _print_environment(found: Mapping[str, Any]) -> None:
         (
             "threads",
             f"{found['threads']} of {found['cores']} cores ("
-            + ", ".join(f"{n} {found[n] or 'not set'}" for n in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"))
+            + ", ".join(
+                f"{n} {found[n] or 'not set'}" for n in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+            )
             + ")",
         ),
         ("free memory", _gib(found["free_memory"])),

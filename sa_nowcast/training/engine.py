@@ -28,7 +28,7 @@ from sa_nowcast.training.data import TrainingData
 from sa_nowcast.training.hardware import Hardware
 from sa_nowcast.training.log import TrainingLog
 from sa_nowcast.training.module import NowcastModule, updates_a_batch
-from sa_nowcast.training.progress import ProgressBar
+from sa_nowcast.training.progress import ProgressReport
 from sa_nowcast.training.run_folder import FINGERPRINT, RunFolder
 from sa_nowcast.training.validation import Evaluation, Validation
 from sa_nowcast.training.watch import Watch, signals_given_back
@@ -178,19 +178,20 @@ def train(
     if pictures is not None and launch.first:
         callbacks.append(pictures(validation))
     callbacks += [log, keeper]
-    if progress and launch.first:
-        callbacks.append(ProgressBar(validation, watch))
-
     step = resume.step
     if resume.checkpoint is not None:
         resume.restore([average, watch, validation])
-    if not keeper.finished(step, recipe.max_steps):
-        step = _run(module, data, recipe, hardware, sampler, callbacks, loggers, folder, resume)
-        if watch.stopped_by:
-            raise _interrupted(watch.stopped_by, step, recipe.max_steps, folder)
-    else:
-        resume.restore_network(network)
-    validation.conclude(step, recipe.max_steps)
+    with contextlib.ExitStack() as stack:
+        if progress and launch.first:
+            shown = ProgressReport(step, recipe.max_steps, validation, watch)
+            callbacks.append(stack.enter_context(shown))
+        if not keeper.finished(step, recipe.max_steps):
+            step = _run(module, data, recipe, hardware, sampler, callbacks, loggers, folder, resume)
+            if watch.stopped_by:
+                raise _interrupted(watch.stopped_by, step, recipe.max_steps, folder)
+        else:
+            resume.restore_network(network)
+        validation.conclude(step, recipe.max_steps)
     if launch.first:
         log.conclude(step)
     ended_by = "max_time" if watch.time_is_up else "patience" if validation.exhausted else "max_steps"
