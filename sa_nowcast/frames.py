@@ -235,7 +235,7 @@ class Frames:
 
         A time is that of a frame where it is within a hundredth of the step (see `sa_nowcast.times.nearest`).
         """
-        position, there = nearest(self.times, np.asarray(time, dtype="datetime64[ns]"), self.step)
+        position, there = nearest(self.times, time, self.step)
         return int(position) if there else None
 
     def select_positions(self, start: int, stop: int) -> Frames:

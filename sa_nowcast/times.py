@@ -106,7 +106,8 @@ def with_times(obj: _Data, dim: Hashable, name: str) -> _Data:
         return obj
     coord = _time_coordinate(obj, dim, name)
     assert coord is not None
-    return obj.assign_coords({dim: (obj[dim].dims, times, coord.attrs)})
+    encoding = {k: v for k, v in coord.encoding.items() if k in ("dtype", "units", "calendar")}
+    return obj.assign_coords({dim: xr.Variable(coord.dims, times, coord.attrs, encoding)})
 
 
 def stored_rounding(array: xr.DataArray | xr.Dataset, dim: Hashable) -> int:
@@ -134,7 +135,7 @@ def tolerance(step: int | np.timedelta64, rounding: int = 0) -> int:
     return min(max(size // 1000, 2 * rounding, _LEAST_TOLERANCE), size // 4)
 
 
-def nearest(index: Times, wanted: Times, step: np.timedelta64 | None = None) -> tuple[Positions, Found]:
+def nearest(index: Times, wanted: Times | np.datetime64, step: np.timedelta64 | None = None) -> tuple[Positions, Found]:
     """Return where the times nearest to `wanted` stand in `index`, and whether they are the same.
 
     Times are the same where they are within a hundredth of the step: so those that a file stores as floating-point
@@ -149,7 +150,7 @@ def nearest(index: Times, wanted: Times, step: np.timedelta64 | None = None) -> 
         By default the least difference between times of `index`.
     """
     order = np.argsort(index, kind="stable")
-    ordered, asked = index[order].astype("datetime64[ns]"), wanted.astype("datetime64[ns]")
+    ordered, asked = index[order].astype("datetime64[ns]"), np.asarray(wanted, dtype="datetime64[ns]")
     if not ordered.size:
         return np.zeros(asked.shape, dtype=np.intp), np.zeros(asked.shape, dtype=bool)
     after = np.clip(np.searchsorted(ordered, asked), 0, ordered.size - 1)

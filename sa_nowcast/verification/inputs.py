@@ -17,7 +17,7 @@ import xarray as xr
 
 from sa_nowcast import dims
 from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.times import nearest, show_time, valid_times, with_times
+from sa_nowcast.times import nearest, valid_times, with_times
 from sa_nowcast.verification.units import require_same_units
 
 NAMED = ("realization", "init_time", "variable", "lead_time", "channel")
@@ -244,7 +244,7 @@ def positions(index: npt.NDArray[Any], wanted: npt.NDArray[Any], where: str, wha
     found, there = nearest(index, wanted)
     absent = np.unique(wanted[~there])
     if absent.size:
-        shown = ", ".join(map(show_time, absent[:3]))
+        shown = ", ".join(np.datetime_as_string(absent[:3].astype("datetime64[s]")))
         more = f" and {absent.size - 3} more" if absent.size > 3 else ""
         raise DataError(
             where, f"lacks the {what} {shown}{more}", None, "give data that cover them, or drop those init times"

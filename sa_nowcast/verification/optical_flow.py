@@ -15,7 +15,7 @@ import xarray as xr
 
 from sa_nowcast import dims
 from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError
-from sa_nowcast.times import show_time
+from sa_nowcast.times import most_common_step, read_times, show_time, with_times
 from sa_nowcast.verification.inputs import describe, positions
 from sa_nowcast.verification.references import label_forecast, plan, without_times
 from sa_nowcast.verification.units import is_rain_rate, units_of
