@@ -22,7 +22,7 @@ import xarray as xr
 
 from sa_nowcast import dims
 from sa_nowcast.errors import DataError
-from sa_nowcast.times import Gaps, Times, nearest, read_times, regular_segments, show_time, stored_rounding
+from sa_nowcast.times import Gaps, Times, nearest, read_times, regular_segments, show_time, stored_rounding, times_name
 
 _LOG = logging.getLogger("sa_nowcast")
 # Of the usual spacing: what is farther apart is no neighbour. Stretched grids have uneven spacings throughout.
@@ -145,7 +145,9 @@ class Frames:
         t_dim, y_dim, x_dim = found_dims
         name = str(arrays[0].name or "data")
         times = read_times(arrays[0], t_dim, name)
-        step_ns, segments = regular_segments(times, t_dim, name, gaps, step, stored_rounding(arrays[0], t_dim))
+        step_ns, segments = regular_segments(
+            times, t_dim, name, gaps, step, stored_rounding(arrays[0], t_dim), times_name(arrays[0], t_dim)
+        )
         coords = _kept_coords(obj, arrays[0], t_dim)
         mapping = coords.get(grid_mapping_name(arrays[0]))
         grid = _grid(arrays[0], y_dim, x_dim, name, mapping)

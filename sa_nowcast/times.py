@@ -34,6 +34,8 @@ FIRST_YEAR, LAST_YEAR = 1678, 2261
 
 _MICROSECOND = 1000
 _UNITS = tuple(_MICROSECOND * n for n in (1, 10, 100, 10**3, 10**4, 10**5, 10**6, 10**7, 6 * 10**7))
+_LONG_UNITS = tuple(60 * 10**9 * n for n in (5, 10, 15, 30, 60, 1440))
+_COARSE = 10**9
 _LEAST_TOLERANCE = 20 * _MICROSECOND
 _ISO = re.compile(
     r"(?P<time>\d{4}(?P<day>-?\d\d(-?\d\d(?P<hour>[T _]\d\d(:?\d\d(:?\d\d([.,]\d+)?)?)?)?)?)?)"
@@ -71,10 +73,7 @@ def read_times(array: xr.DataArray | xr.Dataset, dim: Hashable, name: str) -> Ti
     label = coord.name
     base = "ds" if label == dim else f"ds.swap_dims({{{dim!r}: {label!r}}})"
     where = f"{name}, {label}"
-    zone = getattr(array.indexes.get(label), "tz", None)
-    values: Any = coord.values
-    if zone is not None:
-        values = pd.DatetimeIndex(array.indexes[label]).tz_convert("UTC").tz_localize(None).to_numpy()
+    values: Any = _in_utc(coord)
     calendar = getattr(values.flat[0], "calendar", None) if values.dtype == object and values.size else None
     if calendar is not None:
         _require_years(where, base, label, np.array([v.year for v in values.flat]))
@@ -102,12 +101,19 @@ def read_times(array: xr.DataArray | xr.Dataset, dim: Hashable, name: str) -> Ti
 def with_times(obj: _Data, dim: Hashable, name: str) -> _Data:
     """Return `obj` with the times of `read_times` as the coordinate of `dim`; as it is where it has them."""
     times = read_times(obj, dim, name)
-    if dim in obj.coords and obj[dim].dtype.kind == "M" and np.array_equal(obj[dim].values, times):
+    own = obj.coords.get(dim)
+    if own is not None and _is_plain(own) and np.array_equal(own.values, times):
         return obj
     coord = _time_coordinate(obj, dim, name)
     assert coord is not None
     encoding = {k: v for k, v in coord.encoding.items() if k in ("dtype", "units", "calendar")}
     return obj.assign_coords({dim: xr.Variable(coord.dims, times, coord.attrs, encoding)})
+
+
+def times_name(array: xr.DataArray | xr.Dataset, dim: Hashable) -> Hashable:
+    """Return the name of the coordinate that holds the times along `dim`."""
+    coord = _time_coordinate(array, dim, "data")
+    return dim if coord is None or coord.name is None else coord.name
 
 
 def stored_rounding(array: xr.DataArray | xr.Dataset, dim: Hashable) -> int:
@@ -116,11 +122,12 @@ def stored_rounding(array: xr.DataArray | xr.Dataset, dim: Hashable) -> int:
     kind = None if coord is None else coord.encoding.get("dtype")
     unit, _, origin = ("" if coord is None else str(coord.encoding.get("units", ""))).partition(" since ")
     size = _SIZES.get(unit.strip().lower().rstrip("s"))
-    if coord is None or coord.dtype.kind != "M" or not coord.size or size is None or np.dtype(kind or "i8").kind != "f":
+    if coord is None or not _is_plain(coord) or not coord.size or size is None or np.dtype(kind or "i8").kind != "f":
         return 0
     years = _ISO.match(origin.strip())
     begin = (int(years["time"][:4]) if years else 1970) - 1970
-    farthest = abs(coord.values.astype("datetime64[s]").astype(np.int64) - begin * _YEAR).max() * 10**9
+    seconds = coord.values.astype("datetime64[s]").astype(np.int64) - begin * _YEAR
+    farthest = int(np.abs(seconds).max()) * 10**9  # an int of Python: two millennia are beyond 64 bits
     spacing = np.spacing(np.asarray(farthest / size, dtype=kind))
     # Half of it by rounding; and decoding multiplies in float64.
     return int(spacing * size / 2 + np.spacing(float(farthest))) + 1
@@ -164,12 +171,20 @@ def nearest(index: Times, wanted: Times | np.datetime64, step: np.timedelta64 | 
 
 
 def regular_segments(
-    times: Times, dim: Hashable, name: str, gaps: Gaps, step: np.timedelta64 | None, rounding: int = 0
+    times: Times,
+    dim: Hashable,
+    name: str,
+    gaps: Gaps,
+    step: np.timedelta64 | None,
+    rounding: int = 0,
+    label: Hashable | None = None,
 ) -> tuple[np.timedelta64, tuple[tuple[int, int], ...]]:
     """Return the step and the half-open ranges of positions without a gap, or refuse the first fault.
 
-    `rounding` is that of `stored_rounding`; see `tolerance`.
+    `rounding` is that of `stored_rounding`, see `tolerance`; `label` the coordinate of the times, where it is not
+    `dim`'s own.
     """
+    label = dim if label is None else label
     if gaps not in ("refuse", "skip"):
         raise DataError(name, f"gaps={gaps!r}", expected="'refuse' or 'skip'")
     differences = np.diff(times).astype(np.int64)
@@ -178,21 +193,28 @@ def regular_segments(
         raise DataError(
             f"{name}, {show_time(times[at])}",
             f"times are not sorted: position {at} is before {show_time(times[at - 1])} at position {at - 1}",
-            fix=f"ds.sortby({str(dim)!r})",
+            fix=f"ds.sortby({label!r})",
         )
     if (differences == 0).any():
         at = int(np.argmax(differences == 0))
         count = int((times == times[at]).sum())
+        base = "ds" if label == dim else f"ds.swap_dims({{{dim!r}: {label!r}}})"
+        apart = np.timedelta64(2 * rounding, "ns")
+        known = rounding > int(np.median(differences)) // 4 or not np.median(differences)
+        coarse = rounding > _COARSE and known
         raise DataError(
             f"{name}, {show_time(times[at])}",
-            f"the time occurs {count} times, first at position {at}",
-            expected="once",
-            fix=f"ds.drop_duplicates({str(dim)!r}), if the frames are the same",
+            f"the time occurs {count} times, first at position {at}"
+            + (f": the file stores times by a type that holds them every {show_step(apart)} only" if coarse else ""),
+            expected="the first time and the step of the data"
+            if coarse
+            else "once, and the first frame of each is kept",
+            fix=_made_up(dim, len(times)) if coarse else f"{base}.drop_duplicates({label!r})",
         )
     if step is not None:
         wanted = _nanoseconds(step)
     elif len(differences):
-        wanted = most_common_step(differences)
+        wanted = most_common_step(differences, rounding)
     else:
         raise DataError(name, "1 frame, which has no time step", expected="at least 2 frames", fix="give more frames")
     wrong = np.flatnonzero(np.abs(differences - wanted) > tolerance(wanted, rounding))
@@ -205,28 +227,31 @@ def regular_segments(
             f"{name}, {show_time(times[at + 1])}",
             f"step is {show_step(np.timedelta64(int(differences[at]), 'ns'))}{lost}{more}",
             expected=show_step(np.timedelta64(wanted, "ns")),
-            fix=_round_off(times, dim)
+            fix=_round_off(times, label)
             or "fill in or resample the times, or allow gaps with gaps='skip' (data.gaps: skip in a recipe)",
         )
     cuts = [0, *(wrong + 1).tolist(), len(times)]
     return np.timedelta64(wanted, "ns"), tuple(itertools.pairwise(cuts))
 
 
-def most_common_step(differences: npt.NDArray[np.int64]) -> int:
-    """Return the most common of positive differences in nanoseconds; those within `tolerance` are one."""
+def most_common_step(differences: npt.NDArray[np.int64], rounding: int = 0) -> int:
+    """Return the most common of positive differences in nanoseconds; those within `tolerance` are one.
+
+    Where they vary by rounding it is their mean, in the coarsest unit that the mean allows.
+    """
     ordered = np.sort(differences)
     if ordered[0] == ordered[-1]:
         return int(ordered[0])
-    allowed = np.minimum(np.maximum(ordered // 1000, _LEAST_TOLERANCE), ordered // 4)
+    allowed = np.minimum(np.maximum(np.maximum(ordered // 1000, 4 * rounding), _LEAST_TOLERANCE), ordered // 4)
     ends = np.searchsorted(ordered, ordered + allowed, side="right")
     first = int(np.argmax(ends - np.arange(len(ordered))))
     alike = ordered[first : ends[first]]
     values, counts = np.unique(alike, return_counts=True)
-    if counts.max() * 2 > len(alike):
+    if not rounding and counts.max() * 2 > len(alike):
         return int(values[np.argmax(counts)])
     mean, spread = round(float(alike.mean())), int(alike[-1] - alike[0])
     whole = (round(mean / unit) * unit for unit in reversed(_UNITS) if unit <= mean)
-    return next((w for w in whole if 2 * abs(w - mean) <= spread), mean)
+    return next((w for w in whole if abs(w - mean) * len(alike) <= 2 * spread), mean)
 
 
 def read_time(value: Any, where: str, expected: str = "one time in UTC, such as '2019-06-10T00:30'") -> np.datetime64:
@@ -334,6 +359,18 @@ def _time_coordinate(array: xr.DataArray | xr.Dataset, dim: Hashable, name: str)
     return array.coords[found[0]] if found else None
 
 
+def _is_plain(coord: xr.DataArray) -> bool:
+    """Say whether a coordinate is of datetime64; pandas' types with a time zone are no dtypes of numpy."""
+    return isinstance(coord.dtype, np.dtype) and coord.dtype.kind == "M"
+
+
+def _in_utc(coord: xr.DataArray) -> npt.NDArray[Any]:
+    """Return the values of a coordinate, times with a time zone in UTC."""
+    if isinstance(coord.dtype, np.dtype):
+        return coord.values
+    return pd.DatetimeIndex(coord.to_index()).tz_convert("UTC").tz_localize(None).to_numpy()
+
+
 def _holds_times(coord: xr.DataArray) -> bool:
     if coord.dtype.kind not in "OSU":
         return coord.dtype.kind == "M"
@@ -355,7 +392,12 @@ def _from_text(values: npt.NDArray[Any]) -> Times | None:
 
 def _no_times(array: xr.DataArray | xr.Dataset, dim: Hashable, name: str) -> DataError:
     if dim not in array.coords:
-        return DataError(name, f"dimension {dim} has no coordinate", expected="times", fix=_made_up(array, dim))
+        return DataError(
+            name,
+            f"dimension {dim} has no coordinate",
+            expected="times, your own first one and step",
+            fix=_made_up(dim, array.sizes[dim]),
+        )
     coord = array.coords[dim]
     where, found = f"{name}, {dim}", f"values of type {coord.dtype}"
     if coord.dtype.kind == "m":
@@ -372,12 +414,11 @@ def _no_times(array: xr.DataArray | xr.Dataset, dim: Hashable, name: str) -> Dat
                 pd.to_datetime(coord.values.astype(str), format=form)
                 text = f"pd.to_datetime(ds[{dim!r}].values.astype(str), format={form!r})"
                 return DataError(where, found, "datetime64", f"ds.assign_coords({{{dim!r}: {text}}})")
-    return DataError(where, found, expected="datetime64", fix=_made_up(array, dim))
+    return DataError(where, found, expected="datetime64", fix=_made_up(dim, array.sizes[dim]))
 
 
-def _made_up(array: xr.DataArray | xr.Dataset, dim: Hashable) -> str:
+def _made_up(dim: Hashable, count: int) -> str:
     """Return how to give times where the data have none: with an own first time and step in place of these."""
-    count = array.sizes[dim]
     return f"ds.assign_coords({{{dim!r}: pd.date_range('2000-01-01', periods={count}, freq='5min')}})"
 
 
@@ -393,15 +434,15 @@ def _require_years(where: str, base: str, label: Hashable, years: npt.NDArray[np
 
 
 def _without_rounding(times: Times, rounding: int) -> Times:
-    """Return times in the finest decimal unit that all of them are near to, or as they are.
+    """Return times in the finest unit that all of them are near to, or as they are.
 
-    Near is within a hundredth of the unit, or within what their file's type adds; none moves by more than `tolerance`.
-    The result does not depend on which part of a sequence is given.
+    Near is within what their file's type adds, or within a hundredth of the unit where that is not known; then none
+    moves by more than `tolerance`. The result does not depend on which part of a sequence is given.
     """
     values = times.astype(np.int64)
     apart = np.abs(np.diff(values))
-    most = tolerance(int(np.median(apart)), rounding) if apart.any() else _LEAST_TOLERANCE
-    for unit in _UNITS:
+    most = rounding or (tolerance(int(np.median(apart))) if apart.any() else _LEAST_TOLERANCE)
+    for unit in (*_UNITS, *(_LONG_UNITS if rounding else ())):
         if unit < 2 * rounding:
             continue
         whole = (values + unit // 2) // unit * unit

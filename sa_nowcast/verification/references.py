@@ -153,7 +153,8 @@ def plan(data: xr.DataArray, init_time: Any, lead_times: Any, time: Hashable | N
         init_time = read_times(data, told, describe(data, "data"))[-1]
     given = getattr(init_time, "values", init_time)
     several = isinstance(given, Sequence | np.ndarray) and not isinstance(given, str) and np.ndim(given) == 1
-    each = [read_time(one, "init_time") for one in (list(given) if several else [given])]
+    expected = "times in UTC, such as '2019-06-10T00:30'"
+    each = [read_time(one, "init_time", expected) for one in (list(given) if several else [given])]
     starts = np.array(each if several else each[0], dtype="datetime64[ns]")
     leads = read_leads(lead_times)
     return told, starts, leads
