@@ -20,6 +20,7 @@ from sa_nowcast.sources.paths import is_zarr
 from sa_nowcast.sources.store import PARTIAL
 from sa_nowcast.sources.store import verify as verify_chunks
 from sa_nowcast.survey.findings import Finding
+from sa_nowcast.survey.starter import channels_of
 from sa_nowcast.times import show_step, tolerance
 
 SAMPLED: Final = 24
@@ -67,7 +68,11 @@ def check_data(
     found = [Finding("opens", "PASS", _size_line(ds))]
     found += _completion(source)
     names: dict[str, Any] = {}
-    chosen = dims.with_positions(ds)
+    chosen, left_out = dims.with_positions(ds), ""
+    if variables is None and len(dims.grids(chosen)) > 1:
+        # As a first recipe does: those of one grid.
+        variables, others = channels_of(chosen)
+        left_out = f"; on other grids, and not looked at: {', '.join(others)}"
     if variables and all(n in chosen.data_vars for n in variables):
         chosen = chosen[list(variables)]
     for role in ("time", "y", "x"):
@@ -75,7 +80,7 @@ def check_data(
             names[role] = dims.find_dim(chosen, role)
         except SaNowcastError as error:
             return [*found, Finding.failure("dimensions", error)]
-    found.append(Finding("dimensions", "PASS", ", ".join(f"{r}: {d}" for r, d in names.items())))
+    found.append(Finding("dimensions", "PASS", ", ".join(f"{r}: {d}" for r, d in names.items()) + left_out))
     frames, finding = _frames(ds, variables)
     found.append(finding)
     if frames is None:

@@ -217,8 +217,14 @@ def starter_recipe(
     return "\n".join(parts) + "\n"
 
 
-def _variables(ds: xr.Dataset) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the variables that can be channels together, and the other gridded ones."""
+def channels_of(ds: xr.Dataset) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the variables that can be channels together, and the other gridded ones.
+
+    Raises
+    ------
+    DataError
+        No gridded variable.
+    """
     ds = dims.with_positions(ds)
     found = {roles: [n for n in names if ds[n].dtype.kind in "fiub"] for roles, names in dims.grids(ds).items()}
     everything = sorted(n for names in found.values() for n in names)
@@ -231,9 +237,15 @@ def _variables(ds: xr.Dataset) -> tuple[tuple[str, ...], tuple[str, ...]]:
             f"no variable has the dimensions {', '.join(map(str, shown))}",
             fix="check ds.data_vars, or name the variable with --variable",
         )
-    plain = [n for n in gridded if set(ds[n].dims) == set(known)]
-    chosen = plain[:_MOST_CHANNELS] if len(plain) <= _MOST_CHANNELS and plain else (plain or gridded)[:1]
+    chosen = [n for n in gridded if set(ds[n].dims) == set(known)] or gridded[:1]
     return tuple(chosen), tuple(n for n in everything if n not in chosen)
+
+
+def _variables(ds: xr.Dataset) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what a first recipe forecasts, and the other gridded variables."""
+    chosen, left_out = channels_of(ds)
+    few = chosen if len(chosen) <= _MOST_CHANNELS else chosen[:1]
+    return few, tuple(sorted({*left_out, *chosen} - {*few}))
 
 
 def _frames(ds: xr.Dataset, variables: Sequence[str] | None) -> tuple[Frames, bool]:
