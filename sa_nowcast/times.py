@@ -38,7 +38,7 @@ _LONG_UNITS = tuple(60 * 10**9 * n for n in (5, 10, 15, 30, 60, 1440))
 _COARSE = 10**9
 _LEAST_TOLERANCE = 20 * _MICROSECOND
 _ISO = re.compile(
-    r"(?P<time>\d{4}(?P<day>-?\d\d(-?\d\d(?P<hour>[T _]\d\d(:?\d\d(:?\d\d([.,]\d+)?)?)?)?)?)?)"
+    r"(?P<time>\d{4}(?P<day>-?\d\d(-?\d\d(?P<hour>[T _]?\d\d(:?\d\d(:?\d\d([.,]\d+)?)?)?)?)?)?)"
     r" ?(?P<zone>Z|UTC|GMT|[+-]\d\d(:?\d\d)?)?"
 )
 _YEAR = 31_556_952  # seconds of a mean Gregorian year

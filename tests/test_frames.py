@@ -300,16 +300,15 @@ def test_an_irregular_sequence_is_refused_with_the_first_step_that_differs() -> 
 @pytest.mark.parametrize(
     ("times", "message"),
     [
-        (TIMES.tz_localize("UTC"), "time zone.*tz_convert"),
         (
             [cftime.DatetimeNoLeap(2020, 6, 1, 0, m) for m in range(0, 30, 5)],
             r"cftime dates of calendar noleap, expected datetime64\. Fix: .*convert_calendar",
         ),
         (np.arange(6), "values of type int64, expected datetime64"),
-        ([f"2020-06-0{d}" for d in range(1, 7)], "expected datetime64"),
+        ([f"day {d}" for d in range(1, 7)], "expected datetime64"),
         (TIMES.insert(2, pd.NaT)[:6], "no time at position 2, expected a time for every frame"),
     ],
-    ids=["time zone", "cftime", "numbers", "text", "NaT"],
+    ids=["cftime", "numbers", "text", "NaT"],
 )
 def test_times_that_are_not_plain_datetimes_are_refused_with_the_remedy(times: object, message: str) -> None:
     da = rain(6).drop_vars("time").assign_coords(time=("time", times))
@@ -320,9 +319,6 @@ def test_times_that_are_not_plain_datetimes_are_refused_with_the_remedy(times: o
 
 def test_the_remedies_for_times_work() -> None:
     frames = Frames.from_xarray(rain(6))
-    zoned = rain(6).assign_coords(time=TIMES.tz_localize("UTC"))
-    mended = zoned.assign_coords(time=zoned.indexes["time"].tz_convert("UTC").tz_localize(None))
-    np.testing.assert_array_equal(Frames.from_xarray(mended).times, frames.times)
     dates = xr.date_range(START, periods=6, freq="5min", use_cftime=True, calendar="standard")
     mended = rain(6).assign_coords(time=dates).convert_calendar("standard", use_cftime=False, dim="time")
     np.testing.assert_array_equal(Frames.from_xarray(mended).times, frames.times)
