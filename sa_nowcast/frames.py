@@ -365,22 +365,23 @@ def _variables(
         raise DataError(
             "data", f"no variable has the dimensions {', '.join(map(str, roles))}", fix="check ds.data_vars"
         )
-    if len(found) > 1:
-        shown = "; ".join(f"{_some(names)} ({', '.join(map(str, roles))})" for roles, names in found.items())
-        raise DataError(
-            "data",
-            f"variables of different dimensions: {shown}",
-            expected="one grid",
-            fix=choose_variable(ds, gridded[0]),
-        )
-    (roles_found,) = found
+    roles_found = one_grid(ds, found)
     return roles_found, list(wanted) if wanted is not None else gridded
 
 
-def choose_variable(ds: xr.Dataset, name: str) -> str:
-    """Return the expression that takes one variable of `ds`, with its grid mapping."""
+def one_grid(ds: xr.Dataset, found: Mapping[dims.Roles, list[str]]) -> dims.Roles:
+    """Return the only grid that `sa_nowcast.dims.grids` found, or refuse several: one variable has to be chosen."""
+    if len(found) == 1:
+        return next(iter(found))
+    shown = "; ".join(f"{_some(names)} ({', '.join(map(str, roles))})" for roles, names in found.items())
+    name = found[dims.likeliest(ds, found)][0]
     mapping = grid_mapping_name(ds[name])
-    return f"ds[{[name, *([mapping] if mapping in ds.data_vars else [])]!r}]"
+    raise DataError(
+        "data",
+        f"variables of different dimensions: {shown}",
+        expected="one grid",
+        fix=f"ds[{[name, *([mapping] if mapping in ds.data_vars else [])]!r}]",
+    )
 
 
 def _dims_of(found: Mapping[dims.Roles, Sequence[str]]) -> tuple[str, ...]:
