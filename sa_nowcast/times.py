@@ -170,6 +170,13 @@ def nearest(index: Times, wanted: Times | np.datetime64, step: np.timedelta64 | 
     return order[place], np.abs(ordered[place] - asked).astype(np.int64) <= allowed
 
 
+def numbered(times: Times, step: np.timedelta64) -> npt.NDArray[np.int64]:
+    """Return the numbers of times in their order; those within a hundredth of `step` have one number."""
+    known = np.unique(times)
+    numbers = np.cumsum(np.diff(known, prepend=known[:1]).astype(np.int64) > _nanoseconds(step) // 100)
+    return np.asarray(numbers[np.searchsorted(known, times)], dtype=np.int64)
+
+
 def regular_segments(
     times: Times,
     dim: Hashable,
