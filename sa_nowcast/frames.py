@@ -237,8 +237,11 @@ class Frames:
 
         A time is that of a frame where it is within a hundredth of the step (see `sa_nowcast.times.nearest`).
         """
-        position, there = nearest(self.times, time, self.step)
-        return int(position) if there else None
+        wanted = np.datetime64(time, "ns")
+        after = int(np.searchsorted(self.times, wanted))
+        first = max(after - 1, 0)
+        place, there = nearest(self.times[first : after + 1], wanted, self.step)
+        return first + int(place) if there else None
 
     def select_positions(self, start: int, stop: int) -> Frames:
         """Return the frames ``start`` to ``stop`` as a sequence of their own."""

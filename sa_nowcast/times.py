@@ -298,6 +298,15 @@ def read_time(value: Any, where: str, expected: str = "one time in UTC, such as 
     return np.datetime64(stamp.as_unit("ns").to_datetime64())
 
 
+def read_moments(values: Any, where: str) -> Times:
+    """Return a sequence of times that a user gives, each as by `read_time`."""
+    if isinstance(values, np.ndarray) and values.dtype.kind == "M" and not np.isnat(values).any():
+        years = values.astype("datetime64[Y]").astype(np.int64) + 1970
+        if ((years >= FIRST_YEAR) & (years <= LAST_YEAR)).all():
+            return values.astype("datetime64[ns]")
+    return np.array([read_time(one, where) for one in values], dtype="datetime64[ns]")
+
+
 def read_period(wanted: slice, where: str) -> tuple[np.datetime64 | None, np.datetime64 | None]:
     """Return the first and the last nanosecond of a slice of times; None where it is open.
 
