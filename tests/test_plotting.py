@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from sequences import rounded
 
 from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError, StorageError
 from sa_nowcast.plotting import animate, plot_forecast, plot_scores
@@ -571,3 +572,27 @@ def test_lead_times_are_told_in_a_unit_that_people_read(step: str, wanted: tuple
     from sa_nowcast.plotting.forecast import _unit
 
     assert _unit(np.arange(1, 4) * pd.Timedelta(step).to_timedelta64()) == wanted
+
+
+def test_a_picture_across_the_antimeridian_is_drawn_in_one_piece():
+    data = sequence()
+    wrapped = (np.arange(24) + 168.0 + 180) % 360 - 180
+    turned = data.assign_coords(longitude=("longitude", wrapped, data["longitude"].attrs))
+    first, second = (panels(plot_forecast(forecast_of(d), truth=d))[0].images[0] for d in (data, turned))
+    np.testing.assert_array_equal(first.get_array(), second.get_array())
+    assert tuple(second.get_extent()[:2]) == (167.5, 191.5)
+
+
+def test_truth_and_history_with_rounded_times_are_those_of_the_exact_ones():
+    data = sequence()
+    exact = drawn(plot_forecast(forecast_of(data), truth=data, history=data))
+    other = rounded(data)
+    np.testing.assert_array_equal(drawn(plot_forecast(forecast_of(data), truth=other, history=other)), exact)
+
+
+@pytest.mark.parametrize("moment", ["2019-06-10T00:10Z", "2019-06-10T02:10+02:00", np.datetime64("2019-06-10T00:10")])
+def test_the_init_time_to_draw_is_read_with_its_offset(moment):
+    data = sequence()
+    archive = persistence(data, init_time=data["time"].values[:6], lead_times=[5 * MINUTE, 10 * MINUTE])
+    figure = plot_forecast(archive, init_time=moment)
+    assert "2019-06-10 00:10" in figure.get_suptitle()

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from sa_nowcast.dims import canonical_units, is_rain
+from sa_nowcast.dims import canonical_units, is_rain, unwrapped
 from sa_nowcast.errors import MissingLibraryError, RecipeError
 from sa_nowcast.plotting.coast import Line, coastlines, is_geographic
-from sa_nowcast.times import show_time
+from sa_nowcast.times import nearest, read_time, show_time
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,7 +97,13 @@ def choose(data: xr.DataArray, role: str = "forecast", **labels: object) -> xr.D
             data = data.isel({dim: 0})
             continue
         try:
-            data = data.sel({dim: np.asarray(label, data[dim].dtype) if data[dim].dtype.kind in "mM" else label})
+            if data[dim].dtype.kind == "M":
+                place, there = nearest(data[dim].values, read_time(label, dim))
+                if not there:
+                    raise KeyError(label)
+                data = data.isel({dim: int(place)})
+                continue
+            data = data.sel({dim: np.asarray(label, data[dim].dtype) if data[dim].dtype.kind == "m" else label})
         except (KeyError, ValueError, TypeError):
             raise RecipeError(f"plot of {role}", f"{dim} {label} is not in it", f"one of {shown}") from None
     return data
@@ -169,6 +175,13 @@ def value_scale(frames: Sequence[Array], text: str, name: str = "viridis", *, fr
 
 def panel(data: xr.DataArray, y: str, x: str) -> xr.DataArray:
     """Return a frame as (y, x) with x ascending and north up (first row at the top), thinned to what can be seen."""
+    for dim in (y, x):
+        if (
+            dim in data.coords
+            and data[dim].dtype.kind in "iuf"
+            and not np.array_equal(at := unwrapped(data[dim]), data[dim])
+        ):
+            data = data.assign_coords({dim: (dim, at, data[dim].attrs)})
     steps = {dim: -(-data.sizes[dim] // PANEL_CELLS) for dim in (y, x)}
     if max(steps.values()) > 1:
         data = data.coarsen(steps, boundary="trim").mean()

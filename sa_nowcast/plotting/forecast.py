@@ -32,6 +32,7 @@ from sa_nowcast.plotting.canvas import (
     with_units,
 )
 from sa_nowcast.plotting.film import FORMATS, Picture, write_film
+from sa_nowcast.times import nearest, read_times, valid_times
 from sa_nowcast.verification.inputs import horizontal, single_array
 
 if TYPE_CHECKING:
@@ -181,8 +182,11 @@ def _observed(
         raise DataError("forecast", "has no init_time, so that truth cannot be chosen", "the coordinate init_time")
     told = str(find_dim(truth, "time", time))
     truth = choose(truth, "truth", **labels)
-    places = [np.flatnonzero(truth[told].values == start + lead) for lead in leads]
-    return [panel(truth.isel({told: int(place[0])}), y, x) if place.size else None for place in places]
+    places, there = nearest(read_times(truth, told, "truth"), valid_times(np.asarray(start), leads, "forecast"))
+    return [
+        panel(truth.isel({told: int(place)}), y, x) if found else None
+        for place, found in zip(places, there, strict=True)
+    ]
 
 
 def _history(
@@ -197,7 +201,7 @@ def _history(
 ) -> Row:
     told = str(find_dim(history, "time", time))
     history = choose(history, "history", **labels)
-    times = history[told].values
+    times = read_times(history, told, "history")
     before = np.arange(times.size) if start is None else np.flatnonzero(times <= start)
     if not before.size:
         raise DataError("history", f"has no frame up to {clock(start)}", "frames before the forecast's init_time")

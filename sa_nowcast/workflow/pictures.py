@@ -14,7 +14,7 @@ from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.opening import kind_of, open_forecast
 from sa_nowcast.sources.optional import require
 from sa_nowcast.storage import partial_beside, put_in_place, storage
-from sa_nowcast.times import show_time
+from sa_nowcast.times import nearest, read_time, show_time
 from sa_nowcast.verification.table import from_table
 
 if TYPE_CHECKING:
@@ -100,17 +100,14 @@ def _init_time(forecast: xr.DataArray, wanted: str | None) -> Any:
     known = forecast[dims.INIT_TIME].values.reshape(-1)
     if wanted is None:
         return known[-1]
-    try:
-        moment = pd.Timestamp(wanted).to_datetime64()
-    except ValueError as error:
-        raise RecipeError("--init-time", f"{wanted!r}", expected="a time such as 2019-06-10T00:30") from error
-    if moment not in known:
+    place, there = nearest(known, read_time(wanted, "--init-time", "a time such as 2019-06-10T00:30"))
+    if not there:
         raise DataError(
             "--init-time",
             f"{wanted} is not among the init times",
             expected=f"one of {len(known)} from {show_time(known.min())} to {show_time(known.max())}",
         )
-    return moment
+    return known[int(place)]
 
 
 def _scores(

@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from sequences import rain, wrf
 
 from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError
+from sa_nowcast.frames import Frames
 from sa_nowcast.sources import open_source
 from sa_nowcast.sources.optional import require
 
@@ -118,3 +120,18 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it() -> None:
 def test_what_xarray_opens_is_opened(real_data: Path, path: str, variable: str, shape: tuple[int, ...]) -> None:
     ds = open_source(real_data / path)
     assert ds[variable].shape == shape
+
+
+def test_files_of_wrf_are_joined_along_their_times(tmp_path: Path) -> None:
+    for first in (0, 4, 8):
+        wrf(12).isel(Time=slice(first, first + 4)).to_netcdf(tmp_path / f"wrfout_{first:02d}.nc")
+    ds = open_source(tmp_path / "wrfout_*.nc")
+    np.testing.assert_array_equal(ds["Time"].values, wrf(12)["XTIME"].values)
+    np.testing.assert_array_equal(Frames.from_xarray(ds, variables=["T2"]).times, wrf(12)["XTIME"].values)
+
+
+def test_files_with_rounded_times_that_are_opened_one_by_one_are_regular_together(tmp_path: Path) -> None:
+    encoding = {"time": {"dtype": "float64", "units": "days since 0001-01-01"}}
+    for first in range(0, 24, 3):
+        rain(24).isel(time=slice(first, first + 3)).to_netcdf(tmp_path / f"{first:02d}.nc", encoding=encoding)
+    np.testing.assert_array_equal(open_source(tmp_path / "*.nc")["time"].values, rain(24)["time"].values)
