@@ -160,7 +160,7 @@ def find_channel(da: xr.DataArray, known: Iterable[Hashable], told: Hashable | N
 
 
 def same_axis(one: npt.ArrayLike, other: npt.ArrayLike) -> bool:
-    """Say whether two coordinates are those of one grid: they agree to a thousandth of a cell, or of float32's rounding.
+    """Say whether two coordinates are of one grid: they agree to a thousandth of a cell, or to float32's rounding.
 
     Parameters
     ----------

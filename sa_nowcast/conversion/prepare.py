@@ -49,6 +49,9 @@ def prepare(
     *,
     variables: Sequence[str] | None,
     time: Hashable | None,
+    y: Hashable | None,
+    x: Hashable | None,
+    channel: Hashable | None,
     irregular: Irregular,
     window: int,
     frames: int | None,
@@ -61,7 +64,7 @@ def prepare(
     ds = xr.decode_cf(ds, decode_times=False, decode_coords=False, decode_timedelta=False)  # what was opened packed
     axis = dims.find_dim(ds, "time", time)
     step, missing = _cadence(ds, axis, irregular)
-    ds = _ordered(ds, axis)
+    ds = _ordered(ds, axis, {"y": y, "x": x}, channel)
     gridded = [str(n) for n, v in ds.variables.items() if axis in v.dims and v.ndim >= 3]
     if not gridded:
         raise DataError(
@@ -169,21 +172,30 @@ def _show(time: Any) -> str:
     return show_time(time) if np.issubdtype(time.dtype, np.datetime64) else show_step(time)
 
 
-def _ordered(ds: xr.Dataset, axis: Hashable) -> xr.Dataset:
+def _ordered(
+    ds: xr.Dataset, axis: Hashable, told: Mapping[Literal["y", "x"], Hashable | None], channel: Hashable | None
+) -> xr.Dataset:
     """Bring every gridded variable into the order (sequences, time, channels, y, x)."""
     roles = []
-    for role in ("y", "x"):
+    if channel is not None and channel not in ds.dims:
+        raise DataError("data", f"no dimension {channel!r} (dimensions: {', '.join(map(str, ds.dims))})",
+                        fix="name one with channel=")  # fmt: skip
+    for role, name in told.items():
         try:
-            roles.append(dims.find_dim(ds, role))
+            roles.append(dims.find_dim(ds, role, name))
         except DataError:
+            if name is not None:
+                raise
             continue  # a source whose rows and columns nobody named keeps its own order
+        if name is not None and name in ds.coords:
+            ds = ds.assign_coords({name: ds[name].assign_attrs(axis=role.upper())})
     for name, variable in ds.variables.items():
         if axis not in variable.dims or variable.ndim < 3:
             continue
         before = [
             d
             for d in variable.dims[: variable.dims.index(axis)]
-            if d not in roles and str(d).lower() not in dims.CHANNEL_NAMES
+            if d not in roles and d != channel and str(d).lower() not in dims.CHANNEL_NAMES
         ]
         last = [d for d in roles if d in variable.dims]
         middle = [d for d in variable.dims if d != axis and d not in before and d not in last]

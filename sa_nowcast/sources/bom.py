@@ -1,4 +1,4 @@
-"""Rainfields composites of the Bureau of Meteorology in CF netCDF: units, packing, times and place are those in the file."""
+"""Rainfields composites of the Bureau of Meteorology in CF netCDF: units, packing, times and place from the file."""
 
 from __future__ import annotations
 

@@ -74,8 +74,8 @@ def open_files(
             raise DataError(str(paths[0]), "the file holds no time step", expected="at least one frame")
         return ds if _has_time(ds, time) or not _scalar_times(ds) else _with_time(ds.chunk(), paths[0], None, time)
     opened = [(_open(path, engine, {}, options), path) for path in paths]
-    parts = [(_with_time(ds, path, time_pattern, time), path) for ds, path in _with_frames(opened, time)]
-    paths, parts = [path for _, path in parts], [part for part, _ in parts]
+    held = _with_frames(opened, time)
+    paths, parts = [path for _, path in held], [_with_time(ds, path, time_pattern, time) for ds, path in held]
     names = {dims.find_dim(part, "time", time) for part in parts}
     if len(names) > 1:
         shown = " and ".join(sorted(map(str, names)))
@@ -86,7 +86,7 @@ def open_files(
     for i, path in enumerate(paths[1:], 1):
         parts[i] = _on_grid(parts[i], path, parts[0], paths[0], axis)
     _no_overlap(parts, paths, axis)
-    joined = xr.concat(
+    joined: xr.Dataset = xr.concat(
         parts,
         dim=axis,
         data_vars="minimal",
@@ -153,7 +153,9 @@ def _with_time(ds: xr.Dataset, path: Path, time_pattern: str | None, told: Hasha
         seen = recognised_pattern(path.name)
         fix = "give the format of the time in the files' names, such as time_pattern='%Y%m%d%H%M'"
         raise DataError(
-            str(path), "the file holds no time", fix=fix if seen is None else f"time_pattern={seen!r}, as the name has it"
+            str(path),
+            "the file holds no time",
+            fix=fix if seen is None else f"time_pattern={seen!r}, as the name has it",
         )
     gridded = [n for n, v in ds.data_vars.items() if v.ndim >= 2 and not _is_bounds(ds, str(n))]
     ds = ds.drop_vars(named).set_coords([n for n in ds.data_vars if n not in gridded and n not in named])
@@ -170,7 +172,9 @@ def _with_time(ds: xr.Dataset, path: Path, time_pattern: str | None, told: Hasha
 
 
 def _has_time(ds: xr.Dataset, told: Hashable | None) -> bool:
-    return told in ds.dims or any(name in ds.coords and np.issubdtype(ds[name].dtype, np.datetime64) for name in ds.dims)
+    return told in ds.dims or any(
+        name in ds.coords and np.issubdtype(ds[name].dtype, np.datetime64) for name in ds.dims
+    )
 
 
 def _scalar_times(ds: xr.Dataset) -> list[Hashable]:

@@ -17,7 +17,14 @@ from sa_nowcast import dims
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.sources.damage import reading
 from sa_nowcast.sources.optional import require
-from sa_nowcast.sources.paths import PathLike, expand, recognised_pattern, sort_by_time, time_from_name, times_from_names
+from sa_nowcast.sources.paths import (
+    PathLike,
+    expand,
+    recognised_pattern,
+    sort_by_time,
+    time_from_name,
+    times_from_names,
+)
 from sa_nowcast.sources.projection import CRS_NAME, crs_attrs
 
 SUFFIXES: Final = (".tif", ".tiff")

@@ -42,7 +42,9 @@ def mch_options(path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
     if product not in _PRODUCTS:
         raise RecipeError("product", f"{product!r} in {path.name}", expected=f"one of {', '.join(_PRODUCTS)}")
     if asked and told and told[1] in _PRODUCTS and told[1] != product:
-        raise DataError(str(path), f"holds {told[1]}", expected=product, fix=f"leave product out, or product={told[1]!r}")
+        raise DataError(
+            str(path), f"holds {told[1]}", expected=product, fix=f"leave product out, or product={told[1]!r}"
+        )
     unit, minutes, scale = _PRODUCTS[product]
     found = re.search(r"SCALE=(\S+)", said)
     if scale is not None and found is not None and found[1] != scale:
@@ -54,11 +56,16 @@ def mch_options(path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
         minutes = float(stated[1])
         if "accutime" in options and float(options["accutime"]) != minutes:
             raise DataError(
-                str(path), f"accumulates {minutes:g} minutes", expected=f"{options['accutime']}", fix="leave accutime out"
+                str(path),
+                f"accumulates {minutes:g} minutes",
+                expected=f"{options['accutime']}",
+                fix="leave accutime out",
             )
     minutes = options.get("accutime", minutes)
     if minutes is None:
-        raise DataError(str(path), f"{product} without ACCUm", expected="the minutes it fell in", fix="give accutime=60")
+        raise DataError(
+            str(path), f"{product} without ACCUm", expected="the minutes it fell in", fix="give accutime=60"
+        )
     return {"unit": unit, "accutime": minutes, **options, "product": product}
 
 
@@ -67,6 +74,10 @@ def _require_palette(path: Path, image: Any) -> None:
     used = np.unique(np.asarray(image)) if image.mode == "P" else np.empty(0, int)
     wrong = [i for i in used.tolist() if i >= len(colours) or tuple(colours[i]) != _REDDISH[i]]
     if image.mode != "P" or wrong:
-        found = f"colour {tuple(int(v) for v in colours[wrong[0]])} for code {wrong[0]}" if wrong else f"mode {image.mode}"
+        found = (
+            f"colour {tuple(int(v) for v in colours[wrong[0]])} for code {wrong[0]}" if wrong else f"mode {image.mode}"
+        )
         expected = f"{_REDDISH[wrong[0]]}" if wrong else "a palette"
-        raise DataError(str(path), found, expected=f"{expected}, as the table of values has", fix="take the original file")
+        raise DataError(
+            str(path), found, expected=f"{expected}, as the table of values has", fix="take the original file"
+        )

@@ -94,7 +94,9 @@ def read_odim(path: Path, qty: str) -> tuple[npt.NDArray[np.float64], dict[str, 
             )
         found = [chain for quantity, chain in _fields(file) if quantity == qty]
         if not found:
-            raise DataError(str(path), f"no {qty}", expected="the same quantity in every file", fix="leave the file out")
+            raise DataError(
+                str(path), f"no {qty}", expected="the same quantity in every file", fix="leave the file out"
+            )
         chain = found[0]
         raw = chain[0]["data"][...]
         gain, offset = (float(_attribute(k, *chain, default=d)) for k, d in (("gain", 1.0), ("offset", 0.0)))

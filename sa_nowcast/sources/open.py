@@ -89,6 +89,13 @@ def open_source(
     return open_files(source, engine=engine, time=time, time_pattern=time_pattern, options=options)
 
 
+def reader_options() -> set[str]:
+    """Return the names of all options of the package's own readers."""
+    readers = [*_READERS.values(), *(i.reader for i in IMPORTERS.values() if i.reader), open_radar]
+    named = {name for reader in readers for name in list(inspect.signature(reader).parameters)[1:]}
+    return (named | {"time_pattern", "product", "extent"}) - {"engine", "options"}
+
+
 def _check_options(engine: str, options: Mapping[str, Any]) -> None:
     _, *parameters = inspect.signature(_READERS[engine]).parameters.values()
     known = [p.name for p in parameters]

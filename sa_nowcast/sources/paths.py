@@ -31,7 +31,10 @@ _HOUR, _SIXTY, _NUMBERED = r"(?:[01]\d|2[0-3])", r"[0-5]\d", r"(?:[0-2]\d\d|3[0-
 # clock, and within the clock.
 _RECOGNISED: Final = (
     (
-        (rf"{_YEAR}([-_.]?){_MONTH}\1{_DAY}([T_. -]?){_HOUR}([-_.:]?){_SIXTY}\3{_SIXTY}", "%Y{0}%m{0}%d{1}%H{2}%M{2}%S"),
+        (
+            rf"{_YEAR}([-_.]?){_MONTH}\1{_DAY}([T_. -]?){_HOUR}([-_.:]?){_SIXTY}\3{_SIXTY}",
+            "%Y{0}%m{0}%d{1}%H{2}%M{2}%S",
+        ),
         (rf"{_YEAR}([-_.]?){_MONTH}\1{_DAY}([T_. -]?){_HOUR}([-_.:]?){_SIXTY}", "%Y{0}%m{0}%d{1}%H{2}%M"),
         (rf"{_YEAR}{_NUMBERED}([T_.-]?){_HOUR}{_SIXTY}{_SIXTY}", "%Y%j{0}%H%M%S"),
         (rf"{_YEAR}{_NUMBERED}([T_.-]?){_HOUR}{_SIXTY}", "%Y%j{0}%H%M"),
@@ -135,7 +138,7 @@ def time_from_name(path: Path, pattern: str) -> np.datetime64:
         match = re.search(r"(?<!\d)\d{9,10}(?!\d)", path.name)
         if match is None:
             raise _no_time(path, pattern)
-        return np.datetime64(int(match.group()), "s").astype("datetime64[ns]")
+        return np.datetime64(int(match.group()) * 10**9, "ns")
     parts = re.split(r"(%[A-Za-z%])", pattern)
     unknown = [p for p in parts if p.startswith("%") and p not in _FIELDS]
     if unknown:

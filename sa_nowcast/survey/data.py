@@ -38,6 +38,10 @@ def check_data(
     engine: str | None = None,
     options: Mapping[str, Any] | None = None,
     variables: Sequence[str] | None = None,
+    time: str | None = None,
+    y: str | None = None,
+    x: str | None = None,
+    channel: str | None = None,
     full: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> list[Finding]:
@@ -49,6 +53,8 @@ def check_data(
         As for `sa_nowcast.opening.open_data`.
     variables : sequence of str, optional
         By default all gridded ones.
+    time, y, x, channel : str, optional
+        Dimensions, where attributes and common names do not tell.
     full : bool
         Whether every stored chunk is read, in place of a few frames.
     progress : callable
@@ -61,19 +67,21 @@ def check_data(
         ``values`` and, where `full`, ``chunks``; a failure ends the list where nothing further can be looked at.
     """
     try:
-        ds = open_data(source, engine=engine, options=options)
+        ds = open_data(source, engine=engine, options=options, variables=variables, time=time)
     except SaNowcastError as error:
         return [Finding.failure("opens", error)]
     found = [Finding("opens", "PASS", _size_line(ds))]
     found += _completion(source)
     names: dict[str, Any] = {}
-    for role in ("time", "y", "x"):
+    told: dict[str, Any] = {"time": time, "y": y, "x": x, "channel": channel}
+    roles: tuple[dims.Role, ...] = ("time", "y", "x")
+    for role in roles:
         try:
-            names[role] = dims.find_dim(ds, role)
+            names[role] = dims.find_dim(ds, role, told[role])
         except SaNowcastError as error:
             return [*found, Finding.failure("dimensions", error)]
     found.append(Finding("dimensions", "PASS", ", ".join(f"{r}: {d}" for r, d in names.items())))
-    frames, finding = _frames(ds, variables)
+    frames, finding = _frames(ds, variables, told)
     found.append(finding)
     if frames is None:
         return found
@@ -105,12 +113,12 @@ def _completion(source: str) -> list[Finding]:
     return [Finding("completion", "WARN", f"{line}; sa-nowcast convert writes a store that is whole or not there")]
 
 
-def _frames(ds: xr.Dataset, variables: Sequence[str] | None) -> tuple[Frames | None, Finding]:
+def _frames(ds: xr.Dataset, variables: Sequence[str] | None, told: Mapping[str, Any]) -> tuple[Frames | None, Finding]:
     try:
-        frames = Frames.from_xarray(ds, variables=variables)
+        frames = Frames.from_xarray(ds, variables=variables, **told)
     except SaNowcastError as error:
         try:
-            frames = Frames.from_xarray(ds, variables=variables, gaps="skip")
+            frames = Frames.from_xarray(ds, variables=variables, gaps="skip", **told)
         except SaNowcastError:
             return None, Finding.failure("time", error)
         steps = (np.diff(frames.times) / frames.step).astype(float)
