@@ -79,11 +79,12 @@ def open_data(
         An engine or option that is not known.
     """
     if source.startswith(SAMPLE_PREFIX):
-        return _chosen(open_sample(source.removeprefix(SAMPLE_PREFIX)), variables)
-    return chain(_chosen(open_source(source, engine=engine, time=time, **dict(options or {})), variables))
+        return chosen(open_sample(source.removeprefix(SAMPLE_PREFIX)), variables)
+    return chain(chosen(open_source(source, engine=engine, time=time, **dict(options or {})), variables))
 
 
-def _chosen(ds: xr.Dataset, variables: Sequence[str] | None) -> xr.Dataset:
+def chosen(ds: xr.Dataset, variables: Sequence[str] | None) -> xr.Dataset:
+    """Return the variables, all where None, with the grid mappings that they name."""
     if variables is None:
         return ds
     unknown = [n for n in variables if n not in ds.data_vars]

@@ -55,6 +55,8 @@ def forecast(
 
     if grid not in ("check", "any"):
         raise RecipeError("--grid", f"{grid!r}", expected="check or any")
+    if steps is not None and lead_time is not None:
+        raise RecipeError("--lead-time", "given beside --steps", expected="one of the two")
     plan = plan_forecast(
         open_data(
             data,

@@ -32,7 +32,7 @@ BAND: Final = "band"
 _VALID: Final = ("valid_time", "time", "datetime", "timestamp")
 # When a picture was taken, as writers of TIFF and of satellite data say it; a stack's names come first.
 _TAKEN: Final = ("acquisitiondatetime", "acquisition_datetime", "acquisition_time", "acquisition_date")
-_NAMES: Final = ("variable", "short_name", "netcdf_varname", "standard_name")
+_NAMES: Final = ("variable", "short_name", "netcdf_varname")
 _ATTRS: Final = ("standard_name", "long_name", "cell_methods", "valid_min", "valid_max", "valid_range")
 
 
@@ -50,6 +50,7 @@ class _Header:
     units: tuple[str | None, ...]
     tags: Mapping[str, str]
     band_tags: tuple[Mapping[str, str], ...]
+    alpha: tuple[int, ...]
 
 
 def open_geotiff(
@@ -70,8 +71,8 @@ def open_geotiff(
         The time in the files' names, as ``datetime.strptime`` takes it. By default the tag ``valid_time`` (or ``time``)
         of the file or its bands, else the one date and time that each name holds, else the tags of acquisition.
     name : str, optional
-        What the variable is to be called; by default the tag ``variable`` or ``standard_name``, else what the names of
-        the files share, else ``value``.
+        What the variable is to be called; by default the tag ``variable``, else the letters that the names of all
+        files begin with, else the tag ``standard_name``, else ``value``.
     units : str, optional
         Units of the values, for files that do not say.
     bands : int or sequence of int, optional
@@ -107,7 +108,7 @@ def open_geotiff(
     y, x, coords = _coords(first, paths[0])
     dim = (y, x) if along_bands or len(first.bands) == 1 else (BAND, y, x)
     label = name or _name(first, paths)
-    variable = xr.Variable(("time", *dim), array, _attrs(first, units, paths[0]))
+    variable = xr.Variable(("time", *dim), array, _attrs(headers, units, paths[0]))
     if CRS_NAME in coords:
         variable.attrs["grid_mapping"] = CRS_NAME
     if packed is not None:
@@ -145,6 +146,7 @@ def _header(rasterio: Any, path: Path, wanted: tuple[int, ...] | None) -> _Heade
                 units=tuple(file.units[i] for i in at),
                 tags={k.lower(): v for k, v in file.tags().items()},
                 band_tags=tuple({k.lower(): v for k, v in file.tags(b).items()} for b in bands),
+                alpha=tuple(i for i in file.indexes if i not in own),
             )
 
 
@@ -166,7 +168,8 @@ def _require_alike(headers: Sequence[_Header], paths: Sequence[Path]) -> None:
         if not all(dims.same_axis(a, b) for a, b in zip(axes, _axes(header), strict=True)):
             raise _differs(path, f"its corner at {header.transform.c:g}, {header.transform.f:g}",
                            f"{first.transform.c:g}, {first.transform.f:g}", paths[0])  # fmt: skip
-        if header.descriptions != first.descriptions and _band_times(header) is None:
+        several = len(first.bands) > 1  # of one band, the description may say the time or what else differs
+        if several and header.descriptions != first.descriptions and _band_times(header) is None:
             raise _differs(path, f"bands {_listed(header)}", _listed(first), paths[0])
         if header.units != first.units:
             raise _differs(path, f"units {header.units[0] or 'none'}", str(first.units[0] or "none"), paths[0])
@@ -288,11 +291,15 @@ def _read(path: Path, header: _Header, dtype: str) -> npt.NDArray[Any]:
             if (file.height, file.width) != header.shape:
                 raise DataError(str(path), "the file was changed since it was opened", fix="open it again")
             stored = file.read(list(header.bands), masked=True)
+            # GDAL applies alpha by itself to one or three bands only.
+            hidden = (file.read(list(header.alpha)) == 0).any(axis=0) if header.alpha else None
     values = stored.data.astype(dtype)
     for i, (_, scale, offset, _) in enumerate(header.packings):
         if scale != 1 or offset != 0:
             values[i] = values[i] * scale + offset
     values[np.ma.getmaskarray(stored)] = np.nan
+    if hidden is not None:
+        values[:, hidden] = np.nan
     return np.asarray(values)
 
 
@@ -336,7 +343,8 @@ def _in_metres(pyproj: Any, crs: Any) -> Any:
     return pyproj.CRS(f"{text} +units=m")
 
 
-def _attrs(header: _Header, units: str | None, path: Path) -> dict[str, Any]:
+def _attrs(headers: Sequence[_Header], units: str | None, path: Path) -> dict[str, Any]:
+    header = headers[0]
     tags = {**header.tags, **header.band_tags[0]}
     attrs: dict[str, Any] = {}
     for key in _ATTRS:
@@ -348,7 +356,8 @@ def _attrs(header: _Header, units: str | None, path: Path) -> dict[str, Any]:
         raise RecipeError("units", f"{units!r} for {path.name}", expected=f"{stated!r}, as the file says")
     if units or stated:
         attrs["units"] = units or stated
-    if len(header.bands) == 1 and header.descriptions[0] and _moment(header.descriptions[0]) is None:
+    described = {h.descriptions for h in headers}
+    if len(header.bands) == 1 and len(described) == 1 and header.descriptions[0]:
         attrs.setdefault("long_name", header.descriptions[0])
     return attrs
 
@@ -368,7 +377,7 @@ def _name(header: _Header, paths: Sequence[Path]) -> str:
         # The letters before the first number, as in rain_20240501_0005.tif, where all files have the same.
         shared = {re.split(r"\d", path.stem)[0] for path in paths}
         told = shared.pop() if len(shared) == 1 else ""
-    return re.sub(r"\W+", "_", told).strip("_") or "value"
+    return re.sub(r"\W+", "_", told).strip("_") or tags.get("standard_name") or "value"
 
 
 def _band_labels(header: _Header) -> xr.Variable:

@@ -14,7 +14,7 @@ from sa_nowcast import dims
 from sa_nowcast.conversion import COMPLETE
 from sa_nowcast.errors import DataError, SaNowcastError
 from sa_nowcast.frames import Frames, grid_mapping_name
-from sa_nowcast.opening import open_data, zarr_attrs
+from sa_nowcast.opening import chosen, open_data, zarr_attrs
 from sa_nowcast.sources.chain import SEQUENCE
 from sa_nowcast.sources.paths import is_zarr
 from sa_nowcast.sources.store import PARTIAL
@@ -67,7 +67,8 @@ def check_data(
         ``values`` and, where `full`, ``chunks``; a failure ends the list where nothing further can be looked at.
     """
     try:
-        ds = open_data(source, engine=engine, options=options, variables=variables, time=time)
+        ds = open_data(source, engine=engine, options=options, time=time)
+        ds = chosen(ds, variables) if set(variables or ()) <= set(ds.data_vars) else ds  # else `Frames` says which
     except SaNowcastError as error:
         return [Finding.failure("opens", error)]
     found = [Finding("opens", "PASS", _size_line(ds))]
