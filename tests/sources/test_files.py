@@ -184,7 +184,7 @@ def test_two_dimensional_coordinates_tell_grids_apart_too(tmp_path: Path) -> Non
 @pytest.mark.parametrize("share", [0.01, 0.3, 1.0])
 def test_a_grid_that_is_shifted_by_a_share_of_a_cell_is_another_one(tmp_path: Path, share: float) -> None:
     halves(tmp_path, lambda ds: ds.assign_coords(lon=ds.lon + share * 0.46))
-    with pytest.raises(DataError, match="b.nc: other values of lon"):
+    with pytest.raises(DataError, match=r"b\.nc: other values of lon"):
         open_source(tmp_path)
 
 

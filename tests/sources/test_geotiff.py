@@ -18,7 +18,9 @@ pytest.importorskip("pyproj", reason="pip install pyproj")
 TIMES = pd.date_range("2024-05-01T23:50", periods=4, freq="5min")
 
 
-def write(path: Path, values: np.ndarray, *, bands: Any = None, tags: Any = None, corner: Any = None, **more: Any) -> None:
+def write(
+    path: Path, values: np.ndarray, *, bands: Any = None, tags: Any = None, corner: Any = None, **more: Any
+) -> None:
     """One GeoTIFF of (row, column) or (band, row, column), north up, 1 km in EPSG:3035 unless told otherwise."""
     stack = values if values.ndim == 3 else values[None]
     scales, offsets, units = (more.pop(k, None) for k in ("scales", "offsets", "units"))

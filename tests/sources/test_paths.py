@@ -37,7 +37,8 @@ def test_the_one_time_in_a_name_is_recognised(name: str, time: str) -> None:
     "name",
     [
         "frame_1.tif", "rain_000123.tif", "20240501T0000_20240501T0005.tif", "rain_20240230_0005.tif",
-        "3B-HHR.MS.MRG.3IMERG.20200101-S000000-E002959.0000.V06B.tif", "s20242130001171.nc", "rain_20240501_12_0005.tif",
+        "3B-HHR.MS.MRG.3IMERG.20200101-S000000-E002959.0000.V06B.tif", "s20242130001171.nc",
+        "rain_20240501_12_0005.tif",
     ],
 )  # fmt: skip
 def test_names_without_one_clear_time_are_not_guessed_at(name: str) -> None:

@@ -281,7 +281,7 @@ def test_odim_takes_gain_offset_codes_and_accumulation_from_the_file(tmp_path: P
     assert ds.precipitation_amount.attrs["accumulation_minutes"] == 720
     with h5py.File(tmp_path / "comp_1.hdf", "a") as file:
         file["dataset1/what"].attrs["endtime"] = np.bytes_("100000")
-    with pytest.raises(DataError, match="comp_1.hdf: accumulation 660 minutes, expected 720 minutes as in comp_0.hdf"):
+    with pytest.raises(DataError, match=r"comp_1.hdf: accumulation 660 minutes, expected 720 minutes as in comp_0.hdf"):
         open_source(tmp_path).isel(time=1).load()
     with h5py.File(tmp_path / "comp_0.hdf", "a") as file:
         del file["dataset1/what"]
@@ -289,7 +289,9 @@ def test_odim_takes_gain_offset_codes_and_accumulation_from_the_file(tmp_path: P
         open_source(tmp_path)
 
 
-def test_odim_attributes_of_the_dataset_hold_for_its_data_and_without_an_undetect_nothing_is_dry(tmp_path: Path) -> None:
+def test_odim_attributes_of_a_dataset_hold_for_its_data_and_without_undetect_nothing_is_dry(
+    tmp_path: Path,
+) -> None:
     h5py = pytest.importorskip("h5py", reason="ODIM is HDF5: pip install h5py")
     raw = np.array([[0, 1], [2, 255]], np.uint8)
     write_odim(tmp_path / "a.h5", raw, "RATE", "20240105", "100000")
@@ -330,7 +332,7 @@ def test_fmi_takes_time_missing_codes_and_place_from_the_header_and_refuses_othe
     with pytest.raises(DataError, match="projection gnomonic, expected stereographic"):
         open_source(tmp_path / "b.pgm")
     write_fmi(tmp_path / "b.pgm", codes[:9], "201705091050")
-    with pytest.raises(DataError, match="b.pgm: is cut short"):
+    with pytest.raises(DataError, match=r"b.pgm: is cut short"):
         open_source(tmp_path / "b.pgm")
 
 
@@ -424,7 +426,7 @@ def test_a_folder_of_several_kinds_is_refused_with_a_pattern_that_works(tmp_path
     (tmp_path / "look.gif").write_bytes(b"GIF89a")
     assert list(open_source(tmp_path).data_vars) == ["rainfall_rate"]  # pictures beside the data
     (tmp_path / "x.tif").write_bytes(b"II*\0")
-    with pytest.raises(DataError, match="files of several kinds: 1 like x.h5 and 1 like x.tif") as caught:
+    with pytest.raises(DataError, match=r"files of several kinds: 1 like x.h5 and 1 like x.tif") as caught:
         open_source(tmp_path)
     assert caught.value.fix is not None
     assert list(open_source(caught.value.fix.removeprefix("name ")).data_vars) == ["rainfall_rate"]
