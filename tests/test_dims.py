@@ -8,7 +8,7 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sa_nowcast.dims import canonical_units, find_channel, find_dim, is_rain
+from sa_nowcast.dims import canonical_units, find_channel, find_dim, is_rain, same_axis
 from sa_nowcast.errors import DataError
 
 SAME = [
@@ -149,3 +149,24 @@ def test_the_dimension_left_over_is_the_channel_where_its_name_says_so() -> None
         find_channel(_array(known), known, "band")
     with pytest.raises(DataError, match=r"level \(2\)"):
         find_channel(_array((*known, "band", "level")), known, "band")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (np.linspace(-10, -7.7, 24), np.linspace(-10, -7.7, 24).astype("f4"), True),
+        (np.arange(24) * 1000.0, np.arange(24) * 1000.0 + 1e-10, True),
+        (np.arange(24) * 1000.0, np.arange(24) * 1000.0 + 0.9, True),  # less than a thousandth of a cell
+        (np.arange(24) * 1000.0, np.arange(24) * 1000.0 + 5, False),
+        (170 + 0.001 * np.arange(50), (170 + 0.001 * np.arange(50)).astype("f4"), True),  # float32 rounds by 8e-6
+        (5e6 + 10.0 * np.arange(50), 5e6 + 10.0 * np.arange(50) + 4, False),  # 0.4 cells far from the origin
+        (np.arange(5), np.arange(6), False),
+        (np.array([3.0]), np.array([3.0 + 1e-9]), True),
+        (np.array(["a", "b"]), np.array(["a", "c"]), False),
+        (np.array([1.0, np.nan]), np.array([1.0, np.nan]), True),
+    ],
+)
+def test_coordinates_are_of_one_grid_where_they_agree_to_a_share_of_a_cell(
+    one: np.ndarray, other: np.ndarray, same: bool
+) -> None:
+    assert same_axis(one, other) is same

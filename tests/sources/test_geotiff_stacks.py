@@ -26,9 +26,10 @@ def write(
     scales, offsets, units = (more.pop(k, None) for k in ("scales", "offsets", "units"))
     colours = more.pop("colours", None)
     left, top, size = corner or (4e6, 3e6, 1000.0)
+    place = rasterio.transform.from_origin(left, top, size, size)
     profile = {
         "driver": "GTiff", "count": len(stack), "height": stack.shape[1], "width": stack.shape[2],
-        "dtype": stack.dtype.name, "crs": "EPSG:3035", "transform": rasterio.transform.from_origin(left, top, size, size),
+        "dtype": stack.dtype.name, "crs": "EPSG:3035", "transform": place,
     }  # fmt: skip
     with rasterio.open(path, "w", **{**profile, **more}) as file:
         if colours is not None:
@@ -119,7 +120,8 @@ def test_other_bands_are_channels_and_alpha_is_a_mask(tmp_path: Path) -> None:
         values[2] = 255
         values[2, 0, 0] = 0
         write(
-            tmp_path / time.strftime("s_%Y%m%d%H%M.tif"), values, bands=["vis", "ir", None], colours=("gray", "undefined", "alpha"),
+            tmp_path / time.strftime("s_%Y%m%d%H%M.tif"), values, bands=["vis", "ir", None],
+            colours=("gray", "undefined", "alpha"),
         )  # fmt: skip
     ds = open_source(tmp_path)
     assert ds.s.dims == ("time", "band", "y", "x")
