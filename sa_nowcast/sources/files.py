@@ -15,7 +15,7 @@ from sa_nowcast import dims
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.sources.damage import reading
 from sa_nowcast.sources.names import nearest
-from sa_nowcast.sources.paths import PathLike, expand, is_zarr, recognised_pattern, sort_by_time, time_from_name
+from sa_nowcast.sources.paths import PathLike, expand, is_zarr, pattern_remedy, sort_by_time, time_from_name
 from sa_nowcast.sources.store import finished, open_zarr
 
 SUFFIXES: Final = (".nc", ".nc4", ".cdf", ".netcdf", ".h5", ".hdf5", ".grib", ".grib2", ".grb", ".grb2")
@@ -150,13 +150,7 @@ def _with_time(ds: xr.Dataset, path: Path, time_pattern: str | None, told: Hasha
     elif named:
         value, attrs = ds[named[0]].values, dict(ds[named[0]].attrs)
     else:
-        seen = recognised_pattern(path.name)
-        fix = "give the format of the time in the files' names, such as time_pattern='%Y%m%d%H%M'"
-        raise DataError(
-            str(path),
-            "the file holds no time",
-            fix=fix if seen is None else f"time_pattern={seen!r}, as the name has it",
-        )
+        raise DataError(str(path), "the file holds no time", fix=pattern_remedy(path.name))
     gridded = [n for n, v in ds.data_vars.items() if v.ndim >= 2 and not _is_bounds(ds, str(n))]
     ds = ds.drop_vars(named).set_coords([n for n in ds.data_vars if n not in gridded and n not in named])
     moments = [n for n in scalars if n not in named]

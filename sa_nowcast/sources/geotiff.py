@@ -20,6 +20,7 @@ from sa_nowcast.sources.optional import require
 from sa_nowcast.sources.paths import (
     PathLike,
     expand,
+    pattern_remedy,
     recognised_pattern,
     sort_by_time,
     time_from_name,
@@ -216,7 +217,7 @@ def _no_time(paths: Sequence[Path]) -> DataError:
         str(where),
         "no time in the tags, and none or more than one in the name",
         expected="one date and time, as in rain_20240501_0005.tif",
-        fix="give the format of the time in the names, as time_pattern='%Y%m%d%H%M'",
+        fix=pattern_remedy(where.name),
     )
 
 

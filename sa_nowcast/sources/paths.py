@@ -158,10 +158,7 @@ def time_from_name(path: Path, pattern: str) -> np.datetime64:
 
 
 def _no_time(path: Path, pattern: str) -> DataError:
-    seen = recognised_pattern(path.name)
-    fix = "give the format of the time in the files' names, such as time_pattern='%Y%m%d%H%M'"
-    if seen is not None and seen != pattern:
-        fix = f"time_pattern={seen!r}, as the name has it"
+    fix = pattern_remedy(path.name)
     return DataError(path.name, "no time in the file's name", expected=f"one such as {pattern}", fix=fix)
 
 
@@ -171,6 +168,26 @@ def recognised_pattern(name: str) -> str | None:
     Known are year, month, day or year and day of the year, then hour, minute and second, together or separated by
     ``-``, ``_``, ``.`` or ``T``; the date with the hour; seconds since 1970; and the date alone.
     """
+    found, alone = _times_in(name)
+    if not found:
+        return None
+    (pattern, text), *others = found
+    # Beside a date alone, other numbers may well be the time of day.
+    clock = alone and re.search(r"\d{4}", name.replace(text, ""))
+    return None if others or clock else pattern
+
+
+def pattern_remedy(name: str) -> str:
+    """Return what a user can do about a name whose time was not recognised."""
+    found, _ = _times_in(name)
+    if found:
+        return f"time_pattern={found[0][0]!r} takes the first that the name holds"
+    how = "as in rain_20240501_0005.tif, or give time_pattern= where they are named otherwise"
+    return f"name the files by their times, {how}"
+
+
+def _times_in(name: str) -> tuple[list[tuple[str, str]], bool]:
+    """Return the times in a name, as patterns and texts, of the finest kind; and whether these are dates alone."""
     for rules in _RECOGNISED:
         found: dict[int, tuple[str, str]] = {}
         for expression, shape in rules:
@@ -182,11 +199,8 @@ def recognised_pattern(name: str) -> str | None:
                     continue  # a day that the month does not have
                 found.setdefault(match.start(), (pattern, match.group()))
         if found:
-            (pattern, text), *others = set(found.values())
-            # Beside a date alone, other numbers may well be the time of day.
-            clock = rules is _RECOGNISED[-1] and re.search(r"\d{4}", name.replace(text, ""))
-            return None if others or clock else pattern
-    return None
+            return list(dict.fromkeys(found[at] for at in sorted(found))), rules is _RECOGNISED[-1]
+    return [], False
 
 
 def times_from_names(paths: Sequence[Path]) -> list[np.datetime64] | None:
