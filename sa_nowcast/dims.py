@@ -293,6 +293,30 @@ def find_channel(da: xr.DataArray, known: Iterable[Hashable], told: Hashable | N
     )
 
 
+def same_axis(one: npt.ArrayLike, other: npt.ArrayLike) -> bool:
+    """Say whether two coordinates are of one grid: they agree to a thousandth of a cell, or to float32's rounding.
+
+    Parameters
+    ----------
+    one, other : array
+        Values along a dimension, or of a two-dimensional coordinate; anything but numbers must be equal.
+    """
+    a, b = np.asarray(one), np.asarray(other)
+    if a.shape != b.shape:
+        return False
+    if not (a.dtype.kind in "fiu" and b.dtype.kind in "fiu"):
+        return bool(np.array_equal(a, b))
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    steps = [np.abs(np.diff(a, axis=axis)) for axis in range(a.ndim) if a.shape[axis] > 1]
+    # Of a two-dimensional coordinate, one axis is the one along which it grows.
+    step = max((float(np.nanmin(s)) if np.isfinite(s).any() else 0.0 for s in steps), default=1.0)
+    largest = float(np.nanmax(np.abs(a), initial=0.0))
+    # Rounding to float32 moves 180 degrees by up to 8e-6, more than a thousandth of a cell of 100 m; a tenth of a cell
+    # is where a grid is another one all the same.
+    tolerance = max(1e-3 * step, min(largest * float(np.finfo(np.float32).eps), 0.1 * step))
+    return bool(((np.abs(a - b) < tolerance) | (a == b) | (np.isnan(a) & np.isnan(b))).all())
+
+
 _UNIT_ALIASES: Final = {
     "hr": "h", "hrs": "h", "hour": "h", "hours": "h", "sec": "s", "second": "s", "seconds": "s", "minute": "min",
     "minutes": "min", "meter": "m", "metre": "m", "meters": "m", "metres": "m", "kelvin": "K", "dbz": "dBZ",

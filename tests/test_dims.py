@@ -8,7 +8,16 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sa_nowcast.dims import canonical_units, find_channel, find_dim, grids, is_rain, unwrapped, with_positions
+from sa_nowcast.dims import (
+    canonical_units,
+    find_channel,
+    find_dim,
+    grids,
+    is_rain,
+    same_axis,
+    unwrapped,
+    with_positions,
+)
 from sa_nowcast.errors import DataError
 
 SAME = [
@@ -240,3 +249,24 @@ def test_longitudes_are_unwrapped_where_that_makes_them_a_sequence(
 ) -> None:
     found = unwrapped(xr.DataArray(values, dims="x", coords={"x": ("x", values, attrs)})["x"])
     assert (found[0], found[-1]) == (first, last)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (np.linspace(-10, -7.7, 24), np.linspace(-10, -7.7, 24).astype("f4"), True),
+        (np.arange(24) * 1000.0, np.arange(24) * 1000.0 + 1e-10, True),
+        (np.arange(24) * 1000.0, np.arange(24) * 1000.0 + 0.9, True),  # less than a thousandth of a cell
+        (np.arange(24) * 1000.0, np.arange(24) * 1000.0 + 5, False),
+        (170 + 0.001 * np.arange(50), (170 + 0.001 * np.arange(50)).astype("f4"), True),  # float32 rounds by 8e-6
+        (5e6 + 10.0 * np.arange(50), 5e6 + 10.0 * np.arange(50) + 4, False),  # 0.4 cells far from the origin
+        (np.arange(5), np.arange(6), False),
+        (np.array([3.0]), np.array([3.0 + 1e-9]), True),
+        (np.array(["a", "b"]), np.array(["a", "c"]), False),
+        (np.array([1.0, np.nan]), np.array([1.0, np.nan]), True),
+    ],
+)
+def test_coordinates_are_of_one_grid_where_they_agree_to_a_share_of_a_cell(
+    one: np.ndarray, other: np.ndarray, same: bool
+) -> None:
+    assert same_axis(one, other) is same

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +32,12 @@ def plot(
     channel: Annotated[str | None, typer.Option(help="Which channel, where there are several.")] = None,
     metric: Annotated[list[str] | None, typer.Option(help="Of scores: what to draw. May be repeated.")] = None,
     threshold: Annotated[list[float] | None, typer.Option(help="Of scores: which thresholds.")] = None,
+    engine: options.Engine = None,
+    option: options.ReaderOptions = None,
+    time_pattern: options.TimePattern = None,
+    time: options.TimeDim = None,
+    y: options.YDim = None,
+    x: options.XDim = None,
     replace: options.Replace = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -45,16 +52,21 @@ def plot(
 
     name = output if output is not None else Path(file.rstrip("/")).with_suffix(".png").name
     place = require_place(name, (*PICTURES, *FILMS), replace)
+    given = options.reader_options(option, time_pattern)
+    opened = partial(open_data, engine=engine, options=given, time=time)
     drawn = draw(
         file,
         place,
-        truth=None if truth is None else open_data(truth),
-        history=None if history is None else open_data(history),
+        truth=None if truth is None else opened(truth),
+        history=None if history is None else opened(history),
         init_time=init_time,
         variable=variable,
         channel=channel,
         metrics=metric or (),
         thresholds=threshold or (),
+        time=time,
+        y=y,
+        x=x,
         dry_run=dry_run,
     )
     terminal.report(f"{'would draw' if dry_run else 'drew'} {drawn}")

@@ -50,6 +50,9 @@ def prepare(
     *,
     variables: Sequence[str] | None,
     time: Hashable | None,
+    y: Hashable | None,
+    x: Hashable | None,
+    channel: Hashable | None,
     irregular: Irregular,
     window: int,
     frames: int | None,
@@ -65,7 +68,7 @@ def prepare(
     if axis not in ds.coords or ds[axis].dtype.kind != "m" or dims.times_along(ds.coords.variables, axis):
         ds = with_times(ds, axis, str(target))
     step, missing = _cadence(ds, axis, irregular)
-    ds = _ordered(ds, axis)
+    ds = _ordered(ds, axis, {"y": y, "x": x}, channel)
     gridded = [str(n) for n, v in ds.variables.items() if axis in v.dims and v.ndim >= 3]
     if not gridded:
         raise DataError(
@@ -164,21 +167,31 @@ def _show(time: Any) -> str:
     return show_time(time) if np.issubdtype(time.dtype, np.datetime64) else show_step(time)
 
 
-def _ordered(ds: xr.Dataset, axis: Hashable) -> xr.Dataset:
+def _ordered(
+    ds: xr.Dataset, axis: Hashable, told: Mapping[Literal["y", "x"], Hashable | None], channel: Hashable | None
+) -> xr.Dataset:
     """Bring every gridded variable into the order (sequences, time, channels, y, x)."""
+    wanted: dict[str, Hashable | None] = {**told, "channel": channel}
+    for key, dim in wanted.items():
+        if dim is not None and dim not in ds.dims:
+            found = f"no dimension {dim!r} (dimensions: {', '.join(map(str, ds.dims))})"
+            raise DataError("data", found, fix=f"name one with {key}=")
+    for role, dim in told.items():
+        if dim is not None and dim in ds.coords:
+            ds = ds.assign_coords({dim: ds[dim].assign_attrs(axis=role.upper())})
     for name, variable in ds.variables.items():
         if axis not in variable.dims or variable.ndim < 3:
             continue
         roles: list[Hashable] = []
-        for role in _ROWS_COLUMNS:
+        for role, dim in told.items():
             try:
-                roles.append(dims.find_dim(ds[name], role))
+                roles.append(dims.find_dim(ds[name], role, dim if dim in variable.dims else None))
             except DataError:
                 continue  # a source whose rows and columns nobody named keeps its own order
         before = [
             d
             for d in variable.dims[: variable.dims.index(axis)]
-            if d not in roles and str(d).lower() not in dims.CHANNEL_NAMES
+            if d not in roles and d != channel and str(d).lower() not in dims.CHANNEL_NAMES
         ]
         last = [d for d in roles if d in variable.dims]
         middle = [d for d in variable.dims if d != axis and d not in before and d not in last]

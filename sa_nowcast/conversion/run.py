@@ -46,6 +46,9 @@ def convert(
     options: Mapping[str, Any] | None = None,
     variables: Sequence[str] | None = None,
     time: Hashable | None = None,
+    y: Hashable | None = None,
+    x: Hashable | None = None,
+    channel: Hashable | None = None,
     irregular: Irregular = "refuse",
     window: int = 20,
     frames_per_shard: int | None = None,
@@ -75,8 +78,9 @@ def convert(
         For `open_source`, where `source` is a path.
     variables : sequence of str, optional
         All by default.
-    time : hashable, optional
-        The time dimension, where CF attributes and common names do not tell.
+    time, y, x, channel : hashable, optional
+        Dimension names, where CF attributes and common names do not tell. The store's coordinates of `y` and `x` are
+        then marked by the CF attribute ``axis``.
     irregular : {"refuse", "allow"}
         What to do with times that are no multiples of one step, such as months.
     window : int
@@ -136,10 +140,10 @@ def convert(
     else:
         paths = source if isinstance(source, str | os.PathLike) else list(source)
         files = stamp(paths)
-        opened = open_source(paths, engine=engine, **dict(options or {}))
+        opened = open_source(paths, engine=engine, time=time, **dict(options or {}))
     prepared = prepare(
-        opened, place, variables=variables, time=time, irregular=irregular, window=window, frames=frames_per_shard,
-        level=level, attrs=dict(attrs or {}),
+        opened, place, variables=variables, time=time, y=y, x=x, channel=channel, irregular=irregular, window=window,
+        frames=frames_per_shard, level=level, attrs=dict(attrs or {}),
     )  # fmt: skip
     _may_write(place, existing)
     require_writable(place)
@@ -168,7 +172,7 @@ def _may_write(place: Path, existing: Existing) -> None:
             str(place),
             "exists already",
             expected="no store there",
-            fix="name another target, or replace it (existing='replace', or --replace)",
+            fix="name another target, or replace it with existing='replace'",
         )
     if not may_be_replaced(place):
         raise StorageError(str(place), "exists and is no Zarr store; it is left alone", fix="name another target")

@@ -154,7 +154,8 @@ class ByReference:
             result = told.forecast(known, lead_times=leads, init_time=frames.times[positions], time=frames.time_dim)
             result = result.rename({v: k for k, v in names.items() if v in result.dims and k not in result.dims})
             for axis in (frames.grid.y, frames.grid.x):
-                if axis in result.coords and axis in array.coords and not result[axis].equals(array[axis]):
+                shared = axis in result.coords and axis in array.coords
+                if shared and not dims.same_axis(array[axis].values, result[axis].values):
                     raise DataError(
                         f"reference {told.name}, {axis}",
                         "its grid is another than the data's",

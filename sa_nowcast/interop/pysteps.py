@@ -204,7 +204,7 @@ def to_blending(
         if (
             axis in first.coords
             and axis in forecast.coords
-            and not np.array_equal(first[axis].values, forecast[axis].values)
+            and not dims.same_axis(forecast[axis].values, first[axis].values)
         ):
             raise DataError(f"{label}, analysis", f"other {axis} than the forecast", expected="the same grid")
     field = forecast if dims.REALIZATION in forecast.dims else forecast.expand_dims(dims.REALIZATION)

@@ -188,16 +188,6 @@ def _grid_text(data: xr.DataArray, spatial: tuple[str, str]) -> str:
     return " × ".join(parts)
 
 
-def _same_axis(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> bool:
-    if a.shape != b.shape:
-        return False
-    if not (np.issubdtype(a.dtype, np.number) and np.issubdtype(b.dtype, np.number)):
-        return bool(np.array_equal(a, b))
-    # A thousandth of a cell: coordinates that went through float32 files still agree, shifted grids do not.
-    step = float(np.min(np.abs(np.diff(a)))) if a.size > 1 else max(abs(float(a[0])), 1.0)
-    return bool(np.allclose(a, b, rtol=0, atol=max(1e-3 * step, 1e-6 * float(np.max(np.abs(a))))))
-
-
 def on_grid(data: xr.DataArray, forecast: xr.DataArray, spatial: tuple[str, str], role: str) -> xr.DataArray:
     """Return `data` with its spatial axes in the forecast's direction.
 
@@ -217,9 +207,9 @@ def on_grid(data: xr.DataArray, forecast: xr.DataArray, spatial: tuple[str, str]
         same = data.sizes[dim] == forecast.sizes[dim]
         if same and dim in data.coords and dim in forecast.coords:
             ours, theirs = forecast[dim].values, data[dim].values
-            if _same_axis(ours, theirs):
+            if dims.same_axis(ours, theirs):
                 continue
-            if _same_axis(ours, theirs[::-1]):
+            if dims.same_axis(ours, theirs[::-1]):
                 data = data.isel({dim: slice(None, None, -1)})
                 continue
             same = False

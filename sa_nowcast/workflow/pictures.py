@@ -11,7 +11,7 @@ import xarray as xr
 
 from sa_nowcast import dims
 from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.opening import kind_of, open_forecast
+from sa_nowcast.opening import kind_of, named_like, open_forecast
 from sa_nowcast.sources.optional import require
 from sa_nowcast.storage import partial_beside, put_in_place, storage
 from sa_nowcast.times import nearest, read_time, show_time
@@ -36,6 +36,9 @@ def draw(
     metrics: Sequence[str] = (),
     thresholds: Sequence[float] = (),
     dry_run: bool = False,
+    time: str | None = None,
+    y: str | None = None,
+    x: str | None = None,
 ) -> str:
     """Draw the file `source` into `target`, and say what was drawn.
 
@@ -53,6 +56,8 @@ def draw(
         What to draw of scores.
     dry_run : bool
         Check only: no value is read, nothing is drawn.
+    time, y, x : str, optional
+        Dimensions of truth and history, where attributes, common names and the forecast's own names do not tell.
 
     Returns
     -------
@@ -74,8 +79,11 @@ def draw(
     if kind_of(source) == "scores":
         return _scores(source, target, metrics, thresholds, variable, channel, dry_run)
     if metrics or thresholds:
-        raise RecipeError("--metric", f"given for {source}", expected="a file of scores")
+        raise RecipeError("metrics", f"given for {source}", expected="a file of scores")
     forecast = open_forecast(source)
+    truth, history = (
+        None if data is None else named_like(data, forecast, time=time, y=y, x=x) for data in (truth, history)
+    )
     chosen = _init_time(forecast, init_time)
     options: dict[str, Any] = {"init_time": chosen, "variable": variable, "channel": channel}
     shown = f"forecast from {show_time(chosen)}" if chosen is not None else "forecast"
@@ -100,10 +108,10 @@ def _init_time(forecast: xr.DataArray, wanted: str | None) -> Any:
     known = forecast[dims.INIT_TIME].values.reshape(-1)
     if wanted is None:
         return known[-1]
-    place, there = nearest(known, read_time(wanted, "--init-time", "a time such as 2019-06-10T00:30"))
+    place, there = nearest(known, read_time(wanted, "init_time", "a time such as 2019-06-10T00:30"))
     if not there:
         raise DataError(
-            "--init-time",
+            "init_time",
             f"{wanted} is not among the init times",
             expected=f"one of {len(known)} from {show_time(known.min())} to {show_time(known.max())}",
         )

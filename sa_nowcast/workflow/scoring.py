@@ -12,7 +12,7 @@ import xarray as xr
 
 from sa_nowcast import dims
 from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.opening import open_forecast
+from sa_nowcast.opening import named_like, open_forecast
 from sa_nowcast.storage import partial_beside, put_in_place, storage, write_whole
 from sa_nowcast.times import nearest, read_times, show_step, valid_times, with_times
 from sa_nowcast.verification import compare, to_table
@@ -108,6 +108,10 @@ def plan_scores(
     reference: str | None = PERSISTENCE,
     metrics: Sequence[str] = (),
     thresholds: Sequence[str] = (),
+    time: str | None = None,
+    y: str | None = None,
+    x: str | None = None,
+    channel: str | None = None,
 ) -> PlannedScores:
     """Open archives and check all of them against truth; no value is read.
 
@@ -122,6 +126,8 @@ def plan_scores(
         By default mse, and csi where there are thresholds.
     thresholds : sequence of str
         In the data's units, or with units of their own such as "1 mm h-1".
+    time, y, x, channel : str, optional
+        Dimensions of truth, where attributes, common names and the archives' own names do not tell.
 
     Returns
     -------
@@ -143,6 +149,7 @@ def plan_scores(
         assert reference is not None
         other = _one_archive(open_forecast(reference))
         others["reference"] = other
+    truth = named_like(truth, next(iter(opened.values())), time=time, y=y, x=x, channel=channel)
     truth_times = _truth_times(truth, next(iter(opened.values())))
     init, lead = _common(others, truth_times, needs_init=reference == PERSISTENCE)
     all_inits = max(a.sizes[dims.INIT_TIME] for a in others.values())
@@ -161,7 +168,7 @@ def plan_scores(
                     "thresholds",
                     f"none are given for {metric.name}",
                     expected=f"at least one in the data's units ({pairing.units or 'none stated'})",
-                    fix="give --threshold",
+                    fix="give thresholds=",
                 )
     parts = [
         f"{count} of {total} {what}"
