@@ -19,6 +19,7 @@ import sa_nowcast
 import sa_nowcast.training.engine as engine
 from sa_nowcast.errors import DataError, Interrupted, MissingLibraryError, RecipeError, StorageError
 from sa_nowcast.hindcast import archive, call
+from sa_nowcast.installing import install
 from sa_nowcast.recipe import Recipe
 from sa_nowcast.workflow import RunResult, drawing, held_back, run
 
@@ -313,9 +314,7 @@ def test_a_missing_plotting_library_is_found_before_training(tmp_path: Path, mon
     import sys
 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(
-        MissingLibraryError, match=r'matplotlib is not installed\. Fix: pip install "sa-nowcast\[plot\]"'
-    ):
+    with pytest.raises(MissingLibraryError, match=rf"matplotlib is not installed\. Fix: {re.escape(install('plot'))}"):
         quietly(recipe_for(tmp_path / "run"))
 
 

@@ -15,6 +15,7 @@ import xarray as xr
 
 from sa_nowcast.dims import canonical_units, is_rain
 from sa_nowcast.errors import MissingLibraryError, RecipeError
+from sa_nowcast.installing import install
 from sa_nowcast.plotting.coast import Line, coastlines, is_geographic
 from sa_nowcast.times import show_time
 
@@ -49,9 +50,7 @@ def new_figure(width: float, height: float, layout: Literal["constrained", "comp
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise MissingLibraryError(
-            "plot", "matplotlib is not installed", None, 'pip install "sa-nowcast[plot]"'
-        ) from None
+        raise MissingLibraryError("plot", "matplotlib is not installed", None, install("plot")) from None
     figure = Figure(figsize=(width, height), layout=layout, dpi=120)
     # A notebook shows figures by itself only after pyplot was imported, which nothing here does.
     figure.__dict__["_repr_png_"] = partial(_png, figure)

@@ -14,6 +14,7 @@ import xarray as xr
 from sa_nowcast.dims import canonical_units
 from sa_nowcast.errors import DataError, MissingLibraryError, StorageError
 from sa_nowcast.frames import grid_mapping_name
+from sa_nowcast.installing import install
 
 Line = npt.NDArray[np.float64]  # (points, 2), x and y
 Extent = tuple[float, float, float, float]
@@ -106,7 +107,7 @@ def _place(data: xr.DataArray, y: str) -> tuple[Any, float]:
 
 
 def _no_cartopy() -> MissingLibraryError:
-    return MissingLibraryError("coastlines", "cartopy is not installed", None, 'pip install "sa-nowcast[maps]"')
+    return MissingLibraryError("coastlines", "cartopy is not installed", None, install("maps"))
 
 
 def _shapes(height: float) -> Path:

@@ -12,6 +12,7 @@ import xarray as xr
 
 from sa_nowcast import dims
 from sa_nowcast.errors import MissingLibraryError, RecipeError
+from sa_nowcast.installing import install
 from sa_nowcast.recipe import Recipe
 from sa_nowcast.storage import partial_beside, put_in_place, storage
 from sa_nowcast.workflow.data import Experiment
@@ -62,9 +63,7 @@ def require_plotting() -> Any:
 
         from sa_nowcast import plotting
     except ImportError as error:
-        raise MissingLibraryError(
-            "pictures", "matplotlib is not installed", fix='pip install "sa-nowcast[plot]"'
-        ) from error
+        raise MissingLibraryError("pictures", "matplotlib is not installed", fix=install("plot")) from error
     return plotting
 
 
