@@ -246,6 +246,34 @@ def test_a_channel_variable_beside_another_gridded_one_runs(tmp_path: Path) -> N
     assert len(quietly(recipe_for(tmp_path / "run", ds, **changes)).scores)
 
 
+@pytest.mark.parametrize(
+    ("data", "names"),
+    [(weather(40), ["rain", "temperature"]), (traffic(40), ["in", "out"])],
+    ids=["variables", "channels"],
+)
+def test_every_variable_and_channel_is_drawn_under_its_name(tmp_path: Path, data: Any, names: list[str]) -> None:
+    changes = {"verification": {"thresholds": []}, "pictures": {"film": "gif"}}
+    result = quietly(recipe_for(tmp_path / "run", data, **changes))
+    wanted = {
+        f"{kind}-{name}.{end}"
+        for name in names
+        for kind, end in (("forecast", "png"), ("scores", "png"), ("forecast", "gif"))
+    }
+    assert {f.name for f in result.files if f.suffix in (".png", ".gif")} == wanted
+    assert len({(tmp_path / "run" / name).read_bytes() for name in wanted}) == len(wanted)
+    (tmp_path / "run" / f"forecast-{names[1]}.png").unlink()
+    said: list[str] = []
+    run(recipe_for(tmp_path / "run", data, **changes), progress=False, report=said.append)
+    assert [line for line in said if not line.startswith("skipping")] == [f"drawing forecast-{names[1]}.png"]
+
+
+def test_names_that_no_file_can_have_are_told_apart() -> None:
+    assert drawing._endings(["rain"]) == [""]
+    assert drawing._endings(["in/out", "in out", "T", "t", "..", "Über 2.5"]) == [
+        "-in_out-1", "-in_out-2", "-T-3", "-t-4", "-channel", "-Über_2.5"
+    ]  # fmt: skip
+
+
 @pytest.mark.usefixtures("quick_picture")
 def test_empty_frames_in_the_test_period_are_skipped_when_gaps_are(tmp_path: Path) -> None:
     data = rain(40)
