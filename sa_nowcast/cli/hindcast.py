@@ -110,7 +110,10 @@ def hindcast(
 
 def _climatology(data: xr.Dataset, training: str | None, until: str | None, cycle: str | None) -> Reference:
     """Return the mean over `data` until a time, which must not be the times that are forecast."""
+    import numpy as np
+
     from sa_nowcast import dims
+    from sa_nowcast.times import read_period, with_times
     from sa_nowcast.verification import reference
 
     if training is None and until is None:
@@ -120,11 +123,11 @@ def _climatology(data: xr.Dataset, training: str | None, until: str | None, cycl
             fix="give --training-until with a time before the first init time, or --training with other frames",
         )
     if until is not None:
+        last = read_period(slice(None, until), "--training-until")[1]
+        data = dims.with_positions(data)
         time = dims.find_dim(data, "time")
-        try:
-            data = data.sel({time: slice(None, until)})
-        except (KeyError, TypeError, ValueError) as error:
-            raise RecipeError("--training-until", f"{until!r}", "a time such as 2019-03-14T12:00") from error
+        data = with_times(data, time, "training")
+        data = data.isel({time: np.flatnonzero(data[time].values <= last)})
         if not data.sizes[time]:
             raise DataError("--training-until", f"no frame until {until}", fix="take a later time")
     return reference(_CLIMATOLOGY, training=data, **({} if cycle is None else {"cycle": cycle}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -38,7 +39,9 @@ def plot(
     ] = None,
     engine: options.Engine = None,
     option: options.ReaderOptions = None,
-    time: Annotated[str | None, typer.Option(help="The time dimension, where it is not found.")] = None,
+    time: Annotated[
+        str | None, typer.Option("--time", help="Time dimension, where attributes and names do not tell.")
+    ] = None,
     y: Annotated[
         str | None, typer.Option("--y", help="The dimension of rows of frames, where it is not found.")
     ] = None,
@@ -61,18 +64,19 @@ def plot(
 
     name = output if output is not None else Path(file.rstrip("/")).with_suffix(".png").name
     place = require_place(name, (*PICTURES, *FILMS), replace)
-    notes: list[str] = []
+    given, notes = options.reader_options(option), list[str]()
+    opened = partial(open_data, engine=engine, options=given)
     drawn = draw(
         file,
         place,
-        truth=None if truth is None else open_data(truth),
-        history=None if history is None else open_data(history),
+        truth=None if truth is None else opened(truth),
+        history=None if history is None else opened(history),
         init_time=init_time,
         variable=variable,
         channel=channel,
         last=last,
         engine=engine,
-        options=options.reader_options(option),
+        options=given,
         time=time,
         y=y,
         x=x,

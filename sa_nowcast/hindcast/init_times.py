@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.frames import Frames
 from sa_nowcast.labels import init_position
+from sa_nowcast.times import read_period
 from sa_nowcast.windows import Positions, window_starts
 
 
@@ -77,13 +77,12 @@ def init_positions(frames: Frames, history: int, init_times: Any = None, stride:
 def _bounds(frames: Frames, wanted: slice) -> tuple[int, int]:
     if wanted.step is not None:
         raise RecipeError("init_times", f"a slice with step {wanted.step!r}", expected="no step", fix="pass stride=")
-    try:
-        found = pd.DatetimeIndex(frames.times).slice_indexer(wanted.start, wanted.stop)
-    except (TypeError, ValueError, KeyError) as error:
-        raise RecipeError(
-            "init_times", _show_slice(wanted), expected="a slice of times in UTC, such as slice('2019-06', '2019-08')"
-        ) from error
-    return int(found.start), int(found.stop)
+    first, last = read_period(wanted, "init_times")
+    # As `Frames.position` finds single times.
+    near = frames.step // 100
+    start = 0 if first is None else int(np.searchsorted(frames.times, first - near))
+    stop = len(frames) if last is None else int(np.searchsorted(frames.times, last + near, side="right"))
+    return start, max(start, stop)
 
 
 def _show_slice(wanted: slice) -> str:

@@ -15,7 +15,7 @@ from sa_nowcast.errors import DataError, SaNowcastError
 from sa_nowcast.frames import Frames
 from sa_nowcast.hindcast.histories import content, sha256, taken
 from sa_nowcast.hindcast.methods import Flags, Method, Values
-from sa_nowcast.times import show_step, show_time
+from sa_nowcast.times import show_step, show_time, stored_as, valid_times
 from sa_nowcast.windows import Positions
 
 Missing = Literal["nan", "refuse"]
@@ -61,17 +61,15 @@ class Job:
         coords: dict[Hashable, Any] = {
             n: c.variable for n, c in one.coords.items() if n not in (dims.INIT_TIME, dims.VALID_TIME)
         }
-        valid = init[:, None] + one[dims.LEAD_TIME].values
+        valid = valid_times(init, one[dims.LEAD_TIME].values, self.frames.name)
         coords[dims.INIT_TIME] = (dims.INIT_TIME, init, dims.INIT_TIME_ATTRS)
         coords[dims.VALID_TIME] = ((dims.INIT_TIME, dims.LEAD_TIME), valid, dims.VALID_TIME_ATTRS)
         archive = xr.DataArray(values, dims=self.dims, coords=coords, name=one.name, attrs=one.attrs)
         archive.encoding = dict(one.encoding)
-        seconds = not (valid.astype(np.int64) % 10**9).any() and not (init.astype(np.int64) % 10**9).any()
         for name in archive.coords:
             archive[name].encoding["_FillValue"] = None
         for name in (dims.INIT_TIME, dims.VALID_TIME):
-            unit = "seconds" if seconds else "nanoseconds"
-            archive[name].encoding |= {"units": f"{unit} since 1970-01-01", "dtype": "int64"}
+            archive[name].encoding |= stored_as(archive[name].values)
         return archive
 
     def parts(self, size: int) -> list[Positions]:

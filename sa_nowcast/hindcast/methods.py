@@ -144,6 +144,8 @@ class ByReference:
             # The values as they were read and checked, once.
             stacked = len(frames.arrays) > 1 or frames.channel_dim is None
             array = array.copy(data=values[:, i] if stacked else values)
+            # As they were checked: the data may call them otherwise than by their dimension.
+            array = array.assign_coords({frames.time_dim: (frames.time_dim, frames.times)})
             told = self.reference
             training = told.options.get("training")
             if isinstance(training, xr.Dataset) and array.name in training:

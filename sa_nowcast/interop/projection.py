@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
 
 from sa_nowcast import dims
@@ -76,7 +75,7 @@ def regular_axis(forecast: xr.DataArray, name: Hashable) -> Axis:
     if name not in forecast.coords or forecast.sizes[name] < 2:
         what = "one cell" if name in forecast.coords else "no coordinate"
         raise DataError(label, f"{name} has {what}", expected="the coordinates of at least 2 cells")
-    values: npt.NDArray[np.float64] = forecast[name].values.astype(np.float64)
+    values = dims.unwrapped(forecast[name])
     step = (values[-1] - values[0]) / (len(values) - 1)
     regular = values[0] + step * np.arange(len(values))
     if not step or not np.allclose(values, regular, rtol=0, atol=abs(step) * _TOLERANCE):

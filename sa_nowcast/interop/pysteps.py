@@ -24,7 +24,7 @@ from sa_nowcast.interop import projection
 from sa_nowcast.interop.pysteps_names import PYSTEPS_THRESHOLD, pysteps_units
 from sa_nowcast.labels import require_one
 from sa_nowcast.sources.optional import require
-from sa_nowcast.times import show_time
+from sa_nowcast.times import nearest, read_times, show_time
 
 if TYPE_CHECKING:
     from sa_nowcast.nowcaster import Nowcaster
@@ -353,7 +353,7 @@ def _analysis(analysis: xr.DataArray, init: np.datetime64, label: str) -> xr.Dat
     if analysis.ndim < 3:
         return analysis
     name = dims.find_dim(analysis, "time")
-    found = np.flatnonzero(analysis[name].values.astype("datetime64[ns]") == init.astype("datetime64[ns]"))
-    if len(found) != 1:
+    found, there = nearest(read_times(analysis, name, f"{label}, analysis"), init)
+    if not there:
         raise DataError(f"{label}, analysis", f"no frame at {show_time(init)}", expected="the frame at init time")
-    return analysis.isel({name: int(found[0])})
+    return analysis.isel({name: int(found)})

@@ -13,23 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from sa_nowcast.dims import canonical_units, is_rain
+from sa_nowcast.dims import canonical_units, is_longitude, is_rain, unwrapped
 from sa_nowcast.errors import MissingLibraryError, RecipeError
 from sa_nowcast.installing import install
 from sa_nowcast.plotting.coast import Line, coastlines, is_geographic, is_projected, is_rotated
 from sa_nowcast.plotting.film import Picture
-from sa_nowcast.plotting.mesh import (
-    Chart,
-    axis_edges,
-    chart_of,
-    edges_of,
-    middle,
-    positions,
-    positions_of,
-    torn_cells,
-    unwrapped,
-)
-from sa_nowcast.times import show_time
+from sa_nowcast.plotting.mesh import Chart, axis_edges, chart_of, edges_of, middle, positions, positions_of, torn_cells
+from sa_nowcast.times import nearest, read_time, show_time
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -104,12 +94,22 @@ def choose(data: xr.DataArray, role: str = "forecast", **labels: object) -> xr.D
                     f"plot of {role}",
                     f"it has {data.sizes[dim]} of {dim} and none is chosen",
                     f"one of {shown}",
-                    f"pass {dim}=",
+                    f"pass {dim}={labelled[0]!r}",
                 )
             data = data.isel({dim: 0})
             continue
         try:
-            data = data.sel({dim: np.asarray(label, data[dim].dtype) if data[dim].dtype.kind in "mM" else label})
+            if data[dim].dtype.kind == "M":
+                place, there = nearest(data[dim].values, read_time(label, dim))
+                if not there:
+                    raise KeyError(label)
+                data = data.isel({dim: int(place)})
+                continue
+            texts = [str(item) for item in known]
+            if isinstance(label, str) and known.dtype.kind in "iufb" and texts.count(label) == 1:
+                data = data.isel({dim: texts.index(label)})  # a number from the command line
+                continue
+            data = data.sel({dim: np.asarray(label, data[dim].dtype) if data[dim].dtype.kind == "m" else label})
         except (KeyError, ValueError, TypeError):
             raise RecipeError(f"plot of {role}", f"{dim} {label} is not in it", f"one of {shown}") from None
     return data
@@ -194,17 +194,17 @@ def panel(data: xr.DataArray, y: str, x: str) -> xr.DataArray:
 
 def whole_globe(data: xr.DataArray, x: str) -> xr.DataArray:
     """Return `data` with its longitudes ascending or descending throughout, where they cross the antimeridian."""
-    if x not in data.coords or data[x].dtype.kind not in "iuf" or not is_geographic(data, x, "longitude"):
+    if x not in data.coords or data[x].dtype.kind not in "iuf":
         return data
-    values = data[x].values.astype(float)
-    turned = unwrapped(values)
+    turned = unwrapped(data[x])
     steps = np.diff(turned)
-    if steps.size > 1 and (steps > 0).all() and steps.max() > 180.0:  # sorted: its western end is in the east
+    # Sorted longitudes: the western end of the grid is in the east.
+    if is_longitude(data[x]) and steps.size > 1 and (steps > 0).all() and steps.max() > 180.0:
         first = int(np.argmax(steps)) + 1
         data = data.roll({x: -first}, roll_coords=True)
         turned = np.roll(turned, -first)
         turned[turned.size - first :] += 360.0
-    if turned is values:
+    if np.array_equal(turned, data[x]):
         return data
     return data.assign_coords({x: data[x].copy(data=turned)})
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from sa_nowcast.dims import LEAD_TIME, canonical_units, find_dim
+from sa_nowcast.dims import LEAD_TIME, canonical_units, find_dim, with_positions
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.plotting.canvas import (
     MINUS,
@@ -36,7 +36,7 @@ from sa_nowcast.plotting.canvas import (
 )
 from sa_nowcast.plotting.film import FORMATS, write_film
 from sa_nowcast.plotting.frames import frames_to_draw
-from sa_nowcast.times import Times, read_times
+from sa_nowcast.times import Times, nearest, read_times, valid_times
 from sa_nowcast.verification.inputs import horizontal, on_grid, single_array
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def init_time_with_truth(
 ) -> np.datetime64:
     """Return the last init time of an archive whose valid times are all in `truth`, or else that with most of them."""
     init, leads = forecast["init_time"].values, np.atleast_1d(forecast["lead_time"].values)
-    counts = (_places(_times(truth, "truth", time), init[:, None] + leads[None, :], leads) >= 0).sum(axis=1)
+    counts = nearest(_times(truth, time), valid_times(init, leads, "forecast"))[1].sum(axis=1)
     best = np.flatnonzero(counts == counts.max())
     found: np.datetime64 = init[best[np.argmax(init[best])]]
     return found
@@ -201,34 +201,18 @@ def init_time_with_truth(
 
 def valid_times_without(
     forecast: xr.DataArray, truth: xr.DataArray | xr.Dataset, init_time: Any, time: Hashable | None = None
-) -> npt.NDArray[np.datetime64]:
+) -> Times:
     """Return the valid times of the forecast from `init_time` that `truth` lacks."""
     leads = np.atleast_1d(forecast["lead_time"].values)
-    valid: Times = np.asarray(init_time, dtype="datetime64[ns]") + leads
-    return valid[_places(_times(truth, "truth", time), valid, leads) < 0]
+    valid = valid_times(np.asarray(init_time, dtype="datetime64[ns]"), leads, "forecast")
+    return valid[~nearest(_times(truth, time), valid)[1]]
 
 
-def _times(data: xr.DataArray | xr.Dataset, role: str, time: Hashable | None) -> Times:
-    told = find_dim(data, "time", time)
-    if isinstance(data, xr.Dataset):
-        data = next(variable for variable in data.data_vars.values() if told in variable.dims)
-    return read_times(data, told, role)
-
-
-def _places(times: Times, wanted: Times, leads: npt.NDArray[np.timedelta64]) -> npt.NDArray[np.intp]:
-    """Return where each of `wanted` is in `times`, to a hundredth of the shortest lead time; -1 where it is not."""
-    if not times.size:
-        return np.full(wanted.shape, -1, np.intp)
-    order = np.argsort(times, kind="stable")
-    known = times[order].astype(np.int64)
-    sought = wanted.astype("datetime64[ns]").astype(np.int64)
-    after = np.clip(np.searchsorted(known, sought), 0, known.size - 1)
-    before = np.maximum(after - 1, 0)
-    near = np.where(abs(known[before] - sought) < abs(known[after] - sought), before, after)
-    steps = np.diff(np.sort(leads)) if leads.size > 1 else leads
-    close = abs(known[near] - sought) <= abs(steps).min().astype("timedelta64[ns]").astype(np.int64) // 100
-    found: npt.NDArray[np.intp] = np.where(close, order[near], -1)
-    return found
+def _times(truth: xr.DataArray | xr.Dataset, time: Hashable | None) -> Times:
+    told = find_dim(truth, "time", time)
+    if isinstance(truth, xr.Dataset):
+        truth = next(variable for variable in with_positions(truth).data_vars.values() if told in variable.dims)
+    return read_times(truth, told, "truth")
 
 
 def _fitting(
@@ -270,8 +254,11 @@ def _observed(
     if "init_time" not in one.coords:
         raise DataError("forecast", "has no init_time, so that truth cannot be chosen", "the coordinate init_time")
     truth, told, times = _fitting(truth, one, "truth", time, y, x, labels)
-    places = _places(times, one["init_time"].values + leads, one["lead_time"].values)
-    return [None if place < 0 else panel(truth.isel({told: int(place)}), y, x) for place in places]
+    places, there = nearest(times, valid_times(one["init_time"].values, leads, "forecast"))
+    return [
+        panel(truth.isel({told: int(place)}), y, x) if found else None
+        for place, found in zip(places, there, strict=True)
+    ]
 
 
 def _history(

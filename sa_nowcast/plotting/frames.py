@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
-from sa_nowcast.dims import find_dim
+from sa_nowcast.dims import Role, find_dim, grids, with_positions
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.frames import Frames
 from sa_nowcast.plotting.canvas import (
@@ -30,8 +29,7 @@ from sa_nowcast.plotting.canvas import (
     shared_scale,
 )
 from sa_nowcast.plotting.film import Picture
-from sa_nowcast.plotting.mesh import position_of
-from sa_nowcast.times import Times, show_time
+from sa_nowcast.times import Times, read_time, show_time
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -162,7 +160,7 @@ def frames_to_draw(
     array = array.squeeze([d for d in array.dims if d not in (t_dim, y_dim, x_dim) and array.sizes[d] == 1], drop=True)
     extra = [dim for dim in array.dims if dim not in (t_dim, y_dim, x_dim)]
     frames = Frames.from_xarray(
-        _placed(array, t_dim),
+        array,
         time=t_dim,
         y=y_dim,
         x=x_dim,
@@ -174,6 +172,9 @@ def frames_to_draw(
     stop = len(frames) if init_time is None else _position(frames, init_time) + 1
     chosen = slice(max(0, stop - last), stop)
     field = frames.arrays[0].isel({t_dim: chosen})
+    # Latitude and longitude that are given for every time, as those of WRF, are kept once; a grid that moves has none.
+    field = field.drop_vars([name for name, coord in field.coords.items() if coord.ndim > 1 and t_dim in coord.dims])
+    field = field.assign_coords(frames.coords)
     label = ""
     if extra:
         field = choose(field.rename({extra[0]: "channel"}), "frames", channel=channel)
@@ -185,17 +186,16 @@ def frames_to_draw(
 
 
 def _one_variable(
-    data: xr.DataArray | xr.Dataset, variable: object, told: Mapping[str, Hashable | None]
+    data: xr.DataArray | xr.Dataset, variable: object, told: Mapping[Role, Hashable | None]
 ) -> xr.DataArray:
     if isinstance(data, xr.DataArray):
         return data
     if not isinstance(data, xr.Dataset):
         raise DataError("data", f"a {type(data).__name__}", expected="an xarray Dataset or DataArray")
-    places = [n for n, v in data.data_vars.items() if v.ndim > 1 and position_of(n, v.variable) is not None]
-    data = data.set_coords(places)
+    data = with_positions(data)
     if variable is not None and variable in data.data_vars:
         return data[variable]
-    known = [str(name) for name, array in data.data_vars.items() if _gridded(array, told)]
+    known = sorted(name for names in grids(data, told).values() for name in names)
     if variable is not None:
         shown = ", ".join(known) or "none"
         raise RecipeError("plot of frames", f"variable {variable} is not in it", f"one of {shown}")
@@ -209,38 +209,12 @@ def _one_variable(
     if known:
         return data[known[0]]
     for role, name in told.items():
-        find_dim(data, role, name)  # type: ignore[arg-type]  # which says what is missing
+        find_dim(data, role, name)  # which says what is missing
     raise DataError("data", "no variable has time and two horizontal dimensions", fix="check ds.data_vars")
 
 
-def _gridded(array: xr.DataArray, told: Mapping[str, Hashable | None]) -> bool:
-    if array.ndim < 3 or array.dtype.kind not in "fiub":
-        return False
-    try:
-        return len({find_dim(array, role, name) for role, name in told.items()}) == 3  # type: ignore[arg-type]
-    except DataError:
-        return False
-
-
-def _placed(array: xr.DataArray, time: str) -> xr.DataArray:
-    """Return `array` with latitude and longitude that are given for every time, as those of WRF, given once.
-
-    Where the grid moves, it has no one place, and is drawn without.
-    """
-    for name, coord in array.coords.items():
-        if time in coord.dims and coord.ndim == 3 and position_of(name, coord.variable) is not None:
-            first, end = coord.isel({time: 0}, drop=True), coord.isel({time: -1}, drop=True)
-            array = array.drop_vars(str(name))
-            if np.array_equal(first.values, end.values, equal_nan=True):
-                array = array.assign_coords({name: first.variable})
-    return array
-
-
-def _position(frames: Frames, init_time: Any) -> int:
-    try:
-        moment = pd.Timestamp(init_time).to_datetime64().astype("datetime64[ns]")
-    except (ValueError, TypeError):
-        raise RecipeError("init_time", f"{init_time!r}", "a time such as 2019-06-10T00:30") from None
+def _position(frames: Frames, init_time: object) -> int:
+    moment = read_time(init_time, "init_time")
     found = frames.position(moment)
     if found is None:
         ends = f"{show_time(frames.times[0])} to {show_time(frames.times[-1])}"

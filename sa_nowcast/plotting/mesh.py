@@ -75,17 +75,6 @@ def middle(values: npt.NDArray[np.float64], axis: int | tuple[int, ...]) -> npt.
     return values
 
 
-def unwrapped(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return longitudes along one axis without a jump where they cross the antimeridian or the meridian of Greenwich.
-
-    Sorted longitudes of a grid across the antimeridian have their jump in the middle, and it stays one.
-    """
-    if values.size < 2 or not np.isfinite(values).all():
-        return values
-    steps = np.diff(values)
-    return values if (steps > 0).all() or (steps < 0).all() else np.unwrap(values, period=360.0)
-
-
 @dataclass(frozen=True)
 class Chart:
     """How places become points of a map.

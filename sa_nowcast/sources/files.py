@@ -16,6 +16,7 @@ from sa_nowcast.sources.damage import reading
 from sa_nowcast.sources.names import nearest
 from sa_nowcast.sources.paths import PathLike, expand, is_zarr, sort_by_time, time_from_name
 from sa_nowcast.sources.store import finished, open_zarr
+from sa_nowcast.times import with_times
 
 SUFFIXES: Final = (".nc", ".nc4", ".cdf", ".netcdf", ".h5", ".hdf5", ".grib", ".grib2", ".grb", ".grb2")
 _PACKING: Final = ("dtype", "scale_factor", "add_offset", "_FillValue", "missing_value")
@@ -100,7 +101,8 @@ def _open(path: Path, engine: Any, chunks: Mapping[str, int] | None, options: Ma
 def _with_time(ds: xr.Dataset, path: Path, time_pattern: str | None) -> xr.Dataset:
     """Return `ds` with a time dimension: its own, or one made of a scalar time, or of the file's name."""
     if _has_time(ds):
-        return ds
+        ds = dims.with_positions(ds)
+        return with_times(ds, dims.find_dim(ds, "time"), path.name)
     scalars = [n for n, v in ds.variables.items() if v.ndim == 0 and np.issubdtype(v.dtype, np.datetime64)]
     named = _scalar_times(ds)
     if time_pattern is not None:
@@ -127,7 +129,8 @@ def _with_time(ds: xr.Dataset, path: Path, time_pattern: str | None) -> xr.Datas
 
 
 def _has_time(ds: xr.Dataset) -> bool:
-    return any(name in ds.coords and np.issubdtype(ds[name].dtype, np.datetime64) for name in ds.dims)
+    known = dims.with_positions(ds).coords.variables
+    return any((n in known and known[n].dtype.kind == "M") or dims.times_along(known, n) for n in ds.dims)
 
 
 def _scalar_times(ds: xr.Dataset) -> list[Hashable]:

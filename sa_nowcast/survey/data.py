@@ -13,14 +13,15 @@ import xarray as xr
 from sa_nowcast import dims
 from sa_nowcast.conversion import COMPLETE
 from sa_nowcast.errors import DataError, SaNowcastError
-from sa_nowcast.frames import Frames, grid_mapping_name
+from sa_nowcast.frames import Frames, grid_mapping_name, jump
 from sa_nowcast.opening import open_data, zarr_attrs
 from sa_nowcast.sources.chain import SEQUENCE
 from sa_nowcast.sources.paths import is_zarr
 from sa_nowcast.sources.store import PARTIAL
 from sa_nowcast.sources.store import verify as verify_chunks
 from sa_nowcast.survey.findings import Finding
-from sa_nowcast.times import show_step
+from sa_nowcast.survey.starter import channels_of
+from sa_nowcast.times import show_step, tolerance
 
 SAMPLED: Final = 24
 WINDOW: Final = 20
@@ -67,12 +68,19 @@ def check_data(
     found = [Finding("opens", "PASS", _size_line(ds))]
     found += _completion(source)
     names: dict[str, Any] = {}
+    chosen, left_out = dims.with_positions(ds), ""
+    if variables is None and len(dims.grids(chosen)) > 1:
+        # As a first recipe does: those of one grid.
+        variables, others = channels_of(chosen)
+        left_out = f"; on other grids, and not looked at: {', '.join(others)}"
+    if variables and all(n in chosen.data_vars for n in variables):
+        chosen = chosen[list(variables)]
     for role in ("time", "y", "x"):
         try:
-            names[role] = dims.find_dim(ds, role)
+            names[role] = dims.find_dim(chosen, role)
         except SaNowcastError as error:
             return [*found, Finding.failure("dimensions", error)]
-    found.append(Finding("dimensions", "PASS", ", ".join(f"{r}: {d}" for r, d in names.items())))
+    found.append(Finding("dimensions", "PASS", ", ".join(f"{r}: {d}" for r, d in names.items()) + left_out))
     frames, finding = _frames(ds, variables)
     found.append(finding)
     if frames is None:
@@ -119,7 +127,7 @@ def _frames(ds: xr.Dataset, variables: Sequence[str] | None) -> tuple[Frames | N
             return frames, Finding("time", "PASS", line)
         longest = max(b - a for a, b in frames.segments)
         missing = int(sum(round(s) - 1 for s in steps if s > 1))
-        odd = int((np.abs(steps - np.round(steps)) > 1e-9).sum())
+        odd = int((np.abs(steps - np.round(steps)) > tolerance(frames.step) / int(frames.step.astype(np.int64))).sum())
         line = (
             f"{len(frames)} frames every {show_step(frames.step)}, {len(frames.segments) - 1} gaps ({missing} missing "
             f"times), longest stretch {longest} frames; recipes need data.gaps: skip"
@@ -149,7 +157,10 @@ def _grid(frames: Frames) -> Finding:
     if grid.dy is None or grid.dx is None:
         return Finding("grid", "WARN", f"{line}; a model cannot refuse another spacing, and forecasts have no place")
     for dim, step in ((grid.y, grid.dy), (grid.x, grid.dx)):
-        gaps = np.diff(array[dim].values.astype(np.float64))
+        torn = jump(array[dim])
+        if torn is not None:
+            return Finding("grid", "WARN", f"{line}; {torn.found} of {dim}; {torn.fix} puts it together")
+        gaps = np.diff(dims.unwrapped(array[dim]))
         off = float(np.abs(gaps / step - 1).max())
         if off > 0.01:
             return Finding("grid", "WARN", f"{line}; spacing along {dim} varies by {off:.1%}; convolutions see pixels")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from sa_nowcast.errors import DataError
 from sa_nowcast.opening import kind_of, open_data, open_forecast, zarr_attrs
 from sa_nowcast.recipe import read_recipe
 from sa_nowcast.sources.paths import expand, is_zarr
-from sa_nowcast.times import show_step, show_time
+from sa_nowcast.times import most_common_step, read_times, show_step, show_time
 
 
 def inspect_path(source: str, *, engine: str | None = None, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -136,7 +137,10 @@ def _data(ds: xr.Dataset) -> dict[str, Any]:
             roles[role] = str(dims.find_dim(ds, role))
         except DataError:
             roles[role] = None
-    times = ds[roles["time"]].values if roles["time"] in ds.coords else np.empty(0)
+    times: Any = np.empty(0)
+    if roles["time"] is not None:
+        with contextlib.suppress(DataError):
+            times = read_times(dims.with_positions(ds), roles["time"], "data")
     return {
         "dims": {str(d): int(n) for d, n in ds.sizes.items()},
         "roles": roles,
@@ -159,8 +163,8 @@ def _store(path: Path) -> dict[str, Any]:
 def _times(times: Any) -> dict[str, Any]:
     if not np.issubdtype(times.dtype, np.datetime64) or not times.size:
         return {"count": int(times.size), "first": None, "last": None, "step": None}
-    steps, counts = np.unique(np.diff(times), return_counts=True)
-    step = show_step(steps[np.argmax(counts)]) if len(steps) else None
+    steps = np.diff(np.unique(times)).astype("timedelta64[ns]").astype(np.int64)
+    step = show_step(np.timedelta64(most_common_step(steps), "ns")) if len(steps) else None
     return {"count": int(times.size), "first": show_time(times.min()), "last": show_time(times.max()), "step": step}
 
 

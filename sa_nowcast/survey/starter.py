@@ -16,7 +16,7 @@ from sa_nowcast import dims
 from sa_nowcast.errors import DataError
 from sa_nowcast.frames import Frames
 from sa_nowcast.sources.chain import SEQUENCE
-from sa_nowcast.times import show_step
+from sa_nowcast.times import show_step, tolerance
 from sa_nowcast.verification.units import is_rain_rate
 from sa_nowcast.windows import split_in_time, window_starts
 
@@ -25,6 +25,7 @@ _WINDOWS: Final = ((10, 10), (8, 8), (6, 6), (4, 4), (3, 3), (2, 2), (2, 1), (1,
 _DAILY: Final = ((24, 6), (12, 6))
 _SHARES: Final = ((0.15, 0.2), (0.2, 0.25), (0.25, 0.3), (0.3, 0.3))
 _MANY, _SOME = 24, 4
+_ROLES: Final[tuple[dims.Role, ...]] = ("time", "y", "x")
 _MOST_CHANNELS: Final = 4
 _SAMPLED: Final = 16
 _RARE: Final = 1e-3
@@ -216,26 +217,43 @@ def starter_recipe(
     return "\n".join(parts) + "\n"
 
 
-def _variables(ds: xr.Dataset) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the variables that can be channels together, and the other gridded ones."""
-    known = {dims.find_dim(ds, role) for role in ("time", "y", "x")}
-    gridded = sorted(str(n) for n, v in ds.data_vars.items() if known <= set(v.dims) and v.dtype.kind in "fiub")
+def channels_of(ds: xr.Dataset) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the variables that can be channels together, and the other gridded ones.
+
+    Raises
+    ------
+    DataError
+        No gridded variable.
+    """
+    ds = dims.with_positions(ds)
+    found = {roles: [n for n in names if ds[n].dtype.kind in "fiub"] for roles, names in dims.grids(ds).items()}
+    everything = sorted(n for names in found.values() for n in names)
+    # Of several grids the one with the most variables.
+    known, gridded = max(found.items(), key=lambda grid: len(grid[1]), default=((), []))
     if not gridded:
+        shown = known or [dims.find_dim(ds, role) for role in _ROLES]
         raise DataError(
             "data",
-            f"no variable has the dimensions {', '.join(map(str, known))}",
+            f"no variable has the dimensions {', '.join(map(str, shown))}",
             fix="check ds.data_vars, or name the variable with --variable",
         )
-    plain = [n for n in gridded if set(ds[n].dims) == known]
-    chosen = plain[:_MOST_CHANNELS] if len(plain) <= _MOST_CHANNELS and plain else (plain or gridded)[:1]
-    return tuple(chosen), tuple(n for n in gridded if n not in chosen)
+    chosen = [n for n in gridded if set(ds[n].dims) == set(known)] or gridded[:1]
+    return tuple(chosen), tuple(n for n in everything if n not in chosen)
+
+
+def _variables(ds: xr.Dataset) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what a first recipe forecasts, and the other gridded variables."""
+    chosen, left_out = channels_of(ds)
+    few = chosen if len(chosen) <= _MOST_CHANNELS else chosen[:1]
+    return few, tuple(sorted({*left_out, *chosen} - {*few}))
 
 
 def _frames(ds: xr.Dataset, variables: Sequence[str] | None) -> tuple[Frames, bool]:
     if SEQUENCE in ds.coords:
         return Frames.from_xarray(ds, variables=variables, gaps="skip"), False
     frames = Frames.from_xarray(ds, variables=variables, gaps="skip")
-    if (np.diff(frames.times) % frames.step).any():
+    steps = np.diff(frames.times) / frames.step
+    if (np.abs(steps - np.rint(steps)) * int(frames.step.astype(np.int64)) > tolerance(frames.step)).any():
         Frames.from_xarray(ds, variables=variables)  # calendar months and the like: no step at all, which this says
     return frames, len(frames.segments) > 1
 

@@ -126,6 +126,7 @@ def as_array(data: xr.DataArray | xr.Dataset, time: Hashable | None = None) -> x
     """Return `data` as one array: of several variables with a leading ``variable`` and their units as coordinate."""
     if isinstance(data, xr.DataArray):
         return data
+    data = dims.with_positions(data)
     told = dims.find_dim(data, "time", time)
     names = [str(name) for name, array in data.data_vars.items() if told in array.dims and array.ndim >= 3]
     if not names:

@@ -16,7 +16,7 @@ import xarray as xr
 from sa_nowcast import dims
 from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError
 from sa_nowcast.installing import install
-from sa_nowcast.times import show_time
+from sa_nowcast.times import most_common_step, read_times, show_time, with_times
 from sa_nowcast.verification.inputs import describe, positions
 from sa_nowcast.verification.references import label_forecast, plan, without_times
 from sa_nowcast.verification.units import is_rain_rate, units_of
@@ -206,6 +206,7 @@ def _forecast(
 ) -> xr.DataArray:
     """Run `method` on each field of each init time, and label what comes out; members 0 is no ensemble."""
     told, starts, leads = plan(data, init_time, lead_times, time)
+    data = with_times(data, told, describe(data, "data"))
     step = cadence(data, told)
     times = data[told].values.astype("datetime64[ns]")
     y, x = (str(dims.find_dim(data, role)) for role in ("y", "x"))
@@ -245,11 +246,10 @@ def cadence(data: xr.DataArray, time: str) -> np.timedelta64:
     DataError
         If there are fewer than two frames.
     """
-    times = np.sort(data[time].values.astype("datetime64[ns]"))
+    times = np.unique(read_times(data, time, describe(data, "data")))
     if times.size < 2:
         raise DataError(describe(data, "data"), f"has {times.size} frame", "at least 2, to tell the step")
-    steps, number = np.unique(np.diff(times), return_counts=True)
-    return np.timedelta64(steps[np.argmax(number)], "ns")
+    return np.timedelta64(most_common_step(np.diff(times).astype(np.int64)), "ns")
 
 
 @contextlib.contextmanager

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import xarray as xr
 
 from sa_nowcast import dims
@@ -16,6 +16,7 @@ from sa_nowcast.errors import MissingLibraryError, RecipeError
 from sa_nowcast.installing import install
 from sa_nowcast.recipe import Recipe
 from sa_nowcast.storage import partial_beside, put_in_place, storage
+from sa_nowcast.times import nearest, read_time
 from sa_nowcast.workflow.data import Experiment
 
 if TYPE_CHECKING:
@@ -175,14 +176,12 @@ def _init_time(archive: xr.DataArray, recipe: Recipe) -> Any:
     inits, asked = archive[dims.INIT_TIME].values, recipe.pictures.init_time
     if asked in ("first", "last"):
         return inits[0 if asked == "first" else -1]
-    try:
-        wanted = np.datetime64(asked)
-    except ValueError:
-        wanted = np.datetime64("NaT")
-    if wanted not in inits:
-        ends = " to ".join(str(t.astype("datetime64[m]")) for t in (inits[0], inits[-1]))
-        raise RecipeError("pictures.init_time", f"{asked!r}", f"last, first, or an init time of the forecasts ({ends})")
-    return wanted.astype(inits.dtype)
+    with contextlib.suppress(RecipeError):
+        place, there = nearest(inits, read_time(asked, "pictures.init_time"))
+        if there:
+            return inits[int(place)]
+    ends = " to ".join(str(t.astype("datetime64[m]")) for t in (inits[0], inits[-1]))
+    raise RecipeError("pictures.init_time", f"{asked!r}", f"last, first, or an init time of the forecasts ({ends})")
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -16,7 +16,7 @@ from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.opening import kind_of, open_data, open_forecast
 from sa_nowcast.sources.optional import require
 from sa_nowcast.storage import partial_beside, put_in_place, storage
-from sa_nowcast.times import show_time
+from sa_nowcast.times import nearest, read_time, show_time
 from sa_nowcast.verification.table import from_table
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def draw(
     require("matplotlib", "plot")
     kind = kind_of(source)
     of_forecasts = {"--truth": truth is not None, "--history": history is not None}
-    of_frames = {"--last": last is not None, "--engine": engine is not None, "--option": bool(options)}
+    of_frames = {"--last": last is not None}
     of_scores = {"--metric": bool(metrics), "--threshold": bool(thresholds)}
     owners = {"forecast": "a forecast or an archive", "data": "frames", "scores": "a file of scores"}
     given = {"forecast": of_forecasts, "data": of_frames, "scores": of_scores}
@@ -108,6 +108,8 @@ def draw(
         where = {"time": time, "y": y, "x": x}
         return _frames(source, target, last, init_time, engine, options, {**chosen_labels, **where}, dry_run)
     forecast = open_forecast(source)
+    known = [data for data in (truth, history) if data is not None]
+    time = time if known and all(time in data.dims for data in known) else None
     chosen = _init_time(forecast, init_time, truth, time)
     options_of: dict[str, Any] = {"init_time": chosen, **chosen_labels, "time": time}
     shown = f"forecast from {show_time(chosen)}" if chosen is not None else "forecast"
@@ -182,17 +184,14 @@ def _init_time(forecast: xr.DataArray, wanted: str | None, truth: xr.Dataset | N
         from sa_nowcast.plotting.forecast import init_time_with_truth
 
         return init_time_with_truth(forecast, truth, time)
-    try:
-        moment = pd.Timestamp(wanted).to_datetime64()
-    except ValueError as error:
-        raise RecipeError("--init-time", f"{wanted!r}", expected="a time such as 2019-06-10T00:30") from error
-    if moment not in known:
+    place, there = nearest(known, read_time(wanted, "--init-time", "a time such as 2019-06-10T00:30"))
+    if not there:
         raise DataError(
             "--init-time",
             f"{wanted} is not among the init times",
             expected=f"one of {len(known)} from {show_time(known.min())} to {show_time(known.max())}",
         )
-    return moment
+    return known[int(place)]
 
 
 def _scores(

@@ -14,9 +14,9 @@ from sa_nowcast import dims
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.opening import open_forecast
 from sa_nowcast.storage import partial_beside, put_in_place, storage, write_whole
-from sa_nowcast.times import show_step
+from sa_nowcast.times import nearest, read_times, show_step, valid_times
 from sa_nowcast.verification import compare, to_table
-from sa_nowcast.verification.inputs import pair
+from sa_nowcast.verification.inputs import pair, single_array
 from sa_nowcast.verification.metrics import select_metrics
 from sa_nowcast.verification.units import check_thresholds
 
@@ -143,7 +143,7 @@ def plan_scores(
         assert reference is not None
         other = _one_archive(open_forecast(reference))
         others["reference"] = other
-    truth_times = _truth_times(truth)
+    truth_times = _truth_times(truth, next(iter(opened.values())))
     init, lead = _common(others, truth_times, needs_init=reference == PERSISTENCE)
     all_inits = max(a.sizes[dims.INIT_TIME] for a in others.values())
     all_leads = max(a.sizes[dims.LEAD_TIME] for a in others.values())
@@ -230,8 +230,9 @@ def _one_archive(forecast: xr.DataArray) -> xr.DataArray:
     return forecast
 
 
-def _truth_times(truth: xr.DataArray | xr.Dataset) -> Any:
-    return truth[dims.find_dim(truth, "time")].values
+def _truth_times(truth: xr.DataArray | xr.Dataset, forecast: xr.DataArray) -> Any:
+    array = single_array(truth, forecast)
+    return read_times(array, dims.find_dim(array, "time"), "truth")
 
 
 def _common(archives: Mapping[str, xr.DataArray], truth_times: Any, *, needs_init: bool) -> tuple[Any, Any]:
@@ -247,9 +248,9 @@ def _common(archives: Mapping[str, xr.DataArray], truth_times: Any, *, needs_ini
             f"no {'init' if not len(init) else 'lead'} time that all of them have",
             fix="make them from the same data, with the same steps",
         )
-    there = np.isin(init[:, None] + lead[None, :], truth_times).all(axis=1)
+    there = nearest(truth_times, valid_times(init, lead, "forecast"))[1].all(axis=1)
     if needs_init:
-        there &= np.isin(init, truth_times)
+        there &= nearest(truth_times, init)[1]
     if not there.any():
         raise DataError(
             "truth",
