@@ -121,7 +121,7 @@ def _cut(longitudes: Array, first: float) -> float:
     gaps = np.diff(longitudes, append=longitudes[0] + 360.0)
     at = int(np.argmax(gaps))
     middle = float(longitudes[at] + gaps[at] / 2)
-    if gaps[at] < 15.0:  # a grid round the globe: cut where its rows begin
+    if gaps[at] < max(15.0, 2.0 * float(np.median(gaps[gaps > 1e-6]))):  # round the globe: cut where its rows begin
         middle = first - gaps[at] / 2
     return middle % 360.0 - 360.0  # the middle of the map is then from -180 to 180
 
