@@ -118,7 +118,7 @@ class _Gridded:
         from sa_nowcast.plotting.forecast import is_forecast
 
         if is_forecast(self._obj):
-            return plot_forecast(self._field(), truth, history, **options)
+            return plot_forecast(self._obj, truth, history, **options)
         if truth is not None or history is not None:
             raise DataError("data", f"no dimension {dims.LEAD_TIME}", "a forecast, beside truth or history")
         return plot_frames(self._obj, **options)

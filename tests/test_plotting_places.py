@@ -267,6 +267,30 @@ def test_coastlines_are_drawn_on_a_rotated_pole():
     np.testing.assert_allclose(line, [[0, -2], [0, 2]], atol=0.02)  # the grid's equator crosses 10 E at 50 N
 
 
+@pytest.mark.usefixtures("coast")
+def test_coastlines_are_drawn_on_the_scan_angles_of_a_geostationary_satellite():
+    pyproj = pytest.importorskip("pyproj", reason="projections need pyproj: pip install pyproj")
+    mapping = {
+        "grid_mapping_name": "geostationary",
+        "perspective_point_height": 35786023.0,
+        "longitude_of_projection_origin": 0.0,
+        "sweep_angle_axis": "y",
+        "semi_major_axis": 6378137.0,
+        "semi_minor_axis": 6356752.314,
+    }
+    data = field(*lambert((50, 10))).drop_vars(["XLAT", "XLONG"]).rename(south_north="y", west_east="x")
+    data = data.assign_coords(
+        y=("y", np.linspace(0.14, 0.10, 12), {"standard_name": "projection_y_coordinate", "units": "rad"}),
+        x=("x", np.linspace(-0.02, 0.04, 16), {"standard_name": "projection_x_coordinate", "units": "rad"}),
+        goes=((), 0, mapping),
+    )
+    axes = plot_forecast(forecast_of(data), coastlines=True).axes[0]
+    pieces = [path.vertices for item in axes.collections for path in item.get_paths()]
+    there = pyproj.Proj(proj="geos", h=35786023.0, lon_0=0, a=6378137.0, b=6356752.314, sweep="y")
+    expected = np.transpose(there([10, 10], [48, 52])) / 35786023.0
+    assert any(piece.shape == (2, 2) and np.allclose(piece, expected, atol=1e-4) for piece in pieces)
+
+
 def test_without_cartopy_the_drawing_is_the_same_without_coastlines(monkeypatch):
     data = field(*lambert((50, 10)))
     monkeypatch.setitem(sys.modules, "cartopy", None)
@@ -305,6 +329,13 @@ def test_attention_is_asked_and_marked_at_latitude_and_longitude():
     assert f"{latitude[9, 3]:.2f}°N" in figure.get_suptitle()
     with pytest.raises(RecipeError, match=r"point: 0, 0 is outside of the grid, expected latitude from 49"):
         plot_attention(nowcaster, data, (0, 0))
+    for wrong in ((0, 0), ("a", 10), (float("nan"), 10)):
+        with pytest.raises(RecipeError) as error:
+            plot_attention(nowcaster, data, wrong)
+        assert error.value.fix is not None
+        plot_attention(
+            nowcaster, data, eval(error.value.fix.removeprefix("pass point="))
+        )  # the remedy as it is printed
     # The same for a file that begins in the north: the network sees the data turned, so only the place is the same.
     turned = plot_attention(nowcaster, data[:, ::-1], place)
     assert {
@@ -447,3 +478,13 @@ def test_rows_and_columns_may_be_in_any_order():
     image = plot_forecast(forecast_of(data).transpose("lon", "lead_time", "lat")).axes[0].images[0]
     assert image.get_array().shape == SHAPE
     assert np.argwhere(image.get_array().filled(0) > 0).tolist() == [[11 - 9, 3]]
+
+
+def test_a_dataset_of_several_forecasts_is_drawn_by_the_variable_that_is_chosen(tmp_path):
+    both = xr.Dataset({"rain": forecast_of(rain()), "snow": forecast_of(rain()) * 2})
+    with pytest.raises(RecipeError, match=r"2 variables and none is chosen.*pass variable='rain'"):
+        both.sa_nowcast.plot()
+    assert float(meshes(both.sa_nowcast.plot(variable="snow"))[0].get_array().max()) == 10
+    both.sa_nowcast.animate(tmp_path / "a.gif", variable="snow")
+    with pytest.raises(RecipeError, match="variable hail is not in it, expected one of rain, snow"):
+        plot_forecast(both, variable="hail")

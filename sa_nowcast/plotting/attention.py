@@ -161,8 +161,15 @@ def _nearest(frames: Frames, dim: Hashable, value: Any) -> int:
     if not labels.min() - half <= number <= labels.max() + half:
         units = str(array[dim].attrs.get("units", "")) if dim in array.coords else "row or column"
         extent = f"{dim} from {labels.min():g} to {labels.max():g} {units}".rstrip()
-        raise RecipeError("point", f"{dim} {value} is outside of the grid", extent, "pass point=(y, x)")
+        raise RecipeError("point", f"{dim} {value} is outside of the grid", extent, f"pass point={_middle(frames)}")
     return int(np.argmin(abs(labels - number)))
+
+
+def _middle(frames: Frames) -> tuple[float, float]:
+    """Return a point that is on the grid, as `plot_attention` takes it."""
+    frame, dims = frames.arrays[0], (frames.grid.y, frames.grid.x)
+    row, column = (_label(frame, dim, frame.sizes[dim] // 2) for dim in dims)
+    return row, column
 
 
 def _nearest_cell(frames: Frames, wanted_y: Any, wanted_x: Any) -> tuple[int, int]:
@@ -176,21 +183,19 @@ def _nearest_cell(frames: Frames, wanted_y: Any, wanted_x: Any) -> tuple[int, in
         wanted = float(wanted_y), float(wanted_x)
     except (TypeError, ValueError):
         wanted = (np.nan, np.nan)
-    far = distances(*found, wanted)
-    known = np.isfinite(far)
-    if known.any():
-        row, column = np.unravel_index(np.nanargmin(far), far.shape)
-        own = found[0][row, column], found[1][row, column]
-        beside = distances(*found, (float(own[0]), float(own[1])))
-        # As far as the corner of a cell is from its middle.
-        if far[row, column] <= np.sort(beside[known])[:9].max():
-            return int(row), int(column)
+    known = np.isfinite(found[0])
+    far = np.where(known, np.nan_to_num(distances(*found, wanted), nan=1e9), np.inf)
+    row, column = np.unravel_index(np.argmin(far), far.shape)
+    own = float(found[0][row, column]), float(found[1][row, column])
+    # As far as the middles of the cells round it are from that of the nearest one.
+    if far[row, column] <= np.sort(distances(*found, own)[known])[:9].max():
+        return int(row), int(column)
     (south, north), (west, east) = ((np.nanmin(part), np.nanmax(part)) for part in found)
     raise RecipeError(
         "point",
         f"{wanted_y}, {wanted_x} is outside of the grid",
         f"latitude from {south:g} to {north:g}, longitude from {west:g} to {east:g}",
-        "pass point=(latitude, longitude)",
+        f"pass point=({own[0]:.6g}, {own[1]:.6g})",
     )
 
 

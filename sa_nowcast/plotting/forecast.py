@@ -73,7 +73,7 @@ def _pick(number: int, columns: int) -> list[int]:
 
 
 def plot_forecast(
-    forecast: xr.DataArray,
+    forecast: xr.DataArray | xr.Dataset,
     truth: xr.DataArray | xr.Dataset | None = None,
     history: xr.DataArray | xr.Dataset | None = None,
     *,
@@ -90,7 +90,8 @@ def plot_forecast(
 
     Parameters
     ----------
-    forecast : DataArray, dims ([realization,] [init_time,] [variable,] lead_time, [channel,] y, x)
+    forecast : DataArray or Dataset, dims ([realization,] [init_time,] [variable,] lead_time, [channel,] y, x)
+        Of a Dataset the only variable with lead times, or the one that `variable` names.
     truth : DataArray or Dataset, dims (time, [channel,] y, x), optional
         Its frames at the valid times, in the forecast's units and on its grid; a panel says where it has none.
     history : DataArray or Dataset, dims (time, [channel,] y, x), optional
@@ -129,6 +130,7 @@ def plot_forecast(
     """
     if columns < 1:
         raise RecipeError("columns", f"is {columns}", "at least 1")
+    forecast = one_variable(forecast, variable)
     truth = None if truth is None else single_array(truth, forecast, time=time)
     one, y, x, name = _one_forecast(forecast, init_time, variable, channel, realization, truth, time)
     start = one["init_time"].values if "init_time" in one.coords else None
@@ -346,25 +348,32 @@ def is_forecast(data: xr.DataArray | xr.Dataset) -> bool:
     return LEAD_TIME in data.dims or LEAD_TIME in data.coords
 
 
-def one_variable(data: xr.DataArray | xr.Dataset) -> xr.DataArray:
-    """Return the forecast: of a Dataset, such as one that was read back from a file, its only variable.
+def one_variable(data: xr.DataArray | xr.Dataset, variable: object = None) -> xr.DataArray:
+    """Return the forecast: of a Dataset, such as one that was read back from a file, the variable that was chosen.
 
     Raises
     ------
     DataError
-        If the Dataset holds no forecast, or more than one.
+        If the Dataset holds no forecast.
+    RecipeError
+        If it holds more than one, and none of them is chosen.
     """
     if isinstance(data, xr.DataArray):
         return data
-    names = [str(name) for name, variable in data.data_vars.items() if LEAD_TIME in variable.dims]
-    if len(names) != 1:
-        raise DataError(
-            "dataset",
-            f"{len(names)} variables with {LEAD_TIME} ({', '.join(names) or 'none'})",
-            expected="one forecast",
-            fix=f"ds[{(names or ['name'])[0]!r}]",
+    names = [str(name) for name, array in data.data_vars.items() if LEAD_TIME in array.dims]
+    if not names:
+        found = ", ".join(map(str, data.data_vars)) or "none"
+        raise DataError("dataset", f"no variable with {LEAD_TIME} (variables: {found})", expected="a forecast")
+    if variable is not None and variable not in names:
+        raise RecipeError("plot of forecast", f"variable {variable} is not in it", f"one of {', '.join(names)}")
+    if variable is None and len(names) > 1:
+        raise RecipeError(
+            "plot of forecast",
+            f"it has {len(names)} variables and none is chosen",
+            f"one of {', '.join(names)}",
+            f"pass variable={names[0]!r}",
         )
-    return data[names[0]]
+    return data[names[0] if variable is None else str(variable)]
 
 
 def _refuse(role: str, other: str, **given: object) -> None:
@@ -434,7 +443,7 @@ def animate(
         write_film(seen.pictures(coastlines), target, frames_per_second)
         return target
     _refuse("a forecast", "frames", last=last, y=y, x=x)
-    forecast = one_variable(forecast)
+    forecast = one_variable(forecast, variable)
     truth = None if truth is None else single_array(truth, forecast, time=time)
     one, rows, columns, name = _one_forecast(forecast, init_time, variable, channel, realization, truth, time)
     start = one["init_time"].values if "init_time" in one.coords else None
