@@ -36,7 +36,8 @@ def install(extra: str) -> str:
 def pip_install(*wanted: str) -> str:
     """Return the command that installs the requirements `wanted` (PEP 508), for the interpreter that runs."""
     # In quotes where a shell would read a redirection or a pattern.
-    return " ".join([_installer(), *(line if re.fullmatch(r"[\w.-]+", line) else f'"{line}"' for line in wanted)])
+    quoted = " ".join(line if re.fullmatch(r"[\w.-]+", line) else f'"{line}"' for line in wanted)
+    return f"{_installer()} {quoted}"
 
 
 def requirements(extra: str) -> tuple[str, ...]:
