@@ -150,6 +150,12 @@ def grids(ds: xr.Dataset, told: Mapping[Role, Hashable | None] | None = None) ->
     return found
 
 
+def likeliest(ds: xr.Dataset, found: Mapping[Roles, list[str]]) -> Roles:
+    """Return the one of several grids that has the most variables without further dimensions, then the most values."""
+    plain = {roles: [n for n in names if ds[n].ndim == len(roles)] for roles, names in found.items()}
+    return max(found, key=lambda roles: (len(plain[roles]), sum(ds[n].size for n in plain[roles] or found[roles])))
+
+
 def with_positions(ds: xr.Dataset) -> xr.Dataset:
     """Return `ds` with its times and its latitudes and longitudes as coordinates, where they are variables.
 

@@ -237,8 +237,11 @@ class Frames:
 
         A time is that of a frame where it is within a hundredth of the step (see `sa_nowcast.times.nearest`).
         """
-        position, there = nearest(self.times, time, self.step)
-        return int(position) if there else None
+        wanted = np.datetime64(time, "ns")
+        after = int(np.searchsorted(self.times, wanted))
+        first = max(after - 1, 0)
+        place, there = nearest(self.times[first : after + 1], wanted, self.step)
+        return first + int(place) if there else None
 
     def select_positions(self, start: int, stop: int) -> Frames:
         """Return the frames ``start`` to ``stop`` as a sequence of their own."""
@@ -365,22 +368,23 @@ def _variables(
         raise DataError(
             "data", f"no variable has the dimensions {', '.join(map(str, roles))}", fix="check ds.data_vars"
         )
-    if len(found) > 1:
-        shown = "; ".join(f"{_some(names)} ({', '.join(map(str, roles))})" for roles, names in found.items())
-        raise DataError(
-            "data",
-            f"variables of different dimensions: {shown}",
-            expected="one grid",
-            fix=choose_variable(ds, gridded[0]),
-        )
-    (roles_found,) = found
+    roles_found = one_grid(ds, found)
     return roles_found, list(wanted) if wanted is not None else gridded
 
 
-def choose_variable(ds: xr.Dataset, name: str) -> str:
-    """Return the expression that takes one variable of `ds`, with its grid mapping."""
+def one_grid(ds: xr.Dataset, found: Mapping[dims.Roles, list[str]]) -> dims.Roles:
+    """Return the only grid that `sa_nowcast.dims.grids` found, or refuse several: one variable has to be chosen."""
+    if len(found) == 1:
+        return next(iter(found))
+    shown = "; ".join(f"{_some(names)} ({', '.join(map(str, roles))})" for roles, names in found.items())
+    name = found[dims.likeliest(ds, found)][0]
     mapping = grid_mapping_name(ds[name])
-    return f"ds[{[name, *([mapping] if mapping in ds.data_vars else [])]!r}]"
+    raise DataError(
+        "data",
+        f"variables of different dimensions: {shown}",
+        expected="one grid",
+        fix=f"ds[{[name, *([mapping] if mapping in ds.data_vars else [])]!r}]",
+    )
 
 
 def _dims_of(found: Mapping[dims.Roles, Sequence[str]]) -> tuple[str, ...]:
@@ -439,7 +443,10 @@ def _unordered(where: str, dim: Hashable, coord: xr.DataArray) -> DataError:
     known, counts = np.unique(values, return_counts=True)
     if (counts > 1).any():
         twice = f"{found}: {known[np.argmax(counts)]:g} occurs {counts.max()} times"
-        return DataError(where, twice, "each once", f"ds.drop_duplicates({dim!r}).sortby({dim!r})")
+        # Many are labels that were rounded: without their rows or columns the picture would be another.
+        few = (counts - 1).sum() * 10 <= len(values)
+        fix = f"ds.drop_duplicates({dim!r}).sortby({dim!r})" if few else f"ds.drop_vars({dim!r})"
+        return DataError(where, twice, "each once", fix)
     turned = coord.copy(data=np.sort(values % 360))
     if dims.is_longitude(coord) and _torn(np.diff(turned.values)) is None:
         return DataError(where, found, fix=f"{_modulo(dim)}.sortby({dim!r})")

@@ -38,7 +38,7 @@ _LONG_UNITS = tuple(60 * 10**9 * n for n in (5, 10, 15, 30, 60, 1440))
 _COARSE = 10**9
 _LEAST_TOLERANCE = 20 * _MICROSECOND
 _ISO = re.compile(
-    r"(?P<time>\d{4}(?P<day>-?\d\d(-?\d\d(?P<hour>[T _]\d\d(:?\d\d(:?\d\d([.,]\d+)?)?)?)?)?)?)"
+    r"(?P<time>\d{4}(?P<day>-?\d\d(-?\d\d(?P<hour>[T _]?\d\d(:?\d\d(:?\d\d([.,]\d+)?)?)?)?)?)?)"
     r" ?(?P<zone>Z|UTC|GMT|[+-]\d\d(:?\d\d)?)?"
 )
 _YEAR = 31_556_952  # seconds of a mean Gregorian year
@@ -170,6 +170,13 @@ def nearest(index: Times, wanted: Times | np.datetime64, step: np.timedelta64 | 
     return order[place], np.abs(ordered[place] - asked).astype(np.int64) <= allowed
 
 
+def numbered(times: Times, step: np.timedelta64) -> npt.NDArray[np.int64]:
+    """Return the numbers of times in their order; those within a hundredth of `step` have one number."""
+    known = np.unique(times)
+    numbers = np.cumsum(np.diff(known, prepend=known[:1]).astype(np.int64) > _nanoseconds(step) // 100)
+    return np.asarray(numbers[np.searchsorted(known, times)], dtype=np.int64)
+
+
 def regular_segments(
     times: Times,
     dim: Hashable,
@@ -289,6 +296,15 @@ def read_time(value: Any, where: str, expected: str = "one time in UTC, such as 
     if not FIRST_YEAR <= stamp.year <= LAST_YEAR:
         raise RecipeError(where, shown, f"a year from {FIRST_YEAR} to {LAST_YEAR}, which nanoseconds can hold")
     return np.datetime64(stamp.as_unit("ns").to_datetime64())
+
+
+def read_moments(values: Any, where: str) -> Times:
+    """Return a sequence of times that a user gives, each as by `read_time`."""
+    if isinstance(values, np.ndarray) and values.dtype.kind == "M" and not np.isnat(values).any():
+        years = values.astype("datetime64[Y]").astype(np.int64) + 1970
+        if ((years >= FIRST_YEAR) & (years <= LAST_YEAR)).all():
+            return values.astype("datetime64[ns]")
+    return np.array([read_time(one, where) for one in values], dtype="datetime64[ns]")
 
 
 def read_period(wanted: slice, where: str) -> tuple[np.datetime64 | None, np.datetime64 | None]:

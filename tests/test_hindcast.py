@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 import zarr
 from compliance_checker.runner import CheckSuite
-from sequences import georeferenced, rain, traffic, weather
+from sequences import georeferenced, of_two_grids, rain, rounded, traffic, weather, wrf
 
 import sa_nowcast
 from sa_nowcast import dims
@@ -837,3 +838,50 @@ def test_a_lazy_hindcast_can_be_pickled(nowcaster: Nowcaster) -> None:
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(archive)), archive)  # noqa: S301
     assert archive.chunks is not None
     assert archive["init_time"].attrs == dims.INIT_TIME_ATTRS
+
+
+def test_rounded_times_give_the_hindcast_of_the_exact_ones(nowcaster: Nowcaster, sequence: xr.DataArray) -> None:
+    exact, jittered = (d.sa_nowcast.hindcast(model=nowcaster) for d in (sequence, rounded(sequence)))
+    xr.testing.assert_identical(exact.compute(), jittered.compute())
+
+
+@pytest.mark.parametrize(
+    "init_times",
+    [
+        slice("2020-06-01T00:30Z", "2020-06-01T00:40Z"),
+        slice("2020-06-01T02:30+02:00", "2020-06-01T02:40+02:00"),
+        ["2020-06-01T00:30Z", "2020-06-01T02:35+02:00", pd.Timestamp("2020-06-01T00:40", tz="UTC")],
+        slice(pd.Timestamp("2020-06-01T00:30", tz="UTC"), np.datetime64("2020-06-01T00:40")),
+    ],
+)
+def test_init_times_are_read_with_their_offset(
+    nowcaster: Nowcaster, sequence: xr.DataArray, init_times: object
+) -> None:
+    # xcube-dev/xcube#605, developmentseed/titiler#1170
+    archive = hindcast(sequence, nowcaster, init_times=init_times)
+    wanted = [np.datetime64(f"2020-06-01T00:{minute}") for minute in (30, 35, 40)]
+    assert archive["init_time"].values.tolist() == np.array(wanted, dtype="datetime64[ns]").tolist()
+
+
+def test_a_file_of_wrf_is_hindcast_archived_and_scored(tmp_path: Path) -> None:
+    ds = wrf(20)
+    archive = hindcast(ds[["T2"]], "persistence", 2, to=tmp_path / "a.zarr")
+    assert archive.dims == ("init_time", "lead_time", "south_north", "west_east")
+    assert archive["XLAT"].dims == ("south_north", "west_east")
+    scores = archive.isel(init_time=slice(0, 10)).sa_nowcast.verify(ds, metrics=["mse"])
+    values = ds["T2"].values
+    wanted = [((values[n : n + 10] - values[:10]).astype(np.float64) ** 2).mean() for n in (1, 2)]
+    np.testing.assert_allclose(scores["mse"].values, wanted, rtol=1e-6)
+
+
+def test_of_several_grids_the_variables_of_the_model_are_forecast(nowcaster: Nowcaster, sequence: xr.DataArray) -> None:
+    both = of_two_grids(sequence)
+    xr.testing.assert_identical(
+        hindcast(both, nowcaster).compute(), hindcast(sequence.to_dataset(), nowcaster).compute()
+    )
+
+
+def test_a_hindcast_beyond_nanoseconds_is_refused(nowcaster: Nowcaster, sequence: xr.DataArray) -> None:
+    late = sequence.assign_coords(time=pd.date_range("2261-12-30", periods=sequence.sizes["time"], freq="5min"))
+    with pytest.raises(DataError, match="the valid times reach beyond 2262-04-11"):
+        hindcast(late, nowcaster, 30_000)

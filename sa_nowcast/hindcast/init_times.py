@@ -10,7 +10,7 @@ import numpy as np
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.frames import Frames
 from sa_nowcast.labels import init_position
-from sa_nowcast.times import read_period
+from sa_nowcast.times import nearest, read_moments, read_period
 from sa_nowcast.windows import Positions, window_starts
 
 
@@ -51,9 +51,14 @@ def init_positions(frames: Frames, history: int, init_times: Any = None, stride:
     if isinstance(given, str) or not isinstance(given, Sequence | np.ndarray) or np.ndim(given) != 1:
         shown = " ".join(repr(init_times).split())
         raise RecipeError("init_times", f"{shown:.80}", expected="a slice of times, or a sequence of times")
-    positions = np.array([init_position(frames, t) for t in list(given)[::stride]], dtype=np.int64)
-    if any(t is None for t in given) or not len(positions):
-        raise RecipeError("init_times", "no time" if not len(positions) else "None among the times", expected="times")
+    moments = given[::stride]
+    if not len(moments) or any(t is None for t in moments):
+        raise RecipeError("init_times", "None among the times" if len(moments) else "no time", expected="times")
+    moments = read_moments(moments, "init_time")
+    places, there = nearest(frames.times, moments, frames.step)
+    if not there.all():
+        init_position(frames, moments[int(np.argmin(there))])  # which says that it is not there
+    positions = places.astype(np.int64)
     positions.sort()
     twice = positions[1:][np.diff(positions) == 0]
     if len(twice):

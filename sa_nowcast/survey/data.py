@@ -154,6 +154,10 @@ def _units(frames: Frames) -> Finding:
 def _grid(frames: Frames) -> Finding:
     grid, array = frames.grid, frames.arrays[0]
     line = f"{grid.height} x {grid.width}, {grid.spacing()}"
+    places = [str(n) for n, c in frames.coords.items() if dims.is_position(str(n), c.variable)]
+    if places and grid.dy is None:
+        line = f"{grid.height} x {grid.width}, two-dimensional {' and '.join(places)}"
+        return Finding("grid", "WARN", f"{line}; a model cannot refuse another spacing")
     if grid.dy is None or grid.dx is None:
         return Finding("grid", "WARN", f"{line}; a model cannot refuse another spacing, and forecasts have no place")
     for dim, step in ((grid.y, grid.dy), (grid.x, grid.dx)):

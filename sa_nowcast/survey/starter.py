@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -228,8 +228,9 @@ def channels_of(ds: xr.Dataset) -> tuple[tuple[str, ...], tuple[str, ...]]:
     ds = dims.with_positions(ds)
     found = {roles: [n for n in names if ds[n].dtype.kind in "fiub"] for roles, names in dims.grids(ds).items()}
     everything = sorted(n for names in found.values() for n in names)
-    # Of several grids the one with the most variables.
-    known, gridded = max(found.items(), key=lambda grid: len(grid[1]), default=((), []))
+    found = {roles: names for roles, names in found.items() if names}
+    known: Sequence[Hashable] = dims.likeliest(ds, found) if found else ()
+    gridded = [n for roles, names in found.items() if roles == known for n in names]
     if not gridded:
         shown = known or [dims.find_dim(ds, role) for role in _ROLES]
         raise DataError(

@@ -12,7 +12,7 @@ import xarray as xr
 
 from sa_nowcast import dims
 from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.times import show_time
+from sa_nowcast.times import show_time, with_times
 from sa_nowcast.verification.inputs import check_labels, check_lead_time, horizontal, on_grid
 from sa_nowcast.verification.metrics import METRICS, select_metrics
 from sa_nowcast.verification.verify import Bootstrap, verify
@@ -105,7 +105,7 @@ def _on_common_times(forecasts: Mapping[str, xr.DataArray]) -> dict[str, xr.Data
         check_lead_time(forecast, name)
         for dim in (dims.LEAD_TIME, dims.INIT_TIME):
             forecast = forecast if dim in forecast.dims else forecast.expand_dims(dim)
-        common[name] = forecast
+        common[name] = with_times(forecast, dims.INIT_TIME, name)
     for dim, word in ((dims.INIT_TIME, "init time"), (dims.LEAD_TIME, "lead time")):
         shared: npt.NDArray[Any] = functools.reduce(np.intersect1d, (each[dim].values for each in common.values()))
         if not shared.size:

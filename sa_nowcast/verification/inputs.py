@@ -284,6 +284,7 @@ def _paired_reference(reference: xr.DataArray, forecast: xr.DataArray, spatial: 
     check_lead_time(reference, role)
     if "init_time" not in reference.dims:
         reference = reference.expand_dims("init_time")
+    reference = with_times(reference, dims.INIT_TIME, describe(reference, role))
     reference = on_grid(reference, forecast, spatial, role)
     for dim in ("variable", "channel"):
         reference = check_labels(reference, forecast, dim, role)
@@ -334,6 +335,7 @@ def pair(
     archive = forecast if "init_time" in forecast.dims else forecast.expand_dims("init_time")
     if "lead_time" not in archive.dims:
         archive = archive.expand_dims("lead_time")
+    archive = with_times(archive, dims.INIT_TIME, describe(forecast))
     for dim in ("init_time", "lead_time"):
         values = archive[dim].values
         if np.unique(values).size != values.size:

@@ -11,6 +11,7 @@ import xarray as xr
 
 from sa_nowcast import dims
 from sa_nowcast.errors import RecipeError
+from sa_nowcast.frames import one_grid
 from sa_nowcast.labels import lead_positions, whole
 from sa_nowcast.verification.optical_flow import cadence, extrapolation, sprog, steps
 from sa_nowcast.verification.references import climatology, persistence
@@ -127,8 +128,12 @@ def as_array(data: xr.DataArray | xr.Dataset, time: Hashable | None = None) -> x
     if isinstance(data, xr.DataArray):
         return data
     data = dims.with_positions(data)
-    told = dims.find_dim(data, "time", time)
-    names = [str(name) for name, array in data.data_vars.items() if told in array.dims and array.ndim >= 3]
+    found = dims.grids(data, {"time": time})
+    if found:
+        names = found[one_grid(data, found)]
+    else:
+        told = dims.find_dim(data, "time", time)
+        names = [str(name) for name, array in data.data_vars.items() if told in array.dims and array.ndim >= 3]
     if not names:
         raise RecipeError(
             "data", f"the variables {list(map(str, data.data_vars))} are no sequence of frames", "(time, y, x)"

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from sa_nowcast.errors import RecipeError
+from sa_nowcast.times import numbered
 from sa_nowcast.verification.bootstrap import block_length, block_weights, resample
 from sa_nowcast.verification.collect import collect_statistics
 from sa_nowcast.verification.metrics import METRICS, Metric
@@ -201,7 +202,9 @@ def common_pairs(
     init_times: npt.NDArray[np.datetime64], lead_times: npt.NDArray[np.timedelta64]
 ) -> npt.NDArray[np.bool_]:
     """Return which pairs have a valid time that every lead time has, shape (init_time, lead_time)."""
-    valid = init_times[:, None] + lead_times[None, :]
+    if lead_times.size < 2:
+        return np.ones((init_times.size, lead_times.size), dtype=bool)
+    valid = numbered(init_times[:, None] + lead_times[None, :], np.abs(np.diff(np.sort(lead_times))).min())
     times, number = np.unique(valid, return_counts=True)
     return np.isin(valid, times[number == lead_times.size])
 

@@ -14,7 +14,7 @@ from sa_nowcast import dims
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.opening import open_forecast
 from sa_nowcast.storage import partial_beside, put_in_place, storage, write_whole
-from sa_nowcast.times import nearest, read_times, show_step, valid_times
+from sa_nowcast.times import nearest, read_times, show_step, valid_times, with_times
 from sa_nowcast.verification import compare, to_table
 from sa_nowcast.verification.inputs import pair, single_array
 from sa_nowcast.verification.metrics import select_metrics
@@ -227,7 +227,7 @@ def _one_archive(forecast: xr.DataArray) -> xr.DataArray:
             forecast = forecast.expand_dims(dim)
     if dims.VALID_TIME in forecast.coords:  # it follows from the two, and a scalar's has too few dimensions now
         forecast = forecast.drop_vars(dims.VALID_TIME)
-    return forecast
+    return with_times(forecast, dims.INIT_TIME, str(forecast.name or "forecast"))
 
 
 def _truth_times(truth: xr.DataArray | xr.Dataset, forecast: xr.DataArray) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from sequences import NETWORK, OPTIONS, rain, weather
+from sequences import NETWORK, OPTIONS, of_two_grids, rain, rounded, weather
 
 import sa_nowcast.training.engine as engine
 import sa_nowcast.training.fit as fit_module
@@ -558,3 +558,11 @@ def test_a_run_that_memory_cannot_hold_is_refused_before_it_starts() -> None:
             network={"hidden": (64,) * 4, "patch": 1},
             progress=False,
         )
+
+
+def test_rounded_times_and_other_grids_beside_the_variable_train_the_same_network() -> None:
+    wanted = train()
+    for data, options in ((rounded(rain()), {}), (of_two_grids(rain()), {"variables": ["rain"]})):
+        ours = train(data, **options)
+        assert same_bits(wanted, ours)
+        assert ours.terms == wanted.terms
