@@ -100,16 +100,43 @@ class _Gridded:
         return verify(self._field(), truth, **options)
 
     def plot(self, truth: Any = None, history: Any = None, **options: Any) -> Figure:
-        """Draw this forecast by lead time, with history, truth and error where given; returns the figure."""
-        from sa_nowcast.plotting import plot_forecast
+        """Draw this forecast by lead time, with history, truth and error where given; or the last of these frames.
 
-        return plot_forecast(self._field(), truth, history, **options)
+        Parameters
+        ----------
+        truth, history : DataArray or Dataset, optional
+            Of a forecast.
+        **options
+            Of a forecast those of `sa_nowcast.plotting.plot_forecast`, of frames (data without ``lead_time``) those of
+            `sa_nowcast.plotting.plot_frames`.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        from sa_nowcast.plotting import plot_forecast, plot_frames
+        from sa_nowcast.plotting.forecast import is_forecast
+
+        if is_forecast(self._obj):
+            return plot_forecast(self._obj, truth, history, **options)
+        if truth is not None or history is not None:
+            raise DataError("data", f"no dimension {dims.LEAD_TIME}", "a forecast, beside truth or history")
+        return plot_frames(self._obj, **options)
 
     def animate(self, path: str | Path, truth: Any = None, **options: Any) -> Path:
-        """Write this forecast as a film, .gif or .mp4, beside `truth` where given; returns the path."""
+        """Write this forecast, or the last of these frames, as an animation, .gif or .mp4; returns the path.
+
+        Parameters
+        ----------
+        path : path-like
+        truth : DataArray or Dataset, optional
+            Drawn beside a forecast.
+        **options
+            Those of `sa_nowcast.plotting.animate`.
+        """
         from sa_nowcast.plotting import animate
 
-        return animate(self._field(), path, truth, **options)
+        return animate(self._obj, path, truth, **options)
 
     def plot_attention(
         self, point: tuple[float, float], *, model: Nowcaster | str | Path | None = None, **options: Any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import warnings
@@ -13,6 +14,7 @@ import xarray as xr
 from sequences import rounded
 
 from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError, StorageError
+from sa_nowcast.installing import install
 from sa_nowcast.plotting import animate, plot_forecast, plot_scores
 from sa_nowcast.plotting.forecast import MINUS
 from sa_nowcast.verification import persistence, verify
@@ -302,7 +304,7 @@ assert before == matplotlib.rcParams.copy()
 
 def test_missing_matplotlib_is_answered_with_the_install_command(data, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingLibraryError, match=r'pip install "sa-nowcast\[plot\]"'):
+    with pytest.raises(MissingLibraryError, match=re.escape(install("plot"))):
         plot_forecast(forecast_of(data))
 
 
@@ -465,7 +467,7 @@ def test_a_failed_film_leaves_the_old_one_and_nothing_else(data, tmp_path):
 def test_an_mp4_without_ffmpeg_and_pyav_is_answered_with_the_install_command(data, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(MissingLibraryError, match=r'neither is installed.*pip install "sa-nowcast\[film\]".*\.gif'):
+    with pytest.raises(MissingLibraryError, match=r"neither is installed.*\.gif.*" + re.escape(install("film"))):
         animate(forecast_of(data), tmp_path / "x.mp4")
     assert list(tmp_path.iterdir()) == []
 
@@ -547,7 +549,7 @@ def test_coastlines_are_never_downloaded(data, coast, monkeypatch):
 def test_maps_without_cartopy_have_no_coastlines_and_say_so_only_when_asked(data, monkeypatch):
     monkeypatch.setitem(sys.modules, "cartopy", None)
     assert not coasts(plot_forecast(forecast_of(data)))[0]
-    with pytest.raises(MissingLibraryError, match=r"cartopy is not installed\. Fix: pip install .sa-nowcast\[maps\]"):
+    with pytest.raises(MissingLibraryError, match=r"cartopy is not installed\. Fix: " + re.escape(install("maps"))):
         plot_forecast(forecast_of(data), coastlines=True)
 
 

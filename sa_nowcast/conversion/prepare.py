@@ -171,7 +171,7 @@ def _ordered(
     ds: xr.Dataset, axis: Hashable, told: Mapping[Literal["y", "x"], Hashable | None], channel: Hashable | None
 ) -> xr.Dataset:
     """Bring every gridded variable into the order (sequences, time, channels, y, x)."""
-    wanted: dict[str, Hashable | None] = {**told, "channel": channel}
+    wanted: dict[Any, Hashable | None] = {**told, "channel": channel}
     for key, dim in wanted.items():
         if dim is not None and dim not in ds.dims:
             found = f"no dimension {dim!r} (dimensions: {', '.join(map(str, ds.dims))})"

@@ -19,6 +19,7 @@ import xarray as xr
 from sa_nowcast import dims
 from sa_nowcast.defaults import as_nowcaster, get_default_model
 from sa_nowcast.errors import DataError, MissingLibraryError, ModelError, RecipeError
+from sa_nowcast.installing import pip_install
 from sa_nowcast.interop import projection
 from sa_nowcast.interop.pysteps_names import PYSTEPS_THRESHOLD, pysteps_units
 from sa_nowcast.labels import require_one
@@ -58,7 +59,7 @@ def register(name: str = METHOD) -> None:
     methods = getattr(_pysteps("nowcasts.interface"), "_nowcast_methods", None)
     if not isinstance(methods, dict):
         raise MissingLibraryError(
-            "pysteps", "has no table of nowcast methods", "pysteps 1.x", 'pip install "sa-nowcast[pysteps]"'
+            "pysteps", "has no table of nowcast methods", "pysteps 1.x", pip_install("pysteps>=1.21,<2")
         )
     if methods.get(name.lower(), forecast) is not forecast:
         raise RecipeError("name", f"{name!r} is a method of pysteps already", fix="choose another name")

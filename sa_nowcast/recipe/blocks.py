@@ -133,7 +133,7 @@ class VerificationRecipe(Block):
 
 
 class PicturesRecipe(Block):
-    """What is drawn at the end."""
+    """What is drawn at the end; of several variables or channels each, as in forecast-NAME.png."""
 
     forecast: bool = Field(True, description="forecast.png: history, truth, forecast and error of one init time.")
     init_time: str = Field(

@@ -6,17 +6,18 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
+from packaging.requirements import Requirement
 
 from sa_nowcast import defaults
 from sa_nowcast._version import __version__
 from sa_nowcast.errors import ModelError
 from sa_nowcast.frames import Frames
+from sa_nowcast.installing import extras, install, requirements
 from sa_nowcast.models import NetworkConfig
 from sa_nowcast.models.estimate import available_memory, estimate_memory, fitting_tile
 from sa_nowcast.stream import IN_MEMORY_BYTES, SequenceDataset, loader
@@ -57,20 +58,11 @@ def _version(library: str) -> str | None:
 
 def _extras() -> dict[str, Any]:
     """Return what each extra needs, what of it is missing, and the command that installs it."""
-    try:
-        needs = importlib.metadata.requires("sa-nowcast") or []
-    except importlib.metadata.PackageNotFoundError:
-        return {}
-    extras: dict[str, list[str]] = {}
-    for line in needs:
-        found = re.match(r"([A-Za-z0-9_.-]+).*;.*extra\s*==\s*['\"]([\w-]+)['\"]", line)
-        if found and found[2] not in _NOT_FOR_USERS and not found[1].startswith("sa-nowcast"):
-            extras.setdefault(found[2], []).append(found[1])
     report = {}
-    for extra, libraries in sorted(extras.items()):
+    for extra in (name for name in extras() if name not in _NOT_FOR_USERS):
+        libraries = [Requirement(line).name for line in requirements(extra)]
         missing = [name for name in libraries if _version(name) is None and not _importable(name)]
-        command = f'pip install "sa-nowcast[{extra}]"' if missing else None
-        report[extra] = {"libraries": libraries, "missing": missing, "install": command}
+        report[extra] = {"libraries": libraries, "missing": missing, "install": install(extra) if missing else None}
     return report
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from sa_nowcast.errors import Interrupted, MissingLibraryError, RecipeError
+from sa_nowcast.installing import install
 from sa_nowcast.models import compile_cells
 from sa_nowcast.models.rollout import Network
 from sa_nowcast.recipe import TrainingRecipe
@@ -360,7 +361,7 @@ def _tensorboard(recipe: TrainingRecipe, folder: Path | None, step: int) -> list
         return [TensorBoardLogger(folder, name=None, version="tensorboard", purge_step=step + 1 if step else None)]
     except ModuleNotFoundError as error:
         raise MissingLibraryError(
-            "training.tensorboard", "tensorboard is not installed", fix='pip install "sa-nowcast[tensorboard]"'
+            "training.tensorboard", "tensorboard is not installed", fix=install("tensorboard")
         ) from error
 
 

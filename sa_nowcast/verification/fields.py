@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sa_nowcast.errors import DataError, MissingLibraryError
+from sa_nowcast.installing import install
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -184,9 +185,7 @@ def ssim_library() -> ModuleType:
     try:
         from skimage import metrics
     except ImportError:
-        raise MissingLibraryError(
-            "ssim", "scikit-image is not installed", None, 'pip install "sa-nowcast[verify]"'
-        ) from None
+        raise MissingLibraryError("ssim", "scikit-image is not installed", None, install("verify")) from None
     return metrics
 
 

@@ -15,6 +15,7 @@ import xarray as xr
 
 from sa_nowcast import dims
 from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError
+from sa_nowcast.installing import install
 from sa_nowcast.times import most_common_step, read_times, show_time, with_times
 from sa_nowcast.verification.inputs import describe, positions
 from sa_nowcast.verification.references import label_forecast, plan, without_times
@@ -289,7 +290,7 @@ def _from_pysteps(module: str, name: str) -> Callable[..., Any]:
             module.rpartition(".")[2],
             f"{error.name or error} is not installed",
             None,
-            'pip install "sa-nowcast[pysteps]"',
+            install("pysteps"),
         ) from None
 
 

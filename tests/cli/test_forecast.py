@@ -14,6 +14,7 @@ from sequences import georeferenced, rain
 
 import sa_nowcast
 from sa_nowcast.defaults import ENVIRONMENT
+from sa_nowcast.installing import install
 
 
 def test_the_file_holds_what_python_forecasts(here: Here, radar: Path, saved: Path, tmp_path: Path) -> None:
@@ -111,7 +112,7 @@ def test_a_missing_extra_is_named_with_its_command(radar: Path, saved: Path, tmp
     path = f"{tmp_path}:{Path(sa_nowcast.__file__).parent.parent}"
     done = call("forecast", str(radar), "--model", str(saved), "-o", str(tmp_path / "a.tif"), PYTHONPATH=path)
     assert done.returncode == 2
-    assert done.stderr == 'INSTALL rasterio: is not installed. Fix: pip install "sa-nowcast[geotiff]".\n'
+    assert done.stderr == f"INSTALL rasterio: is not installed. Fix: {install('geotiff')}.\n"
 
 
 @pytest.mark.parametrize("moment", ["2020-06-01T01:00Z", "2020-06-01T03:00+02:00", "2020-06-01 01:00 UTC"])

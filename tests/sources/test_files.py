@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from sequences import rain, wrf
 
 from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError
 from sa_nowcast.frames import Frames
+from sa_nowcast.installing import install
 from sa_nowcast.sources import open_source
 from sa_nowcast.sources.optional import require
 
@@ -101,7 +103,7 @@ def test_a_damaged_file_an_unknown_engine_and_a_missing_path_give_one_clear_line
 
 def test_a_missing_library_is_named_with_the_command_that_installs_it() -> None:
     with pytest.raises(
-        MissingLibraryError, match=r'no_such_library: is not installed. Fix: pip install "sa-nowcast\[kth\]"'
+        MissingLibraryError, match=rf"no_such_library: is not installed. Fix: {re.escape(install('kth'))}"
     ):
         require("no_such_library.part", "kth")
 

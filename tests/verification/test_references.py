@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import numpy as np
@@ -11,6 +12,7 @@ import xarray as xr
 from sa_nowcast import open_sample
 from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError
 from sa_nowcast.hindcast import hindcast
+from sa_nowcast.installing import install
 from sa_nowcast.verification import climatology, extrapolation, persistence, reference, verify
 
 from .conftest import MINUTE, START, observations
@@ -247,7 +249,7 @@ def test_steps_needs_rain_and_a_spacing():
 
 def test_missing_opencv_is_answered_with_the_install_command(data, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(MissingLibraryError, match=r'cv2 is not installed\. Fix: pip install "sa-nowcast\[pysteps\]"'):
+    with pytest.raises(MissingLibraryError, match=rf"cv2 is not installed\. Fix: {re.escape(install('pysteps'))}"):
         extrapolation(data, lead_times=LEADS)
 
 
