@@ -7,7 +7,6 @@ import contextlib
 import json
 import math
 import shutil
-import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,7 +19,7 @@ import xarray as xr
 import zarr
 from zarr.codecs import ZstdCodec
 
-from sa_nowcast import dims
+from sa_nowcast import dims, quiet
 from sa_nowcast._version import __version__
 from sa_nowcast.cf import to_dataset
 from sa_nowcast.clusters import Tasks, client_of
@@ -287,9 +286,8 @@ class Archive:
             if name not in encoding and name not in {p.name for p in plans}:
                 template[name].encoding["compressors"] = compressors
         template.attrs[_IDENTITY] = json.dumps(self.identity, sort_keys=True)
-        with warnings.catch_warnings():
-            # Of folders that hold shards already, and no metadata yet.
-            warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
+        # Of folders that hold shards already, and no metadata yet.
+        with quiet.warnings_ignored(zarr.errors.ZarrUserWarning):
             template.to_zarr(
                 self.partial, mode="a", zarr_format=3, consolidated=False, compute=False, write_empty_chunks=True
             )
@@ -378,9 +376,8 @@ class Archive:
             status: Any = zarr.open_array(self.partial, path=STATUS, mode="r+", config={"write_empty_chunks": True})
             status[:] = (~complete).astype(np.int64)
             zarr.open_group(self.partial, mode="r+").attrs.update({COMPLETE: self.fingerprint})
-            with warnings.catch_warnings():
-                # Format 3 does not specify consolidated metadata yet; without them xarray warns every reader.
-                warnings.simplefilter("ignore", UserWarning)
+            # Format 3 does not specify consolidated metadata yet; without them xarray warns every reader.
+            with quiet.warnings_ignored(UserWarning):
                 zarr.consolidate_metadata(self.partial)
             records = [r for s in shards for r in entries[s.number]["files"]]
             write_manifest(self.partial, {r["path"]: (r["nbytes"], r["sha256"]) for r in records})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import numpy.typing as npt
 import xarray as xr
 from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK
 
+from sa_nowcast import quiet
 from sa_nowcast.sources.damage import reading
 from sa_nowcast.sources.optional import require
 from sa_nowcast.sources.paths import time_from_name
@@ -116,9 +116,8 @@ class Importer:
         for library in self.libraries:
             require(library, "pysteps")
         function = getattr(require("pysteps.io.importers", "pysteps"), f"import_{self.name}")
-        with reading(path, self.name), self.lock, warnings.catch_warnings():
+        with reading(path, self.name), self.lock, quiet.pysteps_silent(), quiet.warnings_ignored(RuntimeWarning):
             # A frame without a single value makes pysteps' nanmin warn.
-            warnings.simplefilter("ignore", RuntimeWarning)
             values, _, metadata = function(str(path), **{**self.options, **options})
         return np.ma.filled(np.ma.asarray(values, dtype=np.float64), np.nan), dict(metadata)
 

@@ -243,8 +243,7 @@ def _reduce_batch(
     sources: list[npt.NDArray[Any]], observed: npt.NDArray[Any], settings: Settings, kinds: tuple[str, ...]
 ) -> tuple[Sums, ...]:
     """Return the sums of each source, (M, I, V, L, C, Y, X), against `observed`, (I, V, L, C, Y, X), on one mask."""
-    observed = observed.astype(np.float64)
-    sources = [source.astype(np.float64) for source in sources]
+    observed, *sources = _in_one_precision(observed, *sources)
     mask = np.isfinite(observed)
     for source in sources:
         mask &= np.isfinite(source).all(axis=0)
@@ -258,6 +257,16 @@ def _reduce_batch(
             sums.update(KINDS[kind](fields))
         results.append(sums)
     return tuple(results)
+
+
+def _in_one_precision(*arrays: npt.NDArray[Any]) -> list[npt.NDArray[np.float64]]:
+    """Return the values as float64, in which sums are taken, rounded as the coarsest of the arrays is.
+
+    What differs by the type in which it is stored is no error of a forecast.
+    """
+    coarse = any(array.dtype.kind == "f" and array.dtype.itemsize <= 4 for array in arrays)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and counts as missing
+        return [(array.astype(np.float32) if coarse else array).astype(np.float64) for array in arrays]
 
 
 def _label(sums: Sums, pairing: Pairing, block: slice, settings: Settings, members: int) -> xr.Dataset:

@@ -31,7 +31,7 @@ class Settings:
     Attributes
     ----------
     thresholds : tuple of float
-        Events are values ``>=`` a threshold.
+        Events are values ``>=`` a threshold, both rounded to float32; see :func:`single`.
     neighbourhoods : tuple of int
         Odd widths of the square windows of the FSS, in pixels.
     data_range : tuple of float
@@ -76,6 +76,16 @@ def over_pixels(values: Array | Mask) -> Array:
     return np.asarray(flat.sum(axis=-1, dtype=np.float64))
 
 
+def single(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Return values as float32, in which they are compared with thresholds.
+
+    A value that is the threshold in decimals is so in float32, whether it was unpacked in float32 or float64, as
+    3 * 0.1 or as 0.3; compared as they are, 0.7 in float32 is below 0.7 in float64.
+    """
+    with np.errstate(over="ignore"):
+        return np.asarray(values, dtype=np.float32)
+
+
 def errors(fields: Fields) -> Sums:
     """Error, squared error and absolute error over the pixels present."""
     error = np.where(fields.mask, fields.forecast - fields.truth, 0.0)
@@ -89,9 +99,9 @@ def errors(fields: Fields) -> Sums:
 def contingency(fields: Fields) -> Sums:
     """Hits, misses, false alarms and correct negatives per threshold, (I, V, L, C, threshold)."""
     tables: dict[str, list[Array]] = {name: [] for name in ("hits", "misses", "false_alarms", "correct_negatives")}
-    forecast = fields.forecast
-    for threshold in fields.settings.thresholds:
-        predicted, observed = (forecast >= threshold) & fields.mask, (fields.truth >= threshold) & fields.mask
+    forecast, truth = single(fields.forecast), single(fields.truth)
+    for threshold in single(np.asarray(fields.settings.thresholds)):
+        predicted, observed = (forecast >= threshold) & fields.mask, (truth >= threshold) & fields.mask
         hits, yes, seen = over_pixels(predicted & observed), over_pixels(predicted), over_pixels(observed)
         tables["hits"].append(hits)
         tables["misses"].append(seen - hits)
@@ -117,7 +127,8 @@ def to_unit_range(fields: Fields) -> tuple[Array, Array]:
         If the truth leaves the range.
     """
     low, high = fields.settings.data_range
-    inside = (fields.truth >= low) & (fields.truth <= high) | ~fields.mask
+    truth = single(fields.truth)
+    inside = (truth >= np.float32(low)) & (truth <= np.float32(high)) | ~fields.mask
     if not inside.all():
         outside = float(fields.truth[~inside][0])
         raise DataError(
@@ -249,11 +260,11 @@ def fractions(fields: Fields) -> Sums:
     settings = fields.settings
     shape = (*fields.truth.shape[:-2], len(settings.thresholds), len(settings.neighbourhoods))
     sums = {name: np.zeros(shape) for name in ("fss_difference", "fss_forecast", "fss_truth")}
-    forecast, widest = fields.forecast, max(settings.neighbourhoods)
+    forecast, truth, widest = single(fields.forecast), single(fields.truth), max(settings.neighbourhoods)
     for index in np.ndindex(*fields.truth.shape[:-2]):
         mask = fields.mask[index]
-        for t, threshold in enumerate(settings.thresholds):
-            yes, seen = (forecast[index] >= threshold) & mask, (fields.truth[index] >= threshold) & mask
+        for t, threshold in enumerate(single(np.asarray(settings.thresholds))):
+            yes, seen = (forecast[index] >= threshold) & mask, (truth[index] >= threshold) & mask
             if not (yes.any() or seen.any()):
                 continue
             predicted, observed = WindowSums(yes, widest), WindowSums(seen, widest)
