@@ -294,9 +294,9 @@ class Archive:
 
     # Work
 
-    def _work(self, shard: Shard) -> Work:
+    def _work(self, shard: Shard) -> Opaque:
         size = shard.plans[0].shards[shard.plans[0].time_axis]
-        return Work.of(self.job, self.job.positions[shard.number * size : (shard.number + 1) * size])
+        return Opaque(self.job, self.job.positions[shard.number * size : (shard.number + 1) * size])
 
     def _run_here(self, todo: Sequence[Shard]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Compute here; meanwhile one thread reads the next shard's histories and one writes the last shard."""
@@ -309,9 +309,9 @@ class Archive:
             try:
                 for i, shard in enumerate(todo):
                     if not reading:
-                        reading.append(reader.submit(self._work(shard).read, None))
+                        reading.append(reader.submit(self._work(shard).work.read, None))
                     if i + 1 < len(todo):
-                        reading.append(reader.submit(self._work(todo[i + 1]).read, None))
+                        reading.append(reader.submit(self._work(todo[i + 1]).work.read, None))
                     values, complete = reading.pop(0).result().compute(self.job.method)
                     if writing is not None:
                         last, writing = writing, None
@@ -348,7 +348,7 @@ class Archive:
                 while True:
                     at_once = tasks.at_once()
                     while len(running) < at_once and (shard := next(waiting, None)) is not None:
-                        running[tasks.submit(run_shard, shard, Opaque(self._work(shard)), model)] = shard
+                        running[tasks.submit(run_shard, shard, self._work(shard), model)] = shard
                     if not running:
                         break
                     for future in tasks.first_of(running):

@@ -153,7 +153,23 @@ class Work:
 
 
 class Opaque:
-    """Keeps dask from looking into what it holds."""
+    """Work that dask does not look into, made when it is done or sent away: a long hindcast has thousands."""
+
+    def __init__(self, job: Job, positions: Positions) -> None:
+        self.job, self.positions = job, positions
+
+    @property
+    def work(self) -> Work:
+        """The work for these init times; nothing is read."""
+        return Work.of(self.job, self.positions)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Only the frames that it needs go to a worker.
+        return _Sent, (self.work,)
+
+
+class _Sent:
+    """Work that came from another process."""
 
     def __init__(self, work: Work) -> None:
         self.work = work
