@@ -28,8 +28,10 @@ _first_import = threading.RLock()  # what pysteps imports may come here too
 
 
 @contextlib.contextmanager
-def warnings_ignored(category: type[Warning], message: str = "", module: str | None = None) -> Iterator[None]:
-    """Ignore warnings that this thread gives within the block.
+def warnings_ignored(
+    category: type[Warning], message: str = "", module: str | None = None, *, threads: str = "this"
+) -> Iterator[None]:
+    """Ignore warnings that this thread gives until the end of the block.
 
     Parameters
     ----------
@@ -38,8 +40,10 @@ def warnings_ignored(category: type[Warning], message: str = "", module: str | N
         A regular expression for the beginning of the message; by default any.
     module : str, optional
         A regular expression for the beginning of the name of the module that is warned of; by default any.
+    threads : {"this", "all"}
+        "all" where a library works in threads of its own, as zarr does; then `message` should be one of its own.
     """
-    pattern = _Here(message)
+    pattern = _Here(message, threading.get_ident() if threads == "this" else None)
     filters = cast("list[Any]", warnings.filters)
     item = ("ignore", pattern, category, None if module is None else re.compile(module), 0)
     filters.insert(0, item)
@@ -52,14 +56,15 @@ def warnings_ignored(category: type[Warning], message: str = "", module: str | N
 
 
 class _Here:
-    """A pattern, as `warnings` asks for, that matches in the thread that made it."""
+    """A pattern, as `warnings` asks for, that matches in one thread (None: in all)."""
 
-    def __init__(self, pattern: str) -> None:
-        self.pattern, self.thread, self.over = re.compile(pattern, re.IGNORECASE), threading.get_ident(), False
+    def __init__(self, pattern: str, thread: int | None) -> None:
+        self.pattern, self.thread, self.over = re.compile(pattern, re.IGNORECASE), thread, False
 
     def match(self, text: str) -> re.Match[str] | None:
         """Return a match where `text` begins as the pattern says."""
-        return None if self.over or threading.get_ident() != self.thread else self.pattern.match(text)
+        here = self.thread is None or threading.get_ident() == self.thread
+        return self.pattern.match(text) if here and not self.over else None
 
 
 @contextlib.contextmanager
@@ -151,4 +156,4 @@ class _Finder(MetaPathFinder):
 def _print(*values: Any, **options: Any) -> None:
     """Print as always, but for what pysteps prints while it is called from here."""
     if not getattr(_silent, "depth", 0):
-        builtins.print(*values, **options)
+        builtins.print(*values, **options)  # noqa: T201

@@ -193,6 +193,7 @@ def test_frames_without_values_give_missing_forecasts_that_say_why_or_are_refuse
         missing = np.isnan(archive.values).all(axis=(1, 2, 3))
         assert np.flatnonzero(missing).tolist() == [5, 6, 7, 8]  # init times 8 to 11
         assert not np.isnan(archive.values[~missing]).any()
+        assert archive.attrs.pop("no_forecast_count", 4) == 4  # of an archive that is written
         one_by_one(nowcaster, data, archive[~missing])
     with xr.open_zarr(tmp_path / "a.zarr") as ds:
         assert np.flatnonzero(ds[STATUS]).tolist() == [5, 6, 7, 8]

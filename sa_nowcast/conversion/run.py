@@ -291,7 +291,7 @@ class _Conversion:
                 {COMPLETE: plan.fingerprint, "sa_nowcast_version": __version__}
             )
             # Format 3 does not specify consolidated metadata yet; without them xarray warns every reader.
-            with quiet.warnings_ignored(UserWarning):
+            with quiet.warnings_ignored(UserWarning, "Consolidated metadata", threads="all"):
                 zarr.consolidate_metadata(self.partial)
             write_manifest(self.partial, {r.path: (r.nbytes, r.sha256) for r in self.done.values()})
             for file in (*self.partial.rglob("*"), self.partial):
@@ -322,7 +322,7 @@ def _lay_out(partial: Path, prepared: Prepared) -> None:
         blank = dask.array.zeros(variable.shape, dtype=variable.dtype, chunks=plan.shards)
         template[plan.name] = xr.Variable(variable.dims, blank, variable.attrs, variable.encoding)
     # Of folders that hold shards already, and no metadata yet.
-    with quiet.warnings_ignored(zarr.errors.ZarrUserWarning):
+    with quiet.warnings_ignored(zarr.errors.ZarrUserWarning, "Object at", threads="all"):
         template.to_zarr(
             partial, mode="a", encoding=dict(prepared.encoding), zarr_format=3, consolidated=False, compute=False,
             write_empty_chunks=True,

@@ -51,7 +51,7 @@ def init_positions(frames: Frames, history: int, init_times: Any = None, stride:
     if isinstance(given, str) or not isinstance(given, Sequence | np.ndarray) or np.ndim(given) != 1:
         shown = " ".join(repr(init_times).split())
         raise RecipeError("init_times", f"{shown:.80}", expected="a slice of times, or a sequence of times")
-    positions = np.array([init_position(frames, t) for t in list(given)[::stride]], dtype=np.int64)
+    positions = _positions(frames, given[::stride])
     if any(t is None for t in given) or not len(positions):
         raise RecipeError("init_times", "no time" if not len(positions) else "None among the times", expected="times")
     positions.sort()
@@ -72,6 +72,17 @@ def init_positions(frames: Frames, history: int, init_times: Any = None, stride:
             fix="give earlier frames, fill the gap, or pass a slice of init times, which leaves such ones out",
         )
     return positions
+
+
+def _positions(frames: Frames, given: Any) -> Positions:
+    if isinstance(given, np.ndarray) and given.dtype.kind == "M":
+        wanted = given.astype("datetime64[ns]")
+        found = np.minimum(np.searchsorted(frames.times, wanted), len(frames) - 1)
+        there = frames.times[found] == wanted
+        given = given[~there][:1] if not there.all() else []
+        if not len(given):
+            return found.astype(np.int64)
+    return np.array([init_position(frames, t) for t in given], dtype=np.int64)
 
 
 def _bounds(frames: Frames, wanted: slice) -> tuple[int, int]:

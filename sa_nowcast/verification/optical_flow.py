@@ -20,8 +20,8 @@ from sa_nowcast.verification.references import label_forecast, plan, without_tim
 from sa_nowcast.verification.units import is_rain_rate, units_of
 
 Array = npt.NDArray[np.float64]
-# Takes frames (history, y, x), lead times in steps, and the init time; returns (members, lead_time, y, x), and how where
-# the history did not allow the method as it is.
+# Takes frames (history, y, x), lead times in steps, and the init time; returns (members, lead_time, y, x), and how they
+# were made where the history did not allow the method as it is.
 Method = Callable[[Array, list[float], np.datetime64], tuple[Array, str]]
 FALLBACK_COUNT, FALLBACK, FALLBACK_TIMES = "fallback_count", "fallback", "fallback_init_times"
 
@@ -263,7 +263,9 @@ def _forecast(
     where = describe(data, "data")
     if blank:
         count, first = len(set(blank)), show_time(init[blank[0]])
-        text = f"{where}: {name} has no forecast from {count} of {init.size} init times, whose frame is missing; first {first}"
+        text = (
+            f"{where}: {name} gives no forecast from {count} of {init.size} init times, first {first} (a missing frame)"
+        )
         warnings.warn(text, ForecastWarning, stacklevel=3)
     if fallen:
         ways = ", ".join(f"{count} by {how}" for how, count in Counter(fallen.values()).items())
