@@ -58,7 +58,8 @@ def _there(forecast: xr.DataArray, lost: xr.DataArray) -> np.ndarray[tuple[int, 
     """Return where all members of `forecast` have a value at some pixel, at the init times and lead times of `lost`."""
     for dim in (dims.INIT_TIME, dims.LEAD_TIME):
         forecast = forecast if dim in forecast.dims else forecast.expand_dims(dim)
-    there = np.isfinite(forecast.sel({dim: lost[dim].values for dim in (dims.INIT_TIME, dims.LEAD_TIME)}))
+    there = forecast.sel({dim: lost[dim].values for dim in (dims.INIT_TIME, dims.LEAD_TIME)})
+    there = there.copy(data=np.isfinite(there.data))
     there = there.all(dims.REALIZATION) if dims.REALIZATION in there.dims else there
     there = there.any([dim for dim in there.dims if dim not in (dims.INIT_TIME, dims.LEAD_TIME)])
     return np.asarray(there.transpose(dims.INIT_TIME, dims.LEAD_TIME).values)

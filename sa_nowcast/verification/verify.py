@@ -81,11 +81,11 @@ def verify(
     truth : DataArray or Dataset, dims (time, [channel,] y, x)
         The observations, in the forecast's units and on its grid.
     metrics : sequence of str, optional
-        Names from :data:`sa_nowcast.verification.METRICS`, in any case; "ssim" and "psnr" stand for all their conventions. By
-        default mse, and csi where there are thresholds.
+        Names from :data:`sa_nowcast.verification.METRICS`, in any case; "ssim" and "psnr" stand for all their
+        conventions. By default mse, and csi where there are thresholds.
     thresholds : sequence of float or str, or DataArray, optional
-        Events are values ``>=`` a threshold in the data's units, both as float32; text such as ``"1 mm h-1"`` is checked against
-        them. By default 0.1 to 30 mm h-1 for rain rates.
+        Events are values ``>=`` a threshold in the data's units, both as float32; text such as ``"1 mm h-1"`` is
+        checked against them. By default 0.1 to 30 mm h-1 for rain rates.
     reference : "persistence" or DataArray, optional
         Adds scores named ``mse_persistence`` and skills ``mse_skill``. Persistence is the truth at init time; a
         DataArray has at least the forecast's init and lead times.
