@@ -31,7 +31,7 @@ class Settings:
     Attributes
     ----------
     thresholds : tuple of float
-        Events are values ``>=`` a threshold, both rounded to float32; see :func:`single`.
+        Events are values ``>=`` a threshold, both in float32; see :func:`limit`.
     neighbourhoods : tuple of int
         Odd widths of the square windows of the FSS, in pixels.
     data_range : tuple of float
@@ -77,13 +77,20 @@ def over_pixels(values: Array | Mask) -> Array:
 
 
 def single(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Return values as float32, in which they are compared with thresholds.
-
-    A value that is the threshold in decimals is so in float32, whether it was unpacked in float32 or float64, as
-    3 * 0.1 or as 0.3; compared as they are, 0.7 in float32 is below 0.7 in float64.
-    """
+    """Return values as float32, in which they are compared with thresholds."""
     with np.errstate(over="ignore"):
         return np.asarray(values, dtype=np.float32)
+
+
+def limit(value: float, *, above: bool = False) -> np.float32:
+    """Return what a float32 has to be at least (`above`: at most) to count as at `value` or beyond it.
+
+    It is two units in the last place off: a value that is the threshold in decimals is at it, whether it was stored as
+    0.3, unpacked in float64 as 3 * 0.1, or unpacked in float32 as 30 * 0.01, which is below 0.3.
+    """
+    near = np.float32(value)
+    slack = 2 * np.spacing(np.abs(near))
+    return np.float32(near + slack if above else near - slack)
 
 
 def errors(fields: Fields) -> Sums:
@@ -100,7 +107,7 @@ def contingency(fields: Fields) -> Sums:
     """Hits, misses, false alarms and correct negatives per threshold, (I, V, L, C, threshold)."""
     tables: dict[str, list[Array]] = {name: [] for name in ("hits", "misses", "false_alarms", "correct_negatives")}
     forecast, truth = single(fields.forecast), single(fields.truth)
-    for threshold in single(np.asarray(fields.settings.thresholds)):
+    for threshold in map(limit, fields.settings.thresholds):
         predicted, observed = (forecast >= threshold) & fields.mask, (truth >= threshold) & fields.mask
         hits, yes, seen = over_pixels(predicted & observed), over_pixels(predicted), over_pixels(observed)
         tables["hits"].append(hits)
@@ -128,7 +135,7 @@ def to_unit_range(fields: Fields) -> tuple[Array, Array]:
     """
     low, high = fields.settings.data_range
     truth = single(fields.truth)
-    inside = (truth >= np.float32(low)) & (truth <= np.float32(high)) | ~fields.mask
+    inside = (truth >= limit(low)) & (truth <= limit(high, above=True)) | ~fields.mask
     if not inside.all():
         outside = float(fields.truth[~inside][0])
         raise DataError(
@@ -263,7 +270,7 @@ def fractions(fields: Fields) -> Sums:
     forecast, truth, widest = single(fields.forecast), single(fields.truth), max(settings.neighbourhoods)
     for index in np.ndindex(*fields.truth.shape[:-2]):
         mask = fields.mask[index]
-        for t, threshold in enumerate(single(np.asarray(settings.thresholds))):
+        for t, threshold in enumerate(map(limit, settings.thresholds)):
             yes, seen = (forecast[index] >= threshold) & mask, (truth[index] >= threshold) & mask
             if not (yes.any() or seen.any()):
                 continue
