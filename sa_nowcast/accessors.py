@@ -199,6 +199,10 @@ class _Gridded:
         device : str or torch.device, optional
             Keep all frames on this device; loader workers cannot be used then.
 
+        Returns
+        -------
+        SequenceLoader
+
         Raises
         ------
         DataError

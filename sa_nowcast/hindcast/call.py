@@ -135,7 +135,7 @@ def hindcast(
             "cluster" if cluster is not None else "shard_size",
             "given without to=",
             expected="an archive to write",
-            fix="pass to=, or compute the lazy hindcast while a dask client is active",
+            fix="to='archive.zarr', or compute the lazy hindcast while a dask client is active",
         )
     method = method_of(model)
     # On a cluster nothing is known of the workers' devices, and the memory of this process stands for theirs.

@@ -87,7 +87,14 @@ def _positions(frames: Frames, given: Any) -> Positions:
 
 def _bounds(frames: Frames, wanted: slice) -> tuple[int, int]:
     if wanted.step is not None:
-        raise RecipeError("init_times", f"a slice with step {wanted.step!r}", expected="no step", fix="pass stride=")
+        raise RecipeError(
+            "init_times",
+            f"a slice with step {wanted.step!r}",
+            expected="no step",
+            fix=f"stride={wanted.step!r} beside the slice"
+            if isinstance(wanted.step, int)
+            else "stride=2 beside the slice",
+        )
     try:
         found = pd.DatetimeIndex(frames.times).slice_indexer(wanted.start, wanted.stop)
     except (TypeError, ValueError, KeyError) as error:

@@ -41,8 +41,13 @@ def collect_statistics(
 ) -> Statistics:
     """Return the sums that the scores of `forecast` against `truth` are formulas over.
 
-    Parameters are those of :func:`sa_nowcast.verification.verify`. The archive is read once, in blocks along init
-    time; where it is backed by dask, the blocks are dask tasks and run on whatever scheduler is in use.
+    The archive is read once, in blocks along init time; where it is backed by dask, the blocks are dask tasks and run
+    on whatever scheduler is in use.
+
+    Parameters
+    ----------
+    forecast, truth, metrics, thresholds, neighbourhoods, reference, reference_name, data_range, clip, time
+        As for :func:`sa_nowcast.verification.verify`.
 
     Returns
     -------
@@ -68,7 +73,7 @@ def collect_statistics(
                 "thresholds",
                 f"none are given for {metric.name}",
                 f"at least one in the data's units ({pairing.units or 'none stated'})",
-                "thresholds=[...]",
+                "thresholds=[1.0], with values that matter in your data",
             )
         if metric.ensemble and members < 2:
             raise RecipeError("metrics", f"{metric.name} of {members} member", "a forecast with several realizations")

@@ -414,5 +414,5 @@ def _spacing(data: xr.DataArray) -> float:
         describe(data, "data"),
         f"{y} has no coordinate in m, km or degrees",
         "the spacing of the grid, as steps needs",
-        "kilometres_per_pixel=",
+        'sa_nowcast.reference("steps", kilometres_per_pixel=1.0), with the spacing of your grid',
     )

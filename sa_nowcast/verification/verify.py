@@ -152,7 +152,18 @@ def verify(
 
 
 def summarise(sums: Statistics, *, valid_times: str | None = None, bootstrap: Bootstrap | None = None) -> xr.Dataset:
-    """Return the scores of `sums`; arguments and result are those of :func:`verify`.
+    """Return the scores of `sums`, as :func:`verify` does.
+
+    Parameters
+    ----------
+    sums : Statistics
+        Of one archive, or of several that were added.
+    valid_times, bootstrap : optional
+        As for :func:`verify`.
+
+    Returns
+    -------
+    Dataset
 
     Raises
     ------

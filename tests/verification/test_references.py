@@ -338,7 +338,7 @@ def test_steps_needs_rain_and_a_spacing():
     data = moving(1)
     with pytest.raises(DataError, match="is in K, expected mm h-1, as sprog needs"):
         reference("sprog").forecast(data.assign_attrs(units="K"), steps=1)
-    with pytest.raises(DataError, match=r"y has no coordinate in m, km or degrees.*kilometres_per_pixel="):
+    with pytest.raises(DataError, match=r"y has no coordinate in m, km or degrees.*kilometres_per_pixel=1.0"):
         reference("steps").forecast(data, steps=1)
 
 
