@@ -100,3 +100,7 @@ class Interrupted(SaNowcastError):
 
     kind = "INTERRUPTED"
     exit_code = 75
+
+
+class ForecastWarning(UserWarning):
+    """Some forecasts were made by another method than the one that was asked for, or could not be made."""

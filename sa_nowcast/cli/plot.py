@@ -77,9 +77,6 @@ def plot(
         x=x,
         metrics=metric or (),
         thresholds=threshold or (),
-        time=time,
-        y=y,
-        x=x,
         dry_run=dry_run,
         report=notes.append,
     )

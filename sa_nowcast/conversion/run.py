@@ -6,7 +6,6 @@ import concurrent.futures
 import contextlib
 import json
 import os
-import warnings
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
+from sa_nowcast import quiet
 from sa_nowcast._version import __version__
 from sa_nowcast.clusters import Tasks, client_of
 from sa_nowcast.conversion.plan import ConversionPlan, VariablePlan
@@ -294,9 +294,8 @@ class _Conversion:
             zarr.open_group(self.partial, mode="r+").attrs.update(
                 {COMPLETE: plan.fingerprint, "sa_nowcast_version": __version__}
             )
-            with warnings.catch_warnings():
-                # Format 3 does not specify consolidated metadata yet; without them xarray warns every reader.
-                warnings.simplefilter("ignore", UserWarning)
+            # Format 3 does not specify consolidated metadata yet; without them xarray warns every reader.
+            with quiet.warnings_ignored(UserWarning, "Consolidated metadata", threads="all"):
                 zarr.consolidate_metadata(self.partial)
             write_manifest(self.partial, {r.path: (r.nbytes, r.sha256) for r in self.done.values()})
             for file in (*self.partial.rglob("*"), self.partial):
@@ -326,9 +325,8 @@ def _lay_out(partial: Path, prepared: Prepared) -> None:
         variable = prepared.ds[plan.name].variable
         blank = dask.array.zeros(variable.shape, dtype=variable.dtype, chunks=plan.shards)
         template[plan.name] = xr.Variable(variable.dims, blank, variable.attrs, variable.encoding)
-    with warnings.catch_warnings():
-        # Of folders that hold shards already, and no metadata yet.
-        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
+    # Of folders that hold shards already, and no metadata yet.
+    with quiet.warnings_ignored(zarr.errors.ZarrUserWarning, "Object at", threads="all"):
         template.to_zarr(
             partial, mode="a", encoding=dict(prepared.encoding), zarr_format=3, consolidated=False, compute=False,
             write_empty_chunks=True,

@@ -81,7 +81,14 @@ def init_positions(frames: Frames, history: int, init_times: Any = None, stride:
 
 def _bounds(frames: Frames, wanted: slice) -> tuple[int, int]:
     if wanted.step is not None:
-        raise RecipeError("init_times", f"a slice with step {wanted.step!r}", expected="no step", fix="pass stride=")
+        raise RecipeError(
+            "init_times",
+            f"a slice with step {wanted.step!r}",
+            expected="no step",
+            fix=f"stride={wanted.step!r} beside the slice"
+            if isinstance(wanted.step, int)
+            else "stride=2 beside the slice",
+        )
     first, last = read_period(wanted, "init_times")
     # As `Frames.position` finds single times.
     near = frames.step // 100

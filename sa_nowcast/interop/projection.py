@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from sa_nowcast import dims
+from sa_nowcast import dims, quiet
 from sa_nowcast.errors import DataError
 from sa_nowcast.sources.optional import require
 
@@ -136,7 +135,6 @@ def proj_string(forecast: xr.DataArray) -> str | None:
     if wkt is None:
         return None
     pyproj = require("pyproj", "pysteps")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that a PROJ string says less than WKT is known
+    with quiet.warnings_ignored(UserWarning):  # that a PROJ string says less than WKT is known
         text: str = pyproj.CRS(wkt).to_proj4()
     return text.replace(" +type=crs", "")

@@ -376,11 +376,11 @@ def one_variable(data: xr.DataArray | xr.Dataset, variable: object = None) -> xr
     return data[names[0] if variable is None else str(variable)]
 
 
-def _refuse(role: str, other: str, **given: object) -> None:
+def refuse(role: str, other: str, **given: object) -> None:
     """Refuse what only the other of frames and a forecast can have."""
     for name, value in given.items():
         if value is not None:
-            raise RecipeError("animate", f"{name} is given beside {role}", other, f"leave {name}= out")
+            raise RecipeError(name, f"given beside {role}", other, f"leave {name}= out")
 
 
 def animate(
@@ -438,11 +438,11 @@ def animate(
     if not frames_per_second > 0:
         raise RecipeError("animate", f"frames_per_second is {frames_per_second:g}", "above 0")
     if not is_forecast(forecast):
-        _refuse("frames", "a forecast", truth=truth, realization=realization)
+        refuse("frames", "a forecast", truth=truth, realization=realization)
         seen = frames_to_draw(forecast, 24 if last is None else last, init_time, variable, channel, time, y, x)
         write_film(seen.pictures(coastlines), target, frames_per_second)
         return target
-    _refuse("a forecast", "frames", last=last, y=y, x=x)
+    refuse("a forecast", "frames", last=last, y=y, x=x)
     forecast = one_variable(forecast, variable)
     truth = None if truth is None else single_array(truth, forecast, time=time)
     one, rows, columns, name = _one_forecast(forecast, init_time, variable, channel, realization, truth, time)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from sa_nowcast import quiet
 from sa_nowcast.errors import DataError
 from sa_nowcast.sources.bom import bom_time, read_bom
 from sa_nowcast.sources.damage import reading
@@ -140,9 +140,8 @@ class Importer:
     def _by_pysteps(self, path: Path, options: Mapping[str, Any]) -> tuple[Values, dict[str, Any]]:
         function = getattr(require("pysteps.io.importers", "pysteps"), f"import_{self.name}")
         arguments = options if self.arguments is None else self.arguments(path, options)
-        with warnings.catch_warnings():
-            # A frame without a single value makes pysteps' nanmin warn.
-            warnings.simplefilter("ignore", RuntimeWarning)
+        # A frame without a single value makes pysteps' nanmin warn.
+        with quiet.pysteps_silent(), quiet.warnings_ignored(RuntimeWarning):
             values, _, metadata = function(str(path), **arguments)
         return np.ma.filled(np.ma.asarray(values, dtype=np.float64), np.nan), dict(metadata)
 

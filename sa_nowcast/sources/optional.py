@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import io
 from types import ModuleType
 
+from sa_nowcast import quiet
 from sa_nowcast.errors import MissingLibraryError
 from sa_nowcast.installing import install, pip_install
 
@@ -28,9 +26,7 @@ def require(module: str, extra: str) -> ModuleType:
     """
     library = module.partition(".")[0]
     try:
-        # pysteps prints the path of its configuration file on its first import.
-        with contextlib.redirect_stdout(io.StringIO()):
-            return importlib.import_module(module)
+        return quiet.load(module)
     except ImportError as error:
         absent = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else None
         if absent == library:

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from sa_nowcast import quiet
 from sa_nowcast.errors import Interrupted, MissingLibraryError, RecipeError
 from sa_nowcast.installing import install
 from sa_nowcast.models import compile_cells
@@ -377,15 +378,10 @@ def _interrupted(name: str, step: int, total: int, folder: Path | None) -> Inter
 def _quiet_lightning() -> Iterator[None]:
     """Keep Lightning's notes on hardware and loaders off the user's screen while a run is on."""
     names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
-    levels = {name: logging.getLogger(name).level for name in names}
-    try:
-        for name in names:
-            logging.getLogger(name).setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"lightning\..*")
-            # Of several processes: about the memory layout of 3x3 kernels, which nothing depends on.
-            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
+    with (
+        quiet.logging_from(logging.ERROR, names),
+        quiet.warnings_ignored(Warning, module=r"lightning\..*"),
+        # Of several processes: about the memory layout of 3x3 kernels, which nothing depends on.
+        quiet.warnings_ignored(Warning, "Grad strides do not match bucket view strides"),
+    ):
+        yield

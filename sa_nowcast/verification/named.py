@@ -118,7 +118,7 @@ def reference(name: str, **options: Any) -> Reference:
             "reference climatology",
             "training is missing",
             "the observations that it averages",
-            'make it with sa_nowcast.reference("climatology", training=...)',
+            'sa_nowcast.reference("climatology", training=ds), with ds the frames to average',
         )
     return Reference(name, options)
 

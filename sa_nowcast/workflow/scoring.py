@@ -158,7 +158,7 @@ def plan_scores(
     if isinstance(other, xr.DataArray):
         other = other.sel({dims.INIT_TIME: init, dims.LEAD_TIME: lead})
     limits = tuple(_threshold(t) for t in thresholds)
-    asked = tuple(metrics) or (("mse", "csi") if limits else ("mse",))
+    asked = tuple(m.name for m in select_metrics(metrics or (("mse", "csi") if limits else ("mse",))))
     for archive in chosen.values():
         pairing = pair(archive, truth, other)
         known = check_thresholds(limits or None, pairing.units)
