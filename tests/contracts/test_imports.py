@@ -16,6 +16,8 @@ PACKAGE = Path(sa_nowcast.__file__).parent
 # Each row may import from the rows above it, at the top of a file and within functions.
 ROWS = [
     {"_version", "errors"},
+    {"attributes"},
+    {"units"},
     {"dims", "defaults", "models.config", "storage", "strict_yaml", "tiles"},
     {"times"},
     {"frames", "windows", "samples", "devices"},
@@ -106,7 +108,7 @@ def test_imports_run_one_way() -> None:
 @pytest.mark.parametrize(
     ("rooms", "forbidden"),
     [
-        ({"errors", "dims", "frames", "windows", "scaling", "recipe", "cf", "samples", "defaults", "accessors"}, HEAVY),
+        ({"errors", "attributes", "units", "dims", "frames", "windows", "scaling", "recipe", "cf", "samples", "defaults", "accessors"}, HEAVY),
         ({"verification", "plotting", "conversion", "sources"}, HEAVY),
         ({"models", "training"}, {"matplotlib"}),
     ],
