@@ -14,6 +14,7 @@ import xarray as xr
 
 from sa_nowcast.errors import DataError
 from sa_nowcast.units import canonical_units as canonical_units
+from sa_nowcast.units import is_count as is_count
 from sa_nowcast.units import is_rain as is_rain
 
 TIME: Final = "time"

@@ -19,7 +19,7 @@ ROWS = [
     {"attributes"},
     {"units"},
     {"dims", "defaults", "models.config", "storage", "strict_yaml", "tiles"},
-    {"times"},
+    {"times", "bounds"},
     {"frames", "windows", "samples", "devices"},
     {"cf", "labels", "scaling", "recipe", "models", "sources"},
     {"clusters"},
