@@ -15,6 +15,7 @@ import numpy as np
 import xarray as xr
 
 from sa_nowcast import dims
+from sa_nowcast.cf import to_dataset
 from sa_nowcast.conversion import open_zarr
 from sa_nowcast.devices import resolve_device
 from sa_nowcast.errors import RecipeError
@@ -223,8 +224,8 @@ def _opened(job: Job, place: Path) -> xr.DataArray:
     sizes = math.prod(job.one.shape) * 4
     # Whole chunks of the store, in arrays of a size that dask handles well.
     stored = open_zarr(place, chunks={dims.INIT_TIME: max(1, min(MOST_PER_SHARD, LARGEST_CHUNK // sizes))})
+    names = [str(n) for n in to_dataset(job.one).data_vars]  # as they were written
     if dims.VARIABLE not in job.dims:
-        return job.labelled(stored[job.one.name or "forecast"].data)
-    names = [str(n) for n in job.one[dims.VARIABLE].values]
+        return job.labelled(stored[names[0]].data)
     array: Any = dask.array  # untyped
     return job.labelled(array.stack([stored[n].data for n in names], axis=job.dims.index(dims.VARIABLE)))
