@@ -16,7 +16,7 @@ import pandas as pd
 import xarray as xr
 
 _LOG = logging.getLogger("sa_nowcast")
-_Data = TypeVar("_Data", xr.DataArray, xr.Dataset)
+_Data = TypeVar("_Data", bound=xr.DataArray | xr.Dataset)
 
 LONGEST_NAME: Final = 200
 """In bytes of UTF-8: file systems hold 255, and NetCDF 256."""
@@ -52,7 +52,7 @@ def plain(value: Any) -> Any:
             return plain(value.decode())
         except UnicodeDecodeError:
             return plain(value.decode("latin-1"))
-    if isinstance(value, np.ndarray) and value.dtype.kind in "SUOT" or isinstance(value, list | tuple):
+    if (isinstance(value, np.ndarray) and value.dtype.kind in "SUOT") or isinstance(value, list | tuple):
         entries = value.ravel().tolist() if isinstance(value, np.ndarray) else list(value)
         if any(isinstance(entry, str | bytes) for entry in entries):
             read = [plain(entry) for entry in entries]
@@ -62,14 +62,13 @@ def plain(value: Any) -> Any:
 
 def normalised(data: _Data) -> _Data:
     """Return `data` with all attributes as `plain` reads them; the same object where they are so already."""
-    variables = _variables(data)
+    variables: list[xr.Variable] = _variables(data)
     if not any(_differs(v) for attrs in (data.attrs, *(x.attrs for x in variables)) for v in attrs.values()):
         return data
-    data = data.copy(deep=False)
-    data.attrs = {k: plain(v) for k, v in data.attrs.items()}
-    for variable in _variables(data):
-        variable.attrs = {k: plain(v) for k, v in variable.attrs.items()}
-    return data
+    result: Any = data.copy(deep=False)
+    for each in (result, *_variables(result)):
+        each.attrs = {k: plain(v) for k, v in each.attrs.items()}
+    return result  # type: ignore[no-any-return]
 
 
 def _variables(data: xr.DataArray | xr.Dataset) -> list[xr.Variable]:
@@ -106,20 +105,24 @@ def storable(ds: xr.Dataset) -> xr.Dataset:
         attrs = dict(variable.attrs)
         for key in (*_ENCODED, *(("units", "calendar") if variable.dtype.kind in "mM" else ())):
             attrs.pop(key, None)
-        held = _held_values(variable)
+        held = held_values(variable)
         if held is None and name not in ds.dims:
             lost.append(str(name))
             continue
-        result = (variable if held is None else held).copy(deep=False)
-        result.attrs = storable_attrs(attrs, str(name), lost)
-        variables[name] = result
+        variables[name] = (variable if held is None else held).copy(deep=False)
+        variables[name].attrs = storable_attrs(attrs, str(name), lost)
     attrs = storable_attrs(ds.attrs, "", lost)
-    if lost:
-        _say_left_out(", ".join(lost))
+    say_left_out(lost)
     coords = {n: v for n, v in variables.items() if n in ds.coords}
     result = xr.Dataset({n: v for n, v in variables.items() if n not in coords}, coords, attrs)
     result.encoding = dict(ds.encoding)
     return result
+
+
+def say_left_out(lost: Iterable[str]) -> None:
+    """Warn of what is left out, once in a process."""
+    if names := ", ".join(lost):
+        _say_left_out(names)
 
 
 @functools.cache
@@ -127,8 +130,8 @@ def _say_left_out(names: str) -> None:
     _LOG.warning("left out of what is written, because no file can hold it: %s", names)
 
 
-def storable_attrs(attrs: Mapping[Any, Any], of: str, lost: list[str]) -> dict[str, Any]:
-    """Return attributes that NetCDF and Zarr can both hold.
+def storable_attrs(attrs: Mapping[Any, Any], of: str, lost: list[str], *, zarr: bool = False) -> dict[str, Any]:
+    """Return attributes that NetCDF and Zarr can both hold, or Zarr alone.
 
     Parameters
     ----------
@@ -137,6 +140,8 @@ def storable_attrs(attrs: Mapping[Any, Any], of: str, lost: list[str]) -> dict[s
         The variable's name, for `lost`.
     lost : list of str
         Gets the names of those that are left out.
+    zarr : bool
+        Whether dictionaries, nested lists, None and true may stay what they are.
     """
     result: dict[str, Any] = {}
     for key, value in attrs.items():
@@ -144,12 +149,21 @@ def storable_attrs(attrs: Mapping[Any, Any], of: str, lost: list[str]) -> dict[s
         if name in _RESERVED:
             continue
         try:
-            held = _held(value)
+            held = _held_by_zarr(value) if zarr else _held(value)
         except _LeftOut:
             lost.append(f"{of}.{name}" if of else name)
             continue
         result[unused(safe_name(name, "attribute"), result)] = held
     return result
+
+
+def _held_by_zarr(value: Any) -> Any:
+    if value is None or isinstance(value, bool | np.bool_ | Mapping):
+        return _json(value)
+    if isinstance(value, list | tuple | np.ndarray) and not isinstance(plain(value), str):
+        return _json(plain(value))
+    held = _held(value)
+    return held.item() if isinstance(held, np.generic) else held.tolist() if isinstance(held, np.ndarray) else held
 
 
 def _held(value: Any) -> Any:
@@ -175,7 +189,7 @@ def _held(value: Any) -> Any:
     if isinstance(value, np.ndarray | list | tuple):
         return _held_list(value)
     if isinstance(value, Mapping | set | frozenset):
-        return json.dumps(_json(value))
+        return json.dumps(_json(value), ensure_ascii=False)
     to_wkt = getattr(value, "to_wkt", None)
     if callable(to_wkt):
         return str(to_wkt())
@@ -231,7 +245,7 @@ def _held_list(value: Any) -> Any:
         held = [_held(e) for e in entries if e is not None] if not any(map(_is_nested, entries)) else []
         if held and len(held) == len(entries) and all(isinstance(h, str) for h in held):
             return held
-    return json.dumps(_json(value))
+    return json.dumps(_json(value), ensure_ascii=False)
 
 
 def _is_nested(entry: Any) -> bool:
@@ -254,14 +268,15 @@ def _json(value: Any) -> Any:
         held = _held(value)
     except _LeftOut:
         return None
-    held = held.tolist() if isinstance(held, np.ndarray | np.generic) else held
-    return str(held) if isinstance(held, float) and not np.isfinite(held) else held
+    return held.tolist() if isinstance(held, np.ndarray | np.generic) else held
 
 
-def _held_values(variable: xr.Variable) -> xr.Variable | None:
+def held_values(variable: xr.Variable) -> xr.Variable | None:
     """Return a variable whose values files can hold; None where there is none."""
     kind = variable.dtype.kind if isinstance(variable.dtype, np.dtype) else "extension"
-    if kind in "biuMmSUT" or (kind == "f" and variable.dtype.itemsize in (4, 8)):
+    if kind == "S":
+        return xr.Variable(variable.dims, np.vectorize(text, otypes=[object])(variable.values), variable.attrs)
+    if kind in "biuMmUT" or (kind == "f" and variable.dtype.itemsize in (4, 8)):
         return variable
     if kind == "f":
         return xr.Variable(
@@ -308,7 +323,7 @@ def unused(name: str, taken: Iterable[Hashable]) -> str:
 
 def safe_names(names: Iterable[Hashable]) -> dict[Hashable, str]:
     """Return a safe name for each, all different; those that are safe keep theirs."""
-    names = list(names)
+    names = list(dict.fromkeys(names))
     result: dict[Hashable, str] = {n: n for n in names if isinstance(n, str) and safe_name(n) == n}
     for name in names:
         if name not in result:
@@ -318,7 +333,7 @@ def safe_names(names: Iterable[Hashable]) -> dict[Hashable, str]:
 
 def renamed(ds: xr.Dataset) -> xr.Dataset:
     """Return a Dataset under safe names; a name that is replaced becomes ``long_name`` where there is none."""
-    names = safe_names(dict.fromkeys([*ds.variables, *ds.dims]))
+    names = safe_names([*ds.variables, *ds.dims])
     changed = {old: new for old, new in names.items() if old != new}
     if not changed:
         return ds

@@ -146,9 +146,8 @@ def _one(bound: Any, stored: np.dtype[Any], is_packed: bool, zarr: bool) -> tupl
 
 def signed_as(value: int, stored: np.dtype[Any]) -> int | None:
     """Return a whole number as an integer type holds its bits; None where it is too large for the type."""
-    bits = 8 * stored.itemsize
-    if not -(2 ** (bits - 1)) <= value < 2**bits:
+    bits = 8 * int(stored.itemsize)
+    if not -(1 << (bits - 1)) <= value < 1 << bits:
         return None
-    if stored.kind == "u":
-        return value % 2**bits
-    return value - 2**bits if value >= 2 ** (bits - 1) else value
+    value %= 1 << bits
+    return value - (1 << bits) if stored.kind == "i" and value >= 1 << (bits - 1) else value

@@ -59,9 +59,9 @@ def to_dataset(forecast: xr.DataArray, title: str | None = None) -> xr.Dataset:
     else:
         called = ["forecast" if forecast.name is None or not str(forecast.name).strip() else str(forecast.name)]
         ds = forecast.to_dataset(name=unused(called[0], taken))
-    for name, variable in zip(called, ds.data_vars.values(), strict=True):
+    for old, variable in zip(called, ds.data_vars.values(), strict=True):
         if "standard_name" not in variable.attrs:
-            variable.attrs.setdefault("long_name", name)  # CF section 3.2: one of the two
+            variable.attrs.setdefault("long_name", old)  # CF section 3.2: one of the two
         if mapping is not None:
             variable.encoding["grid_mapping"] = mapping
     ds = storable(ds)

@@ -219,7 +219,7 @@ class Frames:
         Raises
         ------
         DataError
-            A value that is infinite, or a fill value that is not declared (variable and time are named), or a chunk that
+            A value that is infinite, or a fill value that is not declared (variable and time are named); a chunk that
             storage cannot give.
         """
         if self.loaded is not None:
@@ -337,7 +337,9 @@ def require_usable(
             fills |= np.isin(part, _INTEGER_FILLS)
         if fills.any():
             smallest = float(np.abs(part[fills]).min())
-            raise _fill_values(channel.name, part, fills, label, f"abs(ds) < {'1e20' if smallest >= LARGEST else '2e9'}")
+            raise _fill_values(
+                channel.name, part, fills, label, f"abs(ds) < {'1e20' if smallest >= LARGEST else '2e9'}"
+            )
         if below and channel.non_negative and (least := np.fmin.reduce(part, axis=None)) <= -1:
             fills = part == least
             if fills.sum() > 1 and (least == np.round(least) or least in _ODD_FILLS):

@@ -88,7 +88,9 @@ def test_json_holds_no_types_and_there_cf_holds(tmp_path: Path, raw: bool) -> No
 
 def test_a_bound_that_a_user_sets_on_decoded_values_is_in_their_units(tmp_path: Path) -> None:
     da = rain(6)
-    da.to_dataset().to_netcdf(tmp_path / "a.nc", encoding={"rain": {"dtype": "i2", "scale_factor": 0.01, "_FillValue": -1}})
+    da.to_dataset().to_netcdf(
+        tmp_path / "a.nc", encoding={"rain": {"dtype": "i2", "scale_factor": 0.01, "_FillValue": -1}}
+    )
     with xr.open_dataset(tmp_path / "a.nc") as ds:
         ds["rain"].attrs |= {"valid_min": 1, "valid_max": 30}
         assert bounds_of(Frames.from_xarray(ds).channels[0]) == (1, 30)

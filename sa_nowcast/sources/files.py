@@ -97,7 +97,8 @@ def _open(path: Path, engine: Any, chunks: Mapping[str, int] | None, options: Ma
             return open_zarr(path, chunks=chunks)  # which notices more than xarray does
         engine = "zarr"
     if engine == "zarr" and not {"use_zarr_fill_value_as_mask", "decode_cf"} & set(options):
-        if zeros := zeros_by_default(path, options.get("group")):
+        zeros = zeros_by_default(path, options.get("group"))
+        if zeros:
             return _with_zeros(path, chunks, options, zeros)
     with reading(path, engine if isinstance(engine, str) else "a file of xarray"):
         return xr.open_dataset(path, engine=engine, chunks=chunks, **options)
@@ -106,8 +107,8 @@ def _open(path: Path, engine: Any, chunks: Mapping[str, int] | None, options: Ma
 def zeros_by_default(path: Path, group: str | None = None) -> list[str]:
     """Return the arrays of a Zarr store of format 2 that are filled with 0 and do not say that 0 means missing.
 
-    0 is what Zarr itself fills with; xarray takes the fill value of format 2 for missing all the same, and with it every
-    dry pixel and every count of none.
+    0 is what Zarr itself fills with. xarray takes the fill value of format 2 for missing all the same, and with it
+    every dry pixel and every count of none.
     """
     found = []
     for file in sorted((path / (group or "")).glob("*/.zarray")):

@@ -108,7 +108,23 @@ def test_imports_run_one_way() -> None:
 @pytest.mark.parametrize(
     ("rooms", "forbidden"),
     [
-        ({"errors", "attributes", "units", "dims", "frames", "windows", "scaling", "recipe", "cf", "samples", "defaults", "accessors"}, HEAVY),
+        (
+            {
+                "errors",
+                "attributes",
+                "units",
+                "dims",
+                "frames",
+                "windows",
+                "scaling",
+                "recipe",
+                "cf",
+                "samples",
+                "defaults",
+                "accessors",
+            },
+            HEAVY,
+        ),
         ({"verification", "plotting", "conversion", "sources"}, HEAVY),
         ({"models", "training"}, {"matplotlib"}),
     ],
