@@ -57,7 +57,8 @@ class Channel:
     @property
     def non_negative(self) -> bool:
         """Whether a value below 0 can mean nothing but missing, by its attributes: rain, and what is called a count."""
-        return dims.is_rain(self.attrs) or (self.counts and bool(self.units or self.attrs.get("standard_name")))
+        named = bool(self.attrs.get("standard_name")) or dims.canonical_units(self.units) not in (None, "1")
+        return dims.is_rain(self.attrs) or (self.counts and named)
 
 
 @dataclass(frozen=True)
@@ -336,30 +337,24 @@ def require_usable(
         if whole:
             fills |= np.isin(part, _INTEGER_FILLS)
         if fills.any():
-            smallest = float(np.abs(part[fills]).min())
-            raise _fill_values(
-                channel.name, part, fills, label, f"abs(ds) < {'1e20' if smallest >= LARGEST else '2e9'}"
-            )
+            value, count = float(part[fills][0]), int(fills.sum())
+            # The least integer has no absolute value in its own type.
+            condition = "abs(ds) < 1e20" if abs(value) >= LARGEST else "ds > -2e9" if value < 0 else "ds < 4e9"
+            raise fill_values(channel.name, _first(fills, label), value, count, condition)
         if below and channel.non_negative and (least := np.fmin.reduce(part, axis=None)) <= -1:
             fills = part == least
             if fills.sum() > 1 and (least == np.round(least) or least in _ODD_FILLS):
-                raise _fill_values(channel.name, part, fills, label, "ds >= 0")
+                raise fill_values(channel.name, _first(fills, label), float(least), int(fills.sum()), "ds >= 0")
 
 
 def _first(found: npt.NDArray[np.bool_], label: Callable[[int], str]) -> str:
     return label(int(np.argwhere(found)[0][0]))
 
 
-def _fill_values(
-    name: str,
-    values: npt.NDArray[np.float32],
-    fills: npt.NDArray[np.bool_],
-    label: Callable[[int], str],
-    condition: str,
-) -> DataError:
-    value, count = float(values[fills][0]), int(fills.sum())
+def fill_values(name: str, time: str, value: float, count: int, condition: str) -> DataError:
+    """Return the error about values that mean missing and do not say so."""
     return DataError(
-        f"{name}, {_first(fills, label)}",
+        f"{name}, {time}",
         f"{count} values such as {value:.6g}, which mean missing and are not declared as fill value",
         expected="NaN where missing, or a _FillValue attribute in the file",
         fix=f"ds.where({condition}) turns them into missing values",
