@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import xarray as xr
 
 from sa_nowcast import dims
+from sa_nowcast.attributes import normalised
 from sa_nowcast.defaults import as_nowcaster, get_default_model
 from sa_nowcast.errors import DataError
 
@@ -24,7 +25,11 @@ class _Gridded:
     """What Dataset and DataArray share."""
 
     def __init__(self, obj: Any) -> None:
-        self._obj = obj
+        self._given = obj
+
+    @property
+    def _obj(self) -> Any:
+        return normalised(self._given)  # each time: the attributes may have been set since
 
     def fit(self, *, history: int, steps: int, **options: Any) -> Nowcaster:
         """Train a nowcaster on these data; all options of `sa_nowcast.fit`."""

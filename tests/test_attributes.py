@@ -20,6 +20,7 @@ from sequences import rain, weather
 import sa_nowcast
 from sa_nowcast.attributes import match_names, normalised, plain, safe_name, safe_names, storable, text
 from sa_nowcast.cf import write_forecast
+from sa_nowcast.errors import DataError
 from sa_nowcast.opening import open_forecast
 from sa_nowcast.verification import verify
 
@@ -229,6 +230,24 @@ def test_text_is_text_however_it_was_read(value: Any) -> None:
     assert forecast.attrs["units"] == "mm h-1"
     np.testing.assert_array_equal(forecast.values, reference.values)
     assert np.isfinite(float(forecast.sa_nowcast.verify(data, metrics=["mse"])["mse"][0]))
+
+
+def test_attributes_that_are_set_after_the_first_use_count_too() -> None:
+    data = rain(12)
+    data.sa_nowcast.forecast(steps=1)
+    for units in (b"mm h-1", np.array(["mm/5min"])):
+        data.attrs["units"] = units
+        assert data.sa_nowcast.forecast(steps=1).attrs["units"] == text(units)
+
+
+def test_a_forecast_in_other_units_of_rain_is_not_scored() -> None:
+    data = rain(12)
+    forecast = data.sa_nowcast.forecast(steps=1, init_time=data.time.values[9])
+    for units in ("mm/5min", "mm d-1", "0.1 mm h-1", "inch/hr", "kg m-2 s-1"):
+        with pytest.raises(DataError, match="truth is in"):
+            verify(forecast, data.assign_attrs(units=units), metrics=["mse"])
+    for units in ("mm/(1 h)", "mm·h⁻¹", "l m-2 h-1", "5 mm (5 h)-1"):
+        verify(forecast, data.assign_attrs(units=units), metrics=["mse"])
 
 
 def test_what_holds_no_text_is_the_same_object() -> None:
