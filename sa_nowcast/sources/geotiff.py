@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from sa_nowcast import dims
+from sa_nowcast import dims, quiet
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.sources.damage import reading
 from sa_nowcast.sources.optional import require
@@ -126,8 +125,7 @@ def open_geotiff(
 
 
 def _header(rasterio: Any, path: Path, wanted: tuple[int, ...] | None) -> _Header:
-    with reading(path, "GeoTIFF"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+    with reading(path, "GeoTIFF"), quiet.warnings_ignored(rasterio.errors.NotGeoreferencedWarning):
         with rasterio.open(path) as file:
             alpha = rasterio.enums.ColorInterp.alpha
             own = tuple(i for i, c in zip(file.indexes, file.colorinterp, strict=True) if c != alpha)
@@ -286,8 +284,7 @@ def _lazy(paths: Sequence[Path], headers: Sequence[_Header], dtype: Any, along_b
 def _read(path: Path, header: _Header, dtype: str) -> npt.NDArray[Any]:
     """Return the bands of a file, NaN where its nodata, mask or alpha says so."""
     rasterio = require("rasterio", "geotiff")
-    with reading(path, "GeoTIFF"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+    with reading(path, "GeoTIFF"), quiet.warnings_ignored(rasterio.errors.NotGeoreferencedWarning):
         with rasterio.open(path) as file:
             if (file.height, file.width) != header.shape:
                 raise DataError(str(path), "the file was changed since it was opened", fix="open it again")
@@ -317,8 +314,7 @@ def _coords(header: _Header, path: Path) -> tuple[str, str, dict[str, Any]]:
             attrs = [{"long_name": f"{a.lower()} of the pixel's centre", "axis": a} for a in "YX"]
         return "y", "x", {"y": ("y", y, attrs[0]), "x": ("x", x, attrs[1])}
     pyproj = require("pyproj", "geotiff")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
+    with quiet.warnings_ignored(UserWarning):
         crs = pyproj.CRS.from_wkt(header.crs.to_wkt())
     mapping = xr.Variable((), np.int32(0), crs_attrs(crs))
     if crs.is_geographic:
@@ -338,8 +334,7 @@ def _coords(header: _Header, path: Path) -> tuple[str, str, dict[str, Any]]:
 
 
 def _in_metres(pyproj: Any, crs: Any) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
+    with quiet.warnings_ignored(UserWarning):
         text = re.sub(r"\+(units|to_meter)=\S+", "", crs.to_proj4())
     return pyproj.CRS(f"{text} +units=m")
 
