@@ -450,7 +450,7 @@ def never_trains(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"augment": ("turns",), "crop": None}, RecipeError, r"turns: samples of 24 x 20, expected squares"),
         ({"scaling": "cube"}, RecipeError, r"scaling: 'cube', expected one of auto"),
         ({"network": {"preset": "tiny"}}, RecipeError, r"there is no 'tiny'.*expected one of"),
-        ({"network": {"hiden": (4,)}}, (RecipeError, ModelError), r"did you mean 'hidden'"),
+        ({"network": {"hiden": (4,)}}, (RecipeError, ModelError), r"write 'hidden'"),
         ({"network": {"hidden": 4.5}}, RecipeError, r"network\.hidden"),
         ({"network": {"preset": ["small"]}}, RecipeError, r"network"),
         ({"network": 3}, RecipeError, r"network: 3"),
