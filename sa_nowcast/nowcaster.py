@@ -82,7 +82,7 @@ class Nowcaster:
         rounded = {name: weight.detach().cpu().half().float() for name, weight in self.network.state_dict().items()}
         for name, weight in rounded.items():
             if not torch.isfinite(weight).all():
-                raise ModelError(f"weight {name}", "is beyond the range of float16", fix="keep it in float32")
+                raise ModelError(f"weight {name}", "is beyond the range of float16", fix="save it without half")
         with torch.device("meta"):
             network = build(self.network.config)
         network.load_state_dict(rounded, assign=True)

@@ -16,6 +16,7 @@ from sa_nowcast.recipe import SAMPLE_PREFIX
 from sa_nowcast.samples import open_sample
 from sa_nowcast.sources import chain, open_source
 from sa_nowcast.sources.paths import is_zarr
+from sa_nowcast.storage import nearest_to
 
 Kind = Literal["model", "recipe", "run", "forecast", "scores", "data"]
 RECIPE_SUFFIXES: Final = (".yaml", ".yml")
@@ -89,7 +90,8 @@ def open_forecast(source: str) -> xr.DataArray:
     """
     path = Path(source).expanduser()
     if not path.exists():
-        raise DataError(source, "no such file or folder", expected="a forecast or an archive", fix="check the path")
+        remedy = nearest_to(path) or "make one with sa-nowcast forecast or sa-nowcast hindcast"
+        raise DataError(source, "no such file or folder", expected="a forecast or an archive", fix=remedy)
     ds = _opened(path)
     names = sorted(str(n) for n, v in ds.data_vars.items() if dims.LEAD_TIME in v.dims)
     if not names:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from remedies.trial import Call, as_path, command, flags, keywords, quoted, remedy
 
+from remedies.trial import Call, as_path, command, flags, quoted, remedy
 from sa_nowcast.devices import resolve_device
 from sa_nowcast.models.config import NetworkConfig, preset
 from sa_nowcast.recipe import find_recipe, parse_recipe, read_any, read_recipe

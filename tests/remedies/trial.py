@@ -7,12 +7,13 @@ a second call where the remedy is about the call itself; where it does not, the 
 from __future__ import annotations
 
 import ast
+import ctypes
 import functools
 import inspect
 import re
 import sys
 import traceback
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
@@ -22,9 +23,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from remedies.collector import PACKAGE, Site, matches, sites
 
 import sa_nowcast
+from remedies.collector import PACKAGE, Site, matches, sites
 from sa_nowcast import cli
 from sa_nowcast.errors import SaNowcastError
 
@@ -91,7 +92,7 @@ _made: list[tuple[str, set[str]]] = []
 
 
 @contextmanager
-def _watched() -> Iterable[None]:  # type: ignore[misc]
+def _watched() -> Iterator[None]:
     """Note where in the package each error is made."""
     made = SaNowcastError.__init__
 
@@ -110,7 +111,7 @@ def _watched() -> Iterable[None]:  # type: ignore[misc]
 
 def _refused(call: Call) -> tuple[str, str]:
     """Return the remedy as the user reads it, and as it was raised."""
-    with _watched(), pytest.raises((SaNowcastError, Printed)) as caught:  # type: ignore[attr-defined]
+    with _watched(), pytest.raises((SaNowcastError, Printed)) as caught:
         call()
     error = caught.value
     if isinstance(error, Printed):
@@ -160,6 +161,21 @@ def _options(*arguments: str) -> set[str]:
         if word in getattr(known, "commands", {}):
             known = known.commands[word]
     return {option for parameter in known.params for option in (*parameter.opts, *parameter.secondary_opts)}
+
+
+@contextmanager
+def without_privileges() -> Iterator[None]:
+    """Take from this thread the superuser's right to read and write whatever the permissions say."""
+    libc, header, data = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    libc.capget(header, data)
+    effective = data[0]
+    data[0] &= ~0b110  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+    libc.capset(header, data)
+    try:
+        yield
+    finally:
+        data[0] = effective
+        libc.capset(header, data)
 
 
 def expression(fix: str) -> str:
