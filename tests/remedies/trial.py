@@ -9,8 +9,10 @@ from __future__ import annotations
 import ast
 import ctypes
 import functools
+import importlib.metadata
 import inspect
 import re
+import resource
 import sys
 import traceback
 from collections.abc import Callable, Generator, Iterator
@@ -164,6 +166,17 @@ def _options(*arguments: str) -> set[str]:
 
 
 @contextmanager
+def full(size: int) -> Iterator[None]:
+    """Let no file that this process writes grow beyond `size` bytes, as a quota does."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+
+@contextmanager
 def without_privileges() -> Iterator[None]:
     """Take from this thread the superuser's right to read and write whatever the permissions say."""
     libc, header, data = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
@@ -176,6 +189,25 @@ def without_privileges() -> Iterator[None]:
     finally:
         data[0] = effective
         libc.capset(header, data)
+
+
+@contextmanager
+def uninstalled(monkeypatch: pytest.MonkeyPatch, *libraries: str) -> Iterator[None]:
+    """Let imports of `libraries` fail, as where they are not installed."""
+    with monkeypatch.context() as patch:
+        for name in [n for n in sys.modules if n.partition(".")[0] in libraries]:
+            patch.delitem(sys.modules, name)
+        for name in libraries:
+            patch.setitem(sys.modules, name, None)
+        yield
+
+
+def assert_installs(fix: str, library: str) -> None:
+    """Make sure that the command of a remedy would install `library`, by the requirements of this package."""
+    extra = re.search(r"\[(\w+)\]", fix)
+    assert extra, fix
+    wanted = re.compile(rf"{re.escape(library)}\b.*extra == .{extra[1]}\b", re.IGNORECASE)
+    assert any(wanted.match(r) for r in importlib.metadata.requires("sa-nowcast") or ()), (fix, library)
 
 
 def expression(fix: str) -> str:
