@@ -24,6 +24,7 @@ _PARTIAL: Final = ".partial"
 _ME: Final = "process {} on {}"
 _CURRENT_FOLDER: Final = -100  # AT_FDCWD
 _EXCHANGE: Final = 2  # RENAME_EXCHANGE
+_WRITE: Final = "make room, give the right to write there, or name another place"
 
 
 def nearest_to(path: str | Path) -> str | None:
@@ -151,7 +152,9 @@ def held(lock: Path, place: Path) -> Iterator[None]:
                 ) from None
             except OSError as error:
                 raise StorageError(
-                    str(place), f"its lock cannot be had ({error.strerror})", fix="use a file system with locks"
+                    str(place),
+                    f"its lock cannot be had ({error.strerror})",
+                    fix="use a file system with locks",
                 ) from error
             try:
                 mine = lock.stat().st_ino == os.fstat(file.fileno()).st_ino
@@ -220,7 +223,9 @@ def storage(place: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(
-            str(place), f"cannot be written ({error.strerror or error})", fix="check rights and space"
+            str(place),
+            f"cannot be written ({error.strerror or error})",
+            fix=_WRITE,
         ) from error
 
 

@@ -168,7 +168,7 @@ def _may_write(place: Path, existing: Existing) -> None:
             str(place),
             "exists already",
             expected="no store there",
-            fix="name another target, or replace it (existing='replace', or --replace)",
+            fix="name another target, or pass existing='replace'",
         )
     if not may_be_replaced(place):
         raise StorageError(str(place), "exists and is no Zarr store; it is left alone", fix="name another target")
@@ -247,7 +247,7 @@ class _Conversion:
             if existing == "refuse":
                 raise StorageError(
                     str(self.partial), "holds an unfinished conversion of other data or settings",
-                    fix="finish that one, remove the folder, or existing='replace'",
+                    fix="finish that one, remove the folder, or pass existing='replace'",
                 )  # fmt: skip
             lines = []
         records = (ShardRecord(**line) for line in lines[1:] if _INODE not in line)
