@@ -61,8 +61,13 @@ def _descend(module: _Module, node: ast.AST, around: list[ast.FunctionDef]) -> N
 
 def _calls(module: _Module) -> Iterator[ast.Call]:
     for node in ast.walk(module.tree):
-        if isinstance(node, ast.Call) and _name(node.func) in KINDS:
+        if isinstance(node, ast.Call) and (_name(node.func) in KINDS or _is_chosen(node)):
             yield node
+
+
+def _is_chosen(call: ast.Call) -> bool:
+    """Whether the class of an error is chosen by an expression."""
+    return not _name(call.func) and any(keyword.arg == "fix" for keyword in call.keywords)
 
 
 def _name(node: ast.expr) -> str:

@@ -212,7 +212,7 @@ def assert_installs(fix: str, library: str) -> None:
 
 def expression(fix: str) -> str:
     """Return the Python expression that a remedy begins with, or that follows a word such as `as` or `with`."""
-    lead_in = re.finditer(r"(?: in| as| with| by|:) |\b(?:use|pass|call) ", fix)
+    lead_in = re.finditer(r"(?:\b(?:in|as|with|by|use|pass|call)|:) ", fix)
     for start in (0, *(m.end() for m in lead_in)):
         for end in (len(fix), *(m.start() for m in reversed(list(re.finditer(r",? ", fix))))):
             if end > start:
