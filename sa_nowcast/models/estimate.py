@@ -352,7 +352,7 @@ def _remedy(config: NetworkConfig, batch: int, available: int, needed: Callable[
 
 
 def _remedy_of_forecast(tile: int | None) -> str:
-    return "take a smaller grid" if tile is None else f"take a smaller grid, or tile {tile}"
+    return "take a smaller grid" if tile is None else f"take a smaller grid, or tile={tile}"
 
 
 def _gib(size: int) -> str:

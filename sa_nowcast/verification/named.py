@@ -117,7 +117,7 @@ def reference(name: str, **options: Any) -> Reference:
             "reference climatology",
             "training is missing",
             "the observations that it averages",
-            'make it with sa_nowcast.reference("climatology", training=...)',
+            "pass training, as in sa_nowcast.reference('climatology', training=ds)",
         )
     return Reference(name, options)
 

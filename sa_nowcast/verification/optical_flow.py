@@ -331,5 +331,5 @@ def _spacing(data: xr.DataArray) -> float:
         describe(data, "data"),
         f"{y} has no coordinate in m, km or degrees",
         "the spacing of the grid, as steps needs",
-        "kilometres_per_pixel=",
+        "pass kilometres_per_pixel=",
     )

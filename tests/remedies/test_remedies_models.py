@@ -299,12 +299,12 @@ def test_a_network_that_memory_cannot_hold(smaller):
     yield lambda: _memory(1, checkpoint_steps=1, **smaller)(available)
 
 
-@remedy("models/estimate.py", "take a smaller grid, or tile …")
+@remedy("models/estimate.py", "take a smaller grid, or tile=…")
 @pytest.mark.parametrize("how", ["grid", "tile"])
 def test_a_grid_that_memory_cannot_hold_for_a_forecast(how):
     available = 2 * _needed(1, grid=(128, 128), training=False)
     fix = yield lambda: _memory(1, grid=(1024, 1024), training=False)(available)
-    tile = int(re.search(r"tile (\d+)", fix)[1]) if how == "tile" else 128
+    tile = keywords(fix)["tile"] if how == "tile" else 128
     yield lambda: _memory(1, grid=(tile, tile), training=False)(available)
 
 
