@@ -24,6 +24,7 @@ from sa_nowcast.errors import Interrupted, SaNowcastError, StorageError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+_STORAGE = "make room, give the right to read and write it, or name another place"
 BROKEN_PIPE = 141  # what a shell shows for a program that SIGPIPE ended
 
 
@@ -129,7 +130,7 @@ def main() -> None:
         error: Exception = fault
         if isinstance(error, OSError) and error.errno is not None and error.strerror:
             where = str(error.filename or "storage")
-            error = StorageError(where, f"cannot be read or written ({error.strerror})", fix="check rights and space")
+            error = StorageError(where, f"cannot be read or written ({error.strerror})", fix=_STORAGE)
         if not isinstance(error, SaNowcastError):
             remedy = "run again with sa-nowcast --traceback, and report what it shows"
             error = SaNowcastError("internal", f"{type(fault).__name__}: {fault}", fix=remedy)

@@ -64,7 +64,7 @@ def validate(
             )
     else:
         raise RecipeError(
-            target, f"is {kind}", expected="a recipe, frames or a saved nowcaster", fix="sa-nowcast inspect"
+            target, f"is {kind}", expected="a recipe, frames or a saved nowcaster", fix=f"sa-nowcast inspect {target}"
         )
     code = exit_code(found)
     if json:

@@ -94,7 +94,12 @@ def look(
     frames, gaps = _frames(ds, chosen if left_out or variables is not None else None)
     values = _sample(frames)
     if not np.isfinite(values).any():
-        raise DataError(frames.name, "no valid value in a sample of frames", expected="some", fix="check the source")
+        raise DataError(
+            frames.name,
+            "no valid value in a sample of frames",
+            expected="some",
+            fix="name data with values",
+        )
     gaps = gaps or not np.isfinite(values).any(axis=(1, 2, 3)).all()
     past, ahead, shares, guard = _window(frames, history, steps)
     smallest, largest = min(frames.grid.height, frames.grid.width), max(frames.grid.height, frames.grid.width)

@@ -248,7 +248,7 @@ def test_the_loss_of_rain_for_other_units(how):
 def test_augmentation_of_made_sequences(tmp_path):
     text = yaml.safe_dump(
         {
-            "name": "made", "history": 2, "steps": 2, "data": {"source": "sample:mrms", "engine": "made",
+            "name": "made", "history": 2, "steps": 2, "data": {"source": "sample:mrms", "engine": "made_fields",
             "options": {"size": 32, "test_sequences": 1}}, "network": {"hidden": [4], "output": "moving"},
             "training": {"augment": ["flips"]}, "output": {"folder": str(tmp_path)},
         }

@@ -42,9 +42,10 @@ PYTHON = re.compile(r"\bds\b|\bda\b|\w\(|\b\w+=(?!\S*\.)|\battrs\b|\.sel\b|\.ise
 class Printed(Exception):
     """A command ended with an error; what it printed."""
 
-    def __init__(self, line: str, options: set[str]) -> None:
+    def __init__(self, printed: str, options: set[str]) -> None:
+        line = printed.strip().splitlines()[-1]
         super().__init__(line)
-        self.fix, self.options = remedy_of(line), options
+        self.printed, self.fix, self.options = printed, remedy_of(line), options
 
 
 def remedy_of(line: str) -> str:
@@ -149,7 +150,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> Call:
             with pytest.raises(SystemExit) as ended:
                 cli.main()
         if ended.value.code:
-            raise Printed(err.getvalue().strip().splitlines()[-1], _options(*map(str, arguments)))
+            raise Printed(err.getvalue(), _options(*map(str, arguments)))
         return out.getvalue()
 
     return call
@@ -159,10 +160,12 @@ def _options(*arguments: str) -> set[str]:
     import typer.main
 
     known: Any = typer.main.get_command(cli.app)
+    commands = [known]
     for word in arguments:
         if word in getattr(known, "commands", {}):
             known = known.commands[word]
-    return {option for parameter in known.params for option in (*parameter.opts, *parameter.secondary_opts)}
+            commands.append(known)
+    return {o for each in commands for p in each.params for o in (*p.opts, *p.secondary_opts)}
 
 
 @contextmanager
