@@ -58,7 +58,8 @@ def chain(ds: xr.Dataset) -> xr.Dataset:
     >>> windows = sa_nowcast.SequenceDataset(ds, history=10, steps=10, gaps="skip")  # doctest: +SKIP
     """
     if not isinstance(ds, xr.Dataset):
-        raise DataError("data", f"a {type(ds).__name__}", expected="a Dataset", fix="da.to_dataset(name=...)")
+        fix = f"da.to_dataset(name={str(ds.name or 'data')!r})" if isinstance(ds, xr.DataArray) else None
+        raise DataError("data", f"a {type(ds).__name__}", expected="a Dataset", fix=fix)
     if SEQUENCE not in ds.dims:
         return ds
     time = dims.find_dim(ds, "time")
