@@ -8,7 +8,13 @@ from pathlib import Path
 from remedies.collector import sites
 from remedies.trial import TRIED
 
-WORLD: dict[tuple[str, str], str] = {}
+WORLD: dict[tuple[str, str], str] = {
+    ("storage.py", "use a file system with locks"): "no file system without locks is here",
+    (
+        "plotting/coast.py",
+        "download them once with `cartopy_feature_download physical`; plotting never does",
+    ): "the data come from the network",
+}
 """The remedies that a test cannot execute, each with the reason."""
 
 

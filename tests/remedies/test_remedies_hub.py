@@ -81,7 +81,12 @@ class FakeHub:
                 {"files": [{"path": n, "uploadMode": "regular", "shouldIgnore": False} for n in files]}
             ).encode()
         elif "/commit/" in path:
-            commit = {"success": True, "commitUrl": f"{self.url}/somebody/rain/commit/{COMMIT}", "commitOid": COMMIT, "pullRequestUrl": None}
+            commit = {
+                "success": True,
+                "commitUrl": f"{self.url}/somebody/rain/commit/{COMMIT}",
+                "commitOid": COMMIT,
+                "pullRequestUrl": None,
+            }
             body = json.dumps(commit).encode()
         elif "somebody/rain" not in path:
             status, headers = 404, {"X-Error-Code": "RepoNotFound"}

@@ -150,6 +150,20 @@ def test_several_films(tmp_path):
     yield lambda: open_film(tmp_path / "a.avi")
 
 
+@remedy("sources/film.py", "write it into the file, as ffmpeg -r does")
+def test_a_film_without_a_frame_rate(tmp_path):
+    def write(container_format: str, codec: str) -> None:
+        with av.open(str(tmp_path / "a.mp4"), "w", format=container_format) as container:
+            stream = container.add_stream(codec, rate=25)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            image = av.VideoFrame.from_ndarray(np.zeros((48, 64), np.uint8), format="gray")
+            container.mux([*stream.encode(image), *stream.encode()])
+
+    write("mpeg", "mpeg1video")
+    yield lambda: open_film(tmp_path / "a.mp4")
+    write("mp4", "mpeg4")
+
+
 @pytest.fixture
 def films(tmp_path: Path) -> Path:
     _film(tmp_path / "person01_boxing_d1_uncomp.avi", 30)

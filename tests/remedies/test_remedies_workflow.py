@@ -26,6 +26,7 @@ from sa_nowcast.training.fit import fit
 from sa_nowcast.workflow import run
 from sa_nowcast.workflow.comparing import run_comparison
 from sa_nowcast.workflow.data import open_experiment
+from sa_nowcast.workflow.forecasting import plan_forecast
 from sa_nowcast.workflow.identity import data_identity as identify
 from sa_nowcast.workflow.scoring import plan_scores
 from sa_nowcast.workflow.tables import run_tables
@@ -313,6 +314,28 @@ def test_a_first_recipe_for_data_without_a_value(source):
     ds = georeferenced(rain(40))
     yield lambda: look(ds.assign(rain=ds["rain"] * np.nan))
     yield lambda: look(ds)
+
+
+@remedy("survey/starter.py", "give more frames, or fill the gaps")
+@pytest.mark.parametrize("how", ["more", "fill"])
+def test_a_first_recipe_for_too_few_frames_in_a_row(how):
+    holed = georeferenced(rain(40)).isel(time=[t for t in range(40) if t % 3 != 2])
+    yield lambda: look(holed)
+    yield lambda: look(georeferenced(rain(60 if how == "more" else 40)))
+
+
+@remedy("workflow/forecasting.py", "give earlier frames, fill the gap, or choose another init_time")
+@pytest.mark.parametrize("how", ["earlier", "fill", "choose"])
+def test_a_forecast_without_its_history(how, saved, tmp_path):
+    whole = georeferenced(rain())
+    times = whole["time"].values
+    part = whole.isel(time=slice(6, None)) if how == "earlier" else whole.isel(time=[*range(6), *range(7, 20)])
+
+    def plan(data, at):
+        return plan_forecast(data, tmp_path / "a.nc", model=str(saved), init_time=str(times[at]))
+
+    yield lambda: plan(part, 8)
+    yield lambda: plan(part, 15) if how == "choose" else plan(whole, 8)
 
 
 @remedy("survey/recipes.py", "choose another folder")
