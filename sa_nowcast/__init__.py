@@ -1,7 +1,8 @@
 """Nowcasting on gridded data: SA-ConvLSTM for xarray.
 
-Importing the package registers the accessor ``.sa_nowcast`` on Dataset and DataArray. It loads neither torch nor
-matplotlib: both come with the first call that needs them.
+Importing the package registers the accessor ``.sa_nowcast`` on Dataset and DataArray, and shortens how long OpenMP's
+threads spin (`sa_nowcast.threads`). It loads neither torch nor matplotlib, which come with the first call that needs
+them.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from sa_nowcast import accessors as accessors
 from sa_nowcast import errors as errors
+from sa_nowcast import threads as _threads
 from sa_nowcast._version import __version__
 from sa_nowcast.defaults import get_default_model, set_default_model
 from sa_nowcast.samples import open_sample
+
+_threads.shorten_spinning()
 
 if TYPE_CHECKING:
     from sa_nowcast import interop as interop
@@ -100,4 +104,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

@@ -44,6 +44,17 @@ class SaNowcastError(Exception):
             line += f" Fix: {fix.rstrip('.')}."
         super().__init__(" ".join(line.split()))
 
+    def as_dict(self) -> dict[str, str | int | None]:
+        """Return the error as JSON can hold it: kind, where, found, expected, fix and exit_code."""
+        return {
+            "kind": self.kind,
+            "where": self.where,
+            "found": self.found,
+            "expected": self.expected,
+            "fix": self.fix,
+            "exit_code": self.exit_code,
+        }
+
     def __reduce__(self) -> tuple[type[SaNowcastError], tuple[str, str, str | None, str | None]]:
         # The default would re-create the error from its finished message; loader workers pickle errors.
         return type(self), (self.where, self.found, self.expected, self.fix)
@@ -89,3 +100,7 @@ class Interrupted(SaNowcastError):
 
     kind = "INTERRUPTED"
     exit_code = 75
+
+
+class ForecastWarning(UserWarning):
+    """Some forecasts were made by another method than the one that was asked for, or could not be made."""

@@ -7,6 +7,9 @@ with NaN where the input had nothing. Only `Frames.from_xarray` makes one.
 
 from __future__ import annotations
 
+import functools
+import itertools
+import logging
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,8 +22,11 @@ import xarray as xr
 
 from sa_nowcast import dims
 from sa_nowcast.errors import DataError
-from sa_nowcast.times import Gaps, Times, read_times, regular_segments, show_time
+from sa_nowcast.times import Gaps, Times, nearest, read_times, regular_segments, show_time, stored_rounding, times_name
 
+_LOG = logging.getLogger("sa_nowcast")
+# Of the usual spacing: what is farther apart is no neighbour. Stretched grids have uneven spacings throughout.
+LARGEST_JUMP = 10.0
 _PACKING = ("scale_factor", "add_offset", "_FillValue", "missing_value")
 
 
@@ -134,11 +140,14 @@ class Frames:
             Dimensions that cannot be told, no frames, duplicated, unsorted or irregular times, calendars and time
             zones that numpy cannot hold, text instead of numbers, or variables on different grids.
         """
+        obj = dims.with_positions(obj) if isinstance(obj, xr.Dataset) else obj
         arrays, found_dims, channel_dim = _select(obj, variables, time, y, x, channel)
         t_dim, y_dim, x_dim = found_dims
         name = str(arrays[0].name or "data")
         times = read_times(arrays[0], t_dim, name)
-        step_ns, segments = regular_segments(times, t_dim, name, gaps, step)
+        step_ns, segments = regular_segments(
+            times, t_dim, name, gaps, step, stored_rounding(arrays[0], t_dim), times_name(arrays[0], t_dim)
+        )
         coords = _kept_coords(obj, arrays[0], t_dim)
         mapping = coords.get(grid_mapping_name(arrays[0]))
         grid = _grid(arrays[0], y_dim, x_dim, name, mapping)
@@ -224,9 +233,15 @@ class Frames:
         return values[..., :: -1 if self._flip_y else 1, :: -1 if self._flip_x else 1]
 
     def position(self, time: Any) -> int | None:
-        """Return the position of a datetime64 `time`, or None where the sequence does not hold it."""
-        index = int(np.searchsorted(self.times, time))
-        return index if index < len(self) and self.times[index] == time else None
+        """Return the position of a datetime64 `time`, or None where the sequence does not hold it.
+
+        A time is that of a frame where it is within a hundredth of the step (see `sa_nowcast.times.nearest`).
+        """
+        wanted = np.datetime64(time, "ns")
+        after = int(np.searchsorted(self.times, wanted))
+        first = max(after - 1, 0)
+        place, there = nearest(self.times[first : after + 1], wanted, self.step)
+        return first + int(place) if there else None
 
     def select_positions(self, start: int, stop: int) -> Frames:
         """Return the frames ``start`` to ``stop`` as a sequence of their own."""
@@ -291,15 +306,18 @@ def _select(
 ) -> tuple[tuple[xr.DataArray, ...], tuple[Hashable, Hashable, Hashable], Hashable | None]:
     if not isinstance(obj, xr.DataArray | xr.Dataset):
         raise DataError("data", f"a {type(obj).__name__}", expected="an xarray Dataset or DataArray")
-    t_dim, y_dim, x_dim = (dims.find_dim(obj, r, told) for r, told in (("time", time), ("y", y), ("x", x)))  # type: ignore[arg-type]
-    if len({t_dim, y_dim, x_dim}) < 3:
-        raise DataError("data", f"time={t_dim!r}, y={y_dim!r}, x={x_dim!r}", expected="three different dimensions")
     if isinstance(obj, xr.DataArray):
+        t_dim, y_dim, x_dim = (
+            dims.find_dim(obj, "time", time), dims.find_dim(obj, "y", y), dims.find_dim(obj, "x", x)
+        )  # fmt: skip
         if variables is not None:
             raise DataError(str(obj.name or "data"), "variables= was given for a DataArray", expected="a Dataset")
         chosen = [obj]
     else:
-        chosen = _variables(obj, variables, (t_dim, y_dim, x_dim))
+        (t_dim, y_dim, x_dim), names = _variables(obj, variables, {"time": time, "y": y, "x": x})
+        chosen = [obj[n] for n in names]
+    if len({t_dim, y_dim, x_dim}) < 3:
+        raise DataError("data", f"time={t_dim!r}, y={y_dim!r}, x={x_dim!r}", expected="three different dimensions")
     chosen = [_decoded(a) for a in chosen]
     channel_dim: Hashable | None
     known = (t_dim, y_dim, x_dim)
@@ -312,7 +330,7 @@ def _select(
                     str(array.name),
                     f"dimensions {', '.join(map(str, array.dims))} beside other variables",
                     expected=", ".join(map(str, known)),
-                    fix="take one variable at a time, or give each entry of the extra dimension as its own variable",
+                    fix=f"ds[[{str(chosen[0].name)!r}]]",
                 )
         channel_dim = dims.VARIABLE
     order = [t_dim, *([channel_dim] if channel_dim is not None and len(chosen) == 1 else []), y_dim, x_dim]
@@ -326,26 +344,55 @@ def _select(
 
 
 def _variables(
-    ds: xr.Dataset, wanted: Sequence[str] | None, known: tuple[Hashable, Hashable, Hashable]
-) -> list[xr.DataArray]:
-    # By name: a Zarr store without consolidated metadata lists its variables in an order that may change.
-    gridded = sorted(str(n) for n, v in ds.data_vars.items() if set(known) <= set(v.dims))
+    ds: xr.Dataset, wanted: Sequence[str] | None, told: Mapping[dims.Role, Hashable | None]
+) -> tuple[dims.Roles, list[str]]:
+    """Return the dimensions of time, y and x, looked for on the chosen variables alone, and the variables."""
     if wanted is not None:
         unknown = [n for n in wanted if n not in ds.data_vars]
         if unknown:
-            raise DataError("data", f"no variable {unknown[0]!r}", expected=f"one of {', '.join(gridded) or 'none'}")
-        wrong = [n for n in wanted if n not in gridded]
-        if wrong:
-            have = ", ".join(map(str, ds[wrong[0]].dims))
-            raise DataError(wrong[0], f"dimensions {have}", expected=f"at least {', '.join(map(str, known))}")
+            known = ", ".join(n for names in dims.grids(ds, told).values() for n in names)
+            raise DataError("data", f"no variable {unknown[0]!r}", expected=f"one of {known or 'none'}")
         if not wanted:
-            raise DataError("data", "an empty list of variables", expected=f"some of {', '.join(gridded)}")
-        gridded = list(wanted)
-    if not gridded:
+            known = ", ".join(n for names in dims.grids(ds, told).values() for n in names)
+            raise DataError("data", "an empty list of variables", expected=f"some of {known}")
+        ds = ds[list(wanted)]
+    found = dims.grids(ds, told)
+    gridded = [n for names in found.values() for n in names]
+    wrong = next((n for n in wanted or () if n not in gridded), None)
+    if wrong is not None or not found:
+        if wrong is not None and ds[wrong].ndim < 3:
+            have = ", ".join(map(str, ds[wrong].dims))
+            raise DataError(wrong, f"dimensions {have}", expected=f"at least {', '.join(_dims_of(found))}")
+        one = ds if wrong is None else ds[wrong]
+        roles = [dims.find_dim(one, role, dim) for role, dim in told.items()]  # which says what is missing
         raise DataError(
-            "data", f"no variable has the dimensions {', '.join(map(str, known))}", fix="check ds.data_vars"
+            "data", f"no variable has the dimensions {', '.join(map(str, roles))}", fix="check ds.data_vars"
         )
-    return [ds[n] for n in gridded]
+    roles_found = one_grid(ds, found)
+    return roles_found, list(wanted) if wanted is not None else gridded
+
+
+def one_grid(ds: xr.Dataset, found: Mapping[dims.Roles, list[str]]) -> dims.Roles:
+    """Return the only grid that `sa_nowcast.dims.grids` found, or refuse several: one variable has to be chosen."""
+    if len(found) == 1:
+        return next(iter(found))
+    shown = "; ".join(f"{_some(names)} ({', '.join(map(str, roles))})" for roles, names in found.items())
+    name = found[dims.likeliest(ds, found)][0]
+    mapping = grid_mapping_name(ds[name])
+    raise DataError(
+        "data",
+        f"variables of different dimensions: {shown}",
+        expected="one grid",
+        fix=f"ds[{[name, *([mapping] if mapping in ds.data_vars else [])]!r}]",
+    )
+
+
+def _dims_of(found: Mapping[dims.Roles, Sequence[str]]) -> tuple[str, ...]:
+    return tuple(map(str, next(iter(found)))) if len(found) == 1 else ("time", "y", "x")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _decoded(array: xr.DataArray) -> xr.DataArray:
@@ -361,17 +408,16 @@ def _decoded(array: xr.DataArray) -> xr.DataArray:
 def _grid(array: xr.DataArray, y: Hashable, x: Hashable, name: str, mapping: xr.DataArray | None) -> Grid:
     spacings: list[float | None] = []
     for dim in (y, x):
-        values = array.coords[dim].values if dim in array.coords else np.empty(0)
-        if values.dtype.kind not in "fiu" or values.size < 2:
+        if dim not in array.coords or array.coords[dim].dtype.kind not in "fiu" or array.sizes[dim] < 2:
             spacings.append(None)
             continue
-        differences = np.diff(values.astype(np.float64))
+        values = dims.unwrapped(array.coords[dim])
+        differences = np.diff(values)
         if not np.isfinite(differences).all() or not ((differences > 0).all() or (differences < 0).all()):
-            raise DataError(
-                f"{name}, {dim}",
-                "coordinate is neither increasing nor decreasing",
-                fix=f"ds.sortby({str(dim)!r})",
-            )
+            raise _unordered(f"{name}, {dim}", dim, array.coords[dim])
+        torn = jump(array.coords[dim])
+        if torn is not None:
+            _say(f"{name}: {torn}")
         spacings.append(float(np.median(differences)))
     units = array.coords[y].attrs.get("units") if y in array.coords else None
     return Grid(
@@ -384,6 +430,69 @@ def _grid(array: xr.DataArray, y: Hashable, x: Hashable, name: str, mapping: xr.
         units=None if units is None else str(units),
         projection=_projection(mapping),
     )
+
+
+def _unordered(where: str, dim: Hashable, coord: xr.DataArray) -> DataError:
+    values = coord.values.astype(np.float64)
+    found = "coordinate is neither increasing nor decreasing"
+    if not np.isfinite(values).all():
+        at = int(np.argmin(np.isfinite(values)))
+        return DataError(
+            where, f"{found}: no number at position {at}", "a number for every row or column", f"ds.drop_vars({dim!r})"
+        )
+    known, counts = np.unique(values, return_counts=True)
+    if (counts > 1).any():
+        twice = f"{found}: {known[np.argmax(counts)]:g} occurs {counts.max()} times"
+        # Many are labels that were rounded: without their rows or columns the picture would be another.
+        few = (counts - 1).sum() * 10 <= len(values)
+        fix = f"ds.drop_duplicates({dim!r}).sortby({dim!r})" if few else f"ds.drop_vars({dim!r})"
+        return DataError(where, twice, "each once", fix)
+    turned = coord.copy(data=np.sort(values % 360))
+    if dims.is_longitude(coord) and _torn(np.diff(turned.values)) is None:
+        return DataError(where, found, fix=f"{_modulo(dim)}.sortby({dim!r})")
+    return DataError(where, found, fix=f"ds.sortby({dim!r})")
+
+
+def _modulo(dim: Hashable) -> str:
+    return f"ds.assign_coords({{{dim!r}: ds[{dim!r}] % 360}})"
+
+
+def _torn(differences: npt.NDArray[np.float64]) -> int | None:
+    """Return the place of a jump between parts of a regular grid; uneven spacings, as of latitudes, are no jumps."""
+    sizes = np.abs(differences)
+    usual = float(np.median(sizes))
+    jumps = sizes > LARGEST_JUMP * usual
+    if not jumps.any() or len(sizes) < 3 or np.abs(sizes[~jumps] / usual - 1).max() > 0.01:
+        return None
+    return int(np.argmax(sizes))
+
+
+def jump(coord: xr.DataArray) -> DataError | None:
+    """Return what is wrong with a regular grid that has a hole, as one line, or None.
+
+    Sorting longitudes that cross the antimeridian makes such holes; networks see pixels, and so no hole.
+    """
+    values = dims.unwrapped(coord)
+    sizes = np.abs(np.diff(values))
+    at = _torn(sizes)
+    if at is None:
+        return None
+    name = coord.name
+    if dims.is_longitude(coord) and _torn(np.diff(np.sort(values % 360))) is None:
+        fix = f"{_modulo(name)}.sortby({name!r})"
+    else:
+        cuts = np.flatnonzero(sizes > LARGEST_JUMP * np.median(sizes)) + 1
+        parts = itertools.pairwise([0, *cuts.tolist(), len(values)])
+        start, stop = max(parts, key=lambda part: part[1] - part[0])
+        fix = f"ds.isel({{{name!r}: slice({start}, {stop})}})"
+    found = f"a jump from {coord.values[at]:g} to {coord.values[at + 1]:g} between cells of {np.median(sizes):g}"
+    return DataError(str(name), found, expected="one whole grid", fix=fix)
+
+
+@functools.cache
+def _say(line: str) -> None:
+    """Log a line as a warning, once in a process."""
+    _LOG.warning(line)
 
 
 def grid_mapping_name(array: xr.DataArray) -> str | None:
@@ -430,11 +539,15 @@ def _units(attrs: Mapping[Hashable, Any]) -> str | None:
 
 
 def _kept_coords(obj: xr.DataArray | xr.Dataset, array: xr.DataArray, time: Hashable) -> dict[Hashable, xr.DataArray]:
-    kept = {
-        n: c.variable
-        for n, c in array.coords.items()
-        if time not in c.dims and n not in (dims.INIT_TIME, dims.LEAD_TIME)
-    }
+    kept: dict[Hashable, xr.Variable] = {}
+    for n, c in array.coords.items():
+        variable: xr.Variable | None = c.variable
+        if time in c.dims:
+            variable = _constant(c.variable, time) if dims.is_position(str(n), c.variable) else None
+        # A forecast has times of its own.
+        others = c.attrs.get("standard_name") in ("time", "forecast_reference_time") and not c.dims
+        if variable is not None and not others and n not in (dims.INIT_TIME, dims.LEAD_TIME, dims.VALID_TIME):
+            kept[n] = variable
     mapping = grid_mapping_name(array)
     if mapping is not None and isinstance(obj, xr.Dataset) and mapping in obj.variables:
         kept[mapping] = obj[mapping].variable
@@ -445,3 +558,9 @@ def _kept_coords(obj: xr.DataArray | xr.Dataset, array: xr.DataArray, time: Hash
             attrs.pop("bounds", None)  # the bounds variable has a dimension that a DataArray cannot carry
         clean[name] = xr.DataArray(variable.data, dims=variable.dims, attrs=attrs)
     return clean
+
+
+def _constant(variable: xr.Variable, time: Hashable) -> xr.Variable | None:
+    """Return latitude or longitude that is given for every time without its time, or None where the grid moves."""
+    first, last = variable.isel({time: 0}), variable.isel({time: -1})
+    return first if np.array_equal(first.values, last.values, equal_nan=True) else None

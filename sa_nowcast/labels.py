@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import operator
 from collections.abc import Hashable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import xarray as xr
 
 from sa_nowcast import dims
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.frames import Frames
-from sa_nowcast.times import read_leads, show_step, show_time
+from sa_nowcast.times import read_leads, read_time, show_step, show_time, stored_as, valid_times
 
 # They describe the values of the input, or refer to variables that a forecast does not carry along.
 DROPPED_ATTRS = (
@@ -56,7 +54,7 @@ def labelled(frames: Frames, last: int, values: npt.NDArray[np.float32], provena
     coords |= {name: c for name, c in frames.coords.items() if set(c.dims) <= set(out_dims)}
     coords[dims.LEAD_TIME] = (dims.LEAD_TIME, lead, dims.LEAD_TIME_ATTRS)
     coords[dims.INIT_TIME] = ((), init, dims.INIT_TIME_ATTRS)
-    coords[dims.VALID_TIME] = (dims.LEAD_TIME, init + lead, dims.VALID_TIME_ATTRS)
+    coords[dims.VALID_TIME] = (dims.LEAD_TIME, valid_times(init, lead, frames.name), dims.VALID_TIME_ATTRS)
     several = len(frames.arrays) > 1
     attrs = {} if several else {k: v for k, v in array.attrs.items() if k not in DROPPED_ATTRS}
     result = xr.DataArray(
@@ -75,7 +73,7 @@ def labelled(frames: Frames, last: int, values: npt.NDArray[np.float32], provena
         # So that a plain to_netcdf is CF too: coordinates have no fill value (section 2.5.1).
         result[name].encoding["_FillValue"] = None
     for name in (dims.INIT_TIME, dims.VALID_TIME):
-        result[name].encoding |= {"units": "seconds since 1970-01-01", "dtype": "int64"}
+        result[name].encoding |= stored_as(result[name].values)
     return result
 
 
@@ -83,16 +81,7 @@ def init_position(frames: Frames, init_time: Any) -> int:
     """Return the position of one init time, given as anything that names a time; None is the last one."""
     if init_time is None:
         return len(frames) - 1
-    value: Any = getattr(init_time, "values", init_time)
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = cast("Any", value[()])
-    stamp: Any = pd.NaT
-    with contextlib.suppress(ValueError, TypeError):
-        stamp = pd.Timestamp(value)
-    if pd.isna(stamp) or stamp.tz is not None:
-        shown = " ".join(repr(init_time).split())
-        raise RecipeError("init_time", f"{shown:.80}", expected="one time in UTC, such as '2019-06-10T00:30'")
-    wanted = stamp.to_datetime64().astype("datetime64[ns]")
+    wanted = read_time(init_time, "init_time")
     position = frames.position(wanted)
     if position is None:
         raise DataError(

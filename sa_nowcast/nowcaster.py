@@ -30,6 +30,7 @@ from sa_nowcast.scaling import Scaling
 from sa_nowcast.stream import prepare
 from sa_nowcast.summary import to_html
 from sa_nowcast.terms import Terms
+from sa_nowcast.threads import sharing_cores
 from sa_nowcast.tiles import LEAST_TILE, blend
 from sa_nowcast.times import show_step
 
@@ -376,7 +377,7 @@ class Nowcaster:
 
     def _run(self, values: npt.NDArray[np.float32], steps: int, device: torch.device) -> npt.NDArray[np.float32]:
         self.network.to(device).eval()
-        with torch.inference_mode():
+        with sharing_cores(), torch.inference_mode():
             x, _ = prepare(torch.from_numpy(values).to(device), self.scaling, self.terms.history)
             z = self.network(x, steps=steps)
             physical = self.scaling.to_physical(z, torch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -12,6 +12,7 @@ import xarray as xr
 from sa_nowcast import bundle, dims
 from sa_nowcast.conversion import COMPLETE, open_zarr
 from sa_nowcast.errors import DataError, StorageError
+from sa_nowcast.frames import grid_mapping_name
 from sa_nowcast.recipe import SAMPLE_PREFIX
 from sa_nowcast.samples import open_sample
 from sa_nowcast.sources import chain, open_source
@@ -52,26 +53,85 @@ def kind_of(source: str) -> Kind:
         return "data"  # whose reader says what is wrong with it
 
 
-def open_data(source: str, *, engine: str | None = None, options: Mapping[str, Any] | None = None) -> xr.Dataset:
+def open_data(
+    source: str,
+    *,
+    engine: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    variables: Sequence[str] | None = None,
+    time: Hashable | None = None,
+) -> xr.Dataset:
     """Open frames lazily; sequences are put one after another.
 
     Parameters
     ----------
     source : str
         What `sa_nowcast.sources.open_source` opens, or ``sample:mrms`` for the embedded sample.
-    engine, options : optional
+    engine, options, time : optional
         For `open_source`.
+    variables : sequence of str, optional
+        Only these, with the grid mappings that they name.
 
     Raises
     ------
     DataError
-        No such file, or one that cannot be opened.
+        No such file, one that cannot be opened, or one without such a variable.
     RecipeError
         An engine or option that is not known.
     """
     if source.startswith(SAMPLE_PREFIX):
-        return open_sample(source.removeprefix(SAMPLE_PREFIX))
-    return chain(open_source(source, engine=engine, **dict(options or {})))
+        return chosen(open_sample(source.removeprefix(SAMPLE_PREFIX)), variables)
+    return chain(chosen(open_source(source, engine=engine, time=time, **dict(options or {})), variables))
+
+
+def chosen(ds: xr.Dataset, variables: Sequence[str] | None) -> xr.Dataset:
+    """Return the variables, all where None, with the grid mappings that they name."""
+    if variables is None:
+        return ds
+    unknown = [n for n in variables if n not in ds.data_vars]
+    if unknown:
+        known = ", ".join(map(str, ds.data_vars)) or "none"
+        raise DataError("data", f"no variable {unknown[0]!r}", expected=f"one of {known}")
+    mappings = [m for n in variables if (m := grid_mapping_name(ds[n])) in ds.variables and m not in ds.coords]
+    return ds[[*variables, *dict.fromkeys(mappings)]]
+
+
+def named_like(
+    data: xr.Dataset | xr.DataArray,
+    forecast: xr.DataArray,
+    *,
+    time: str | None = None,
+    y: str | None = None,
+    x: str | None = None,
+    channel: str | None = None,
+) -> Any:
+    """Return observations with the dimensions that were told renamed to those of a forecast, and to ``time``.
+
+    Raises
+    ------
+    DataError
+        No such dimension, or one whose new name is taken.
+    """
+    told = {"time": time, "y": y, "x": x, "channel": channel}
+    wanted = {"time": dims.TIME}
+    known = {dims.INIT_TIME, dims.LEAD_TIME, dims.VARIABLE, dims.REALIZATION}
+    left = [str(d) for d in forecast.dims if d not in known]
+    for role, dim in zip(("channel", "y", "x")[-len(left) :], left[-3:], strict=False):
+        wanted[role] = dim
+    names = {}
+    for role, name in told.items():
+        if name is None:
+            continue
+        if name not in data.dims:
+            raise DataError("truth", f"no dimension {name!r} (dimensions: {', '.join(map(str, data.dims))})",
+                            fix=f"name one with {role}=")  # fmt: skip
+        if role in wanted and wanted[role] != name:
+            names[name] = wanted[role]
+    taken = [new for new in names.values() if new in data.dims and new not in names]
+    if taken:
+        raise DataError("truth", f"has a dimension {taken[0]!r} of its own", expected="another name", fix="rename it")
+    gone = [new for new in names.values() if new in data.coords and new not in names]
+    return data.drop_vars(gone).rename(names) if names else data
 
 
 def open_forecast(source: str) -> xr.DataArray:

@@ -11,7 +11,7 @@ import numpy as np
 from sa_nowcast import dims
 from sa_nowcast.errors import ModelError, RecipeError
 from sa_nowcast.frames import Frames, Grid
-from sa_nowcast.times import show_step
+from sa_nowcast.times import show_step, tolerance
 
 GRID_TOLERANCE = 0.01
 """Relative difference of grid spacing that still counts as the same grid (rounded coordinates differ by less)."""
@@ -124,7 +124,7 @@ class Terms:
                     fix=f"convert the values, and set the attribute units of {name} to {wanted!r}",
                 )
         differences = np.diff(frames.times)
-        if len(differences) and not (differences == self.step).any():
+        if len(differences) and (abs(differences - self.step).astype(np.int64) > tolerance(self.step)).all():
             raise ModelError(
                 f"{frames.name}, {frames.label(len(frames) - 1)}",
                 f"step is {show_step(differences[-1])}",

@@ -89,3 +89,37 @@ def traffic(frames: int = 20) -> xr.DataArray:
         name="flow",
         attrs={"units": "1"},
     )
+
+
+def wrf(frames: int = 20, height: int = 24, width: int = 20) -> xr.Dataset:
+    """Return what xarray makes of a file of WRF: times under another name, 2-D latitude and longitude, two grids."""
+    times = pd.date_range(START, periods=frames, freq="5min")
+    rows, columns = np.mgrid[0:height, 0:width]
+    places = {"XLAT": 50 + 0.1 * rows + 0.01 * columns, "XLONG": 5 + 0.1 * columns + 0.02 * rows}
+    units = {"XLAT": {"units": "degree_north"}, "XLONG": {"units": "degree_east"}}
+    grid = ("Time", "south_north", "west_east")
+    return xr.Dataset(
+        {
+            "T2": (grid, rain(frames, height, width).values, {"units": "K", "description": "TEMP at 2 M"}),
+            "U": (("Time", "bottom_top", "south_north", "west_east_stag"), np.zeros((frames, 2, height, width + 1))),
+            "Times": ("Time", np.array([f"{t:%Y-%m-%d_%H:%M:%S}" for t in times], dtype="S19")),
+        },
+        {
+            "XTIME": ("Time", times, {"description": "minutes since the start"}),
+            **{n: (grid, np.broadcast_to(p, (frames, height, width)), units[n]) for n, p in places.items()},
+        },
+    )
+
+
+def of_two_grids(da: xr.DataArray) -> xr.Dataset:
+    """Return rain beside a field on a grid of its own, both with CF attributes, and one with times of its own."""
+    other = da[:, ::2, ::2].rename(y="ys", x="xs").rename("satellite")
+    return xr.Dataset({"rain": da, "satellite": other, "model": da[::6].rename(time="time_model")})
+
+
+def rounded(da: xr.DataArray, units: str = "days since 1970-01-01", dtype: str = "float64") -> xr.DataArray:
+    """Return `da` with its times as xarray reads them from a file that stores them as numbers of `units`."""
+    exact = xr.Variable("time", da["time"].values, encoding={"units": units, "dtype": np.dtype(dtype)})
+    times = xr.conventions.decode_cf_variable("time", xr.conventions.encode_cf_variable(exact))
+    assert (np.diff(times.values) != np.diff(da["time"].values)).any()
+    return da.assign_coords(time=xr.Variable("time", times.values, da["time"].attrs, times.encoding))

@@ -66,3 +66,41 @@ def test_what_is_no_forecast_says_so(nowcaster: Nowcaster) -> None:
 def test_an_unknown_option_of_fit_is_one_line() -> None:
     with pytest.raises(RecipeError, match=r"fit, max_step: unknown key.*'max_steps'"):
         rain().sa_nowcast.fit(history=4, steps=3, max_step=5)
+
+
+def test_the_accessor_says_what_it_found_and_what_can_be_done_with_it() -> None:
+    shown = repr(rain().sa_nowcast)
+    assert "frames: 20 from 2020-06-01T00:00 to 2020-06-01T01:35, every 5 min, no gaps (time)" in shown
+    assert "grid: 24 x 20 (y, x), spacing 1000 x 1000 m" in shown
+    assert "channels: rain [mm h-1]" in shown
+    assert "forecast(steps)" in shown
+    assert "rain [mm h-1], temperature [K]" in repr(weather().sa_nowcast)
+    assert "1 gap " in repr(rain().isel(time=[0, 1, 2, 3, 6, 7, 8]).sa_nowcast)
+    archive = rain().sa_nowcast.hindcast(2, model="persistence")
+    assert "a forecast: init_time 20, lead_time 2, y 24, x 20" in repr(archive.sa_nowcast)
+    assert "verify(truth)" in repr(archive[0].sa_nowcast)
+
+
+def test_the_accessor_of_other_data_says_why_and_reads_no_value() -> None:
+    for other in (
+        xr.Dataset(),
+        xr.DataArray(3),
+        rain().drop_vars("time"),
+        rain()[:1],
+        xr.DataArray(["a"], dims="time"),
+    ):
+        assert "no sequence of frames as it is" in repr(other.sa_nowcast)
+    read: list[int] = []
+
+    def reading(block: np.ndarray) -> np.ndarray:
+        read.append(1)
+        return block
+
+    lazy = rain().chunk(time=1)
+    lazy = lazy.copy(data=lazy.data.map_blocks(reading, dtype="f4", meta=np.empty((0, 0, 0), "f4")))
+    assert "frames: 20" in repr(lazy.sa_nowcast)
+    assert read == []
+
+
+def test_what_dir_lists_is_what_is_public() -> None:
+    assert dir(sa_nowcast) == sorted(sa_nowcast.__all__)

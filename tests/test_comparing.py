@@ -15,7 +15,7 @@ from sa_nowcast.recipe import ComparisonRecipe, OutputRecipe, SetRecipe
 from sa_nowcast.workflow import comparing
 from sa_nowcast.workflow.comparing import open_set, run_comparison
 
-pytest.importorskip("pysteps", reason='optical flow is pysteps\': pip install "sa-nowcast[pysteps]"')
+pytest.importorskip("pysteps", reason="optical flow is pysteps': pip install pysteps opencv-python-headless")
 
 
 @pytest.fixture

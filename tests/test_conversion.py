@@ -17,6 +17,7 @@ import xarray as xr
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
+from sequences import of_two_grids, rounded, wrf
 
 from sa_nowcast.conversion import COMPLETE, VariablePlan, convert, open_zarr, run, verify
 from sa_nowcast.conversion.plan import LARGEST_SHARD, frames_per_shard
@@ -681,3 +682,39 @@ def test_a_store_of_format_2_becomes_one_of_format_3(real_data: Path, tmp_path: 
     assert back.data.dtype == np.int16
     np.testing.assert_array_equal(back.data.values, source.data.values)
     np.testing.assert_array_equal(back.x.values, source.x.values)
+
+
+def test_rounded_times_are_stored_as_the_exact_ones(tmp_path: Path) -> None:
+    exact = rain(20)
+    jittered = exact.assign_coords(time=rounded(exact["rain"])["time"])
+    convert(jittered, tmp_path / "a.zarr")
+    stored = open_zarr(tmp_path / "a.zarr")
+    np.testing.assert_array_equal(stored["time"].values, exact["time"].values)
+    assert stored["time"].encoding["units"] == "seconds since 1970-01-01"
+    plan = convert(jittered.isel(time=[*range(8), *range(10, 20)]), tmp_path / "b.zarr")
+    np.testing.assert_array_equal(plan.missing_times, exact["time"].values[8:10])
+
+
+def test_a_file_of_wrf_is_converted_with_its_times_and_places(tmp_path: Path) -> None:
+    convert(wrf(8), tmp_path / "a.zarr", variables=["T2"])
+    stored = open_zarr(tmp_path / "a.zarr")
+    np.testing.assert_array_equal(stored["Time"].values, wrf(8)["XTIME"].values)
+    assert {"XLAT", "XLONG"} <= set(stored.coords)
+    np.testing.assert_array_equal(stored["T2"].values, wrf(8)["T2"].values)
+
+
+def test_variables_on_several_grids_are_each_stored_in_their_own_order(tmp_path: Path) -> None:
+    ds = (
+        of_two_grids(rain(12)["rain"].drop_vars("height"))
+        .drop_vars(["model", "time_model"])
+        .transpose("x", "xs", "time", "y", "ys")
+    )
+    convert(ds, tmp_path / "a.zarr")
+    stored = open_zarr(tmp_path / "a.zarr")
+    assert (stored["rain"].dims, stored["satellite"].dims) == (("time", "y", "x"), ("time", "ys", "xs"))
+
+
+def test_times_beyond_nanoseconds_are_not_converted(tmp_path: Path) -> None:
+    far = rain(4).assign_coords(time=np.datetime64("3000-01-01", "s") + np.arange(4) * np.timedelta64(300, "s"))
+    with pytest.raises(DataError, match="4 of 4 times are in the years 3000 to 3000"):
+        convert(far, tmp_path / "a.zarr")

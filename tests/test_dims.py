@@ -8,7 +8,16 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sa_nowcast.dims import canonical_units, find_channel, find_dim, is_rain
+from sa_nowcast.dims import (
+    canonical_units,
+    find_channel,
+    find_dim,
+    grids,
+    is_rain,
+    same_axis,
+    unwrapped,
+    with_positions,
+)
 from sa_nowcast.errors import DataError
 
 SAME = [
@@ -149,3 +158,115 @@ def test_the_dimension_left_over_is_the_channel_where_its_name_says_so() -> None
         find_channel(_array(known), known, "band")
     with pytest.raises(DataError, match=r"level \(2\)"):
         find_channel(_array((*known, "band", "level")), known, "band")
+
+
+# WRF, ROMS, CICE, NEMO, rotated poles, HYCOM, NCL's GRIB, swaths, and names that nobody knows.
+@pytest.mark.parametrize(
+    ("y", "x"),
+    [
+        ("south_north", "west_east"), ("south_north_stag", "west_east"), ("south_north", "west_east_stag"),
+        ("eta_rho", "xi_rho"), ("eta_u", "xi_u"), ("nj", "ni"), ("y", "x"), ("yc", "xc"), ("rlat", "rlon"),
+        ("nlat", "nlon"), ("ygrid_0", "xgrid_0"), ("yh", "xh"), ("lines", "pixels"), ("along_track", "across_track"),
+        ("a", "b"), ("dim_0", "dim_1"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("names", [("XLAT", "XLONG"), ("nav_lat", "nav_lon"), ("p", "q")])
+@pytest.mark.parametrize("coords", [True, False])
+def test_curvilinear_grids_need_no_names(y: str, x: str, names: tuple[str, str], coords: bool) -> None:
+    latitude, longitude = np.mgrid[50:51:4j, 5:6:3j]  # type: ignore[misc]
+    units = ({"units": "degrees_north"}, {"standard_name": "longitude"}) if names == ("p", "q") else ({}, {})
+    ds = xr.Dataset(
+        {
+            "rain": (("Time", y, x), np.zeros((2, 4, 3))),
+            names[0]: ((y, x), latitude, units[0]),
+            names[1]: ((y, x), longitude, units[1]),
+        }
+    )
+    ds = with_positions(ds)
+    assert set(names) <= set(ds.coords)
+    if coords or y in ("a", "dim_0"):
+        assert [find_dim(ds["rain"], r) for r in ("time", "y", "x")] == ["Time", y, x]
+    assert grids(ds) == {("Time", y, x): ["rain"]}
+
+
+def test_two_dimensional_latitude_tells_rows_whatever_the_order_of_a_variable() -> None:
+    latitude = xr.DataArray(np.zeros((4, 3)), dims=("a", "b"), attrs={"units": "degrees_north"})
+    da = xr.DataArray(np.zeros((3, 2, 4)), dims=("b", "time", "a"), coords={"lat": latitude})
+    assert [find_dim(da, r) for r in ("time", "y", "x")] == ["time", "a", "b"]
+
+
+def test_latitude_that_is_given_for_every_time_tells_rows_too() -> None:
+    latitude = xr.DataArray(np.zeros((2, 4, 3)), dims=("Time", "a", "b"), attrs={"units": "degree_north"})
+    ds = xr.Dataset({"T2": (("Time", "a", "b"), np.zeros((2, 4, 3))), "XLAT": latitude})
+    assert grids(with_positions(ds)) == {("Time", "a", "b"): ["T2"]}
+
+
+def test_the_grid_of_each_variable_is_found_on_it_alone() -> None:
+    ds = xr.Dataset(
+        {
+            "rain": (("time", "y", "x"), np.zeros((2, 4, 3))),
+            "cloud": (("time", "y", "x"), np.zeros((2, 4, 3))),
+            "level": (("time", "height", "y", "x"), np.zeros((2, 2, 4, 3))),
+            "satellite": (("time", "ys", "xs"), np.zeros((2, 2, 2))),
+            "model": (("time_model", "y", "x"), np.zeros((1, 4, 3))),
+            "bounds": (("time", "nv"), np.zeros((2, 2))),
+        },
+        {
+            "time_model": ("time_model", np.array(["2024-05-01"], dtype="datetime64[ns]")),
+            "ys": ("ys", [1.0, 0.0], {"standard_name": "projection_y_coordinate"}),
+            "xs": ("xs", [0.0, 1.0], {"standard_name": "projection_x_coordinate"}),
+        },
+    )
+    assert grids(ds) == {
+        ("time", "y", "x"): ["cloud", "level", "rain"],
+        ("time_model", "y", "x"): ["model"],
+        ("time", "ys", "xs"): ["satellite"],
+    }
+    assert list(grids(ds, {"y": "ys"})) == [("time", "ys", "xs")]
+    with pytest.raises(DataError, match="dimensions time, time_model could each be time"):
+        find_dim(ds, "time")
+    assert find_dim(ds[["model"]], "time") == "time_model"
+    assert find_dim(ds[["rain", "cloud"]], "y") == "y"
+
+
+@pytest.mark.parametrize(
+    ("values", "attrs", "first", "last"),
+    [
+        ((np.arange(24) + 168.0 + 180) % 360 - 180, {"units": "degrees_east"}, 168, 191),
+        ((np.arange(24) + 168.0 + 180) % 360 - 180, {}, 168, 191),
+        ((np.arange(24) + 350.0) % 360, {"standard_name": "longitude"}, 350, 373),
+        (((np.arange(24) + 168.0 + 180) % 360 - 180)[::-1], {"units": "degrees_east"}, -169, -192),
+        (np.array([170.0, 178.0, -176.0, -170.0]), {"units": "degrees_east"}, 170, 190),
+        (np.array([10.0, 8.0, 6.0]), {"units": "degrees_east"}, 10, 6),
+        # What is not monotonic modulo 360, uneven and not called longitude, or in metres, stays as it is.
+        (np.array([170.0, -170.0, 178.0, -176.0]), {"units": "degrees_east"}, 170, -176),
+        (np.array([170.0, 178.0, -176.0, -170.0]), {}, 170, -170),
+        ((np.arange(24) + 168.0 + 180) % 360 - 180, {"units": "m"}, 168, -169),
+    ],
+)
+def test_longitudes_are_unwrapped_where_that_makes_them_a_sequence(
+    values: np.ndarray, attrs: dict[str, str], first: float, last: float
+) -> None:
+    found = unwrapped(xr.DataArray(values, dims="x", coords={"x": ("x", values, attrs)})["x"])
+    assert (found[0], found[-1]) == (first, last)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (np.linspace(-10, -7.7, 24), np.linspace(-10, -7.7, 24).astype("f4"), True),
+        (np.arange(24) * 1000.0, np.arange(24) * 1000.0 + 1e-10, True),
+        (np.arange(24) * 1000.0, np.arange(24) * 1000.0 + 0.9, True),  # less than a thousandth of a cell
+        (np.arange(24) * 1000.0, np.arange(24) * 1000.0 + 5, False),
+        (170 + 0.001 * np.arange(50), (170 + 0.001 * np.arange(50)).astype("f4"), True),  # float32 rounds by 8e-6
+        (5e6 + 10.0 * np.arange(50), 5e6 + 10.0 * np.arange(50) + 4, False),  # 0.4 cells far from the origin
+        (np.arange(5), np.arange(6), False),
+        (np.array([3.0]), np.array([3.0 + 1e-9]), True),
+        (np.array(["a", "b"]), np.array(["a", "c"]), False),
+        (np.array([1.0, np.nan]), np.array([1.0, np.nan]), True),
+    ],
+)
+def test_coordinates_are_of_one_grid_where_they_agree_to_a_share_of_a_cell(
+    one: np.ndarray, other: np.ndarray, same: bool
+) -> None:
+    assert same_axis(one, other) is same

@@ -15,12 +15,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dask.array
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 import zarr
 from compliance_checker.runner import CheckSuite
-from sequences import georeferenced, rain, traffic, weather
+from sequences import georeferenced, of_two_grids, rain, rounded, traffic, weather, wrf
 
 import sa_nowcast
 from sa_nowcast import dims
@@ -138,6 +140,39 @@ def test_an_archive_verifies_itself(nowcaster: Nowcaster, tmp_path: Path) -> Non
         xr.testing.assert_allclose(back.sa_nowcast.verify(rain(), metrics=["mse"])["mse"], scores["mse"], rtol=1e-12)
 
 
+def calls_to_build(count: int, source: str) -> int:
+    """How many Python functions are called to lay out a lazy hindcast of so many init times."""
+    values: Any = np.broadcast_to(np.float32(1), (count, 4, 4))
+    if source == "dask":
+        values = dask.array.from_array(values, chunks=(100, 4, 4))
+    like = rain(2, 4, 4)
+    data = xr.DataArray(values, dims=like.dims, coords={"y": like["y"], "x": like["x"]}, attrs=like.attrs, name="rain")
+    data = data.assign_coords(time=np.datetime64("2000-01-01", "ns") + np.arange(count) * np.timedelta64(5, "m"))
+    calls = 0
+
+    def count_calls(frame: Any, event: str, argument: Any) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    hindcast(data[:20], "persistence", 2)  # imports what is imported once
+    before = sys.getprofile()
+    sys.setprofile(count_calls)
+    try:
+        archive = hindcast(data, "persistence", 2, init_times=data["time"].values, batch_size=16)
+    finally:
+        sys.setprofile(before)
+    assert archive.chunksizes["init_time"] == (16,) * (count // 16)
+    assert archive[count // 2].values.shape == (2, 4, 4)
+    return calls
+
+
+@pytest.mark.parametrize("source", ["memory", "dask"])
+def test_a_lazy_hindcast_is_laid_out_at_the_price_of_a_task_for_each_batch(source: str) -> None:
+    few, many = calls_to_build(1600, source), calls_to_build(32000, source)
+    # It was some 1900 calls for each batch, and 4000 of dask data.
+    assert (many - few) / ((32000 - 1600) / 16) < 60
+
+
 # Init times
 
 
@@ -193,6 +228,7 @@ def test_frames_without_values_give_missing_forecasts_that_say_why_or_are_refuse
         missing = np.isnan(archive.values).all(axis=(1, 2, 3))
         assert np.flatnonzero(missing).tolist() == [5, 6, 7, 8]  # init times 8 to 11
         assert not np.isnan(archive.values[~missing]).any()
+        assert archive.attrs.pop("no_forecast_count", 4) == 4  # of an archive that is written
         one_by_one(nowcaster, data, archive[~missing])
     with xr.open_zarr(tmp_path / "a.zarr") as ds:
         assert np.flatnonzero(ds[STATUS]).tolist() == [5, 6, 7, 8]
@@ -221,7 +257,7 @@ def test_bad_arguments_are_one_line(nowcaster: Nowcaster, tmp_path: Path) -> Non
     refused(RecipeError, "init_times: .*slice of times, or a sequence", init_times="2020-06-01")
     refused(RecipeError, "init_times: no time", init_times=[])
     refused(RecipeError, "is given twice", init_times=["2020-06-01T00:30", "2020-06-01T00:30"])
-    refused(RecipeError, "a slice with step 2.*pass stride=", init_times=slice(None, None, 2))
+    refused(RecipeError, "a slice with step 2.*stride=2 beside", init_times=slice(None, None, 2))
     refused(RecipeError, "slice of times in UTC", init_times=slice("yesterday-ish", None))
     refused(DataError, "the init time is not among the data's times", init_times=["2021-01-01"])
     refused(RecipeError, "steps: not given for persistence", model="persistence")
@@ -837,3 +873,50 @@ def test_a_lazy_hindcast_can_be_pickled(nowcaster: Nowcaster) -> None:
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(archive)), archive)  # noqa: S301
     assert archive.chunks is not None
     assert archive["init_time"].attrs == dims.INIT_TIME_ATTRS
+
+
+def test_rounded_times_give_the_hindcast_of_the_exact_ones(nowcaster: Nowcaster, sequence: xr.DataArray) -> None:
+    exact, jittered = (d.sa_nowcast.hindcast(model=nowcaster) for d in (sequence, rounded(sequence)))
+    xr.testing.assert_identical(exact.compute(), jittered.compute())
+
+
+@pytest.mark.parametrize(
+    "init_times",
+    [
+        slice("2020-06-01T00:30Z", "2020-06-01T00:40Z"),
+        slice("2020-06-01T02:30+02:00", "2020-06-01T02:40+02:00"),
+        ["2020-06-01T00:30Z", "2020-06-01T02:35+02:00", pd.Timestamp("2020-06-01T00:40", tz="UTC")],
+        slice(pd.Timestamp("2020-06-01T00:30", tz="UTC"), np.datetime64("2020-06-01T00:40")),
+    ],
+)
+def test_init_times_are_read_with_their_offset(
+    nowcaster: Nowcaster, sequence: xr.DataArray, init_times: object
+) -> None:
+    # xcube-dev/xcube#605, developmentseed/titiler#1170
+    archive = hindcast(sequence, nowcaster, init_times=init_times)
+    wanted = [np.datetime64(f"2020-06-01T00:{minute}") for minute in (30, 35, 40)]
+    assert archive["init_time"].values.tolist() == np.array(wanted, dtype="datetime64[ns]").tolist()
+
+
+def test_a_file_of_wrf_is_hindcast_archived_and_scored(tmp_path: Path) -> None:
+    ds = wrf(20)
+    archive = hindcast(ds[["T2"]], "persistence", 2, to=tmp_path / "a.zarr")
+    assert archive.dims == ("init_time", "lead_time", "south_north", "west_east")
+    assert archive["XLAT"].dims == ("south_north", "west_east")
+    scores = archive.isel(init_time=slice(0, 10)).sa_nowcast.verify(ds, metrics=["mse"])
+    values = ds["T2"].values
+    wanted = [((values[n : n + 10] - values[:10]).astype(np.float64) ** 2).mean() for n in (1, 2)]
+    np.testing.assert_allclose(scores["mse"].values, wanted, rtol=1e-6)
+
+
+def test_of_several_grids_the_variables_of_the_model_are_forecast(nowcaster: Nowcaster, sequence: xr.DataArray) -> None:
+    both = of_two_grids(sequence)
+    xr.testing.assert_identical(
+        hindcast(both, nowcaster).compute(), hindcast(sequence.to_dataset(), nowcaster).compute()
+    )
+
+
+def test_a_hindcast_beyond_nanoseconds_is_refused(nowcaster: Nowcaster, sequence: xr.DataArray) -> None:
+    late = sequence.assign_coords(time=pd.date_range("2261-12-30", periods=sequence.sizes["time"], freq="5min"))
+    with pytest.raises(DataError, match="the valid times reach beyond 2262-04-11"):
+        hindcast(late, nowcaster, 30_000)

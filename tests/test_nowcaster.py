@@ -371,11 +371,17 @@ CASES: dict[str, tuple[Callable[[xr.DataArray], Any], dict[str, Any], type[SaNow
         r"init_time: .*expected one time",
     ),
     "no init time": (lambda d: d, {"init_time": np.datetime64("NaT")}, RecipeError, r"init_time: .*expected one time"),
-    "init time with a time zone": (
+    "init time of another time zone": (
         lambda d: d,
         {"init_time": pd.Timestamp("2020-06-01T00:45", tz="Europe/Paris")},
+        DataError,
+        r"rain, 2020-05-31T22:45: the init time is not among the data's times",
+    ),
+    "init time beyond nanoseconds": (
+        lambda d: d,
+        {"init_time": "3000-01-01"},
         RecipeError,
-        r"init_time: .*expected one time",
+        r"init_time: '3000-01-01', expected a year from 1678 to 2261",
     ),
     "init time before the fourth frame": (
         lambda d: d,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import warnings
@@ -10,8 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from sequences import rounded
 
 from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError, StorageError
+from sa_nowcast.installing import install
 from sa_nowcast.plotting import animate, plot_forecast, plot_scores
 from sa_nowcast.plotting.forecast import MINUS
 from sa_nowcast.verification import persistence, verify
@@ -301,7 +304,7 @@ assert before == matplotlib.rcParams.copy()
 
 def test_missing_matplotlib_is_answered_with_the_install_command(data, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingLibraryError, match=r'pip install "sa-nowcast\[plot\]"'):
+    with pytest.raises(MissingLibraryError, match=re.escape(install("plot"))):
         plot_forecast(forecast_of(data))
 
 
@@ -464,7 +467,7 @@ def test_a_failed_film_leaves_the_old_one_and_nothing_else(data, tmp_path):
 def test_an_mp4_without_ffmpeg_and_pyav_is_answered_with_the_install_command(data, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(MissingLibraryError, match=r'neither is installed.*pip install "sa-nowcast\[film\]".*\.gif'):
+    with pytest.raises(MissingLibraryError, match=r"neither is installed.*\.gif.*" + re.escape(install("film"))):
         animate(forecast_of(data), tmp_path / "x.mp4")
     assert list(tmp_path.iterdir()) == []
 
@@ -546,7 +549,7 @@ def test_coastlines_are_never_downloaded(data, coast, monkeypatch):
 def test_maps_without_cartopy_have_no_coastlines_and_say_so_only_when_asked(data, monkeypatch):
     monkeypatch.setitem(sys.modules, "cartopy", None)
     assert not coasts(plot_forecast(forecast_of(data)))[0]
-    with pytest.raises(MissingLibraryError, match=r"cartopy is not installed\. Fix: pip install .sa-nowcast\[maps\]"):
+    with pytest.raises(MissingLibraryError, match=r"cartopy is not installed\. Fix: " + re.escape(install("maps"))):
         plot_forecast(forecast_of(data), coastlines=True)
 
 
@@ -571,3 +574,27 @@ def test_lead_times_are_told_in_a_unit_that_people_read(step: str, wanted: tuple
     from sa_nowcast.plotting.forecast import _unit
 
     assert _unit(np.arange(1, 4) * pd.Timedelta(step).to_timedelta64()) == wanted
+
+
+def test_a_picture_across_the_antimeridian_is_drawn_in_one_piece():
+    data = sequence()
+    wrapped = (np.arange(24) + 168.0 + 180) % 360 - 180
+    turned = data.assign_coords(longitude=("longitude", wrapped, data["longitude"].attrs))
+    first, second = (panels(plot_forecast(forecast_of(d), truth=d))[0].images[0] for d in (data, turned))
+    np.testing.assert_array_equal(first.get_array(), second.get_array())
+    assert tuple(second.get_extent()[:2]) == (167.5, 191.5)
+
+
+def test_truth_and_history_with_rounded_times_are_those_of_the_exact_ones():
+    data = sequence()
+    exact = drawn(plot_forecast(forecast_of(data), truth=data, history=data))
+    other = rounded(data)
+    np.testing.assert_array_equal(drawn(plot_forecast(forecast_of(data), truth=other, history=other)), exact)
+
+
+@pytest.mark.parametrize("moment", ["2019-06-10T00:10Z", "2019-06-10T02:10+02:00", np.datetime64("2019-06-10T00:10")])
+def test_the_init_time_to_draw_is_read_with_its_offset(moment):
+    data = sequence()
+    archive = persistence(data, init_time=data["time"].values[:6], lead_times=[5 * MINUTE, 10 * MINUTE])
+    figure = plot_forecast(archive, init_time=moment)
+    assert "2019-06-10 00:10" in figure.get_suptitle()

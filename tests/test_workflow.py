@@ -19,6 +19,7 @@ import sa_nowcast
 import sa_nowcast.training.engine as engine
 from sa_nowcast.errors import DataError, Interrupted, MissingLibraryError, RecipeError, StorageError
 from sa_nowcast.hindcast import archive, call
+from sa_nowcast.installing import install
 from sa_nowcast.recipe import Recipe
 from sa_nowcast.workflow import RunResult, drawing, held_back, run
 
@@ -245,6 +246,34 @@ def test_a_channel_variable_beside_another_gridded_one_runs(tmp_path: Path) -> N
     assert len(quietly(recipe_for(tmp_path / "run", ds, **changes)).scores)
 
 
+@pytest.mark.parametrize(
+    ("data", "names"),
+    [(weather(40), ["rain", "temperature"]), (traffic(40), ["in", "out"])],
+    ids=["variables", "channels"],
+)
+def test_every_variable_and_channel_is_drawn_under_its_name(tmp_path: Path, data: Any, names: list[str]) -> None:
+    changes = {"verification": {"thresholds": []}, "pictures": {"film": "gif"}}
+    result = quietly(recipe_for(tmp_path / "run", data, **changes))
+    wanted = {
+        f"{kind}-{name}.{end}"
+        for name in names
+        for kind, end in (("forecast", "png"), ("scores", "png"), ("forecast", "gif"))
+    }
+    assert {f.name for f in result.files if f.suffix in (".png", ".gif")} == wanted
+    assert len({(tmp_path / "run" / name).read_bytes() for name in wanted}) == len(wanted)
+    (tmp_path / "run" / f"forecast-{names[1]}.png").unlink()
+    said: list[str] = []
+    run(recipe_for(tmp_path / "run", data, **changes), progress=False, report=said.append)
+    assert [line for line in said if not line.startswith("skipping")] == [f"drawing forecast-{names[1]}.png"]
+
+
+def test_names_that_no_file_can_have_are_told_apart() -> None:
+    assert drawing._endings(["rain"]) == [""]
+    assert drawing._endings(["in/out", "in out", "T", "t", "..", "Über 2.5"]) == [
+        "-in_out-1", "-in_out-2", "-T-3", "-t-4", "-channel", "-Über_2.5"
+    ]  # fmt: skip
+
+
 @pytest.mark.usefixtures("quick_picture")
 def test_empty_frames_in_the_test_period_are_skipped_when_gaps_are(tmp_path: Path) -> None:
     data = rain(40)
@@ -313,9 +342,7 @@ def test_a_missing_plotting_library_is_found_before_training(tmp_path: Path, mon
     import sys
 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(
-        MissingLibraryError, match=r'matplotlib is not installed\. Fix: pip install "sa-nowcast\[plot\]"'
-    ):
+    with pytest.raises(MissingLibraryError, match=rf"matplotlib is not installed\. Fix: {re.escape(install('plot'))}"):
         quietly(recipe_for(tmp_path / "run"))
 
 
@@ -323,8 +350,8 @@ def test_a_missing_plotting_library_is_found_before_training(tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("library", "verification", "message"),
     [
-        ("cv2", {"references": ["persistence", "extrapolation"]}, r'cv2 is not installed.*"sa-nowcast\[pysteps\]"'),
-        ("skimage", {"metrics": ["mse", "ssim"]}, r'scikit-image is not installed.*"sa-nowcast\[verify\]"'),
+        ("cv2", {"references": ["persistence", "extrapolation"]}, f"cv2 is not installed. Fix: {install('pysteps')}"),
+        ("skimage", {"metrics": ["mse", "ssim"]}, f"scikit-image is not installed. Fix: {install('verify')}"),
     ],
 )
 def test_a_missing_library_that_scores_is_found_before_training_and_by_a_dry_run(
@@ -336,7 +363,7 @@ def test_a_missing_library_that_scores_is_found_before_training_and_by_a_dry_run
 
     monkeypatch.setitem(sys.modules, library, None)
     recipe = recipe_for(tmp_path / "run", verification=verification)
-    with pytest.raises(MissingLibraryError, match=message):
+    with pytest.raises(MissingLibraryError, match=re.escape(message)):
         quietly(recipe)
     (finding,) = (f for f in check_recipe(recipe) if f.error is not None)
     assert finding.check == "libraries"

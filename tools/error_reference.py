@@ -63,6 +63,11 @@ def _text(node: ast.expr) -> str:
         return _text(node.left) + _text(node.right)
     if isinstance(node, ast.IfExp):
         return " / ".join(dict.fromkeys(t for t in (_text(node.body), _text(node.orelse)) if t))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("install", "pip_install"):
+        wanted = " ".join(map(_text, node.args))
+        return (
+            f"pip install, of what the extra {wanted} needs" if node.func.id == "install" else f"pip install {wanted}"
+        )
     return "…"
 
 

@@ -36,6 +36,7 @@ import xarray as xr
 import sa_nowcast
 from sa_nowcast.devices import resolve_device
 from sa_nowcast.errors import MissingLibraryError, SaNowcastError
+from sa_nowcast.installing import install
 from sa_nowcast.nowcaster import Nowcaster
 from sa_nowcast.recipe import Recipe, read_recipe
 from sa_nowcast.sources import MovingMnist, chain
@@ -191,9 +192,7 @@ def _draw(curve: dict[str, list[float]], path: Path, title: str) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingLibraryError(
-            "pictures", "matplotlib is not installed", fix='pip install "sa-nowcast[plot]"'
-        ) from error
+        raise MissingLibraryError("pictures", "matplotlib is not installed", fix=install("plot")) from error
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(curve["update"], curve["frame_mse"], label="held-back sequences of training digits")

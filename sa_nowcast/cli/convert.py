@@ -16,9 +16,12 @@ def convert(
     target: Annotated[str, typer.Argument(help="The Zarr store to make, such as radar.zarr.")],
     engine: options.Engine = None,
     option: options.ReaderOptions = None,
-    variable: Annotated[
-        list[str] | None, typer.Option(help="A variable to take; all by default. May be repeated.")
-    ] = None,
+    time_pattern: options.TimePattern = None,
+    time: options.TimeDim = None,
+    y: options.YDim = None,
+    x: options.XDim = None,
+    channel: options.ChannelDim = None,
+    variable: options.Variables = None,
     window: Annotated[
         int, typer.Option(help="History and steps together; decides how many frames a shard holds.")
     ] = 20,
@@ -42,8 +45,12 @@ def convert(
             source if len(source) > 1 else source[0],
             target,
             engine=engine,
-            options=options.reader_options(option),
+            options=options.reader_options(option, time_pattern),
             variables=variable or None,
+            time=time,
+            y=y,
+            x=x,
+            channel=channel,
             window=window,
             irregular=cast(Literal["refuse", "allow"], irregular),
             existing="replace" if replace else "refuse",

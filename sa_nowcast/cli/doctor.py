@@ -26,6 +26,12 @@ def doctor(
     seconds: Annotated[float, typer.Option(min=0.1, help="How long each is measured.")] = 2.0,
     engine: options.Engine = None,
     option: options.ReaderOptions = None,
+    variable: options.Variables = None,
+    time_pattern: options.TimePattern = None,
+    time: options.TimeDim = None,
+    y: options.YDim = None,
+    x: options.XDim = None,
+    channel: options.ChannelDim = None,
     json: options.Json = False,
 ) -> None:
     """Say what is installed and what the machine has; of a recipe or frames, measure how fast they can be read.
@@ -36,7 +42,10 @@ def doctor(
 
     found: dict[str, Any] = {"environment": environment()}
     if target is not None:
-        found["plan"] = _plan(target, workers, seconds, engine, option)
+        told = {"time": time, "y": y, "x": x, "channel": channel}
+        found["plan"] = _plan(
+            target, workers, seconds, engine, options.reader_options(option, time_pattern), variable or None, told
+        )
     if json:
         terminal.emit(found)
         return
@@ -46,7 +55,13 @@ def doctor(
 
 
 def _plan(
-    target: str, workers: list[int] | None, seconds: float, engine: str | None, option: list[str] | None
+    target: str,
+    workers: list[int] | None,
+    seconds: float,
+    engine: str | None,
+    given: Mapping[str, Any],
+    variables: list[str] | None,
+    told: Mapping[str, Any],
 ) -> dict[str, Any]:
     from sa_nowcast.devices import resolve_device
     from sa_nowcast.opening import kind_of
@@ -61,9 +76,8 @@ def _plan(
         from sa_nowcast.opening import open_data
         from sa_nowcast.survey.starter import starter_recipe
 
-        given = options.reader_options(option)
-        ds = open_data(target, engine=engine, options=given)
-        parsed = parse_recipe(starter_recipe(ds, target, engine=engine, options=given))
+        ds = open_data(target, engine=engine, options=given, variables=variables, time=told["time"])
+        parsed = parse_recipe(starter_recipe(ds, target, engine=engine, options=given, variables=variables, **told))
     experiment = open_experiment(parsed)
     return plan(
         experiment.test_frames,
@@ -97,7 +111,11 @@ def _print_environment(found: Mapping[str, Any]) -> None:
     rows += [
         (
             "threads",
-            f"{found['threads']} of {found['cores']} cores (OMP_NUM_THREADS {found['OMP_NUM_THREADS'] or 'not set'})",
+            f"{found['threads']} of {found['cores']} cores ("
+            + ", ".join(
+                f"{n} {found[n] or 'not set'}" for n in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+            )
+            + ")",
         ),
         ("free memory", _gib(found["free_memory"])),
         ("default model", found["default_model"] or "the one that ships (SA_NOWCAST_MODEL is not set)"),

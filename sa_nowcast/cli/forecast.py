@@ -35,6 +35,12 @@ def forecast(
     ] = "check",
     engine: options.Engine = None,
     option: options.ReaderOptions = None,
+    variable: options.Variables = None,
+    time_pattern: options.TimePattern = None,
+    time: options.TimeDim = None,
+    y: options.YDim = None,
+    x: options.XDim = None,
+    channel: options.ChannelDim = None,
     device: options.Device = "auto",
     replace: options.Replace = False,
     dry_run: options.DryRun = False,
@@ -49,8 +55,16 @@ def forecast(
 
     if grid not in ("check", "any"):
         raise RecipeError("--grid", f"{grid!r}", expected="check or any")
+    if steps is not None and lead_time is not None:
+        raise RecipeError("--lead-time", "given beside --steps", expected="one of the two")
     plan = plan_forecast(
-        open_data(data, engine=engine, options=options.reader_options(option)),
+        open_data(
+            data,
+            engine=engine,
+            options=options.reader_options(option, time_pattern),
+            variables=variable or None,
+            time=time,
+        ),
         output,
         model=model,
         steps=steps,
@@ -60,6 +74,10 @@ def forecast(
         grid=cast(Literal["check", "any"], grid),
         device=device,
         replace=replace,
+        time=time,
+        y=y,
+        x=x,
+        channel=channel,
     )
     terminal.report(plan.describe())
     if not dry_run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -41,6 +42,12 @@ def hindcast(
     cycle: Annotated[str | None, typer.Option(help="Of climatology: day (default) or week.")] = None,
     engine: options.Engine = None,
     option: options.ReaderOptions = None,
+    variable: options.Variables = None,
+    time_pattern: options.TimePattern = None,
+    time: options.TimeDim = None,
+    y: options.YDim = None,
+    x: options.XDim = None,
+    channel: options.ChannelDim = None,
     start: Annotated[str | None, typer.Option("--from", help="First init time, such as 2019-06-10T00:30.")] = None,
     stop: Annotated[str | None, typer.Option("--to", help="Last init time.")] = None,
     stride: Annotated[int, typer.Option(help="Take every so many init times.")] = 1,
@@ -58,18 +65,19 @@ def hindcast(
 
     Example: sa-nowcast hindcast radar.zarr archive.zarr --model rain.nowcaster
     """
-    import time
+    from time import perf_counter
 
     from sa_nowcast.hindcast import hindcast as make
     from sa_nowcast.opening import open_data
 
-    began = time.perf_counter()
-    given = options.reader_options(option)
-    data = open_data(source, engine=engine, options=given)
+    began = perf_counter()
+    given = options.reader_options(option, time_pattern)
+    opened = partial(open_data, engine=engine, options=given, variables=variable or None, time=time)
+    data = opened(source)
     method: str | Reference | None = model
     if model == _CLIMATOLOGY:
-        averaged = data if training is None else open_data(training, engine=engine, options=given)
-        method = _climatology(averaged, training, training_until, cycle)
+        averaged = data if training is None else opened(training)
+        method = _climatology(averaged, training, training_until, cycle, time)
     else:
         for name, value in (("training", training), ("training-until", training_until), ("cycle", cycle)):
             if value is not None:
@@ -86,12 +94,16 @@ def hindcast(
             tile=tile,
             cluster=cluster,
             device=device,
+            time=time,
+            y=y,
+            x=x,
+            channel=channel,
             existing="replace" if replace else "resume",
             progress=lambda done, total: bar.update(task, completed=done, total=total),
             dry_run=dry_run,
         )
     frames = archive.sizes["init_time"] * archive.sizes["lead_time"]
-    seconds = time.perf_counter() - began
+    seconds = perf_counter() - began
     if dry_run:
         terminal.report(f"would forecast {archive.sizes['init_time']} init times, {archive.nbytes / 1e6:.3g} MB")
     else:
@@ -108,9 +120,14 @@ def hindcast(
         terminal.result(target)
 
 
-def _climatology(data: xr.Dataset, training: str | None, until: str | None, cycle: str | None) -> Reference:
+def _climatology(
+    data: xr.Dataset, training: str | None, until: str | None, cycle: str | None, told: str | None
+) -> Reference:
     """Return the mean over `data` until a time, which must not be the times that are forecast."""
+    import numpy as np
+
     from sa_nowcast import dims
+    from sa_nowcast.times import read_period, with_times
     from sa_nowcast.verification import reference
 
     if training is None and until is None:
@@ -120,11 +137,11 @@ def _climatology(data: xr.Dataset, training: str | None, until: str | None, cycl
             fix="give --training-until with a time before the first init time, or --training with other frames",
         )
     if until is not None:
-        time = dims.find_dim(data, "time")
-        try:
-            data = data.sel({time: slice(None, until)})
-        except (KeyError, TypeError, ValueError) as error:
-            raise RecipeError("--training-until", f"{until!r}", "a time such as 2019-03-14T12:00") from error
+        last = read_period(slice(None, until), "--training-until")[1]
+        data = dims.with_positions(data)
+        time = dims.find_dim(data, "time", told)
+        data = with_times(data, time, "training")
+        data = data.isel({time: np.flatnonzero(data[time].values <= last)})
         if not data.sizes[time]:
             raise DataError("--training-until", f"no frame until {until}", fix="take a later time")
     return reference(_CLIMATOLOGY, training=data, **({} if cycle is None else {"cycle": cycle}))

@@ -18,13 +18,16 @@ def init(
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="The recipe to write; by default FILE's name, .yaml.")
     ] = None,
-    variable: Annotated[
-        list[str] | None, typer.Option(help="A variable to forecast; by default those that fit together.")
-    ] = None,
+    variable: options.Variables = None,
     history: Annotated[int | None, typer.Option(min=1, help="Frames that a forecast starts from.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Frames that are forecast.")] = None,
     engine: options.Engine = None,
     option: options.ReaderOptions = None,
+    time_pattern: options.TimePattern = None,
+    time: options.TimeDim = None,
+    y: options.YDim = None,
+    x: options.XDim = None,
+    channel: options.ChannelDim = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a recipe that stands there.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe, write nothing.")] = False,
 ) -> None:
@@ -41,9 +44,9 @@ def init(
     if place.exists() and not force:
         raise StorageError(str(place), "exists already", fix="name another file with -o, or give --force")
     require_writable(place)
-    given = options.reader_options(option)
+    given = options.reader_options(option, time_pattern)
     text = starter_recipe(
-        open_data(source, engine=engine, options=given),
+        open_data(source, engine=engine, options=given, variables=variable or None, time=time),
         source,
         engine=engine,
         options=given,
@@ -51,6 +54,10 @@ def init(
         history=history,
         steps=steps,
         name=place.stem,
+        time=time,
+        y=y,
+        x=x,
+        channel=channel,
     )
     parse_recipe(text, str(place))
     if dry_run:

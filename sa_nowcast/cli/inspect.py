@@ -23,6 +23,12 @@ def inspect(
     ],
     engine: options.Engine = None,
     option: options.ReaderOptions = None,
+    variable: options.Variables = None,
+    time_pattern: options.TimePattern = None,
+    time: options.TimeDim = None,
+    y: options.YDim = None,
+    x: options.XDim = None,
+    channel: options.ChannelDim = None,
     json: options.Json = False,
 ) -> None:
     """Say what a file is: labels, provenance, sizes, chunks. No values are read.
@@ -33,7 +39,16 @@ def inspect(
     from sa_nowcast.survey.inspection import inspect_path
 
     place = str(find_recipe(target)) if shipped.is_shipped(target) else target
-    found = inspect_path(place, engine=engine, options=options.reader_options(option))
+    found = inspect_path(
+        place,
+        engine=engine,
+        options=options.reader_options(option, time_pattern),
+        variables=variable or None,
+        time=time,
+        y=y,
+        x=x,
+        channel=channel,
+    )
     if json:
         terminal.emit(found)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from sa_nowcast.cli.terminal import app
 
 @app.command()
 def plot(
-    file: Annotated[str, typer.Argument(help="A forecast, an archive, or scores (.csv, .nc).")],
+    file: Annotated[str, typer.Argument(help="A forecast, an archive, scores (.csv, .nc), or frames.")],
     output: Annotated[
         str | None,
         typer.Option(
@@ -25,17 +26,30 @@ def plot(
     ] = None,
     history: Annotated[str | None, typer.Option(help="Frames that the forecast started from.")] = None,
     init_time: Annotated[
-        str | None, typer.Option(help="Which forecast of an archive, in UTC; by default the last one.")
+        str | None,
+        typer.Option(
+            help="Which forecast of an archive, in UTC; by default the last one, with --truth the last that has truth."
+            " Of frames: the last that is drawn."
+        ),
     ] = None,
     variable: Annotated[str | None, typer.Option(help="Which variable, where there are several.")] = None,
     channel: Annotated[str | None, typer.Option(help="Which channel, where there are several.")] = None,
+    last: Annotated[
+        int | None, typer.Option(min=1, help="Of frames: how many, up to the last; by default 6, in a film 24.")
+    ] = None,
     metric: Annotated[list[str] | None, typer.Option(help="Of scores: what to draw. May be repeated.")] = None,
     threshold: Annotated[list[float] | None, typer.Option(help="Of scores: which thresholds.")] = None,
+    engine: options.Engine = None,
+    option: options.ReaderOptions = None,
+    time_pattern: options.TimePattern = None,
+    time: options.TimeDim = None,
+    y: options.YDim = None,
+    x: options.XDim = None,
     replace: options.Replace = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
-    """Draw a forecast by lead time, a film of it, or curves of scores.
+    """Draw a forecast by lead time, a film of it, the last frames of data, or curves of scores.
 
     Example: sa-nowcast plot archive.zarr --truth radar.zarr --init-time 2019-06-10T00:30 -o forecast.png
     """
@@ -45,20 +59,31 @@ def plot(
 
     name = output if output is not None else Path(file.rstrip("/")).with_suffix(".png").name
     place = require_place(name, (*PICTURES, *FILMS), replace)
+    given, notes = options.reader_options(option, time_pattern), list[str]()
+    opened = partial(open_data, engine=engine, options=given, time=time)
     drawn = draw(
         file,
         place,
-        truth=None if truth is None else open_data(truth),
-        history=None if history is None else open_data(history),
+        truth=None if truth is None else opened(truth),
+        history=None if history is None else opened(history),
         init_time=init_time,
         variable=variable,
         channel=channel,
+        last=last,
+        engine=engine,
+        options=given,
+        time=time,
+        y=y,
+        x=x,
         metrics=metric or (),
         thresholds=threshold or (),
         dry_run=dry_run,
+        report=notes.append,
     )
+    for line in notes:
+        terminal.report(line)
     terminal.report(f"{'would draw' if dry_run else 'drew'} {drawn}")
     if json:
-        terminal.emit({"file": file, "drawn": drawn, "output": str(place), "dry_run": dry_run})
+        terminal.emit({"file": file, "drawn": drawn, "output": str(place), "notes": notes, "dry_run": dry_run})
     elif not dry_run:
         terminal.result(place)

@@ -10,7 +10,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -19,7 +20,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from sa_nowcast._version import __version__
-from sa_nowcast.errors import Interrupted, SaNowcastError, StorageError
+from sa_nowcast.errors import Interrupted, RecipeError, SaNowcastError, StorageError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -46,6 +47,11 @@ class _Commands(TyperGroup):
             _close_broken_pipe()
         except KeyboardInterrupt as stop:
             raise _interrupted(str(ctx.invoked_subcommand), stop) from None
+        except SaNowcastError as error:
+            from sa_nowcast.cli.remedies import spelled_error
+
+            command = self.commands.get(str(ctx.invoked_subcommand))
+            raise (error if command is None else spelled_error(error, command)) from error
 
 
 def _interrupted(what: str, stop: KeyboardInterrupt) -> Interrupted:
@@ -119,11 +125,16 @@ def _main(
 
 
 def main() -> None:
-    """Run the command line; errors become one line on standard error and an exit code."""
+    """Run the command line; errors become one line on standard error and an exit code.
+
+    With ``--json`` they are one JSON document on standard output too, as the result would be.
+    """
+    as_json = _asks_for_json(sys.argv[1:])
     try:
-        with _signals_interrupt():
+        with _signals_interrupt(), _warnings_in_a_line():
             try:
-                app(prog_name="sa-nowcast")
+                code = app(prog_name="sa-nowcast", standalone_mode=not as_json)
+                sys.exit(code if isinstance(code, int) else 0)  # with --json; else the line above ends the program
             except KeyboardInterrupt as stop:  # outside of any command
                 raise _interrupted("sa-nowcast", stop) from None
     except Exception as fault:  # the outermost boundary: what no room foresaw still ends in one line
@@ -131,11 +142,17 @@ def main() -> None:
         if isinstance(error, OSError) and error.errno is not None and error.strerror:
             where = str(error.filename or "storage")
             error = StorageError(where, f"cannot be read or written ({error.strerror})", fix=_STORAGE)
+        if as_json and hasattr(error, "format_message"):  # click's, about the command line
+            told = getattr(error, "ctx", None)
+            where = "sa-nowcast" if told is None else told.command_path
+            error = RecipeError(where, error.format_message(), fix=f"{where} --help")
         if not isinstance(error, SaNowcastError):
             remedy = "run again with sa-nowcast --traceback, and report what it shows"
             error = SaNowcastError("internal", f"{type(fault).__name__}: {fault}", fix=remedy)
         if _show_traceback:
             err.print("".join(traceback.format_exception(fault)), markup=False, emoji=False, soft_wrap=True, end="")
+        if as_json:
+            emit(error.as_dict())
         err.print(str(error), markup=False, emoji=False, soft_wrap=True)
         sys.exit(error.exit_code)
     finally:
@@ -143,6 +160,29 @@ def main() -> None:
             sys.stdout.flush()
         except BrokenPipeError:
             _close_broken_pipe()
+
+
+def _asks_for_json(arguments: Sequence[str]) -> bool:
+    before = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return "--json" in before
+
+
+@contextlib.contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    """Show warnings that are meant for users as one line, without the code that they arose in."""
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if category is UserWarning:
+            report(f"warning: {message}")
+        else:
+            former(message, category, *where, **more)
+
+    former = warnings.showwarning
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = former
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ _COLOURS = {"PASS": "green", "WARN": "yellow", "FAIL": "bold red"}
 
 @app.command()
 def validate(
+    context: typer.Context,
     target: Annotated[
         str,
         typer.Argument(
@@ -27,11 +28,14 @@ def validate(
         ),
     ],
     full: Annotated[bool, typer.Option("--full", help="Of frames: read every stored chunk, not a few frames.")] = False,
-    variable: Annotated[
-        list[str] | None, typer.Option(help="Of frames: a variable to look at; all by default. May be repeated.")
-    ] = None,
+    variable: options.Variables = None,
     engine: options.Engine = None,
     option: options.ReaderOptions = None,
+    time_pattern: options.TimePattern = None,
+    time: options.TimeDim = None,
+    y: options.YDim = None,
+    x: options.XDim = None,
+    channel: options.ChannelDim = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -39,8 +43,9 @@ def validate(
 
     Example: sa-nowcast validate radar.zarr --full
     """
+    from sa_nowcast.cli.remedies import spelled_error
     from sa_nowcast.opening import kind_of
-    from sa_nowcast.survey.findings import exit_code, overall
+    from sa_nowcast.survey.findings import Finding, exit_code, overall
 
     kind = "recipe" if shipped.is_shipped(target) else kind_of(target)
     if kind == "model":
@@ -57,8 +62,12 @@ def validate(
             found = check_data(
                 target,
                 engine=engine,
-                options=options.reader_options(option),
+                options=options.reader_options(option, time_pattern),
                 variables=variable or None,
+                time=time,
+                y=y,
+                x=x,
+                channel=channel,
                 full=full,
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
@@ -66,6 +75,7 @@ def validate(
         raise RecipeError(
             target, f"is {kind}", expected="a recipe, frames or a saved nowcaster", fix=f"sa-nowcast inspect {target}"
         )
+    found = [f if f.error is None else Finding.failure(f.check, spelled_error(f.error, context.command)) for f in found]
     code = exit_code(found)
     if json:
         document = {"target": target, "kind": kind, "status": overall(found), "exit_code": code}

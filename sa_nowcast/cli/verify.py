@@ -36,6 +36,12 @@ def verify(
     output: Annotated[str | None, typer.Option("--output", "-o", help="Write the scores too: .csv or .nc.")] = None,
     engine: options.Engine = None,
     option: options.ReaderOptions = None,
+    variable: options.Variables = None,
+    time_pattern: options.TimePattern = None,
+    time: options.TimeDim = None,
+    y: options.YDim = None,
+    x: options.XDim = None,
+    channel: options.ChannelDim = None,
     replace: options.Replace = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -51,10 +57,20 @@ def verify(
     place = None if output is None else require_place(output, SCORE_SUFFIXES, replace)
     plan = plan_scores(
         archives,
-        open_data(truth, engine=engine, options=options.reader_options(option)),
+        open_data(
+            truth,
+            engine=engine,
+            options=options.reader_options(option, time_pattern),
+            variables=variable or None,
+            time=time,
+        ),
         reference=None if reference == "none" else reference,
         metrics=metric or (),
         thresholds=threshold or (),
+        time=time,
+        y=y,
+        x=x,
+        channel=channel,
     )
     if plan.left_out:
         terminal.report(plan.left_out)

@@ -17,11 +17,12 @@ from zarr.codecs import ZstdCodec
 from sa_nowcast import dims
 from sa_nowcast.conversion.plan import ConversionPlan, VariablePlan
 from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.times import show_step, show_time
+from sa_nowcast.times import most_common_step, show_step, show_time, tolerance, with_times
 
 Irregular = Literal["refuse", "allow"]
 
 MISSING_TIMES: Final = "missing_times"
+_ROWS_COLUMNS: Final[tuple[dims.Role, ...]] = ("y", "x")
 _PACKING: Final = ("dtype", "scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
 
 
@@ -49,6 +50,9 @@ def prepare(
     *,
     variables: Sequence[str] | None,
     time: Hashable | None,
+    y: Hashable | None,
+    x: Hashable | None,
+    channel: Hashable | None,
     irregular: Irregular,
     window: int,
     frames: int | None,
@@ -59,9 +63,12 @@ def prepare(
     ds = source.to_dataset(name=source.name or "data") if isinstance(source, xr.DataArray) else source
     ds = _chosen(ds, variables).drop_vars(MISSING_TIMES, errors="ignore")
     ds = xr.decode_cf(ds, decode_times=False, decode_coords=False, decode_timedelta=False)  # what was opened packed
+    ds = dims.with_positions(ds)
     axis = dims.find_dim(ds, "time", time)
+    if axis not in ds.coords or ds[axis].dtype.kind != "m" or dims.times_along(ds.coords.variables, axis):
+        ds = with_times(ds, axis, str(target))
     step, missing = _cadence(ds, axis, irregular)
-    ds = _ordered(ds, axis)
+    ds = _ordered(ds, axis, {"y": y, "x": x}, channel)
     gridded = [str(n) for n, v in ds.variables.items() if axis in v.dims and v.ndim >= 3]
     if not gridded:
         raise DataError(
@@ -123,14 +130,8 @@ def _chosen(ds: xr.Dataset, variables: Sequence[str] | None) -> xr.Dataset:
 
 def _cadence(ds: xr.Dataset, axis: Hashable, irregular: Irregular) -> tuple[np.timedelta64 | None, npt.NDArray[Any]]:
     """Return the cadence and the times of it that are missing."""
-    if axis not in ds.coords:
-        raise DataError(str(axis), "the dimension has no coordinate", expected="times")
     times = ds[axis].values
     nothing = times[:0]
-    if np.issubdtype(times.dtype, np.datetime64) and np.isnat(times).any():
-        raise DataError(str(axis), f"no time at position {int(np.argmax(np.isnat(times)))}")
-    if not (np.issubdtype(times.dtype, np.datetime64) or np.issubdtype(times.dtype, np.timedelta64)):
-        raise DataError(str(axis), f"values of type {times.dtype}", expected="datetime64")
     times = times.astype(times.dtype.kind + "8[ns]")
     differences = np.diff(times).astype(np.int64)
     if (differences <= 0).any():
@@ -145,9 +146,9 @@ def _cadence(ds: xr.Dataset, axis: Hashable, irregular: Irregular) -> tuple[np.t
         )
     if not len(differences):
         return None, nothing
-    values, counts = np.unique(differences, return_counts=True)
-    step = int(values[np.argmax(counts)])
-    wrong = np.flatnonzero(differences % step)
+    step = most_common_step(differences)
+    count = np.rint(differences / step).astype(np.int64)
+    wrong = np.flatnonzero(np.abs(differences - count * step) > tolerance(step))
     if wrong.size:
         if irregular == "allow":
             return None, nothing
@@ -158,10 +159,7 @@ def _cadence(ds: xr.Dataset, axis: Hashable, irregular: Irregular) -> tuple[np.t
             expected=f"{show_step(np.timedelta64(step, 'ns'))} or a multiple of it",
             fix="pass irregular='allow', where irregular times are meant",
         )
-    holes = [
-        times[at] + np.arange(1, differences[at] // step) * np.timedelta64(step, "ns")
-        for at in np.flatnonzero(differences > step)
-    ]
+    holes = [times[at] + np.arange(1, count[at]) * np.timedelta64(step, "ns") for at in np.flatnonzero(count > 1)]
     return np.timedelta64(step, "ns"), np.concatenate([nothing.astype(times.dtype), *holes])
 
 
@@ -169,21 +167,31 @@ def _show(time: Any) -> str:
     return show_time(time) if np.issubdtype(time.dtype, np.datetime64) else show_step(time)
 
 
-def _ordered(ds: xr.Dataset, axis: Hashable) -> xr.Dataset:
+def _ordered(
+    ds: xr.Dataset, axis: Hashable, told: Mapping[Literal["y", "x"], Hashable | None], channel: Hashable | None
+) -> xr.Dataset:
     """Bring every gridded variable into the order (sequences, time, channels, y, x)."""
-    roles = []
-    for role in ("y", "x"):
-        try:
-            roles.append(dims.find_dim(ds, role))
-        except DataError:
-            continue  # a source whose rows and columns nobody named keeps its own order
+    wanted: dict[Any, Hashable | None] = {**told, "channel": channel}
+    for key, dim in wanted.items():
+        if dim is not None and dim not in ds.dims:
+            found = f"no dimension {dim!r} (dimensions: {', '.join(map(str, ds.dims))})"
+            raise DataError("data", found, fix=f"name one with {key}=")
+    for role, dim in told.items():
+        if dim is not None and dim in ds.coords:
+            ds = ds.assign_coords({dim: ds[dim].assign_attrs(axis=role.upper())})
     for name, variable in ds.variables.items():
         if axis not in variable.dims or variable.ndim < 3:
             continue
+        roles: list[Hashable] = []
+        for role, dim in told.items():
+            try:
+                roles.append(dims.find_dim(ds[name], role, dim if dim in variable.dims else None))
+            except DataError:
+                continue  # a source whose rows and columns nobody named keeps its own order
         before = [
             d
             for d in variable.dims[: variable.dims.index(axis)]
-            if d not in roles and str(d).lower() not in dims.CHANNEL_NAMES
+            if d not in roles and d != channel and str(d).lower() not in dims.CHANNEL_NAMES
         ]
         last = [d for d in roles if d in variable.dims]
         middle = [d for d in variable.dims if d != axis and d not in before and d not in last]

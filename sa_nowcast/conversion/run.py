@@ -6,7 +6,6 @@ import concurrent.futures
 import contextlib
 import json
 import os
-import warnings
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
+from sa_nowcast import quiet
 from sa_nowcast._version import __version__
 from sa_nowcast.clusters import Tasks, client_of
 from sa_nowcast.conversion.plan import ConversionPlan, VariablePlan
@@ -46,6 +46,9 @@ def convert(
     options: Mapping[str, Any] | None = None,
     variables: Sequence[str] | None = None,
     time: Hashable | None = None,
+    y: Hashable | None = None,
+    x: Hashable | None = None,
+    channel: Hashable | None = None,
     irregular: Irregular = "refuse",
     window: int = 20,
     frames_per_shard: int | None = None,
@@ -75,8 +78,9 @@ def convert(
         For `open_source`, where `source` is a path.
     variables : sequence of str, optional
         All by default.
-    time : hashable, optional
-        The time dimension, where CF attributes and common names do not tell.
+    time, y, x, channel : hashable, optional
+        Dimension names, where CF attributes and common names do not tell. The store's coordinates of `y` and `x` are
+        then marked by the CF attribute ``axis``.
     irregular : {"refuse", "allow"}
         What to do with times that are no multiples of one step, such as months.
     window : int
@@ -136,10 +140,10 @@ def convert(
     else:
         paths = source if isinstance(source, str | os.PathLike) else list(source)
         files = stamp(paths)
-        opened = open_source(paths, engine=engine, **dict(options or {}))
+        opened = open_source(paths, engine=engine, time=time, **dict(options or {}))
     prepared = prepare(
-        opened, place, variables=variables, time=time, irregular=irregular, window=window, frames=frames_per_shard,
-        level=level, attrs=dict(attrs or {}),
+        opened, place, variables=variables, time=time, y=y, x=x, channel=channel, irregular=irregular, window=window,
+        frames=frames_per_shard, level=level, attrs=dict(attrs or {}),
     )  # fmt: skip
     _may_write(place, existing)
     require_writable(place)
@@ -168,7 +172,7 @@ def _may_write(place: Path, existing: Existing) -> None:
             str(place),
             "exists already",
             expected="no store there",
-            fix="name another target, or pass existing='replace'",
+            fix="name another target, or replace it with existing='replace'",
         )
     if not may_be_replaced(place):
         raise StorageError(str(place), "exists and is no Zarr store; it is left alone", fix="name another target")
@@ -290,9 +294,8 @@ class _Conversion:
             zarr.open_group(self.partial, mode="r+").attrs.update(
                 {COMPLETE: plan.fingerprint, "sa_nowcast_version": __version__}
             )
-            with warnings.catch_warnings():
-                # Format 3 does not specify consolidated metadata yet; without them xarray warns every reader.
-                warnings.simplefilter("ignore", UserWarning)
+            # Format 3 does not specify consolidated metadata yet; without them xarray warns every reader.
+            with quiet.warnings_ignored(UserWarning, "Consolidated metadata", threads="all"):
                 zarr.consolidate_metadata(self.partial)
             write_manifest(self.partial, {r.path: (r.nbytes, r.sha256) for r in self.done.values()})
             for file in (*self.partial.rglob("*"), self.partial):
@@ -322,9 +325,8 @@ def _lay_out(partial: Path, prepared: Prepared) -> None:
         variable = prepared.ds[plan.name].variable
         blank = dask.array.zeros(variable.shape, dtype=variable.dtype, chunks=plan.shards)
         template[plan.name] = xr.Variable(variable.dims, blank, variable.attrs, variable.encoding)
-    with warnings.catch_warnings():
-        # Of folders that hold shards already, and no metadata yet.
-        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
+    # Of folders that hold shards already, and no metadata yet.
+    with quiet.warnings_ignored(zarr.errors.ZarrUserWarning, "Object at", threads="all"):
         template.to_zarr(
             partial, mode="a", encoding=dict(prepared.encoding), zarr_format=3, consolidated=False, compute=False,
             write_empty_chunks=True,

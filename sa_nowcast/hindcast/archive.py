@@ -16,31 +16,34 @@ from typing import Any, Final, Literal
 
 import dask.array
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 import zarr
 from zarr.codecs import ZstdCodec
 
-from sa_nowcast import dims
+from sa_nowcast import dims, quiet
 from sa_nowcast._version import __version__
 from sa_nowcast.cf import to_dataset
 from sa_nowcast.clusters import Tasks, client_of
 from sa_nowcast.conversion import COMPLETE, VariablePlan
 from sa_nowcast.conversion.shards import ShardRecord, clear_but
-from sa_nowcast.errors import Interrupted, StorageError
+from sa_nowcast.errors import ForecastWarning, Interrupted, StorageError
 from sa_nowcast.hindcast.histories import sha256
 from sa_nowcast.hindcast.job import Job, Opaque, Work
-from sa_nowcast.hindcast.methods import ByReference
+from sa_nowcast.hindcast.methods import AS_ASKED, FELL_BACK, NONE_POSSIBLE, ByReference, shortcomings
 from sa_nowcast.hindcast.shard import Shard, run_shard, same
 from sa_nowcast.sources.manifest import MANIFEST, may_be_replaced, write_manifest
 from sa_nowcast.sources.store import LOCK, PARTIAL
 from sa_nowcast.storage import held, put_in_place, remove, require_writable, storage, sync, write_whole
+from sa_nowcast.verification.optical_flow import FALLBACK_COUNT
 
 Progress = Callable[[int, int], None]
 Existing = Literal["resume", "replace"]
 
 JOURNAL: Final = ".journal"
 STATUS: Final = "history_status"
-"""The archive's variable that says from which init times no forecast was possible."""
+"""The archive's variable that says from which init times no forecast was possible, or only a simpler one."""
+NO_FORECAST_COUNT: Final = "no_forecast_count"
 _IDENTITY: Final = "sa_nowcast_hindcast"
 # In the plan of an archive that is about to get its name: by it, it is known under either name.
 _INODE = "inode"
@@ -277,8 +280,8 @@ class Archive:
             {
                 "standard_name": "status_flag",
                 "long_name": "status of the history that the forecast starts from",
-                "flag_values": [0, 1],
-                "flag_meanings": "complete no_forecast_possible",
+                "flag_values": [AS_ASKED, NONE_POSSIBLE, FELL_BACK],
+                "flag_meanings": "complete no_forecast_possible too_little_for_the_method_simpler_forecast",
             },
         )
         # No flag: what is not written yet, and so that a flag of 0 is written too.
@@ -287,18 +290,17 @@ class Archive:
             if name not in encoding and name not in {p.name for p in plans}:
                 template[name].encoding["compressors"] = compressors
         template.attrs[_IDENTITY] = json.dumps(self.identity, sort_keys=True)
-        with warnings.catch_warnings():
-            # Of folders that hold shards already, and no metadata yet.
-            warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
+        # Of folders that hold shards already, and no metadata yet.
+        with quiet.warnings_ignored(zarr.errors.ZarrUserWarning, "Object at", threads="all"):
             template.to_zarr(
                 self.partial, mode="a", zarr_format=3, consolidated=False, compute=False, write_empty_chunks=True
             )
 
     # Work
 
-    def _work(self, shard: Shard) -> Work:
+    def _work(self, shard: Shard) -> Opaque:
         size = shard.plans[0].shards[shard.plans[0].time_axis]
-        return Work.of(self.job, self.job.positions[shard.number * size : (shard.number + 1) * size])
+        return Opaque(self.job, self.job.positions[shard.number * size : (shard.number + 1) * size])
 
     def _run_here(self, todo: Sequence[Shard]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Compute here; meanwhile one thread reads the next shard's histories and one writes the last shard."""
@@ -311,14 +313,14 @@ class Archive:
             try:
                 for i, shard in enumerate(todo):
                     if not reading:
-                        reading.append(reader.submit(self._work(shard).read, None))
+                        reading.append(reader.submit(self._work(shard).work.read, None))
                     if i + 1 < len(todo):
-                        reading.append(reader.submit(self._work(todo[i + 1]).read, None))
-                    values, complete = reading.pop(0).result().compute(self.job.method)
+                        reading.append(reader.submit(self._work(todo[i + 1]).work.read, None))
+                    values, status = reading.pop(0).result().compute(self.job.method)
                     if writing is not None:
                         last, writing = writing, None
                         yield last[0], last[1].result()
-                    writing = shard.number, writer.submit(shard.put, values, complete)
+                    writing = shard.number, writer.submit(shard.put, values, status)
                     del values
             except BaseException:
                 for future in reading:
@@ -350,7 +352,7 @@ class Archive:
                 while True:
                     at_once = tasks.at_once()
                     while len(running) < at_once and (shard := next(waiting, None)) is not None:
-                        running[tasks.submit(run_shard, shard, Opaque(self._work(shard)), model)] = shard
+                        running[tasks.submit(run_shard, shard, self._work(shard), model)] = shard
                     if not running:
                         break
                     for future in tasks.first_of(running):
@@ -374,13 +376,19 @@ class Archive:
             for rest in self.partial.rglob("*.partial"):
                 rest.unlink()  # what a process left that was killed while it wrote
             remove(self.partial / MANIFEST)  # likewise; the consolidated metadata must not hold it
-            complete = np.concatenate([np.asarray(entries[s.number]["complete"], dtype=bool) for s in shards])
-            status: Any = zarr.open_array(self.partial, path=STATUS, mode="r+", config={"write_empty_chunks": True})
-            status[:] = (~complete).astype(np.int64)
+            status = np.concatenate([_status_of(entries[s.number]) for s in shards])
+            stored: Any = zarr.open_array(self.partial, path=STATUS, mode="r+", config={"write_empty_chunks": True})
+            stored[:] = status
+            counts = {
+                name: int((status == kind).sum())
+                for name, kind in ((NO_FORECAST_COUNT, NONE_POSSIBLE), (FALLBACK_COUNT, FELL_BACK))
+                if (status == kind).any()
+            }
+            for plan_of in shards[0].plans if counts else ():
+                zarr.open_array(self.partial, path=plan_of.name, mode="r+").attrs.update(counts)
             zarr.open_group(self.partial, mode="r+").attrs.update({COMPLETE: self.fingerprint})
-            with warnings.catch_warnings():
-                # Format 3 does not specify consolidated metadata yet; without them xarray warns every reader.
-                warnings.simplefilter("ignore", UserWarning)
+            # Format 3 does not specify consolidated metadata yet; without them xarray warns every reader.
+            with quiet.warnings_ignored(UserWarning, "Consolidated metadata", threads="all"):
                 zarr.consolidate_metadata(self.partial)
             records = [r for s in shards for r in entries[s.number]["files"]]
             write_manifest(self.partial, {r["path"]: (r["nbytes"], r["sha256"]) for r in records})
@@ -389,3 +397,13 @@ class Archive:
             plan = json.dumps(self._plan() | {_INODE: self.partial.stat().st_ino})
             write_whole(self.journal / _PLAN, plan)
             put_in_place(self.partial, self.place)
+        text = shortcomings(self.job.method, self.job.frames, self.job.positions, status.astype(np.uint8))
+        if text:
+            warnings.warn(f"{text}; {STATUS} in {self.place} says which", ForecastWarning, stacklevel=4)
+
+
+def _status_of(entry: Mapping[str, Any]) -> npt.NDArray[np.int64]:
+    """Return the status of a shard's init times from its entry in the journal."""
+    status = np.where(entry["complete"], AS_ASKED, NONE_POSSIBLE).astype(np.int64)
+    status[entry.get("fell_back", [])] = FELL_BACK
+    return status

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 import uuid
+import warnings
+import weakref
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -13,20 +16,22 @@ import dask
 import dask.array
 import numpy as np
 import xarray as xr
+from dask.highlevelgraph import HighLevelGraph
 
 from sa_nowcast import dims
 from sa_nowcast.conversion import open_zarr
 from sa_nowcast.devices import resolve_device
-from sa_nowcast.errors import RecipeError
+from sa_nowcast.errors import ForecastWarning, RecipeError
 from sa_nowcast.frames import Frames
-from sa_nowcast.hindcast.archive import LARGEST_CHUNK, MOST_PER_SHARD, Archive, Existing, Progress
+from sa_nowcast.hindcast.archive import LARGEST_CHUNK, MOST_PER_SHARD, NO_FORECAST_COUNT, Archive, Existing, Progress
 from sa_nowcast.hindcast.init_times import init_positions
-from sa_nowcast.hindcast.job import Job, Missing, Opaque, Work
-from sa_nowcast.hindcast.methods import ByNetwork, Method, Values, method_of
+from sa_nowcast.hindcast.job import Job, Missing, Opaque, Sent
+from sa_nowcast.hindcast.methods import ByNetwork, Method, Values, method_of, shortcomings
 from sa_nowcast.labels import whole
 from sa_nowcast.models.estimate import fitting_tile
 from sa_nowcast.nowcaster import Nowcaster, checked_tile
 from sa_nowcast.verification.named import Reference
+from sa_nowcast.verification.optical_flow import FALLBACK_COUNT
 
 # More positions or samples at once are hardly faster on a CPU or a GPU, and take memory.
 POSITIONS_AT_ONCE: Final = 2**16
@@ -130,7 +135,7 @@ def hindcast(
             "cluster" if cluster is not None else "shard_size",
             "given without to=",
             expected="an archive to write",
-            fix="pass to=, or compute the lazy hindcast while a dask client is active",
+            fix="to='archive.zarr', or compute the lazy hindcast while a dask client is active",
         )
     method = method_of(model)
     # On a cluster nothing is known of the workers' devices, and the memory of this process stands for theirs.
@@ -192,21 +197,40 @@ def _batch_and_tile(
 
 
 def _lazy(job: Job) -> xr.DataArray:
-    # Behind one key: a dask cluster sends the model once to each worker.
     array: Any = dask.array  # untyped
     make: Any = dask.delayed  # type: ignore[attr-defined]
-    method = make(job.method, name=f"sa_nowcast-model-{uuid.uuid4().hex}", traverse=False)
-    compute = make(_computed, pure=False)
-    blocks = []
-    for positions in job.parts(job.batch):
-        shape = (*job.shape[: job.init_axis], len(positions), *job.shape[job.init_axis + 1 :])
-        work = Opaque(Work.of(job, positions))
-        blocks.append(array.from_delayed(compute(work, method), shape, np.float32))
-    return job.labelled(array.concatenate(blocks, axis=job.init_axis))
+    token = uuid.uuid4().hex
+    # Behind one key: a dask cluster sends the model once to each worker.
+    method = make(job.method, name=f"sa_nowcast-model-{token}", traverse=False)
+    name, parts, axis = f"sa_nowcast-hindcast-{token}", job.parts(job.batch), job.init_axis
+    before, after = (0,) * axis, (0,) * (len(job.shape) - axis - 1)
+    # As a graph of its own: from_delayed and concatenate take milliseconds for each block.
+    tasks: dict[Any, Any] = {
+        (name, *before, i, *after): (_computed, Opaque(job, positions), method.key) for i, positions in enumerate(parts)
+    }
+    graph = HighLevelGraph.from_collections(name, tasks, dependencies=[method])
+    chunks: list[tuple[int, ...]] = [(size,) for size in job.shape]
+    chunks[axis] = tuple(map(len, parts))
+    return job.labelled(array.Array(graph, name, tuple(chunks), dtype=np.float32))
 
 
-def _computed(opaque: Opaque, method: Method) -> Values:
-    return opaque.work.compute(method)[0]
+# Lazy hindcasts, by their methods, of which it was said already that something was not as asked for.
+_said: weakref.WeakSet[Method] = weakref.WeakSet()
+_said_lock = threading.Lock()
+
+
+def _computed(opaque: Opaque | Sent, method: Method) -> Values:
+    work = opaque.work
+    values, status = work.compute(method)
+    text = shortcomings(method, work.frames, work.positions, status)
+    if text:
+        with _said_lock:
+            first = method not in _said
+            _said.add(method)
+        if first:
+            text += "; of the first part that was computed of this hindcast, whose other parts are not told of"
+            warnings.warn(text, ForecastWarning, stacklevel=2)
+    return values
 
 
 def _local(to: str | os.PathLike[str]) -> Path:
@@ -223,8 +247,10 @@ def _opened(job: Job, place: Path) -> xr.DataArray:
     sizes = math.prod(job.one.shape) * 4
     # Whole chunks of the store, in arrays of a size that dask handles well.
     stored = open_zarr(place, chunks={dims.INIT_TIME: max(1, min(MOST_PER_SHARD, LARGEST_CHUNK // sizes))})
-    if dims.VARIABLE not in job.dims:
-        return job.labelled(stored[job.one.name or "forecast"].data)
-    names = [str(n) for n in job.one[dims.VARIABLE].values]
+    several = dims.VARIABLE in job.dims
+    names = [str(n) for n in job.one[dims.VARIABLE].values] if several else [str(job.one.name or "forecast")]
     array: Any = dask.array  # untyped
-    return job.labelled(array.stack([stored[n].data for n in names], axis=job.dims.index(dims.VARIABLE)))
+    values = [stored[n].data for n in names]
+    archive = job.labelled(array.stack(values, axis=job.dims.index(dims.VARIABLE)) if several else values[0])
+    attrs = stored[names[0]].attrs
+    return archive.assign_attrs({k: attrs[k] for k in (NO_FORECAST_COUNT, FALLBACK_COUNT) if k in attrs})

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.frames import Frames
 from sa_nowcast.labels import init_position
+from sa_nowcast.times import nearest, read_moments, read_period
 from sa_nowcast.windows import Positions, window_starts
 
 
@@ -51,9 +51,14 @@ def init_positions(frames: Frames, history: int, init_times: Any = None, stride:
     if isinstance(given, str) or not isinstance(given, Sequence | np.ndarray) or np.ndim(given) != 1:
         shown = " ".join(repr(init_times).split())
         raise RecipeError("init_times", f"{shown:.80}", expected="a slice of times, or a sequence of times")
-    positions = np.array([init_position(frames, t) for t in list(given)[::stride]], dtype=np.int64)
-    if any(t is None for t in given) or not len(positions):
-        raise RecipeError("init_times", "no time" if not len(positions) else "None among the times", expected="times")
+    moments = given[::stride]
+    if not len(moments) or any(t is None for t in moments):
+        raise RecipeError("init_times", "None among the times" if len(moments) else "no time", expected="times")
+    moments = read_moments(moments, "init_time")
+    places, there = nearest(frames.times, moments, frames.step)
+    if not there.all():
+        init_position(frames, moments[int(np.argmin(there))])  # which says that it is not there
+    positions = places.astype(np.int64)
     positions.sort()
     twice = positions[1:][np.diff(positions) == 0]
     if len(twice):
@@ -76,14 +81,20 @@ def init_positions(frames: Frames, history: int, init_times: Any = None, stride:
 
 def _bounds(frames: Frames, wanted: slice) -> tuple[int, int]:
     if wanted.step is not None:
-        raise RecipeError("init_times", f"a slice with step {wanted.step!r}", expected="no step", fix="pass stride=")
-    try:
-        found = pd.DatetimeIndex(frames.times).slice_indexer(wanted.start, wanted.stop)
-    except (TypeError, ValueError, KeyError) as error:
         raise RecipeError(
-            "init_times", _show_slice(wanted), expected="a slice of times in UTC, such as slice('2019-06', '2019-08')"
-        ) from error
-    return int(found.start), int(found.stop)
+            "init_times",
+            f"a slice with step {wanted.step!r}",
+            expected="no step",
+            fix=f"stride={wanted.step!r} beside the slice"
+            if isinstance(wanted.step, int)
+            else "stride=2 beside the slice",
+        )
+    first, last = read_period(wanted, "init_times")
+    # As `Frames.position` finds single times.
+    near = frames.step // 100
+    start = 0 if first is None else int(np.searchsorted(frames.times, first - near))
+    stop = len(frames) if last is None else int(np.searchsorted(frames.times, last + near, side="right"))
+    return start, max(start, stop)
 
 
 def _show_slice(wanted: slice) -> str:

@@ -14,8 +14,8 @@ from sa_nowcast import dims
 from sa_nowcast.errors import DataError, SaNowcastError
 from sa_nowcast.frames import Frames
 from sa_nowcast.hindcast.histories import content, sha256, taken
-from sa_nowcast.hindcast.methods import Flags, Method, Values
-from sa_nowcast.times import show_step, show_time
+from sa_nowcast.hindcast.methods import NONE_POSSIBLE, Method, Statuses, Values, refusal
+from sa_nowcast.times import show_step, show_time, stored_as, valid_times
 from sa_nowcast.windows import Positions
 
 Missing = Literal["nan", "refuse"]
@@ -61,17 +61,15 @@ class Job:
         coords: dict[Hashable, Any] = {
             n: c.variable for n, c in one.coords.items() if n not in (dims.INIT_TIME, dims.VALID_TIME)
         }
-        valid = init[:, None] + one[dims.LEAD_TIME].values
+        valid = valid_times(init, one[dims.LEAD_TIME].values, self.frames.name)
         coords[dims.INIT_TIME] = (dims.INIT_TIME, init, dims.INIT_TIME_ATTRS)
         coords[dims.VALID_TIME] = ((dims.INIT_TIME, dims.LEAD_TIME), valid, dims.VALID_TIME_ATTRS)
         archive = xr.DataArray(values, dims=self.dims, coords=coords, name=one.name, attrs=one.attrs)
         archive.encoding = dict(one.encoding)
-        seconds = not (valid.astype(np.int64) % 10**9).any() and not (init.astype(np.int64) % 10**9).any()
         for name in archive.coords:
             archive[name].encoding["_FillValue"] = None
         for name in (dims.INIT_TIME, dims.VALID_TIME):
-            unit = "seconds" if seconds else "nanoseconds"
-            archive[name].encoding |= {"units": f"{unit} since 1970-01-01", "dtype": "int64"}
+            archive[name].encoding |= stored_as(archive[name].values)
         return archive
 
     def parts(self, size: int) -> list[Positions]:
@@ -131,29 +129,46 @@ class Work:
                 ) from error
         return replace(self, frames=frames.load())
 
-    def compute(self, method: Method) -> tuple[Values, Flags]:
-        """Return the forecasts, and which init times had a history."""
+    def compute(self, method: Method) -> tuple[Values, Statuses]:
+        """Return the forecasts, and how each was possible."""
         read = self if self.frames.loaded is not None else self.read()
-        parts, flags = [], []
+        parts, statuses = [], []
         for i in range(0, len(self.positions), self.batch):
             positions = self.positions[i : i + self.batch]
-            values, complete = method.block(read.frames, positions, self.one, self.device, self.tile)
-            if self.missing == "refuse" and not complete.all():
-                position = int(self.positions[i + int(np.argmin(complete))])
+            values, status = method.block(read.frames, positions, self.one, self.device, self.tile)
+            none = status == NONE_POSSIBLE
+            if self.missing == "refuse" and none.any():
+                position = int(self.positions[i + int(np.argmax(none))])
                 raise DataError(
                     f"{self.frames.name}, init time {self.frames.label(position)}",
-                    method.refusal,
+                    refusal(method),
                     expected="some valid values in each frame",
                     fix="leave this init time out, or pass missing='nan'",
                 )
             parts.append(values)
-            flags.append(complete)
+            statuses.append(status)
         axis = int(dims.REALIZATION in self.one.dims)
-        return (np.concatenate(parts, axis) if len(parts) > 1 else parts[0]), np.concatenate(flags)
+        return (np.concatenate(parts, axis) if len(parts) > 1 else parts[0]), np.concatenate(statuses)
 
 
 class Opaque:
-    """Keeps dask from looking into what it holds."""
+    """Work that dask does not look into, made when it is done or sent away: a long hindcast has thousands."""
+
+    def __init__(self, job: Job, positions: Positions) -> None:
+        self.job, self.positions = job, positions
+
+    @property
+    def work(self) -> Work:
+        """The work for these init times; nothing is read."""
+        return Work.of(self.job, self.positions)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Only the frames that it needs go to a worker.
+        return Sent, (self.work,)
+
+
+class Sent:
+    """Work that came from another process."""
 
     def __init__(self, work: Work) -> None:
         self.work = work

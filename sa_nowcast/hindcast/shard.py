@@ -14,7 +14,7 @@ import xarray as xr
 from sa_nowcast.conversion import VariablePlan
 from sa_nowcast.conversion.shards import ShardRecord, write_shard
 from sa_nowcast.hindcast.job import Opaque
-from sa_nowcast.hindcast.methods import ByNetwork, ByReference, Flags, Method, Values
+from sa_nowcast.hindcast.methods import FELL_BACK, NONE_POSSIBLE, ByNetwork, ByReference, Method, Statuses, Values
 from sa_nowcast.nowcaster import Nowcaster
 from sa_nowcast.storage import storage, write_whole
 
@@ -55,7 +55,7 @@ class Shard:
         index[plan.time_axis] = self.number
         return tuple(index)
 
-    def put(self, values: Values, complete: Flags) -> dict[str, Any]:
+    def put(self, values: Values, status: Statuses) -> dict[str, Any]:
         """Write the shard, read it back, and enter it into the journal."""
         records = []
         for i, plan in enumerate(self.plans):
@@ -65,7 +65,11 @@ class Shard:
             with storage(self.marker):
                 (Path(self.store) / plan.path(self.index(plan))).unlink(missing_ok=True)
             records.append(write_shard(self.store, plan, self.index(plan), block, f"{plan.name}, {self.label}"))
-        entry = {"files": [r.as_dict() for r in records], "complete": complete.tolist()}
+        entry = {
+            "files": [r.as_dict() for r in records],
+            "complete": (status != NONE_POSSIBLE).tolist(),
+            "fell_back": np.flatnonzero(status == FELL_BACK).tolist(),
+        }
         with storage(self.marker):
             write_whole(self.marker, json.dumps(entry))
         return entry

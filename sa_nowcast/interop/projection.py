@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
 
-from sa_nowcast import dims
+from sa_nowcast import dims, quiet
 from sa_nowcast.errors import DataError
 from sa_nowcast.sources.optional import require
 
@@ -76,7 +74,7 @@ def regular_axis(forecast: xr.DataArray, name: Hashable) -> Axis:
     if name not in forecast.coords or forecast.sizes[name] < 2:
         what = "one cell" if name in forecast.coords else "no coordinate"
         raise DataError(label, f"{name} has {what}", expected="the coordinates of at least 2 cells")
-    values: npt.NDArray[np.float64] = forecast[name].values.astype(np.float64)
+    values = dims.unwrapped(forecast[name])
     step = (values[-1] - values[0]) / (len(values) - 1)
     regular = values[0] + step * np.arange(len(values))
     if not step or not np.allclose(values, regular, rtol=0, atol=abs(step) * _TOLERANCE):
@@ -139,7 +137,6 @@ def proj_string(forecast: xr.DataArray) -> str | None:
     if wkt is None:
         return None
     pyproj = require("pyproj", "pysteps")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that a PROJ string says less than WKT is known
+    with quiet.warnings_ignored(UserWarning):  # that a PROJ string says less than WKT is known
         text: str = pyproj.CRS(wkt).to_proj4()
     return text.replace(" +type=crs", "")

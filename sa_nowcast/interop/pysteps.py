@@ -19,11 +19,12 @@ import xarray as xr
 from sa_nowcast import dims
 from sa_nowcast.defaults import as_nowcaster, get_default_model
 from sa_nowcast.errors import DataError, MissingLibraryError, ModelError, RecipeError
+from sa_nowcast.installing import pip_install
 from sa_nowcast.interop import projection
 from sa_nowcast.interop.pysteps_names import PYSTEPS_THRESHOLD, pysteps_units
 from sa_nowcast.labels import require_one
 from sa_nowcast.sources.optional import require
-from sa_nowcast.times import show_time
+from sa_nowcast.times import nearest, read_times, show_time
 
 if TYPE_CHECKING:
     from sa_nowcast.nowcaster import Nowcaster
@@ -58,7 +59,7 @@ def register(name: str = METHOD) -> None:
     methods = getattr(_pysteps("nowcasts.interface"), "_nowcast_methods", None)
     if not isinstance(methods, dict):
         raise MissingLibraryError(
-            "pysteps", "has no table of nowcast methods", "pysteps 1.x", 'pip install "sa-nowcast[pysteps]"'
+            "pysteps", "has no table of nowcast methods", "pysteps 1.x", pip_install("pysteps>=1.21,<2")
         )
     if methods.get(name.lower(), forecast) is not forecast:
         raise RecipeError("name", f"{name!r} is a method of pysteps already", fix="choose another name")
@@ -209,7 +210,7 @@ def to_blending(
         if (
             axis in first.coords
             and axis in forecast.coords
-            and not np.array_equal(first[axis].values, forecast[axis].values)
+            and not dims.same_axis(forecast[axis].values, first[axis].values)
         ):
             raise DataError(f"{label}, analysis", f"other {axis} than the forecast", expected="the same grid")
     field = forecast if dims.REALIZATION in forecast.dims else forecast.expand_dims(dims.REALIZATION)
@@ -364,7 +365,7 @@ def _analysis(analysis: xr.DataArray, init: np.datetime64, label: str) -> xr.Dat
     if analysis.ndim < 3:
         return analysis
     name = dims.find_dim(analysis, "time")
-    found = np.flatnonzero(analysis[name].values.astype("datetime64[ns]") == init.astype("datetime64[ns]"))
-    if len(found) != 1:
+    found, there = nearest(read_times(analysis, name, f"{label}, analysis"), init)
+    if not there:
         raise DataError(f"{label}, analysis", f"no frame at {show_time(init)}", expected="the frame at init time")
-    return analysis.isel({name: int(found[0])})
+    return analysis.isel({name: int(found)})

@@ -14,8 +14,10 @@ from sa_nowcast.errors import RecipeError
 from sa_nowcast.frames import Frames
 from sa_nowcast.labels import init_position
 from sa_nowcast.plotting.canvas import (
+    MINUS,
     PANEL_CELLS,
     Array,
+    Map,
     Scale,
     clock,
     colour_bar,
@@ -25,11 +27,15 @@ from sa_nowcast.plotting.canvas import (
     map_of,
     name_and_units,
     new_figure,
+    north_up,
+    on_axes,
     panel,
     panel_size,
     rain_in_mm_per_hour,
     shared_scale,
+    whole_globe,
 )
+from sa_nowcast.plotting.mesh import distances, positions_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -155,8 +161,42 @@ def _nearest(frames: Frames, dim: Hashable, value: Any) -> int:
     if not labels.min() - half <= number <= labels.max() + half:
         units = str(array[dim].attrs.get("units", "")) if dim in array.coords else "row or column"
         extent = f"{dim} from {labels.min():g} to {labels.max():g} {units}".rstrip()
-        raise RecipeError("point", f"{dim} {value} is outside of the grid", extent, "pass point=(y, x)")
+        raise RecipeError("point", f"{dim} {value} is outside of the grid", extent, f"pass point={_middle(frames)}")
     return int(np.argmin(abs(labels - number)))
+
+
+def _middle(frames: Frames) -> tuple[float, float]:
+    """Return a point that is on the grid, as `plot_attention` takes it."""
+    frame, dims = frames.arrays[0], (frames.grid.y, frames.grid.x)
+    row, column = (_label(frame, dim, frame.sizes[dim] // 2) for dim in dims)
+    return row, column
+
+
+def _nearest_cell(frames: Frames, wanted_y: Any, wanted_x: Any) -> tuple[int, int]:
+    """Return the row and column in the data's own order of the cell that holds a point."""
+    y, x = frames.grid.y, frames.grid.x
+    frame = _on_grid(frames, np.zeros((frames.grid.height, frames.grid.width), np.float32), own=True)
+    found = None if on_axes(frame, str(y)) else positions_of(frame, str(y), str(x))
+    if found is None:
+        return _nearest(frames, y, wanted_y), _nearest(frames, x, wanted_x)
+    try:
+        wanted = float(wanted_y), float(wanted_x)
+    except (TypeError, ValueError):
+        wanted = (np.nan, np.nan)
+    known = np.isfinite(found[0])
+    far = np.where(known, np.nan_to_num(distances(*found, wanted), nan=1e9), np.inf)
+    row, column = np.unravel_index(np.argmin(far), far.shape)
+    own = float(found[0][row, column]), float(found[1][row, column])
+    # As far as the middles of the cells round it are from that of the nearest one.
+    if far[row, column] <= np.sort(distances(*found, own)[known])[:9].max():
+        return int(row), int(column)
+    (south, north), (west, east) = ((np.nanmin(part), np.nanmax(part)) for part in found)
+    raise RecipeError(
+        "point",
+        f"{wanted_y}, {wanted_x} is outside of the grid",
+        f"latitude from {south:g} to {north:g}, longitude from {west:g} to {east:g}",
+        f"pass point=({own[0]:.6g}, {own[1]:.6g})",
+    )
 
 
 def _attention(
@@ -179,7 +219,7 @@ def _attention(
         wanted_y, wanted_x = point
     except (TypeError, ValueError):
         raise RecipeError("point", f"{point!r}", "two numbers, (y, x)") from None
-    place = _nearest(frames, frames.grid.y, wanted_y), _nearest(frames, frames.grid.x, wanted_x)
+    place = _nearest_cell(frames, wanted_y, wanted_x)
     names = [c.name for c in frames.channels]
     if shown is not None and str(shown) not in names:
         raise RecipeError("shown", f"{shown} is not in the data", f"one of {', '.join(names)}")
@@ -211,8 +251,13 @@ def _attention(
         frame.attrs["long_name"] = f"{name_and_units(frame)[0]}, {frames.channel_dim} {chosen.name}"
     top, left = row // patch * patch, column // patch * patch
     cell = top, min(top + patch, size[0]), left, min(left + patch, size[1])
-    own = [(str(dim), _label(frame, dim, i)) for dim, i in zip(frame.dims, (row, column), strict=True)]
-    at = map_of(frame, own[0][0], own[1][0]).place(*own)
+    # Where the network reads rows from the south, they are drawn from the north.
+    drawn = _on_grid(frames, np.indices(size, dtype=np.float32)).values
+    if drawn[0, 0, 0] > drawn[0, -1, 0]:
+        row, cell = size[0] - 1 - row, (size[0] - cell[1], size[0] - cell[0], *cell[2:])
+    if drawn[1, 0, 0] > drawn[1, 0, -1]:
+        column, cell = size[1] - 1 - column, (*cell[:2], size[1] - cell[3], size[1] - cell[2])
+    at = _place_of(frame, row, column)
     text = f"attention of {network.config.name} at {at}, from {clock(frames.times[last])}"
     return _Attention(frame, rows, frames.times[last], (row, column), cell, text)
 
@@ -224,17 +269,26 @@ def _spread(weights: npt.NDArray[np.float32], config: Any, size: tuple[int, ...]
     return relative.repeat(side, axis=0).repeat(side, axis=1)[: size[0], : size[1]]
 
 
-def _on_grid(frames: Frames, values: npt.NDArray[np.float32]) -> xr.DataArray:
-    """Give values (row, column), in the layout of Frames, the data's own axes and coordinates back."""
-    own = (frames.grid.y, frames.grid.x)
-    coords = {name: c for name, c in frames.coords.items() if set(c.dims) <= set(own)}
-    result = xr.DataArray(frames.field(values), dims=own, coords=coords, name=str(frames.arrays[0].name or "value"))
-    # North up and west to the left, as `Frames` reads and the panels show it.
-    for dim, falls in zip(own, (True, False), strict=True):
-        labels = result[dim].values if dim in result.coords else np.empty(0)
-        if labels.size > 1 and labels.dtype.kind in "iuf" and bool(labels[0] > labels[-1]) != falls:
-            result = result.isel({dim: slice(None, None, -1)})
-    return result
+def _on_grid(frames: Frames, values: npt.NDArray[np.float32], *, own: bool = False) -> xr.DataArray:
+    """Give values ([index,] row, column), in the layout of Frames, the data's own axes and coordinates back.
+
+    North up and west to the left, as the panels show it; `own`: in the data's own order.
+    """
+    y, x = str(frames.grid.y), str(frames.grid.x)
+    coords = {name: c for name, c in frames.coords.items() if set(c.dims) <= {y, x}}
+    order = ["index", y, x][-values.ndim :]
+    result = xr.DataArray(frames.field(values), dims=order, coords=coords, name=str(frames.arrays[0].name or "value"))
+    return result if own else north_up(whole_globe(result, x), y, x)
+
+
+def _place_of(frame: xr.DataArray, row: int, column: int) -> str:
+    """Return a place on the frame for people."""
+    y, x = (str(dim) for dim in frame.dims)
+    where = map_of(frame, y, x)
+    found = None if on_axes(frame, y) else positions_of(frame, y, x)
+    if found is not None and where.mesh is not None:
+        return f"{found[0][row, column]:.2f}°N, {found[1][row, column]:.2f}°E".replace("-", MINUS)
+    return where.place((y, _label(frame, y, row)), (x, _label(frame, x, column)))
 
 
 def _label(frame: xr.DataArray, dim: Hashable, index: int) -> float:
@@ -259,10 +313,10 @@ def _draw(found: _Attention, coastlines: bool | None, title: str | None) -> Figu
         line[0].set_title("last input", fontsize=10)
         for axes, (name, weight) in zip(line[1:], row.items(), strict=True):
             other = draw(axes, weight, weights, where)
-            _outlines(axes, found.frame)
+            _outlines(axes, found.frame, where)
             axes.set_title(f"{layer}\n{name}", fontsize=10)
         for axes in line:
-            _mark(axes, found)
+            _mark(axes, found, where)
     label_corner(grid[-1, 0], where)
     tall = len(found.rows) * height
     colour_bar(figure, image, scale, list(grid[:, 0]), (side, tall), "left")
@@ -288,24 +342,22 @@ def _weight_scale(maps: Sequence[Array]) -> Scale:
     return Scale(colormaps["RdBu_r"], LogNorm(1 / end, end), "weight (1: all places alike)", extend, tuple(ticks))
 
 
-def _mark(axes: Axes, found: _Attention) -> None:
+def _mark(axes: Axes, found: _Attention, where: Map) -> None:
     """Put a cross on the query and a square round the patch that is asked for it."""
-    from matplotlib.patches import Rectangle
+    from matplotlib.patches import Polygon, Rectangle
 
-    rows, columns = found.frame.shape
-    left, right, bottom, top = _extent(found.frame, found.frame.shape)
-    dx, dy = (right - left) / columns, (bottom - top) / rows
     first, after, west, east = found.cell
-    axes.add_patch(
-        Rectangle(
-            (left + west * dx, top + first * dy), (east - west) * dx, (after - first) * dy, fill=False, linewidth=0.8
-        )
+    rows, columns = np.array([first, first, after, after, first]), np.array([west, east, east, west, west])
+    x, y = _edge(found.frame, where, rows, columns)
+    square = (
+        Rectangle((x[0], y[0]), x[1] - x[0], y[2] - y[1]) if where.mesh is None else Polygon(np.stack([x, y], axis=1))
     )
+    square.set(fill=False, linewidth=0.8)
+    axes.add_patch(square)
     row, column = found.point
     for width, colour in ((3.2, "white"), (1.4, "black")):
         axes.plot(
-            left + (column + 0.5) * dx,
-            top + (row + 0.5) * dy,
+            *_edge(found.frame, where, np.array([row + 0.5]), np.array([column + 0.5])),
             marker="+",
             markersize=11,
             markeredgewidth=width,
@@ -315,12 +367,34 @@ def _mark(axes: Axes, found: _Attention) -> None:
         )
 
 
-def _outlines(axes: Axes, frame: xr.DataArray) -> None:
+def _edge(frame: xr.DataArray, where: Map, rows: Array, columns: Array) -> tuple[Array, Array]:
+    """Return x and y on a panel of places of the whole frame, in rows and columns counted at the edges of cells."""
+    height, width = frame.shape
+    if where.mesh is None:
+        left, right, bottom, top = _extent(frame, frame.shape)
+        return left + columns * (right - left) / width, top + rows * (bottom - top) / height
+    # A thinned panel has a row and a column of its own for several of the frame's.
+    steps = [-(-size // PANEL_CELLS) for size in (height, width)]
+    down, across = (
+        np.clip(places / step, 0, size)
+        for places, step, size in zip((rows, columns), steps, np.array(where.mesh[0].shape) - 1, strict=True)
+    )
+    i, j = (
+        np.minimum(down.astype(int), where.mesh[0].shape[0] - 2),
+        np.minimum(across.astype(int), where.mesh[0].shape[1] - 2),
+    )
+    u, v = down - i, across - j
+    x, y = (
+        (1 - u) * ((1 - v) * c[i, j] + v * c[i, j + 1]) + u * ((1 - v) * c[i + 1, j] + v * c[i + 1, j + 1])
+        for c in where.mesh
+    )
+    return x, y
+
+
+def _outlines(axes: Axes, frame: xr.DataArray, where: Map) -> None:
     """Draw the frame's outlines over a map of weights: of rain its edge, of other fields three levels."""
-    coarse = frame.coarsen(
-        {dim: -(-size // CONTOUR_CELLS) for dim, size in frame.sizes.items()}, boundary="trim"
-    ).mean()
-    values = coarse.values
+    steps = {dim: -(-size // CONTOUR_CELLS) for dim, size in frame.sizes.items()}
+    values = xr.DataArray(frame.values, dims=frame.dims).coarsen(steps, boundary="trim").mean().values
     present = values[np.isfinite(values)]
     if min(values.shape) < 2 or not present.size:
         return
@@ -329,15 +403,9 @@ def _outlines(axes: Axes, frame: xr.DataArray) -> None:
     levels = [level for level in levels if present.min() < level < present.max()]
     if levels:
         limits = axes.get_xlim(), axes.get_ylim()
-        axes.contour(
-            np.ma.masked_invalid(values),
-            levels,
-            colors="#1f4e79",
-            linewidths=0.6,
-            alpha=0.7,
-            extent=_extent(coarse, frame.shape),
-            origin="upper",
-        )
+        down, across = ((np.arange(size) + 0.5) * step for size, step in zip(values.shape, steps.values(), strict=True))
+        x, y = _edge(frame, where, *np.meshgrid(down, across, indexing="ij"))
+        axes.contour(x, y, np.ma.masked_invalid(values), levels, colors="#1f4e79", linewidths=0.6, alpha=0.7)
         axes.set(xlim=limits[0], ylim=limits[1])
 
 

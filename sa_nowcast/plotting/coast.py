@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Hashable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import xarray as xr
 from sa_nowcast.dims import canonical_units
 from sa_nowcast.errors import DataError, MissingLibraryError, StorageError
 from sa_nowcast.frames import grid_mapping_name
+from sa_nowcast.installing import install
+from sa_nowcast.plotting.mesh import Chart, Position, position_of
 
 Line = npt.NDArray[np.float64]  # (points, 2), x and y
 Extent = tuple[float, float, float, float]
@@ -26,15 +29,25 @@ _METRES_PER_DEGREE = 111_195.0
 _TORN = 5e6
 
 
-def is_geographic(data: xr.DataArray, y: str) -> bool:
-    """Say whether the rows of `data` are latitudes."""
-    if y not in data.coords:
-        return False
-    units, name = canonical_units(data[y].attrs.get("units")), data[y].attrs.get("standard_name")
-    return units == "degrees_north" or name == "latitude" or y.lower() in ("lat", "latitude")
+def is_geographic(data: xr.DataArray, dim: str, role: Position = "latitude") -> bool:
+    """Say whether the coordinate of a dimension of `data` holds latitudes (or longitudes)."""
+    return dim in data.coords and position_of(dim, data[dim].variable) == role
 
 
-def coastlines(data: xr.DataArray, y: str, x: str, extent: Extent | None, wanted: bool | None) -> list[Line]:
+def is_rotated(data: xr.DataArray, y: str) -> bool:
+    """Say whether the rows of `data` are latitudes of a rotated pole (CF appendix F)."""
+    mapping = _mapping(data)
+    return mapping is not None and mapping.get("grid_mapping_name") == "rotated_latitude_longitude" and y in data.coords
+
+
+def is_projected(data: xr.DataArray, y: str) -> bool:
+    """Say whether the rows of `data` have coordinates in a projection that a grid mapping describes."""
+    return _mapping(data) is not None and _unit(data, y) is not None
+
+
+def coastlines(
+    data: xr.DataArray, y: str, x: str, extent: Extent | None, wanted: bool | None, chart: Chart | None = None
+) -> list[Line]:
     """Return the coastlines within `extent`, in the coordinates of `data`.
 
     Parameters
@@ -46,6 +59,8 @@ def coastlines(data: xr.DataArray, y: str, x: str, extent: Extent | None, wanted
         Left, right, bottom, top.
     wanted : bool or None
         None: an empty list where cartopy, its shapes or the place of the grid are not known. True: an error then.
+    chart : Chart, optional
+        Of a grid with two-dimensional latitude and longitude: how these become `extent`'s coordinates.
 
     Raises
     ------
@@ -57,7 +72,13 @@ def coastlines(data: xr.DataArray, y: str, x: str, extent: Extent | None, wanted
     try:
         if extent is None:
             raise DataError("coastlines", "the grid has no coordinates", "latitude and longitude, or a grid mapping")
-        crs, unit = _place(data, y)
+        if chart is not None and chart.pole:
+            return [
+                piece
+                for line in _lonlat_lines(str(_shapes(extent[3] - extent[2])))
+                for piece in _within(np.stack(chart.project(*line.T), axis=1), extent, np.inf)
+            ]
+        crs, unit = (None, 1.0) if chart is not None else _place(data, y)
         height = (extent[3] - extent[2]) * (unit / _METRES_PER_DEGREE if crs is not None else 1.0)
         lines = _lonlat_lines(str(_shapes(height)))
         if crs is None:
@@ -68,11 +89,14 @@ def coastlines(data: xr.DataArray, y: str, x: str, extent: Extent | None, wanted
                 for piece in _within(line + np.array([turn, 0.0]), extent, np.inf)
             ]
         pyproj = importlib.import_module("pyproj")
-        there = pyproj.Transformer.from_crs(crs.geodetic_crs, crs, always_xy=True)
+        # A rotated pole is a geographic system itself, and its coordinates are degrees.
+        rotated = crs.is_geographic and crs.source_crs is not None
+        there = pyproj.Transformer.from_crs(crs.source_crs if rotated else crs.geodetic_crs, crs, always_xy=True)
+        size, torn = (1.0, 180.0) if rotated else (unit, _TORN / unit)
         return [
             piece
             for line in lines
-            for piece in _within(np.stack(there.transform(*line.T), axis=1) / unit, extent, _TORN / unit)
+            for piece in _within(np.stack(there.transform(*line.T), axis=1) / size, extent, torn)
         ]
     except (MissingLibraryError, StorageError, DataError):
         if wanted:
@@ -80,21 +104,41 @@ def coastlines(data: xr.DataArray, y: str, x: str, extent: Extent | None, wanted
         return []
 
 
+def _mapping(data: xr.DataArray) -> Mapping[Hashable, Any] | None:
+    """Return the attributes of the grid mapping among the coordinates of `data`."""
+    named = grid_mapping_name(data)
+    names = [named] if named in data.coords else list(data.coords)
+    return next(
+        (data[n].attrs for n in names if "grid_mapping_name" in data[n].attrs or "crs_wkt" in data[n].attrs), None
+    )
+
+
+def _unit(data: xr.DataArray, y: str) -> float | None:
+    """Return how many metres a unit of `y` is (of a rotated pole, along its meridian); None where it is no length."""
+    mapping = _mapping(data)
+    if y not in data.coords or mapping is None or data[y].dtype.kind not in "iuf":
+        return None
+    units = canonical_units(str(data[y].attrs.get("units", "")))
+    if is_rotated(data, y):
+        return _METRES_PER_DEGREE
+    if units in ("rad", "radian", "radians"):  # scan angles of a geostationary satellite, CF appendix F
+        height = mapping.get("perspective_point_height")
+        return None if height is None else float(height)
+    return _METRES.get(units or "")
+
+
 def _place(data: xr.DataArray, y: str) -> tuple[Any, float]:
     """Return the projection (None for latitude and longitude) and how many of its units a unit of `y` is."""
     if is_geographic(data, y):
         return None, 1.0
-    named = grid_mapping_name(data)
-    names = [named] if named in data.coords else list(data.coords)
-    mapping = next(
-        (data[n].attrs for n in names if "grid_mapping_name" in data[n].attrs or "crs_wkt" in data[n].attrs), None
-    )
+    mapping = _mapping(data)
     expected = "latitude and longitude in degrees, or a grid mapping and y and x in m or km"
     if mapping is None:
         raise DataError("coastlines", "the grid has no grid mapping", expected)
-    unit = _METRES.get(canonical_units(data[y].attrs.get("units")) or "") if y in data.coords else None
+    unit = _unit(data, y)
     if unit is None:
-        raise DataError("coastlines", f"y is in {data[y].attrs.get('units')!r}", expected)
+        found = f"y is in {data[y].attrs.get('units')!r}" if y in data.coords else "y has no coordinate"
+        raise DataError("coastlines", found, expected)
     try:
         pyproj = importlib.import_module("pyproj")
     except ImportError:
@@ -106,7 +150,7 @@ def _place(data: xr.DataArray, y: str) -> tuple[Any, float]:
 
 
 def _no_cartopy() -> MissingLibraryError:
-    return MissingLibraryError("coastlines", "cartopy is not installed", None, 'pip install "sa-nowcast[maps]"')
+    return MissingLibraryError("coastlines", "cartopy is not installed", None, install("maps"))
 
 
 def _shapes(height: float) -> Path:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sa_nowcast.errors import MissingLibraryError, RecipeError, StorageError
+from sa_nowcast.installing import install
 
 Picture = npt.NDArray[np.uint8]  # (height, width, 3), red, green, blue
 
@@ -74,8 +75,8 @@ def _mp4(pictures: Sequence[Picture], frames_per_second: float) -> bytes:
         raise MissingLibraryError(
             "animate",
             "an MP4 needs ffmpeg or PyAV, and neither is installed",
-            None,
-            'pip install "sa-nowcast[film]", which brings PyAV, or write a .gif',
+            "one of them, or a file that ends in .gif",
+            install("film"),
         ) from None
     return _by_av(even, rate)
 

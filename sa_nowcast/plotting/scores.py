@@ -10,7 +10,7 @@ import xarray as xr
 
 from sa_nowcast.errors import RecipeError
 from sa_nowcast.plotting.canvas import choose, new_figure
-from sa_nowcast.verification.metrics import METRICS
+from sa_nowcast.verification.metrics import METRICS, plain_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,7 +110,7 @@ def _panels(
         metrics += [f"{name}_skill" for name in metrics if f"{name}_skill" in curves][:1]
     if not metrics:
         raise RecipeError("plot of scores", "no metric is in them", "scores as verify returns them")
-    for name in metrics:
+    for name in (told if told in curves else plain_name(told) for told in metrics):
         if name not in curves:
             raise RecipeError("plot of scores", f"{name} is no curve in them", "one of " + ", ".join(curves))
         score = curves[name]

@@ -22,9 +22,10 @@ class DataRecipe(Block):
     )
     engine: str | None = Field(
         None,
-        description="Reader: taxibj, moving_mnist, kth, array, film, a pysteps importer or an engine of xarray; null: "
-        "guessed; moving_mnist_digits: MNIST's idx files, from which sequences are made while training; made_fields: "
-        "fields of many kinds made while training, some of them cut from the real ones in source and options.also.",
+        description="Reader: taxibj, moving_mnist, kth, array, film, geotiff, a format of radar composites or an "
+        "engine of xarray; null: told by the files; moving_mnist_digits: MNIST's idx files, from which sequences are "
+        "made while training; made_fields: fields of many kinds made while training, some of them cut from the real "
+        "ones in source and options.also.",
     )
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the reader.")
     variables: tuple[str, ...] | None = Field(None, description="Variables to use; by default all gridded ones.")
@@ -132,7 +133,7 @@ class VerificationRecipe(Block):
 
 
 class PicturesRecipe(Block):
-    """What is drawn at the end."""
+    """What is drawn at the end; of several variables or channels each, as in forecast-NAME.png."""
 
     forecast: bool = Field(True, description="forecast.png: history, truth, forecast and error of one init time.")
     init_time: str = Field(

@@ -7,6 +7,7 @@ from sa_nowcast.sources.arrays import open_array
 from sa_nowcast.sources.chain import chain
 from sa_nowcast.sources.download import fetch
 from sa_nowcast.sources.film import open_film
+from sa_nowcast.sources.geotiff import open_geotiff
 from sa_nowcast.sources.kth import open_kth
 from sa_nowcast.sources.mnist_generator import MovingMnist
 from sa_nowcast.sources.moving_mnist import MovingMnistBackendEntrypoint
@@ -25,6 +26,7 @@ __all__ = [
     "fetch",
     "open_array",
     "open_film",
+    "open_geotiff",
     "open_kth",
     "open_radar",
     "open_source",

@@ -183,13 +183,8 @@ def _start(given: Any) -> int:
         if pd.isna(stamp):
             raise ValueError
         if stamp.tzinfo is not None:
-            if stamp.utcoffset() != timedelta(0):
-                moment = stamp.tz_convert(UTC).tz_localize(None).isoformat()
-                raise RecipeError("start", f"{given} is in another time zone", expected=f"UTC: {moment}")
-            stamp = stamp.tz_localize(None)
+            stamp = stamp.tz_convert(UTC).tz_localize(None)
         return int(stamp.as_unit("ns").value)
-    except RecipeError:
-        raise
     except (ValueError, TypeError, OverflowError) as error:
         raise RecipeError("start", f"{given!r} is no time", expected=expected) from error
 

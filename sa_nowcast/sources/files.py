@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -14,8 +15,9 @@ from sa_nowcast import dims
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.sources.damage import reading
 from sa_nowcast.sources.names import nearest
-from sa_nowcast.sources.paths import PathLike, expand, is_zarr, sort_by_time, time_from_name
+from sa_nowcast.sources.paths import PathLike, expand, is_zarr, pattern_remedy, sort_by_time, time_from_name
 from sa_nowcast.sources.store import finished, open_zarr
+from sa_nowcast.times import with_times
 
 SUFFIXES: Final = (".nc", ".nc4", ".cdf", ".netcdf", ".h5", ".hdf5", ".grib", ".grib2", ".grb", ".grb2")
 _PACKING: Final = ("dtype", "scale_factor", "add_offset", "_FillValue", "missing_value")
@@ -25,6 +27,7 @@ def open_files(
     source: PathLike | Iterable[PathLike],
     *,
     engine: str | Any = None,
+    time: Hashable | None = None,
     time_pattern: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
@@ -37,6 +40,8 @@ def open_files(
     engine : str or BackendEntrypoint, optional
         An engine of xarray (``netcdf4``, ``h5netcdf``, ``zarr``, ``cfgrib``, ``taxibj``, ...); xarray guesses where
         none is named.
+    time : hashable, optional
+        The time dimension, where CF attributes and common names do not tell.
     time_pattern : str, optional
         The time in the files' names, as ``datetime.strptime`` takes it, for files that hold none.
     options : mapping, optional
@@ -46,7 +51,9 @@ def open_files(
     -------
     Dataset
         Packed types stay in ``encoding`` where all files share them. A file that holds one frame and its time as a
-        scalar becomes one entry of the time dimension.
+        scalar becomes one entry of the time dimension. Files are of one grid where their coordinates agree to a
+        thousandth of a cell, and the first one's are kept; an axis that runs the other way is turned. A file without
+        any time step is left out, with a warning.
 
     Raises
     ------
@@ -64,20 +71,25 @@ def open_files(
     options = dict(options or {})
     if len(paths) == 1 and time_pattern is None:
         ds = _open(paths[0], engine, None, options)
-        return ds if _has_time(ds) or not _scalar_times(ds) else _with_time(ds.chunk(), paths[0], None)
-    parts = [_with_time(_open(path, engine, {}, options), path, time_pattern) for path in paths]
-    names = {str(dims.find_dim(part, "time")) for part in parts}
+        if _is_empty(ds, time):
+            raise DataError(str(paths[0]), "the file holds no time step", expected="at least one frame")
+        return ds if _has_time(ds, time) or not _scalar_times(ds) else _with_time(ds.chunk(), paths[0], None, time)
+    opened = [(_open(path, engine, {}, options), path) for path in paths]
+    held = _with_frames(opened, time)
+    paths, parts = [path for _, path in held], [_with_time(ds, path, time_pattern, time) for ds, path in held]
+    names = {dims.find_dim(part, "time", time) for part in parts}
     if len(names) > 1:
-        raise DataError(str(paths[0].parent), f"the files call time {' and '.join(sorted(names))}", expected="one name")
-    time = names.pop()
-    order = sort_by_time(paths, [np.datetime64(part[time].values[0], "ns") for part in parts])
+        shown = " and ".join(sorted(map(str, names)))
+        raise DataError(str(paths[0].parent), f"the files call time {shown}", expected="one name")
+    axis = names.pop()
+    order = sort_by_time(paths, [np.datetime64(part[axis].values[0], "ns") for part in parts])
     paths, parts = [paths[i] for i in order], [parts[i] for i in order]
-    for path, part in zip(paths[1:], parts[1:], strict=True):
-        _same_grid(part, path, parts[0], paths[0], time)
-    _no_overlap(parts, paths, time)
-    joined = xr.concat(
+    for i, path in enumerate(paths[1:], 1):
+        parts[i] = _on_grid(parts[i], path, parts[0], paths[0], axis)
+    _no_overlap(parts, paths, axis)
+    joined: xr.Dataset = xr.concat(
         parts,
-        dim=time,
+        dim=axis,
         data_vars="minimal",
         coords="minimal",
         compat="override",
@@ -97,10 +109,41 @@ def _open(path: Path, engine: Any, chunks: Mapping[str, int] | None, options: Ma
         return xr.open_dataset(path, engine=engine, chunks=chunks, **options)
 
 
-def _with_time(ds: xr.Dataset, path: Path, time_pattern: str | None) -> xr.Dataset:
+def _with_frames(opened: Sequence[tuple[xr.Dataset, Path]], time: Hashable | None) -> list[tuple[xr.Dataset, Path]]:
+    """Return the files that hold frames, and warn of the others."""
+    empty = [path for ds, path in opened if _is_empty(ds, time)]
+    if len(empty) == len(opened):
+        raise DataError(str(empty[0].parent), f"none of {len(empty)} files holds a time step", expected="frames")
+    if empty:
+        shown = ", ".join(str(path) for path in empty[:3]) + (", ..." if len(empty) > 3 else "")
+        noun = "1 file that holds" if len(empty) == 1 else f"{len(empty)} files that hold"
+        warnings.warn(f"left out {noun} no time step: {shown}", stacklevel=4)
+    held = [(ds, path) for ds, path in opened if path not in empty]
+    for ds, path in held:
+        for variable in ds.data_vars.values():
+            bare = [str(d) for d in variable.dims if variable.sizes[d] == 0]
+            if bare and variable.ndim >= 2:
+                found = f"{variable.name} has no entry along {bare[0]}"
+                raise DataError(str(path), found, expected="at least one", fix="leave the file out")
+    return held
+
+
+def _is_empty(ds: xr.Dataset, time: Hashable | None) -> bool:
+    """Say whether the time dimension has no entry: it cannot be told by its values then, so names count."""
+    if time is not None:
+        return ds.sizes.get(time) == 0
+    empty = [d for d, size in ds.sizes.items() if size == 0]
+    try:
+        return bool(empty) and dims.find_dim(ds, "time") in empty
+    except DataError:
+        return False
+
+
+def _with_time(ds: xr.Dataset, path: Path, time_pattern: str | None, told: Hashable | None) -> xr.Dataset:
     """Return `ds` with a time dimension: its own, or one made of a scalar time, or of the file's name."""
-    if _has_time(ds):
-        return ds
+    if _has_time(ds, told):
+        ds = dims.with_positions(ds)
+        return with_times(ds, dims.find_dim(ds, "time", told), path.name)
     scalars = [n for n, v in ds.variables.items() if v.ndim == 0 and np.issubdtype(v.dtype, np.datetime64)]
     named = _scalar_times(ds)
     if time_pattern is not None:
@@ -109,9 +152,7 @@ def _with_time(ds: xr.Dataset, path: Path, time_pattern: str | None) -> xr.Datas
     elif named:
         value, attrs = ds[named[0]].values, dict(ds[named[0]].attrs)
     else:
-        raise DataError(
-            str(path), "the file holds no time", fix="give time_pattern, the time's format in the files' names"
-        )
+        raise DataError(str(path), "the file holds no time", fix=pattern_remedy(path.name))
     gridded = [n for n, v in ds.data_vars.items() if v.ndim >= 2 and not _is_bounds(ds, str(n))]
     ds = ds.drop_vars(named).set_coords([n for n in ds.data_vars if n not in gridded and n not in named])
     moments = [n for n in scalars if n not in named]
@@ -126,8 +167,11 @@ def _with_time(ds: xr.Dataset, path: Path, time_pattern: str | None) -> xr.Datas
     return xr.Dataset({n: grown[n] for n in gridded}, {**coords, "time": time}, ds.attrs)
 
 
-def _has_time(ds: xr.Dataset) -> bool:
-    return any(name in ds.coords and np.issubdtype(ds[name].dtype, np.datetime64) for name in ds.dims)
+def _has_time(ds: xr.Dataset, told: Hashable | None) -> bool:
+    known = dims.with_positions(ds).coords.variables
+    return told in ds.dims or any(
+        (n in known and known[n].dtype.kind == "M") or dims.times_along(known, n) for n in ds.dims
+    )
 
 
 def _scalar_times(ds: xr.Dataset) -> list[Hashable]:
@@ -140,8 +184,14 @@ def _is_bounds(ds: xr.Dataset, name: str) -> bool:
     return any(v.attrs.get("bounds") == name for v in ds.variables.values())
 
 
-def _same_grid(part: xr.Dataset, path: Path, first: xr.Dataset, first_path: Path, time: str) -> None:
-    """Raise where a file differs from the first in what must be shared; the message names both."""
+def _on_grid(part: xr.Dataset, path: Path, first: xr.Dataset, first_path: Path, time: Hashable) -> xr.Dataset:
+    """Return a file's part with its axes in the first one's direction.
+
+    Raises
+    ------
+    DataError
+        It differs from the first in what must be shared; the message names both.
+    """
 
     def differ(found: str, expected: str) -> DataError:
         return DataError(
@@ -154,15 +204,28 @@ def _same_grid(part: xr.Dataset, path: Path, first: xr.Dataset, first_path: Path
         if dim != time and part.sizes.get(dim) != size:
             raise differ(f"{dim} has {part.sizes.get(dim, 0)} entries", str(size))
     for name, coord in first.coords.items():
-        if coord.dims == (name,) and name != time and not np.array_equal(coord.values, part[name].values):
+        if name == time or time in coord.dims or not _places(coord, first):
+            continue
+        if name not in part.coords:
+            raise differ(f"no coordinate {name}", "one")
+        if dims.same_axis(coord.values, part[name].values):
+            continue
+        if coord.ndim > 1 or not dims.same_axis(coord.values, part[name].values[::-1]):
             raise differ(f"other values of {name}", "the same")
+        part = part.isel({name: slice(None, None, -1)})
     for name, variable in first.data_vars.items():
-        found, expected = part[name].attrs.get("units"), variable.attrs.get("units")
-        if found != expected:
+        found, expected = (v.attrs.get("units") for v in (part[name], variable))
+        if found != expected and dims.canonical_units(str(found)) != dims.canonical_units(str(expected)):
             raise differ(f"{name} in {found}", str(expected))
+    return part
 
 
-def _no_overlap(parts: Sequence[xr.Dataset], paths: Sequence[Path], time: str) -> None:
+def _places(coord: xr.DataArray, ds: xr.Dataset) -> bool:
+    """Say whether a coordinate says where the cells are: of a dimension, or of a grid that has no such."""
+    return coord.dims == (coord.name,) or (coord.ndim == 2 and not any(d in ds.coords for d in coord.dims))
+
+
+def _no_overlap(parts: Sequence[xr.Dataset], paths: Sequence[Path], time: Hashable) -> None:
     for (before, path), (after, next_path) in itertools.pairwise(zip(parts, paths, strict=True)):
         shared = np.intersect1d(before[time].values, after[time].values)
         if shared.size:

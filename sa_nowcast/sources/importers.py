@@ -1,23 +1,26 @@
-"""The radar composites that pysteps reads, and what each format says about time, packing and the dry value."""
+"""The formats of radar composites: what each file says about values, time and place, read here or by pysteps."""
 
 from __future__ import annotations
 
-import re
 import threading
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK
 
+from sa_nowcast import quiet
+from sa_nowcast.errors import DataError
+from sa_nowcast.sources.bom import bom_time, read_bom
 from sa_nowcast.sources.damage import reading
+from sa_nowcast.sources.fmi import fmi_time, read_fmi
+from sa_nowcast.sources.knmi import knmi_time, read_knmi
+from sa_nowcast.sources.mch import mch_options
+from sa_nowcast.sources.odim import odim_time, read_odim
 from sa_nowcast.sources.optional import require
 from sa_nowcast.sources.paths import time_from_name
 
@@ -66,28 +69,31 @@ class Packing:
         return np.asarray(decoded.values, dtype=np.float64)
 
 
+Reader = Callable[..., tuple[Values, dict[str, Any]]]
+
+
 @dataclass(frozen=True)
 class Importer:
-    """One of pysteps' importers.
+    """A format of radar composites.
 
     Attributes
     ----------
     name : str
-        The engine's name here; pysteps' function is ``import_<name>``.
+        The engine's name here.
     suffixes : tuple of str
         How the format's files end.
     time_pattern : str
         The time in a file's name, as strptime takes it.
+    reader : callable, optional
+        Reads a file by what it says itself; where there is none, pysteps' ``import_<name>`` does.
     time_in_file : callable, optional
         Reads the time from the file; preferred to the name.
     libraries : tuple of str
-        What pysteps itself needs for the format.
-    options : mapping
-        Arguments that pysteps needs and the format fixes.
-    packing : mapping of str to Packing
-        By pysteps' unit: how the format packs its values, where they can be packed again without loss.
+        What the format needs.
+    arguments : callable, optional
+        Gives pysteps' arguments for a file, from what the file says and what was asked for.
     dry_reflectivity : float, optional
-        The reflectivity (dBZ) that the importer gives where the radar saw nothing.
+        The reflectivity (dBZ) that stands for nothing seen, where the reader does not say.
     lock : context manager
         Held while a file is read, where the format's library takes one thread at a time.
     """
@@ -95,10 +101,10 @@ class Importer:
     name: str
     suffixes: tuple[str, ...]
     time_pattern: str
+    reader: Reader | None = None
     time_in_file: Callable[[Path], np.datetime64] | None = None
     libraries: tuple[str, ...] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
-    packing: Mapping[str, Packing] = field(default_factory=dict)
+    arguments: Callable[[Path, Mapping[str, Any]], Mapping[str, Any]] | None = None
     dry_reflectivity: float | None = None
     lock: AbstractContextManager[Any] = field(default_factory=nullcontext)
 
@@ -112,14 +118,31 @@ class Importer:
             return self.time_in_file(path)
 
     def read(self, path: Path, options: Mapping[str, Any]) -> tuple[Values, dict[str, Any]]:
-        """Read one file: values (row, column), NaN where missing, and pysteps' metadata."""
+        """Read one file: values (row, column), NaN where missing, and metadata under pysteps' names.
+
+        Beside these: ``dry_value``, the reflectivity where nothing was seen, and ``packing``, a `Packing` or None.
+        """
         for library in self.libraries:
             require(library, "pysteps")
+        with reading(path, self.name), self.lock:
+            if self.reader is not None:
+                values, metadata = self.reader(path, **options)
+            else:
+                values, metadata = self._by_pysteps(path, options)
+        packing = metadata.get("packing")
+        return values, {
+            "accutime": None,
+            "dry_value": self.dry_reflectivity,
+            **metadata,
+            "packing": None if packing is None else Packing(*packing),
+        }
+
+    def _by_pysteps(self, path: Path, options: Mapping[str, Any]) -> tuple[Values, dict[str, Any]]:
         function = getattr(require("pysteps.io.importers", "pysteps"), f"import_{self.name}")
-        with reading(path, self.name), self.lock, warnings.catch_warnings():
-            # A frame without a single value makes pysteps' nanmin warn.
-            warnings.simplefilter("ignore", RuntimeWarning)
-            values, _, metadata = function(str(path), **{**self.options, **options})
+        arguments = options if self.arguments is None else self.arguments(path, options)
+        # A frame without a single value makes pysteps' nanmin warn.
+        with quiet.pysteps_silent(), quiet.warnings_ignored(RuntimeWarning):
+            values, _, metadata = function(str(path), **arguments)
         return np.ma.filled(np.ma.asarray(values, dtype=np.float64), np.nan), dict(metadata)
 
 
@@ -146,81 +169,42 @@ def rain_rate(values: Values, metadata: Mapping[str, Any], dry: float | None) ->
     return values.astype(np.float32)
 
 
-def _knmi_time(path: Path) -> np.datetime64:
-    with require("h5py", "pysteps").File(path, "r") as file:
-        stamp = file["overview"].attrs["product_datetime_end"]
-    text = bytes(np.atleast_1d(stamp)[0]).decode().partition(".")[0]
-    return np.datetime64(datetime.strptime(text.title(), "%d-%b-%Y;%H:%M:%S"), "ns")
-
-
-def _bom_time(path: Path) -> np.datetime64:
-    with require("netCDF4", "pysteps").Dataset(path) as file:
-        variable = file.variables["valid_time"]
-        unit, _, epoch = str(variable.units).partition(" since ")
-        # The units end in " UTC", which numpy's dates do not take.
-        start = np.datetime64(epoch.replace(" UTC", "").replace(" ", "T"), "ns")
-        count, code = int(variable[...]), {"seconds": "s", "minutes": "m", "hours": "h"}[unit]
-        return start + np.timedelta64(count, code)  # type: ignore[call-overload,no-any-return]
-
-
-def _odim_time(path: Path) -> np.datetime64:
-    """Nominal time of an ODIM_H5 file: what/date and what/time (OPERA data information model, table 1)."""
-    with require("h5py", "pysteps").File(path, "r") as file:
-        date, time = (_text(file["what"].attrs[key]) for key in ("date", "time"))
-    return np.datetime64(datetime.strptime(f"{date}{time[:6]}", "%Y%m%d%H%M%S"), "ns")
-
-
 def _grib_time(path: Path) -> np.datetime64:
     with require("pygrib", "grib").open(str(path)) as messages:
         return np.datetime64(messages.readline().validDate, "ns")
 
 
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+def _grib_arguments(path: Path, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Refuse a message that is no rate of precipitation, which pysteps would take for one."""
+    with require("pygrib", "grib").open(str(path)) as messages:
+        message = messages.readline()
+        found = tuple(int(message[k]) for k in ("discipline", "parameterCategory", "parameterNumber"))
+    if found not in _RATES:
+        shown = " ".join(map(str, found))
+        raise DataError(
+            str(path),
+            f"a message of another quantity (discipline, category, number {shown})",
+            expected="a rate of precipitation (0 1 7, 0 1 52 or 209 6 1)",
+            fix="open it with engine='cfgrib'",
+        )
+    return {"window_size": 1, **options}
 
 
-def odim_quantities(path: Path) -> list[str]:
-    """Return the quantities (``RATE``, ``ACRR``, ``DBZH``, ...) that an ODIM_H5 file holds."""
-    found: list[str] = []
-
-    def visit(name: str, item: Any) -> None:
-        if re.fullmatch(r"dataset\d+/(data\d+/)?what", name) and "quantity" in item.attrs:
-            found.append(_text(item.attrs["quantity"]))
-
-    h5py = require("h5py", "pysteps")
-    with reading(path, "odim_hdf5"), h5py.File(path, "r") as file:
-        file.visititems(visit)
-    return sorted(set(found))
+# WMO FM 92 GRIB2, table 4.2: rain rate, total precipitation rate; and MRMS's own PrecipRate.
+_RATES: Final = ((0, 1, 7), (0, 1, 52), (209, 6, 1))
 
 
 IMPORTERS: Final[Mapping[str, Importer]] = {
     importer.name: importer
     for importer in (
-        Importer(
-            "mch_gif", (".gif",), "%y%j%H%M", libraries=("PIL",),
-            options={"product": "AQC", "unit": "mm", "accutime": 5.0},
-        ),
-        Importer(
-            "fmi_pgm", (".pgm", ".pgm.gz"), "%Y%m%d%H%M", libraries=("PIL", "pyproj"),
-            packing={"dBZ": Packing("uint8", 0.5, -32.0, 255)}, dry_reflectivity=-32.0,
-        ),
-        Importer(
-            "knmi_hdf5", (".h5", ".hdf5"), "%Y%m%d%H%M", time_in_file=_knmi_time, libraries=("h5py",),
-            packing={"mm": Packing("uint16", 0.01, 0.0, 65535), "dBZ": Packing("uint8", 0.5, -32.0, 255)},
-            dry_reflectivity=-32.0,
-        ),
-        Importer(
-            "bom_rf3", (".nc",), "%Y%m%d_%H%M%S", time_in_file=_bom_time, libraries=("netCDF4",),
-            lock=NETCDF4_PYTHON_LOCK,
-            packing={"mm": Packing("int16", 0.05, 0.0, -1)},
-        ),
-        Importer(
-            "odim_hdf5", (".h5", ".hdf", ".hdf5"), "%Y%m%d%H%M", time_in_file=_odim_time, libraries=("h5py",),
-            dry_reflectivity=-30.0,
-        ),
+        Importer("mch_gif", (".gif",), "%y%j%H%M", libraries=("PIL",), arguments=mch_options),
+        Importer("fmi_pgm", (".pgm", ".pgm.gz"), "%Y%m%d%H%M", read_fmi, fmi_time, libraries=("pyproj",)),
+        Importer("knmi_hdf5", (".h5", ".hdf5", ".hdf"), "%Y%m%d%H%M", read_knmi, knmi_time, libraries=("h5py",)),
+        Importer("bom_rf3", (".nc",), "%Y%m%d_%H%M%S", read_bom, bom_time),
+        Importer("odim_hdf5", (".h5", ".hdf", ".hdf5"), "%Y%m%d%H%M", read_odim, odim_time, libraries=("h5py",)),
         Importer(
             "mrms_grib", (".grib2", ".grib", ".grb2"), "%Y%m%d-%H%M%S", time_in_file=_grib_time, libraries=("pygrib",),
-            options={"window_size": 1}, lock=threading.Lock(),
+            arguments=_grib_arguments, lock=threading.Lock(),
         ),
     )
 }  # fmt: skip

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, Final
 
 import xarray as xr
 
 from sa_nowcast.errors import RecipeError
 from sa_nowcast.sources.arrays import open_array
+from sa_nowcast.sources.detect import detect
 from sa_nowcast.sources.files import open_files
 from sa_nowcast.sources.film import open_film
+from sa_nowcast.sources.geotiff import open_geotiff
 from sa_nowcast.sources.importers import IMPORTERS
 from sa_nowcast.sources.kth import open_kth
 from sa_nowcast.sources.moving_mnist import MovingMnistBackendEntrypoint
@@ -31,13 +33,21 @@ def _open_moving_mnist(
 _READERS: Final[Mapping[str, Callable[..., xr.Dataset]]] = {
     "array": open_array,
     "film": open_film,
+    "geotiff": open_geotiff,
     "kth": open_kth,
     "moving_mnist": _open_moving_mnist,
     "taxibj": open_taxibj,
 }
 
 
-def open_source(source: PathLike | Iterable[PathLike], *, engine: str | Any = None, **options: Any) -> xr.Dataset:
+def open_source(
+    source: PathLike | Iterable[PathLike],
+    *,
+    engine: str | Any = None,
+    time: Hashable | None = None,
+    time_pattern: str | None = None,
+    **options: Any,
+) -> xr.Dataset:
     """Open any source that the package reads, lazily.
 
     Parameters
@@ -45,10 +55,15 @@ def open_source(source: PathLike | Iterable[PathLike], *, engine: str | Any = No
     source : path or iterable of paths
         A file, a folder, a pattern, a Zarr store, or several.
     engine : str or BackendEntrypoint, optional
-        ``taxibj``, ``moving_mnist``, ``kth``, ``array`` (NumPy files), ``film``, an importer of pysteps (see
-        `open_radar`), or an engine of xarray; xarray guesses where none is named.
+        ``taxibj``, ``moving_mnist``, ``kth``, ``array`` (NumPy files), ``film``, ``geotiff``, a format of radar
+        composites (see `open_radar`), or an engine of xarray. By default the files tell: GeoTIFF, ODIM_H5, KNMI's HDF5,
+        FMI's PGM and MeteoSwiss's GIF are known by what is in them, and of all others xarray guesses.
+    time : hashable, optional
+        The time dimension of files that xarray opens, where CF attributes and common names do not tell.
+    time_pattern : str, optional
+        The time in the files' names, as ``datetime.strptime`` takes it: ``%Y%m%d%H%M``.
     **options
-        For the reader: `open_taxibj`, `open_kth`, `open_array`, `open_film`, `open_radar`, or ``time_pattern`` and the
+        For the reader: `open_taxibj`, `open_kth`, `open_array`, `open_film`, `open_geotiff`, `open_radar`, or the
         options of ``xarray.open_dataset``.
 
     Raises
@@ -56,17 +71,29 @@ def open_source(source: PathLike | Iterable[PathLike], *, engine: str | Any = No
     RecipeError
         An unknown engine or option; the nearest known one is named. An option that the reader cannot do without.
     """
+    if engine is None:
+        engine, source = detect(source)
+    elif engine == "rasterio" and engine not in xr.backends.list_engines():
+        engine = "geotiff"
     if isinstance(engine, str):
         if engine in _READERS:
+            if time_pattern is not None:
+                options["time_pattern"] = time_pattern
             _check_options(engine, options)
             return _READERS[engine](source, **options)
         if engine in IMPORTERS:
-            return open_radar(source, engine, **options)
+            return open_radar(source, engine, time_pattern=time_pattern, **options)
         known = {*_READERS, *IMPORTERS, *xr.backends.list_engines()}
         if engine not in known:
             raise RecipeError("engine", f"{engine!r} is not known", expected=nearest(engine, known))
-    time_pattern = options.pop("time_pattern", None)
-    return open_files(source, engine=engine, time_pattern=time_pattern, options=options)
+    return open_files(source, engine=engine, time=time, time_pattern=time_pattern, options=options)
+
+
+def reader_options() -> set[str]:
+    """Return the names of all options of the package's own readers."""
+    readers = [*_READERS.values(), *(i.reader for i in IMPORTERS.values() if i.reader), open_radar]
+    named = {name for reader in readers for name in list(inspect.signature(reader).parameters)[1:]}
+    return (named | {"time_pattern", "product", "extent"}) - {"engine", "options"}
 
 
 def _check_options(engine: str, options: Mapping[str, Any]) -> None:

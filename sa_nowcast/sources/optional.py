@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import io
 from types import ModuleType
 
+from sa_nowcast import quiet
 from sa_nowcast.errors import MissingLibraryError
+from sa_nowcast.installing import install, pip_install
 
 
 def require(module: str, extra: str) -> ModuleType:
@@ -27,10 +26,11 @@ def require(module: str, extra: str) -> ModuleType:
     """
     library = module.partition(".")[0]
     try:
-        # pysteps prints the path of its configuration file on its first import.
-        with contextlib.redirect_stdout(io.StringIO()):
-            return importlib.import_module(module)
+        return quiet.load(module)
     except ImportError as error:
-        missing = isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == library
-        found = "is not installed" if missing else f"is installed but cannot be imported ({error})"
-        raise MissingLibraryError(library, found, fix=f'pip install "sa-nowcast[{extra}]"') from error
+        absent = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else None
+        if absent == library:
+            raise MissingLibraryError(library, "is not installed", fix=install(extra)) from error
+        # Installed again only where it is broken itself: what is there already, pip leaves as it is.
+        again = install(extra) if absent else pip_install(library, "--force-reinstall", "--no-deps")
+        raise MissingLibraryError(library, f"is installed but cannot be imported ({error})", fix=again) from error

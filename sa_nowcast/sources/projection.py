@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import warnings
 from typing import Any, Final, Literal
 
 import numpy as np
 import xarray as xr
 
+from sa_nowcast import quiet
 from sa_nowcast.errors import DataError
 from sa_nowcast.sources.optional import require
 
@@ -87,9 +87,8 @@ def crs_attrs(crs: Any) -> dict[str, Any]:
     ----------
     crs : pyproj.CRS
     """
-    with warnings.catch_warnings():
-        # CF's oblique_mercator cannot say what the WKT beside it does (the rectified angle).
-        warnings.simplefilter("ignore", UserWarning)
+    # CF's oblique_mercator cannot say what the WKT beside it does (the rectified angle).
+    with quiet.warnings_ignored(UserWarning):
         attrs: dict[str, Any] = crs.to_cf()
     attrs = {k: list(v) if isinstance(v, tuple) else v for k, v in attrs.items()}
     attrs["spatial_ref"] = attrs["crs_wkt"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -10,8 +11,9 @@ import numpy as np
 import xarray as xr
 
 from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.sources.importers import IMPORTERS, Fields, Importer, Values, odim_quantities, rain_rate
+from sa_nowcast.sources.importers import IMPORTERS, Fields, Importer, Values, rain_rate
 from sa_nowcast.sources.names import nearest
+from sa_nowcast.sources.odim import choose_quantity
 from sa_nowcast.sources.paths import PathLike, expand, sort_by_time
 from sa_nowcast.sources.projection import CRS_NAME, image_coords
 
@@ -95,7 +97,7 @@ def open_radar(
     expected = _signature(first, metadata)
     convert = to == "rain_rate"
     read = delayed(_frame, pure=True)
-    packing = None if convert else importer.packing.get(str(metadata["unit"]))
+    packing = None if convert else metadata["packing"]
     packed = packing is not None and packing.round_trip(first) is not None
     dtype = np.float64 if packed else np.float32
     # The importer goes to workers by name: its functions need not be pickled then.
@@ -117,8 +119,8 @@ def open_radar(
     )
     dims = ("latitude", "longitude") if "y" not in coords else ("y", "x")
     attrs = {**attrs, "grid_mapping": CRS_NAME}
-    if unit == "dBZ" and importer.dry_reflectivity is not None:
-        attrs["dry_value"] = np.float32(importer.dry_reflectivity)
+    if unit == "dBZ" and metadata["dry_value"] is not None:
+        attrs["dry_value"] = np.float32(metadata["dry_value"])
     if unit == "mm":
         attrs["accumulation_minutes"] = float(metadata["accutime"])
     variable = xr.Variable(("time", *dims), array.stack(frames), attrs)
@@ -141,22 +143,15 @@ def open_radar(
 
 
 def _options(importer: Importer, path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill in what a file says itself: that it is gzipped, which quantity it holds."""
-    filled = dict(options)
-    if importer.name == "fmi_pgm":
-        filled.setdefault("gzipped", path.suffix == ".gz")
-    if importer.name == "odim_hdf5" and "qty" not in filled:
-        held = odim_quantities(path)
-        known = [q for q in ("RATE", "ACRR", "DBZH") if q in held]
-        if not known:
-            raise DataError(
-                str(path),
-                f"quantities {', '.join(held) or 'none'}",
-                expected="RATE, ACRR or DBZH",
-                fix="name one with qty=",
-            )
-        filled["qty"] = known[0]
-    return filled
+    """Check options, and fill in what a file says itself: which quantity it holds."""
+    if importer.reader is not None:
+        _, *known = inspect.signature(importer.reader).parameters
+        for name in options:
+            if name not in known:
+                raise RecipeError("options", f"{name!r} is not known to engine {importer.name}", nearest(name, known))
+    if importer.name == "odim_hdf5":
+        return {**options, "qty": choose_quantity(path, options.get("qty"))}
+    return dict(options)
 
 
 def _signature(values: Values, metadata: Mapping[str, Any]) -> dict[str, str]:
@@ -167,6 +162,7 @@ def _signature(values: Values, metadata: Mapping[str, Any]) -> dict[str, str]:
         "units": str(metadata["unit"]),
         "projection": str(metadata["projection"]),
         "corners": place,
+        "accumulation": "none" if metadata["unit"] != "mm" else f"{float(metadata['accutime']):g} minutes",
     }
 
 
@@ -190,8 +186,10 @@ def _frame(
                 fix="open the files of each grid on their own",
             )
     if convert:
-        return rain_rate(values, metadata, importer.dry_reflectivity)
+        return rain_rate(values, metadata, metadata["dry_value"])
     if not packed:
         return values.astype(np.float32)
-    repacked = importer.packing[str(metadata["unit"])].round_trip(values)
+    # Of a file whose own packing is another one, the values are kept as they are.
+    packing = metadata["packing"]
+    repacked = None if packing is None else packing.round_trip(values)
     return values if repacked is None else repacked

@@ -23,6 +23,15 @@ def prepare(raw_BTCHW: Tensor, scaling: Scaling, history: int) -> Batch:
     A missing pixel takes the latest valid value before it; where there is none, the earliest valid one within the
     history; where there is none either, 0 (no rain under a rain scaling, the mean under a standard one). A target
     frame never fills the history, so nothing of the future leaks into a forecast.
+
+    Parameters
+    ----------
+    raw_BTCHW : Tensor, shape (batch, time, channel, row, column)
+        Physical units, NaN where missing.
+    scaling : Scaling
+        To network values.
+    history : int
+        Frames of the time axis, from its beginning, that are given to the network.
     """
     valid = torch.isfinite(raw_BTCHW)
     x = scaling.to_network(raw_BTCHW, torch)

@@ -412,7 +412,16 @@ def _is_stopped(process: int) -> bool:
 def batches(
     dataset: S, sampler: BatchSampler, *, workers: int = 0, pin_memory: bool | None = None
 ) -> SequenceLoader[S]:
-    """Return a loader of the batches that `sampler` yields."""
+    """Return a loader of the batches that `sampler` yields.
+
+    Parameters
+    ----------
+    dataset : SequenceDataset, DigitSamples or other Samples
+    sampler : BatchSampler
+        Gives the numbers of each batch's samples.
+    workers, pin_memory
+        As for `loader`.
+    """
     return SequenceLoader(dataset, sampler, workers=workers, pin_memory=pin_memory)
 
 

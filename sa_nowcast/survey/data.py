@@ -13,14 +13,15 @@ import xarray as xr
 from sa_nowcast import dims
 from sa_nowcast.conversion import COMPLETE
 from sa_nowcast.errors import DataError, SaNowcastError
-from sa_nowcast.frames import Frames, grid_mapping_name
-from sa_nowcast.opening import open_data, zarr_attrs
+from sa_nowcast.frames import Frames, grid_mapping_name, jump
+from sa_nowcast.opening import chosen, open_data, zarr_attrs
 from sa_nowcast.sources.chain import SEQUENCE
 from sa_nowcast.sources.paths import is_zarr
 from sa_nowcast.sources.store import PARTIAL
 from sa_nowcast.sources.store import verify as verify_chunks
 from sa_nowcast.survey.findings import Finding
-from sa_nowcast.times import show_step
+from sa_nowcast.survey.starter import channels_of
+from sa_nowcast.times import show_step, tolerance
 
 SAMPLED: Final = 24
 WINDOW: Final = 20
@@ -38,6 +39,10 @@ def check_data(
     engine: str | None = None,
     options: Mapping[str, Any] | None = None,
     variables: Sequence[str] | None = None,
+    time: str | None = None,
+    y: str | None = None,
+    x: str | None = None,
+    channel: str | None = None,
     full: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> list[Finding]:
@@ -49,6 +54,8 @@ def check_data(
         As for `sa_nowcast.opening.open_data`.
     variables : sequence of str, optional
         By default all gridded ones.
+    time, y, x, channel : str, optional
+        Dimensions, where attributes and common names do not tell.
     full : bool
         Whether every stored chunk is read, in place of a few frames.
     progress : callable
@@ -61,19 +68,29 @@ def check_data(
         ``values`` and, where `full`, ``chunks``; a failure ends the list where nothing further can be looked at.
     """
     try:
-        ds = open_data(source, engine=engine, options=options)
+        ds = open_data(source, engine=engine, options=options, time=time)
+        ds = chosen(ds, variables) if set(variables or ()) <= set(ds.data_vars) else ds  # else `Frames` says which
     except SaNowcastError as error:
         return [Finding.failure("opens", error)]
     found = [Finding("opens", "PASS", _size_line(ds))]
     found += _completion(source)
     names: dict[str, Any] = {}
-    for role in ("time", "y", "x"):
+    told: dict[str, Any] = {"time": time, "y": y, "x": x, "channel": channel}
+    looked_at, left_out = dims.with_positions(ds), ""
+    if variables is None and len(dims.grids(looked_at)) > 1:
+        # As a first recipe does: those of one grid.
+        variables, others = channels_of(looked_at, told)
+        left_out = f"; on other grids, and not looked at: {', '.join(others)}" if others else ""
+    if variables and all(n in looked_at.data_vars for n in variables):
+        looked_at = looked_at[list(variables)]
+    roles: tuple[dims.Role, ...] = ("time", "y", "x")
+    for role in roles:
         try:
-            names[role] = dims.find_dim(ds, role)
+            names[role] = dims.find_dim(looked_at, role, told[role])
         except SaNowcastError as error:
             return [*found, Finding.failure("dimensions", error)]
-    found.append(Finding("dimensions", "PASS", ", ".join(f"{r}: {d}" for r, d in names.items())))
-    frames, finding = _frames(ds, variables)
+    found.append(Finding("dimensions", "PASS", ", ".join(f"{r}: {d}" for r, d in names.items()) + left_out))
+    frames, finding = _frames(ds, variables, told)
     found.append(finding)
     if frames is None:
         return found
@@ -105,12 +122,12 @@ def _completion(source: str) -> list[Finding]:
     return [Finding("completion", "WARN", f"{line}; sa-nowcast convert writes a store that is whole or not there")]
 
 
-def _frames(ds: xr.Dataset, variables: Sequence[str] | None) -> tuple[Frames | None, Finding]:
+def _frames(ds: xr.Dataset, variables: Sequence[str] | None, told: Mapping[str, Any]) -> tuple[Frames | None, Finding]:
     try:
-        frames = Frames.from_xarray(ds, variables=variables)
+        frames = Frames.from_xarray(ds, variables=variables, **told)
     except SaNowcastError as error:
         try:
-            frames = Frames.from_xarray(ds, variables=variables, gaps="skip")
+            frames = Frames.from_xarray(ds, variables=variables, gaps="skip", **told)
         except SaNowcastError:
             return None, Finding.failure("time", error)
         steps = (np.diff(frames.times) / frames.step).astype(float)
@@ -119,7 +136,7 @@ def _frames(ds: xr.Dataset, variables: Sequence[str] | None) -> tuple[Frames | N
             return frames, Finding("time", "PASS", line)
         longest = max(b - a for a, b in frames.segments)
         missing = int(sum(round(s) - 1 for s in steps if s > 1))
-        odd = int((np.abs(steps - np.round(steps)) > 1e-9).sum())
+        odd = int((np.abs(steps - np.round(steps)) > tolerance(frames.step) / int(frames.step.astype(np.int64))).sum())
         line = (
             f"{len(frames)} frames every {show_step(frames.step)}, {len(frames.segments) - 1} gaps ({missing} missing "
             f"times), longest stretch {longest} frames; recipes need data.gaps: skip"
@@ -146,10 +163,17 @@ def _units(frames: Frames) -> Finding:
 def _grid(frames: Frames) -> Finding:
     grid, array = frames.grid, frames.arrays[0]
     line = f"{grid.height} x {grid.width}, {grid.spacing()}"
+    places = [str(n) for n, c in frames.coords.items() if dims.is_position(str(n), c.variable)]
+    if places and grid.dy is None:
+        line = f"{grid.height} x {grid.width}, two-dimensional {' and '.join(places)}"
+        return Finding("grid", "WARN", f"{line}; a model cannot refuse another spacing")
     if grid.dy is None or grid.dx is None:
         return Finding("grid", "WARN", f"{line}; a model cannot refuse another spacing, and forecasts have no place")
     for dim, step in ((grid.y, grid.dy), (grid.x, grid.dx)):
-        gaps = np.diff(array[dim].values.astype(np.float64))
+        torn = jump(array[dim])
+        if torn is not None:
+            return Finding("grid", "WARN", f"{line}; {torn.found} of {dim}; {torn.fix} puts it together")
+        gaps = np.diff(dims.unwrapped(array[dim]))
         off = float(np.abs(gaps / step - 1).max())
         if off > 0.01:
             return Finding("grid", "WARN", f"{line}; spacing along {dim} varies by {off:.1%}; convolutions see pixels")

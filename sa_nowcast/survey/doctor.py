@@ -6,20 +6,22 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
+from packaging.requirements import Requirement
 
 from sa_nowcast import defaults
 from sa_nowcast._version import __version__
 from sa_nowcast.errors import ModelError
 from sa_nowcast.frames import Frames
+from sa_nowcast.installing import extras, install, requirements
 from sa_nowcast.models import NetworkConfig
 from sa_nowcast.models.estimate import available_memory, estimate_memory, fitting_tile
 from sa_nowcast.stream import IN_MEMORY_BYTES, SequenceDataset, loader
+from sa_nowcast.threads import cores
 from sa_nowcast.times import show_step
 
 CORE: Final = ("numpy", "xarray", "zarr", "dask", "netCDF4", "torch", "lightning", "pydantic", "typer")
@@ -39,9 +41,9 @@ def environment() -> dict[str, Any]:
         "libraries": {name: _version(name) for name in CORE},
         "extras": _extras(),
         "devices": _devices(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
+        "cores": cores(),
+        "threads": min(torch.get_num_threads(), cores()),
+        **{name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")},
         "free_memory": available_memory("cpu"),
         "default_model": os.environ.get(defaults.ENVIRONMENT),
     }
@@ -56,20 +58,11 @@ def _version(library: str) -> str | None:
 
 def _extras() -> dict[str, Any]:
     """Return what each extra needs, what of it is missing, and the command that installs it."""
-    try:
-        needs = importlib.metadata.requires("sa-nowcast") or []
-    except importlib.metadata.PackageNotFoundError:
-        return {}
-    extras: dict[str, list[str]] = {}
-    for line in needs:
-        found = re.match(r"([A-Za-z0-9_.-]+).*;.*extra\s*==\s*['\"]([\w-]+)['\"]", line)
-        if found and found[2] not in _NOT_FOR_USERS and not found[1].startswith("sa-nowcast"):
-            extras.setdefault(found[2], []).append(found[1])
     report = {}
-    for extra, libraries in sorted(extras.items()):
+    for extra in (name for name in extras() if name not in _NOT_FOR_USERS):
+        libraries = [Requirement(line).name for line in requirements(extra)]
         missing = [name for name in libraries if _version(name) is None and not _importable(name)]
-        command = f'pip install "sa-nowcast[{extra}]"' if missing else None
-        report[extra] = {"libraries": libraries, "missing": missing, "install": command}
+        report[extra] = {"libraries": libraries, "missing": missing, "install": install(extra) if missing else None}
     return report
 
 
@@ -126,8 +119,7 @@ def plan(
     trained = grid if crop is None else (min(crop, grid[0]), min(crop, grid[1]))
     in_memory = frames.nbytes <= IN_MEMORY_BYTES
     if workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-        workers = [0, *(2**n for n in range(10) if 2**n <= cores)]
+        workers = [0, *(2**n for n in range(10) if 2**n <= cores())]
     measured = []
     dataset = SequenceDataset(frames, history, steps, crop=crop, gaps="skip", in_memory=in_memory)
     for number in workers:

@@ -39,7 +39,10 @@ class Finding:
     def as_dict(self) -> dict[str, Any]:
         """Return the finding as JSON can hold it."""
         code = None if self.error is None else self.error.exit_code
-        return {"check": self.check, "status": self.status, "detail": self.detail, "exit_code": code}
+        error = None if self.error is None else self.error.as_dict()
+        return {
+            "check": self.check, "status": self.status, "detail": self.detail, "exit_code": code, "error": error,
+        }  # fmt: skip
 
 
 def exit_code(findings: Sequence[Finding]) -> int:

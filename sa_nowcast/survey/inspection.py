@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,28 @@ from sa_nowcast.errors import DataError
 from sa_nowcast.opening import kind_of, open_data, open_forecast, zarr_attrs
 from sa_nowcast.recipe import read_recipe
 from sa_nowcast.sources.paths import expand, is_zarr
-from sa_nowcast.times import show_step, show_time
+from sa_nowcast.times import most_common_step, read_times, show_step, show_time
 
 
-def inspect_path(source: str, *, engine: str | None = None, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def inspect_path(
+    source: str,
+    *,
+    engine: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    variables: Sequence[str] | None = None,
+    time: str | None = None,
+    y: str | None = None,
+    x: str | None = None,
+    channel: str | None = None,
+) -> dict[str, Any]:
     """Describe what `source` holds; no value of it is read, but for a model every byte is checked.
+
+    Parameters
+    ----------
+    source, engine, options, variables
+        As for `sa_nowcast.opening.open_data`.
+    time, y, x, channel : str, optional
+        Dimensions of frames, where attributes and common names do not tell.
 
     Returns
     -------
@@ -49,8 +67,9 @@ def inspect_path(source: str, *, engine: str | None = None, options: Mapping[str
         forecast = open_forecast(source)
         what = "archive" if forecast.sizes.get(dims.INIT_TIME, 1) > 1 else "forecast"
         return {"path": source, "kind": what, **size, **_forecast(forecast), **_store(path)}
-    ds = open_data(source, engine=engine, options=options)
-    return {"path": source, "kind": kind, **size, **_data(ds), **_store(path)}
+    ds = open_data(source, engine=engine, options=options, variables=variables, time=time)
+    told = {"time": time, "y": y, "x": x, "channel": channel}
+    return {"path": source, "kind": kind, **size, **_data(ds, told), **_store(path)}
 
 
 def _model(source: str) -> dict[str, Any]:
@@ -113,7 +132,7 @@ def _forecast(forecast: xr.DataArray) -> dict[str, Any]:
     }
 
 
-def _data(ds: xr.Dataset) -> dict[str, Any]:
+def _data(ds: xr.Dataset, told: Mapping[str, str | None]) -> dict[str, Any]:
     variables = {}
     for name, variable in ds.data_vars.items():
         encoding = variable.encoding
@@ -133,10 +152,20 @@ def _data(ds: xr.Dataset) -> dict[str, Any]:
     roles: dict[str, str | None] = {}
     for role in ("time", "y", "x"):
         try:
-            roles[role] = str(dims.find_dim(ds, role))
+            roles[role] = str(dims.find_dim(ds, role, told[role]))
         except DataError:
+            if told[role] is not None:
+                raise
             roles[role] = None
-    times = ds[roles["time"]].values if roles["time"] in ds.coords else np.empty(0)
+    if told["channel"] is not None:
+        if told["channel"] not in ds.dims:
+            found = f"no dimension {told['channel']!r} (dimensions: {', '.join(map(str, ds.dims))})"
+            raise DataError("data", found, fix="name one with channel=")
+        roles["channel"] = told["channel"]
+    times: Any = np.empty(0)
+    if roles["time"] is not None:
+        with contextlib.suppress(DataError):
+            times = read_times(dims.with_positions(ds), roles["time"], "data")
     return {
         "dims": {str(d): int(n) for d, n in ds.sizes.items()},
         "roles": roles,
@@ -159,8 +188,8 @@ def _store(path: Path) -> dict[str, Any]:
 def _times(times: Any) -> dict[str, Any]:
     if not np.issubdtype(times.dtype, np.datetime64) or not times.size:
         return {"count": int(times.size), "first": None, "last": None, "step": None}
-    steps, counts = np.unique(np.diff(times), return_counts=True)
-    step = show_step(steps[np.argmax(counts)]) if len(steps) else None
+    steps = np.diff(np.unique(times)).astype("timedelta64[ns]").astype(np.int64)
+    step = show_step(np.timedelta64(most_common_step(steps), "ns")) if len(steps) else None
     return {"count": int(times.size), "first": show_time(times.min()), "last": show_time(times.max()), "step": step}
 
 

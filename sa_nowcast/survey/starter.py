@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,7 @@ from sa_nowcast import dims
 from sa_nowcast.errors import DataError
 from sa_nowcast.frames import Frames
 from sa_nowcast.sources.chain import SEQUENCE
-from sa_nowcast.times import show_step
+from sa_nowcast.times import show_step, tolerance
 from sa_nowcast.verification.units import is_rain_rate
 from sa_nowcast.windows import split_in_time, window_starts
 
@@ -25,6 +25,7 @@ _WINDOWS: Final = ((10, 10), (8, 8), (6, 6), (4, 4), (3, 3), (2, 2), (2, 1), (1,
 _DAILY: Final = ((24, 6), (12, 6))
 _SHARES: Final = ((0.15, 0.2), (0.2, 0.25), (0.25, 0.3), (0.3, 0.3))
 _MANY, _SOME = 24, 4
+_ROLES: Final[tuple[dims.Role, ...]] = ("time", "y", "x")
 _MOST_CHANNELS: Final = 4
 _SAMPLED: Final = 16
 _RARE: Final = 1e-3
@@ -74,6 +75,10 @@ def look(
     variables: Sequence[str] | None = None,
     history: int | None = None,
     steps: int | None = None,
+    time: str | None = None,
+    y: str | None = None,
+    x: str | None = None,
+    channel: str | None = None,
 ) -> Look:
     """Look at frames, and choose what a recipe for them says; a few frames are read.
 
@@ -84,14 +89,17 @@ def look(
         By default all gridded ones that can be channels together, at most four.
     history, steps : int, optional
         In place of what the number of frames and the step would suggest.
+    time, y, x, channel : str, optional
+        Dimensions, where attributes and common names do not tell.
 
     Raises
     ------
     DataError
         Frames that cannot be trained on; the message says why.
     """
-    chosen, left_out = _variables(ds) if variables is None else (tuple(variables), ())
-    frames, gaps = _frames(ds, chosen if left_out or variables is not None else None)
+    told = {"time": time, "y": y, "x": x, "channel": channel}
+    chosen, left_out = _variables(ds, told) if variables is None else (tuple(variables), ())
+    frames, gaps = _frames(ds, chosen if left_out or variables is not None else None, told)
     values = _sample(frames)
     if not np.isfinite(values).any():
         raise DataError(
@@ -134,6 +142,10 @@ def starter_recipe(
     history: int | None = None,
     steps: int | None = None,
     name: str | None = None,
+    time: str | None = None,
+    y: str | None = None,
+    x: str | None = None,
+    channel: str | None = None,
 ) -> str:
     """Return a commented recipe for `ds`, which `source` was opened as; it runs as it is.
 
@@ -143,8 +155,8 @@ def starter_recipe(
         From `sa_nowcast.opening.open_data`.
     source, engine, options
         What it was opened from, as the recipe will say.
-    variables, history, steps
-        As for `look`.
+    variables, history, steps, time, y, x, channel
+        As for `look`; the recipe says what was given.
     name : str, optional
         By default made from the file's name.
 
@@ -153,7 +165,8 @@ def starter_recipe(
     DataError
         Frames that cannot be trained on.
     """
-    seen = look(ds, variables=variables, history=history, steps=steps)
+    told = {"time": time, "y": y, "x": x, "channel": channel}
+    seen = look(ds, variables=variables, history=history, steps=steps, **told)
     frames = seen.frames
     called = name or recipe_name(source)
     step, grid = show_step(frames.step), frames.grid
@@ -174,6 +187,7 @@ def starter_recipe(
         parts.append(f"  engine: {_text(engine)}")
     if options:
         parts.append(f"  options: {json.dumps(dict(options))}")
+    parts += [f"  {role}: {_text(dim)} # dimension" for role, dim in told.items() if dim is not None]
     if seen.variables is not None:
         parts.append(f"  variables: {json.dumps(list(seen.variables))} # channels, forecast together")
     if seen.left_out:
@@ -221,27 +235,56 @@ def starter_recipe(
     return "\n".join(parts) + "\n"
 
 
-def _variables(ds: xr.Dataset) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the variables that can be channels together, and the other gridded ones."""
-    known = {dims.find_dim(ds, role) for role in ("time", "y", "x")}
-    gridded = sorted(str(n) for n, v in ds.data_vars.items() if known <= set(v.dims) and v.dtype.kind in "fiub")
+def channels_of(
+    ds: xr.Dataset, told: Mapping[str, str | None] | None = None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the variables that can be channels together, and the other gridded ones.
+
+    Parameters
+    ----------
+    ds : Dataset
+    told : mapping, optional
+        Dimensions by role, where the user gave them.
+
+    Raises
+    ------
+    DataError
+        No gridded variable.
+    """
+    ds = dims.with_positions(ds)
+    named: dict[dims.Role, str | None] = {role: (told or {}).get(role) for role in _ROLES}
+    of_grids = dims.grids(ds, named)
+    found = {roles: [n for n in names if ds[n].dtype.kind in "fiub"] for roles, names in of_grids.items()}
+    everything = sorted(n for names in found.values() for n in names)
+    found = {roles: names for roles, names in found.items() if names}
+    known: Sequence[Hashable] = dims.likeliest(ds, found) if found else ()
+    gridded = [n for roles, names in found.items() if roles == known for n in names]
     if not gridded:
+        shown = known or [dims.find_dim(ds, role) for role in _ROLES]
         raise DataError(
             "data",
-            f"no variable has the dimensions {', '.join(map(str, known))}",
-            fix="check ds.data_vars, or name the variable with --variable",
+            f"no variable has the dimensions {', '.join(map(str, shown))}",
+            fix="check ds.data_vars, or name the dimensions with time=, y= and x=",
         )
-    plain = [n for n in gridded if set(ds[n].dims) == known]
-    chosen = plain[:_MOST_CHANNELS] if len(plain) <= _MOST_CHANNELS and plain else (plain or gridded)[:1]
-    return tuple(chosen), tuple(n for n in gridded if n not in chosen)
+    chosen = [n for n in gridded if set(ds[n].dims) == set(known)] or gridded[:1]
+    return tuple(chosen), tuple(n for n in everything if n not in chosen)
 
 
-def _frames(ds: xr.Dataset, variables: Sequence[str] | None) -> tuple[Frames, bool]:
+def _variables(ds: xr.Dataset, told: Mapping[str, str | None]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what a first recipe forecasts, and the other gridded variables."""
+    chosen, left_out = channels_of(ds, told)
+    few = chosen if len(chosen) <= _MOST_CHANNELS else chosen[:1]
+    return few, tuple(sorted({*left_out, *chosen} - {*few}))
+
+
+def _frames(ds: xr.Dataset, variables: Sequence[str] | None, told: Mapping[str, Any]) -> tuple[Frames, bool]:
     if SEQUENCE in ds.coords:
-        return Frames.from_xarray(ds, variables=variables, gaps="skip"), False
-    frames = Frames.from_xarray(ds, variables=variables, gaps="skip")
-    if (np.diff(frames.times) % frames.step).any():
-        Frames.from_xarray(ds, variables=variables)  # calendar months and the like: no step at all, which this says
+        return Frames.from_xarray(ds, variables=variables, gaps="skip", **told), False
+    frames = Frames.from_xarray(ds, variables=variables, gaps="skip", **told)
+    steps = np.diff(frames.times) / frames.step
+    if (np.abs(steps - np.rint(steps)) * int(frames.step.astype(np.int64)) > tolerance(frames.step)).any():
+        # Calendar months and the like: no step at all, which this says.
+        Frames.from_xarray(ds, variables=variables, **told)
     return frames, len(frames.segments) > 1
 
 

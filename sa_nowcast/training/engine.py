@@ -16,18 +16,21 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from sa_nowcast import quiet
 from sa_nowcast.errors import Interrupted, MissingLibraryError, RecipeError
+from sa_nowcast.installing import install
 from sa_nowcast.models import compile_cells
 from sa_nowcast.models.rollout import Network
 from sa_nowcast.recipe import TrainingRecipe
 from sa_nowcast.stream import StepSampler, batches
+from sa_nowcast.threads import look_again, sharing_cores
 from sa_nowcast.training.averaging import Average
 from sa_nowcast.training.checkpoint import LAST, AtomicCheckpointIO, load_checkpoint, newest_valid
 from sa_nowcast.training.data import TrainingData
 from sa_nowcast.training.hardware import Hardware
 from sa_nowcast.training.log import TrainingLog
 from sa_nowcast.training.module import NowcastModule, updates_a_batch
-from sa_nowcast.training.progress import ProgressBar
+from sa_nowcast.training.progress import ProgressReport
 from sa_nowcast.training.run_folder import FINGERPRINT, RunFolder
 from sa_nowcast.training.validation import Evaluation, Validation
 from sa_nowcast.training.watch import Watch, signals_given_back
@@ -46,6 +49,8 @@ _FREE = {
     "acceleration",
     "max_time",
 }
+_RAISED = {"training.max_steps", "training.patience"}
+"""Of these, more lets a run go on, also one that has ended; less would be another run."""
 _CALLBACKS = "callbacks"
 
 
@@ -175,19 +180,20 @@ def train(
     if pictures is not None and launch.first:
         callbacks.append(pictures(validation))
     callbacks += [log, keeper]
-    if progress and launch.first:
-        callbacks.append(ProgressBar(validation, watch))
-
     step = resume.step
     if resume.checkpoint is not None:
         resume.restore([average, watch, validation])
-    if not keeper.finished(step, recipe.max_steps):
-        step = _run(module, data, recipe, hardware, sampler, callbacks, loggers, folder, resume)
-        if watch.stopped_by:
-            raise _interrupted(watch.stopped_by, step, recipe.max_steps, folder)
-    else:
-        resume.restore_network(network)
-    validation.conclude(step, recipe.max_steps)
+    with contextlib.ExitStack() as stack:
+        if progress and launch.first:
+            shown = ProgressReport(step, recipe.max_steps, validation, watch)
+            callbacks.append(stack.enter_context(shown))
+        if not keeper.finished(step, recipe.max_steps):
+            step = _run(module, data, recipe, hardware, sampler, callbacks, loggers, folder, resume)
+            if watch.stopped_by:
+                raise _interrupted(watch.stopped_by, step, recipe.max_steps, folder)
+        else:
+            resume.restore_network(network)
+        validation.conclude(step, recipe.max_steps)
     if launch.first:
         log.conclude(step)
     ended_by = "max_time" if watch.time_is_up else "patience" if validation.exhausted else "max_steps"
@@ -226,7 +232,7 @@ def _run(
         compile_cells(module.network)
     loader = batches(data.train, _Updates(sampler, updates_a_batch(recipe), resume.step), workers=recipe.workers)
     # Lightning composes signal handlers, and loaders draw a seed from the global generator; a caller sees neither.
-    with _quiet_lightning(), signals_given_back(), torch.random.fork_rng(devices=[]):
+    with _quiet_lightning(), signals_given_back(), torch.random.fork_rng(devices=[]), sharing_cores():
         trainer = L.Trainer(
             max_steps=recipe.max_steps,
             accelerator="gpu" if cuda else "cpu",
@@ -235,7 +241,7 @@ def _run(
             strategy=strategy,
             precision="bf16-mixed" if hardware.precision == "bf16" else "32-true",
             plugins=[AtomicCheckpointIO(), launch.environment],
-            callbacks=callbacks,
+            callbacks=[*callbacks, _Looks()],
             logger=list(loggers) or False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -254,6 +260,13 @@ def _run(
             if not watch.stopped_by:
                 raise
         return trainer.global_step
+
+
+class _Looks(L.Callback):
+    """Looks between updates whether others want the cores."""
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        look_again()
 
 
 class _Updates(Sampler[list[int]]):
@@ -290,7 +303,9 @@ class _Resume:
             return cls(None, 0, {}, note)
         content = load_checkpoint(checkpoint)
         theirs = content.get(FINGERPRINT, {})
-        differing = [k for k in fingerprint if theirs.get(k) != fingerprint[k]]
+        differing = [
+            k for k, ours in fingerprint.items() if theirs.get(k) != ours and not _more(k, theirs.get(k), ours)
+        ]
         if differing:
             key = differing[0]
             change = f"{key} was {theirs.get(key)} and is {fingerprint[key]}" if "." in key else f"{key} differs"
@@ -319,6 +334,13 @@ class _Resume:
         network.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
 
 
+def _more(key: str, before: str | None, now: str) -> bool:
+    """Say whether an option is one that may be raised, and was; without a patience, a run waits for ever."""
+    if key not in _RAISED or before is None or before == repr(None):
+        return False
+    return now == repr(None) or int(now) > int(before)
+
+
 def _options(recipe: TrainingRecipe) -> dict[str, str]:
     return {f"training.{k}": repr(v) for k, v in recipe.model_dump().items() if k not in _FREE}
 
@@ -340,7 +362,7 @@ def _tensorboard(recipe: TrainingRecipe, folder: Path | None, step: int) -> list
         return [TensorBoardLogger(folder, name=None, version="tensorboard", purge_step=step + 1 if step else None)]
     except ModuleNotFoundError as error:
         raise MissingLibraryError(
-            "training.tensorboard", "tensorboard is not installed", fix='pip install "sa-nowcast[tensorboard]"'
+            "training.tensorboard", "tensorboard is not installed", fix=install("tensorboard")
         ) from error
 
 
@@ -356,15 +378,10 @@ def _interrupted(name: str, step: int, total: int, folder: Path | None) -> Inter
 def _quiet_lightning() -> Iterator[None]:
     """Keep Lightning's notes on hardware and loaders off the user's screen while a run is on."""
     names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
-    levels = {name: logging.getLogger(name).level for name in names}
-    try:
-        for name in names:
-            logging.getLogger(name).setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"lightning\..*")
-            # Of several processes: about the memory layout of 3x3 kernels, which nothing depends on.
-            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
+    with (
+        quiet.logging_from(logging.ERROR, names),
+        quiet.warnings_ignored(Warning, module=r"lightning\..*"),
+        # Of several processes: about the memory layout of 3x3 kernels, which nothing depends on.
+        quiet.warnings_ignored(Warning, "Grad strides do not match bucket view strides"),
+    ):
+        yield

@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import json
 import tempfile
+import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
 
 Report = Callable[[str], None]
+
+# torch's generator is the process's: of two trainings in threads one would draw the other's weights.
+_seeding = threading.Lock()
 
 LOCK = ".lock"
 """The file that the process holds that trains in a folder."""
@@ -208,7 +212,7 @@ def fit_prepared(
         steps=data.terms.steps,
         device=hardware.device,
     )
-    with torch.random.fork_rng(devices=[]):
+    with _seeding, torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         network = build(config)
     # The first of several processes writes for all of them.

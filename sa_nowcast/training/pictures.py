@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from sa_nowcast import dims
 from sa_nowcast.errors import StorageError
+from sa_nowcast.installing import install
 from sa_nowcast.recipe import TrainingRecipe
 from sa_nowcast.storage import partial_beside, put_in_place
 from sa_nowcast.stream import Samples, SequenceDataset, prepare
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOLDER = "pictures"
-INSTALL = 'pip install "sa-nowcast[plot]"'
 Values = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
 
@@ -47,7 +47,7 @@ def hindrance(
     if folder is None and not any(isinstance(logger, TensorBoardLogger) for logger in loggers):
         return "no pictures of forecasts: there is no run folder to put them into"
     if find_spec("matplotlib") is None:
-        return f"no pictures of forecasts: matplotlib is not installed; {INSTALL} adds it"
+        return f"no pictures of forecasts: matplotlib is not installed; {install('plot')} adds it"
     return None
 
 

@@ -42,8 +42,13 @@ def collect_statistics(
 ) -> Statistics:
     """Return the sums that the scores of `forecast` against `truth` are formulas over.
 
-    Parameters are those of :func:`sa_nowcast.verification.verify`. The archive is read once, in blocks along init
-    time; where it is backed by dask, the blocks are dask tasks and run on whatever scheduler is in use.
+    The archive is read once, in blocks along init time; where it is backed by dask, the blocks are dask tasks and run
+    on whatever scheduler is in use.
+
+    Parameters
+    ----------
+    forecast, truth, metrics, thresholds, neighbourhoods, reference, reference_name, data_range, clip, time
+        As for :func:`sa_nowcast.verification.verify`.
 
     Returns
     -------
@@ -73,7 +78,7 @@ def collect_statistics(
                 "thresholds",
                 f"none are given for {metric.name}",
                 f"at least one in the data's units ({pairing.units or 'none stated'})",
-                "pass thresholds=, such as thresholds=[1.0]",
+                "thresholds=[1.0], with values that matter in your data",
             )
         if metric.ensemble and members < 2:
             raise RecipeError("metrics", f"{metric.name} of {members} member", "a forecast with several realizations")
@@ -248,8 +253,7 @@ def _reduce_batch(
     sources: list[npt.NDArray[Any]], observed: npt.NDArray[Any], settings: Settings, kinds: tuple[str, ...]
 ) -> tuple[Sums, ...]:
     """Return the sums of each source, (M, I, V, L, C, Y, X), against `observed`, (I, V, L, C, Y, X), on one mask."""
-    observed = observed.astype(np.float64)
-    sources = [source.astype(np.float64) for source in sources]
+    observed, *sources = _in_one_precision(observed, *sources)
     mask = np.isfinite(observed)
     for source in sources:
         mask &= np.isfinite(source).all(axis=0)
@@ -263,6 +267,16 @@ def _reduce_batch(
             sums.update(KINDS[kind](fields))
         results.append(sums)
     return tuple(results)
+
+
+def _in_one_precision(*arrays: npt.NDArray[Any]) -> list[npt.NDArray[np.float64]]:
+    """Return the values as float64, in which sums are taken, rounded as the coarsest of the arrays is.
+
+    What differs by the type in which it is stored is no error of a forecast.
+    """
+    coarse = any(array.dtype.kind == "f" and array.dtype.itemsize <= 4 for array in arrays)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and counts as missing
+        return [(array.astype(np.float32) if coarse else array).astype(np.float64) for array in arrays]
 
 
 def _label(sums: Sums, pairing: Pairing, block: slice, settings: Settings, members: int) -> xr.Dataset:

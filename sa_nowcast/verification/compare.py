@@ -12,10 +12,12 @@ import xarray as xr
 
 from sa_nowcast import dims
 from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.times import show_time
+from sa_nowcast.times import show_time, with_times
+from sa_nowcast.verification.collect import collect_statistics
 from sa_nowcast.verification.inputs import check_labels, check_lead_time, horizontal, on_grid
+from sa_nowcast.verification.left_out import say_left_out, without_pixels
 from sa_nowcast.verification.metrics import METRICS, select_metrics
-from sa_nowcast.verification.verify import Bootstrap, verify
+from sa_nowcast.verification.verify import Bootstrap, summarise
 
 
 def compare(
@@ -56,6 +58,12 @@ def compare(
     dict of names to Datasets
         For `to_table` and `sa_nowcast.plotting.plot_scores`. The reference's own scores have no skill.
 
+    Warns
+    -----
+    ForecastWarning
+        As for `verify`: where one of the forecasts has no value at all from some init times, which then take no part in
+        the scores of any, it is named.
+
     Raises
     ------
     DataError
@@ -73,6 +81,7 @@ def compare(
     told = None if metrics is None else [metric.name for metric in select_metrics(metrics)]
     ensembles = {name: forecast.sizes.get(dims.REALIZATION, 1) > 1 for name, forecast in common.items()}
     scores: dict[str, xr.Dataset] = {}
+    lost: xr.DataArray | None = None
     for name, forecast in common.items():
         own = told
         if told is not None and any(ensembles.values()) and not ensembles[name]:
@@ -80,21 +89,23 @@ def compare(
             if not own:
                 continue
         against = None if reference == name else common.get(reference or "", reference)
-        scores[name] = verify(
+        sums = collect_statistics(
             forecast,
             truth,
             own,
-            thresholds,
-            against,
-            reference_name=reference if isinstance(against, xr.DataArray) else None,
+            thresholds=thresholds,
             neighbourhoods=neighbourhoods,
+            reference=against,
+            reference_name=reference if isinstance(against, xr.DataArray) else None,
             data_range=data_range,
             clip=clip,
-            valid_times=valid_times,
-            bootstrap=bootstrap,
             time=time,
         )
+        scores[name] = summarise(sums, valid_times=valid_times, bootstrap=bootstrap)
         scores[name].attrs["compared_with"] = ", ".join(other for other in forecasts if other != name)
+        lost = without_pixels(sums) if lost is None else lost | without_pixels(sums)
+    if lost is not None:
+        say_left_out(scores, lost, forecasts)
     return scores
 
 
@@ -105,7 +116,7 @@ def _on_common_times(forecasts: Mapping[str, xr.DataArray]) -> dict[str, xr.Data
         check_lead_time(forecast, name)
         for dim in (dims.LEAD_TIME, dims.INIT_TIME):
             forecast = forecast if dim in forecast.dims else forecast.expand_dims(dim)
-        common[name] = forecast
+        common[name] = with_times(forecast, dims.INIT_TIME, name)
     for dim, word in ((dims.INIT_TIME, "init time"), (dims.LEAD_TIME, "lead time")):
         shared: npt.NDArray[Any] = functools.reduce(np.intersect1d, (each[dim].values for each in common.values()))
         if not shared.size:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sa_nowcast.errors import DataError, MissingLibraryError
+from sa_nowcast.installing import install
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -31,7 +32,7 @@ class Settings:
     Attributes
     ----------
     thresholds : tuple of float
-        Events are values ``>=`` a threshold.
+        Events are values ``>=`` a threshold, both in float32; see :func:`limit`.
     neighbourhoods : tuple of int
         Odd widths of the square windows of the FSS, in pixels.
     data_range : tuple of float
@@ -76,6 +77,23 @@ def over_pixels(values: Array | Mask) -> Array:
     return np.asarray(flat.sum(axis=-1, dtype=np.float64))
 
 
+def single(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Return values as float32, in which they are compared with thresholds."""
+    with np.errstate(over="ignore"):
+        return np.asarray(values, dtype=np.float32)
+
+
+def limit(value: float, *, above: bool = False) -> np.float32:
+    """Return what a float32 has to be at least (`above`: at most) to count as at `value` or beyond it.
+
+    It is two units in the last place off: a value that is the threshold in decimals is at it, whether it was stored as
+    0.3, unpacked in float64 as 3 * 0.1, or unpacked in float32 as 30 * 0.01, which is below 0.3.
+    """
+    near = np.float32(value)
+    slack = 2 * np.spacing(np.abs(near))
+    return np.float32(near + slack if above else near - slack)
+
+
 def errors(fields: Fields) -> Sums:
     """Error, squared error and absolute error over the pixels present."""
     error = np.where(fields.mask, fields.forecast - fields.truth, 0.0)
@@ -89,9 +107,9 @@ def errors(fields: Fields) -> Sums:
 def contingency(fields: Fields) -> Sums:
     """Hits, misses, false alarms and correct negatives per threshold, (I, V, L, C, threshold)."""
     tables: dict[str, list[Array]] = {name: [] for name in ("hits", "misses", "false_alarms", "correct_negatives")}
-    forecast = fields.forecast
-    for threshold in fields.settings.thresholds:
-        predicted, observed = (forecast >= threshold) & fields.mask, (fields.truth >= threshold) & fields.mask
+    forecast, truth = single(fields.forecast), single(fields.truth)
+    for threshold in map(limit, fields.settings.thresholds):
+        predicted, observed = (forecast >= threshold) & fields.mask, (truth >= threshold) & fields.mask
         hits, yes, seen = over_pixels(predicted & observed), over_pixels(predicted), over_pixels(observed)
         tables["hits"].append(hits)
         tables["misses"].append(seen - hits)
@@ -117,7 +135,8 @@ def to_unit_range(fields: Fields) -> tuple[Array, Array]:
         If the truth leaves the range.
     """
     low, high = fields.settings.data_range
-    inside = (fields.truth >= low) & (fields.truth <= high) | ~fields.mask
+    truth = single(fields.truth)
+    inside = (truth >= limit(low)) & (truth <= limit(high, above=True)) | ~fields.mask
     if not inside.all():
         outside = float(fields.truth[~inside][0])
         raise DataError(
@@ -184,9 +203,7 @@ def ssim_library() -> ModuleType:
     try:
         from skimage import metrics
     except ImportError:
-        raise MissingLibraryError(
-            "ssim", "scikit-image is not installed", None, 'pip install "sa-nowcast[verify]"'
-        ) from None
+        raise MissingLibraryError("ssim", "scikit-image is not installed", None, install("verify")) from None
     return metrics
 
 
@@ -249,11 +266,11 @@ def fractions(fields: Fields) -> Sums:
     settings = fields.settings
     shape = (*fields.truth.shape[:-2], len(settings.thresholds), len(settings.neighbourhoods))
     sums = {name: np.zeros(shape) for name in ("fss_difference", "fss_forecast", "fss_truth")}
-    forecast, widest = fields.forecast, max(settings.neighbourhoods)
+    forecast, truth, widest = single(fields.forecast), single(fields.truth), max(settings.neighbourhoods)
     for index in np.ndindex(*fields.truth.shape[:-2]):
         mask = fields.mask[index]
-        for t, threshold in enumerate(settings.thresholds):
-            yes, seen = (forecast[index] >= threshold) & mask, (fields.truth[index] >= threshold) & mask
+        for t, threshold in enumerate(map(limit, settings.thresholds)):
+            yes, seen = (forecast[index] >= threshold) & mask, (truth[index] >= threshold) & mask
             if not (yes.any() or seen.any()):
                 continue
             predicted, observed = WindowSums(yes, widest), WindowSums(seen, widest)

@@ -17,6 +17,7 @@ import xarray as xr
 
 from sa_nowcast import dims
 from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.times import nearest, valid_times, with_times
 from sa_nowcast.verification.units import require_same_units
 
 NAMED = ("realization", "init_time", "variable", "lead_time", "channel")
@@ -130,12 +131,15 @@ def single_array(
         if lacking:
             raise DataError(role, f"has the variables {names}", f"{lacking} too, as the forecast has")
         # Lazily opened variables are put together by dask, so that joining them does not load them.
+        data = dims.with_positions(data)
         together = data[wanted].chunk({dims.find_dim(data[wanted], "time", time): 1})
         array = together.to_array("variable")
         units = [str(data[name].attrs.get("units", "")) for name in wanted]
         return array.assign_coords(units=("variable", units))
+    data = dims.with_positions(data)
     if forecast.name in data.data_vars:
         return data[forecast.name]
+    names = [str(name) for name in data.data_vars]
     if len(names) == 1:
         return data[names[0]]
     raise DataError(
@@ -184,16 +188,6 @@ def _grid_text(data: xr.DataArray, spatial: tuple[str, str]) -> str:
     return " × ".join(parts)
 
 
-def _same_axis(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> bool:
-    if a.shape != b.shape:
-        return False
-    if not (np.issubdtype(a.dtype, np.number) and np.issubdtype(b.dtype, np.number)):
-        return bool(np.array_equal(a, b))
-    # A thousandth of a cell: coordinates that went through float32 files still agree, shifted grids do not.
-    step = float(np.min(np.abs(np.diff(a)))) if a.size > 1 else max(abs(float(a[0])), 1.0)
-    return bool(np.allclose(a, b, rtol=0, atol=max(1e-3 * step, 1e-6 * float(np.max(np.abs(a))))))
-
-
 def on_grid(data: xr.DataArray, forecast: xr.DataArray, spatial: tuple[str, str], role: str) -> xr.DataArray:
     """Return `data` with its spatial axes in the forecast's direction.
 
@@ -213,9 +207,9 @@ def on_grid(data: xr.DataArray, forecast: xr.DataArray, spatial: tuple[str, str]
         same = data.sizes[dim] == forecast.sizes[dim]
         if same and dim in data.coords and dim in forecast.coords:
             ours, theirs = forecast[dim].values, data[dim].values
-            if _same_axis(ours, theirs):
+            if dims.same_axis(ours, theirs):
                 continue
-            if _same_axis(ours, theirs[::-1]):
+            if dims.same_axis(ours, theirs[::-1]):
                 data = data.isel({dim: slice(None, None, -1)})
                 continue
             same = False
@@ -237,19 +231,15 @@ def positions(index: npt.NDArray[Any], wanted: npt.NDArray[Any], where: str, wha
     DataError
         If a wanted time is absent; the line names the first ones and how many there are.
     """
-    order = np.argsort(index, kind="stable")
-    if index.size:
-        found = order[np.clip(np.searchsorted(index, wanted, sorter=order), 0, index.size - 1)]
-        absent = np.unique(wanted[index[found] != wanted])
-    else:
-        found, absent = np.zeros(wanted.shape, dtype=np.intp), np.unique(wanted)
+    found, there = nearest(index, wanted)
+    absent = np.unique(wanted[~there])
     if absent.size:
         shown = ", ".join(np.datetime_as_string(absent[:3].astype("datetime64[s]")))
         more = f" and {absent.size - 3} more" if absent.size > 3 else ""
         raise DataError(
             where, f"lacks the {what} {shown}{more}", None, "give data that cover them, or drop those init times"
         )
-    return np.asarray(found, dtype=np.intp)
+    return found
 
 
 def check_labels(data: xr.DataArray, forecast: xr.DataArray, dim: str, role: str) -> xr.DataArray:
@@ -284,6 +274,7 @@ def _paired_reference(reference: xr.DataArray, forecast: xr.DataArray, spatial: 
     check_lead_time(reference, role)
     if "init_time" not in reference.dims:
         reference = reference.expand_dims("init_time")
+    reference = with_times(reference, dims.INIT_TIME, describe(reference, role))
     reference = on_grid(reference, forecast, spatial, role)
     for dim in ("variable", "channel"):
         reference = check_labels(reference, forecast, dim, role)
@@ -334,12 +325,14 @@ def pair(
     archive = forecast if "init_time" in forecast.dims else forecast.expand_dims("init_time")
     if "lead_time" not in archive.dims:
         archive = archive.expand_dims("lead_time")
+    archive = with_times(archive, dims.INIT_TIME, describe(forecast))
     for dim in ("init_time", "lead_time"):
         values = archive[dim].values
         if np.unique(values).size != values.size:
             raise DataError(f"{describe(forecast)}, {dim}", "a value is there twice", "each once")
     observed = single_array(truth, forecast, time=time)
     time = str(dims.find_dim(observed, "time", time))
+    observed = with_times(observed, time, describe(observed, "truth"))
     if channel_name in observed.dims:
         observed = observed.rename({channel_name: "channel"})
     observed = on_grid(observed, forecast, spatial, "truth")
@@ -351,7 +344,7 @@ def pair(
         raise DataError(f"{describe(observed, 'truth')}, {time}", "a time is there twice", "each once")
     init, lead = archive["init_time"].values, archive["lead_time"].values
     where = f"truth of {describe(forecast)}"
-    valid_index = positions(times, init[:, None] + lead[None, :], where, "valid times")
+    valid_index = positions(times, valid_times(init, lead, describe(forecast)), where, "valid times")
     init_index, paired = None, None
     if isinstance(reference, str):
         init_index = positions(times, init, where, "init times that persistence starts from,")

@@ -238,8 +238,13 @@ METRICS: dict[str, Metric] = {
 GROUPS = {"ssim": ("ssim", "ssim_range2", "ssim_uint8"), "psnr": ("psnr", "psnr_uint8")}
 
 
+def plain_name(name: object) -> str:
+    """Return a metric's name as :data:`METRICS` spells it: "CSI" is csi, and "frame-MSE" is frame_mse."""
+    return "_".join(str(name).strip().lower().replace("-", "_").split())
+
+
 def select_metrics(names: Iterable[str]) -> tuple[Metric, ...]:
-    """Return the metrics of these names, each once; "ssim" and "psnr" stand for all of their conventions.
+    """Return the metrics of these names in any case, each once; "ssim" and "psnr" stand for all of their conventions.
 
     Raises
     ------
@@ -249,13 +254,14 @@ def select_metrics(names: Iterable[str]) -> tuple[Metric, ...]:
     if isinstance(names, str):
         names = (names,)
     chosen: dict[str, Metric] = {}
-    for name in names:
+    for told in names:
+        name = plain_name(told)
         if name not in METRICS:
-            near = difflib.get_close_matches(str(name), METRICS, n=1)
+            near = difflib.get_close_matches(name, METRICS, n=1)
             if name == "bias":
                 near = ["mean_error or frequency_bias"]
             raise RecipeError(
-                "metrics", f"{name!r} is unknown", near[0] if near else "one of " + ", ".join(sorted(METRICS))
+                "metrics", f"{told!r} is unknown", near[0] if near else "one of " + ", ".join(sorted(METRICS))
             )
         for member in GROUPS.get(name, (name,)):
             chosen[member] = METRICS[member]

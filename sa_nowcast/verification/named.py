@@ -11,6 +11,7 @@ import xarray as xr
 
 from sa_nowcast import dims
 from sa_nowcast.errors import RecipeError
+from sa_nowcast.frames import one_grid
 from sa_nowcast.labels import lead_positions, whole
 from sa_nowcast.verification.optical_flow import cadence, extrapolation, sprog, steps
 from sa_nowcast.verification.references import climatology, persistence
@@ -117,7 +118,7 @@ def reference(name: str, **options: Any) -> Reference:
             "reference climatology",
             "training is missing",
             "the observations that it averages",
-            "pass training, as in sa_nowcast.reference('climatology', training=ds)",
+            'sa_nowcast.reference("climatology", training=ds), with ds the frames to average',
         )
     return Reference(name, options)
 
@@ -126,8 +127,13 @@ def as_array(data: xr.DataArray | xr.Dataset, time: Hashable | None = None) -> x
     """Return `data` as one array: of several variables with a leading ``variable`` and their units as coordinate."""
     if isinstance(data, xr.DataArray):
         return data
-    told = dims.find_dim(data, "time", time)
-    names = [str(name) for name, array in data.data_vars.items() if told in array.dims and array.ndim >= 3]
+    data = dims.with_positions(data)
+    found = dims.grids(data, {"time": time})
+    if found:
+        names = found[one_grid(data, found)]
+    else:
+        told = dims.find_dim(data, "time", time)
+        names = [str(name) for name, array in data.data_vars.items() if told in array.dims and array.ndim >= 3]
     if not names:
         raise RecipeError(
             "data", f"the variables {list(map(str, data.data_vars))} are no sequence of frames", "(time, y, x)"

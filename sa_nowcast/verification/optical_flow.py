@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import io
 import warnings
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
@@ -13,16 +12,19 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from sa_nowcast import dims
-from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError
-from sa_nowcast.times import show_time
+from sa_nowcast import dims, quiet
+from sa_nowcast.errors import DataError, ForecastWarning, MissingLibraryError, RecipeError
+from sa_nowcast.installing import install
+from sa_nowcast.times import most_common_step, read_times, show_time, with_times
 from sa_nowcast.verification.inputs import describe, positions
 from sa_nowcast.verification.references import label_forecast, plan, without_times
 from sa_nowcast.verification.units import is_rain_rate, units_of
 
 Array = npt.NDArray[np.float64]
-# Takes frames (history, y, x), lead times in steps, and the init time; returns (members, lead_time, y, x).
-Method = Callable[[Array, list[float], np.datetime64], Array]
+# Takes frames (history, y, x), lead times in steps, and the init time; returns (members, lead_time, y, x), and how they
+# were made where the history did not allow the method as it is.
+Method = Callable[[Array, list[float], np.datetime64], tuple[Array, str]]
+FALLBACK_COUNT, FALLBACK, FALLBACK_TIMES = "fallback_count", "fallback", "fallback_init_times"
 
 # The values that pysteps' examples take for rain rates in mm h-1: the least rain, and what stands for less, in dB.
 _LEAST_RAIN, _LEAST_DECIBELS, _DRY_DECIBELS = 0.1, -10.0, -15.0
@@ -58,6 +60,13 @@ def extrapolation(
     DataArray, dims ([init_time,] lead_time, ...)
         NaN where the frame was missing, and where the motion brings in what lay outside of it.
 
+    Warns
+    -----
+    ForecastWarning
+        Once, where the history of some init times holds a frame that shows no motion: missing, without rain, or the
+        same everywhere. Frames up to it are left out; where the frame at init time is the only one that is left, the
+        forecast is persistence. The attributes ``fallback_count``, ``fallback`` and ``fallback_init_times`` say so.
+
     Raises
     ------
     DataError
@@ -67,15 +76,13 @@ def extrapolation(
     """
     if history < 2:
         raise RecipeError("history", f"is {history}", "at least 2 frames, to see motion")
-    motion, advect = _motion(), _from_pysteps("pysteps.extrapolation.semilagrangian", "extrapolate")
-    rain = is_rain_rate(units_of(data)[0])
+    flow = _Flow(is_rain_rate(units_of(data)[0]))
 
-    def method(frames: Array, multiples: list[float], start: np.datetime64) -> Array:
-        last = frames[-1]
-        filled = np.nan_to_num(frames, nan=0.0 if rain else float(np.nanmin(frames)))
-        velocity = motion(_to_decibels(filled) if rain else filled)
-        missing = bool(np.isnan(last).any())
-        return np.asarray(advect(last, velocity, multiples, allow_nonfinite_values=missing))[None]
+    def method(frames: Array, multiples: list[float], start: np.datetime64) -> tuple[Array, str]:
+        varying = flow.varying(frames)
+        # A frame without variation keeps its values wherever it moves.
+        how = {0: "", 1: "persistence", history: ""}.get(varying, f"the motion of {varying} frames")
+        return flow.extrapolate(frames, multiples)[None], how
 
     return _forecast(data, init_time, lead_times, time, history, 0, method, "extrapolation")
 
@@ -103,23 +110,31 @@ def sprog(
     -------
     DataArray, dims ([init_time,] lead_time, ...)
 
+    Warns
+    -----
+    ForecastWarning
+        Once, where the history of some init times has too little rain to estimate how it develops: a frame without any,
+        the same everywhere, missing, or with too few echoes. The forecast then is of autoregression of order 1 on the
+        frames after it, else extrapolation, else persistence, as pysteps does since #544. The attributes
+        ``fallback_count``, ``fallback`` and ``fallback_init_times`` say which. Where the frame at init time has no
+        rain, none is forecast.
+
     Raises
     ------
     DataError
-        If `data` lacks one of the three frames, is not in mm h-1, or has too little rain to estimate anything from; the
-        line names the time. Of several init times, those with too little rain have a missing forecast (NaN).
+        If `data` lacks one of the three frames or is not in mm h-1.
     MissingLibraryError
         If pysteps or OpenCV is not installed.
     """
     _require_rain(data, "sprog")
-    motion, nowcast = _motion(), _from_pysteps("pysteps.nowcasts.sprog", "forecast")
+    flow, nowcast = _Flow(rain=True), _from_pysteps("pysteps.nowcasts.sprog", "forecast")
 
-    def method(frames: Array, multiples: list[float], start: np.datetime64) -> Array:
-        decibels = _to_decibels(frames)
-        velocity = motion(_to_decibels(np.nan_to_num(frames)))
-        with _enough_rain(data, "sprog", frames, start):
-            result = nowcast(decibels, velocity, multiples, precip_thr=_LEAST_DECIBELS, norain_thr=0.0)
-        return _from_decibels(np.asarray(result))[None]
+    def run(decibels: Array, velocity: Array, multiples: list[float], order: int) -> Array:
+        options = {"ar_order": order, "precip_thr": _LEAST_DECIBELS, "norain_thr": 0.0}
+        return np.asarray(nowcast(decibels, velocity, multiples, **options))[None]
+
+    def method(frames: Array, multiples: list[float], start: np.datetime64) -> tuple[Array, str]:
+        return flow.develop(run, frames, multiples)
 
     return _forecast(data, init_time, lead_times, time, _AUTOREGRESSION + 1, 0, method, "sprog")
 
@@ -156,12 +171,19 @@ def steps(
     -------
     DataArray, dims (realization, [init_time,] lead_time, ...)
 
+    Warns
+    -----
+    ForecastWarning
+        Once, where the history of some init times has too little rain to estimate how it develops: a frame without any,
+        the same everywhere, missing, or with too few echoes. The forecast then is of autoregression of order 1 on the
+        frames after it, else extrapolation, else persistence, all members alike. The attributes
+        ``fallback_count``, ``fallback`` and ``fallback_init_times`` say which. Where the frame at init time has no
+        rain, none is forecast.
+
     Raises
     ------
     DataError
-        If `data` lacks one of the three frames, is not in mm h-1, does not tell its spacing, or has too little rain to
-        estimate anything from; the line names the time. Of several init times, those with too little rain have a
-        missing forecast (NaN).
+        If `data` lacks one of the three frames, is not in mm h-1, or does not tell its spacing.
     MissingLibraryError
         If pysteps or OpenCV is not installed.
     """
@@ -171,24 +193,28 @@ def steps(
     spacing = _spacing(data) if kilometres_per_pixel is None else float(kilometres_per_pixel)
     told = str(dims.find_dim(data, "time", time))
     minutes = float(cadence(data, told) / np.timedelta64(1, "s")) / 60.0
-    motion, nowcast = _motion(), _from_pysteps("pysteps.nowcasts.steps", "forecast")
+    flow, nowcast = _Flow(rain=True), _from_pysteps("pysteps.nowcasts.steps", "forecast")
 
-    def method(frames: Array, multiples: list[float], start: np.datetime64) -> Array:
+    def method(frames: Array, multiples: list[float], start: np.datetime64) -> tuple[Array, str]:
         moment = int(start.astype("datetime64[s]").astype(np.int64))
         state = np.random.SeedSequence([seed, moment % 2**32, moment // 2**32]).generate_state(1)
-        decibels, velocity = _to_decibels(frames), motion(_to_decibels(np.nan_to_num(frames)))
-        with _enough_rain(data, "steps", frames, start):
+
+        def run(decibels: Array, velocity: Array, multiples: list[float], order: int) -> Array:
             result = nowcast(
                 decibels,
                 velocity,
                 multiples,
                 n_ens_members=members,
+                ar_order=order,
                 precip_thr=_LEAST_DECIBELS,
                 kmperpixel=spacing,
                 timestep=minutes,
                 seed=int(state[0] >> 1),
             )
-        return _from_decibels(np.asarray(result))
+            return np.asarray(result)
+
+        values, how = flow.develop(run, frames, multiples)
+        return np.broadcast_to(values, (members, *values.shape[1:])), how
 
     return _forecast(data, init_time, lead_times, time, _AUTOREGRESSION + 1, members, method, "steps")
 
@@ -205,6 +231,7 @@ def _forecast(
 ) -> xr.DataArray:
     """Run `method` on each field of each init time, and label what comes out; members 0 is no ensemble."""
     told, starts, leads = plan(data, init_time, lead_times, time)
+    data = with_times(data, told, describe(data, "data"))
     step = cadence(data, told)
     times = data[told].values.astype("datetime64[ns]")
     y, x = (str(dims.find_dim(data, role)) for role in ("y", "x"))
@@ -215,24 +242,40 @@ def _forecast(
     shape = ordered.shape[1:]
     result = np.full((max(members, 1), init.size, leads.size, *shape), np.nan)
     multiples = (leads / step).tolist()
+    fallen: dict[int, str] = {}
+    blank: list[int] = []
     for i, start in enumerate(init):
         frames = ordered.isel({told: found[i]}).values.astype(np.float64)
         for index in np.ndindex(*shape[:-2]):
             field = frames[(slice(None), *index)]
-            if np.isfinite(field[-1]).any():
-                try:
-                    with _quietly():
-                        result[(slice(None), i, slice(None), *index)] = method(field, multiples, start)
-                except DataError:
-                    if starts.ndim == 0:
-                        raise
+            if not np.isfinite(field[-1]).any():
+                blank.append(i)
+                continue
+            with _quietly():
+                result[(slice(None), i, slice(None), *index)], how = method(field, multiples, start)
+            if how:
+                fallen[i] = how
     template = without_times(ordered.isel({told: found[:, -1]}).rename({told: dims.INIT_TIME}), dims.INIT_TIME)
     template = template.expand_dims({dims.LEAD_TIME: leads}).transpose(dims.INIT_TIME, dims.LEAD_TIME, ...)
-    if not members:
-        return label_forecast(template.copy(data=result[0]), starts, leads, name)
-    template = template.expand_dims({dims.REALIZATION: np.arange(members)})
-    forecast = label_forecast(template.copy(data=result), starts, leads, name)
-    forecast[dims.REALIZATION].attrs.update(dims.REALIZATION_ATTRS)
+    if members:
+        template = template.expand_dims({dims.REALIZATION: np.arange(members)})
+    forecast = label_forecast(template.copy(data=result if members else result[0]), starts, leads, name)
+    if members:
+        forecast[dims.REALIZATION].attrs.update(dims.REALIZATION_ATTRS)
+    where = describe(data, "data")
+    if blank:
+        count, first = len(set(blank)), show_time(init[blank[0]])
+        text = (
+            f"{where}: {name} gives no forecast from {count} of {init.size} init times, first {first} (a missing frame)"
+        )
+        warnings.warn(text, ForecastWarning, stacklevel=3)
+    if fallen:
+        ways = ", ".join(f"{count} by {how}" for how, count in Counter(fallen.values()).items())
+        told_as = f"{len(fallen)} of {init.size} init times: {ways}"
+        times_of = [show_time(init[i]) for i in fallen]
+        forecast.attrs |= {FALLBACK_COUNT: len(fallen), FALLBACK: told_as, FALLBACK_TIMES: times_of}
+        text = f"{where}: {name} finds too little in the history of {told_as}; first {times_of[0]}"
+        warnings.warn(text, ForecastWarning, stacklevel=3)
     return forecast
 
 
@@ -244,52 +287,93 @@ def cadence(data: xr.DataArray, time: str) -> np.timedelta64:
     DataError
         If there are fewer than two frames.
     """
-    times = np.sort(data[time].values.astype("datetime64[ns]"))
+    times = np.unique(read_times(data, time, describe(data, "data")))
     if times.size < 2:
         raise DataError(describe(data, "data"), f"has {times.size} frame", "at least 2, to tell the step")
-    steps, number = np.unique(np.diff(times), return_counts=True)
-    return np.timedelta64(steps[np.argmax(number)], "ns")
+    return np.timedelta64(most_common_step(np.diff(times).astype(np.int64)), "ns")
+
+
+class _Flow:
+    """Motion, extrapolation and development of fields by pysteps, as far as the frames allow."""
+
+    def __init__(self, rain: bool) -> None:
+        self.rain, self.find = rain, _motion()
+        self.advect = _from_pysteps("pysteps.extrapolation.semilagrangian", "extrapolate")
+
+    def varying(self, frames: Array) -> int:
+        """Return how many successive frames up to the last one are there, hold rain where it is rain, and vary."""
+        for count, frame in enumerate(frames[::-1]):
+            there = frame[np.isfinite(frame)]
+            if not there.size or there.min() == there.max() or (self.rain and there.max() < _LEAST_RAIN):
+                return count
+        return len(frames)
+
+    def motion(self, frames: Array) -> Array:
+        """Return the motion (2, y, x) that the frames show, in pixels a step; zero where they show none."""
+        count = self.varying(frames)
+        if count < 2:
+            return np.zeros((2, *frames.shape[1:]))
+        filled = np.nan_to_num(frames[-count:], nan=0.0 if self.rain else float(np.nanmin(frames)))
+        return np.asarray(self.find(_to_decibels(filled) if self.rain else filled))
+
+    def extrapolate(self, frames: Array, multiples: list[float]) -> Array:
+        """Return the last frame moved along the motion, (lead_time, y, x)."""
+        last = frames[-1]
+        missing = bool(np.isnan(last).any())
+        return np.asarray(self.advect(last, self.motion(frames), multiples, allow_nonfinite_values=missing))
+
+    def develop(
+        self, run: Callable[[Array, Array, list[float], int], Array], frames: Array, multiples: list[float]
+    ) -> tuple[Array, str]:
+        """Return `run` (decibels, motion, lead times, order) of the highest order that works, else the extrapolation.
+
+        The result is (members, lead_time, y, x) in mm h-1, and how it was made where not by order 2.
+        """
+        count, decibels = self.varying(frames), _to_decibels(frames)
+        for order in range(min(count - 1, _AUTOREGRESSION), 0, -1):
+            used = frames[-(order + 1) :]
+            # What pysteps raises where a scale has no variance or no echo is left.
+            with contextlib.suppress(np.linalg.LinAlgError, IndexError, ValueError):
+                result = run(decibels[-(order + 1) :], self.motion(used), multiples, order)
+                if self._reaches(result, used, multiples):
+                    how = "" if order == _AUTOREGRESSION else f"autoregression of order {order}"
+                    return _from_decibels(result), how
+        dry = not (decibels[-1] >= _LEAST_DECIBELS).any()
+        how = "" if dry else "extrapolation" if count > 1 else "persistence"
+        return _from_decibels(_to_decibels(self.extrapolate(frames, multiples)))[None], how
+
+    def _reaches(self, result: Array, frames: Array, multiples: list[float]) -> bool:
+        """Say whether there are values at each lead time to which the motion leaves any."""
+        there = np.isfinite(result).any(axis=(-2, -1))
+        if there.all():
+            return True
+        left = np.isfinite(self.extrapolate(frames, multiples)).any(axis=(-2, -1))
+        return bool((there | ~left).all())
 
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep what pysteps prints to itself, and its warnings: what is wrong with a forecast is an error or NaN in it."""
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+    """Keep what pysteps prints to itself, and its warnings: what is wrong with a forecast is told, or NaN in it."""
+    with (
+        quiet.pysteps_silent(),
+        np.errstate(divide="ignore", invalid="ignore"),
         # Too few features move to judge outliers by, as on a grid of some cells.
-        warnings.filterwarnings("ignore", "Singular matrix", UserWarning)
-        warnings.filterwarnings("ignore", "Degrees of freedom", RuntimeWarning, r"pysteps\.")
-        warnings.filterwarnings("ignore", "(divide by zero|invalid value) encountered", RuntimeWarning, r"numpy\.lib\.")
-        # A scale without variance: what follows from it is told by _enough_rain.
-        warnings.filterwarnings("ignore", "invalid value encountered", RuntimeWarning, r"pysteps\.")
+        quiet.warnings_ignored(UserWarning, "Singular matrix"),
+        quiet.warnings_ignored(RuntimeWarning),
+    ):
         yield
-
-
-@contextlib.contextmanager
-def _enough_rain(data: xr.DataArray, name: str, frames: Array, start: np.datetime64) -> Iterator[None]:
-    """Say in one line where pysteps finds too little rain to estimate how it develops."""
-    try:
-        yield
-    except (np.linalg.LinAlgError, IndexError, ValueError) as error:
-        share = float((frames[-1] >= _LEAST_RAIN).mean())
-        raise DataError(
-            f"{describe(data, 'data')}, {show_time(start)}",
-            f"{name} by pysteps finds no way from its history ({error}), with rain on {share:.2%} of the pixels",
-            "more rain",
-            "choose another init time, or take extrapolation",
-        ) from error
 
 
 def _from_pysteps(module: str, name: str) -> Callable[..., Any]:
     try:
-        with _quietly():
-            importlib.import_module("cv2")
-            return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+        quiet.load("cv2")
+        return getattr(quiet.load(module), name)  # type: ignore[no-any-return]
     except ImportError as error:
         raise MissingLibraryError(
             module.rpartition(".")[2],
             f"{error.name or error} is not installed",
             None,
-            'pip install "sa-nowcast[pysteps]"',
+            install("pysteps"),
         ) from None
 
 
@@ -331,5 +415,5 @@ def _spacing(data: xr.DataArray) -> float:
         describe(data, "data"),
         f"{y} has no coordinate in m, km or degrees",
         "the spacing of the grid, as steps needs",
-        "pass kilometres_per_pixel=",
+        'sa_nowcast.reference("steps", kilometres_per_pixel=1.0), with the spacing of your grid',
     )

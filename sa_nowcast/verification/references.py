@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import contextlib
+from collections.abc import Hashable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ import xarray as xr
 from sa_nowcast import dims
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.labels import DROPPED_ATTRS
-from sa_nowcast.times import read_leads
+from sa_nowcast.times import nearest, read_leads, read_time, read_times, valid_times, with_times
 from sa_nowcast.verification.inputs import describe, positions
 
 Times = npt.NDArray[np.datetime64]
@@ -61,6 +62,7 @@ def persistence(
         If a lead time is not positive.
     """
     told, starts, leads = plan(data, init_time, lead_times, time)
+    data = with_times(data, told, describe(data, "data"))
     found = positions(data[told].values, np.atleast_1d(starts), describe(data, "data"), "init times")
     frames = data.isel({told: found}).rename({told: "init_time"})
     frames = without_times(frames, "init_time")
@@ -104,12 +106,16 @@ def climatology(
         raise RecipeError("cycle", f"is {cycle!r}", '"day" or "week"')
     _, starts, leads = plan(data, init_time, lead_times, time)
     told = str(dims.find_dim(training, "time", time))
-    times = training[told].values.astype("datetime64[ns]")
-    phases, member = np.unique(_phase(times, cycle), return_inverse=True)
-    valid = np.atleast_1d(starts)[:, None] + leads[None, :]
+    times = read_times(training, told, describe(training, "training"))
+    distinct = np.unique(_phase(times, cycle))
+    steps = np.diff(np.unique(times)).astype(np.int64)
+    step = np.timedelta64(int(steps.min(initial=_DAY.astype(np.int64))), "ns")
+    # Times of day that only rounding tells apart are one.
+    phases = distinct[np.diff(distinct, prepend=-int(step.astype(np.int64))) > int(step.astype(np.int64)) // 100]
+    member, _ = _same_phase(phases, _phase(times, cycle), step)
+    valid = valid_times(np.atleast_1d(starts), leads, describe(data, "data"))
     wanted = _phase(valid, cycle)
-    place = np.clip(np.searchsorted(phases, wanted), 0, max(phases.size - 1, 0))
-    known = phases[place] == wanted if phases.size else np.zeros(wanted.shape, dtype=bool)
+    place, known = _same_phase(phases, wanted, step)
     if not known.all():
         first = np.datetime_as_string(valid[~known][0].astype("datetime64[s]"))
         raise DataError(
@@ -138,6 +144,12 @@ def _phase(times: Times, cycle: Cycle) -> npt.NDArray[np.int64]:
     return np.asarray((times.astype("datetime64[ns]") - origin) % length).astype(np.int64)
 
 
+def _same_phase(
+    phases: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64], step: np.timedelta64
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+    return nearest(phases.astype("datetime64[ns]"), wanted.astype("datetime64[ns]"), step)
+
+
 def without_times(data: xr.DataArray, dim: str) -> xr.DataArray:
     """Return `data` without the coordinates that vary along `dim` beside its own."""
     return data.drop_vars([name for name in data.coords if name != dim and dim in data[name].dims])
@@ -149,14 +161,16 @@ def plan(data: xr.DataArray, init_time: Any, lead_times: Any, time: Hashable | N
     if init_time is None:
         if not data.sizes[told]:
             raise DataError(describe(data, "data"), "has no frame", "at least one")
-        init_time = data[told].values[-1]
-    if isinstance(init_time, xr.DataArray):
-        init_time = init_time.values
-    try:
-        starts = np.asarray(init_time, dtype="datetime64[ns]")
-    except (ValueError, TypeError) as error:
-        shown = " ".join(repr(init_time).split())
-        raise RecipeError("init_time", f"{shown:.80}", "times in UTC, such as '2019-06-10T00:30'") from error
+        init_time = read_times(data, told, describe(data, "data"))[-1]
+    given = getattr(init_time, "values", init_time)
+    several = isinstance(given, Sequence | np.ndarray) and not isinstance(given, str) and np.ndim(given) == 1
+    expected = "times in UTC, such as '2019-06-10T00:30'"
+    each = [read_time(one, "init_time", expected) for one in (list(given) if several else [given])]
+    starts = np.array(each if several else each[0], dtype="datetime64[ns]")
+    with contextlib.suppress(DataError):  # climatology needs no times of the data
+        times = read_times(data, told, describe(data, "data"))
+        place, there = nearest(times, starts)
+        starts = np.where(there, times[place], starts) if times.size else starts
     leads = read_leads(lead_times)
     return told, starts, leads
 
@@ -169,10 +183,10 @@ def label_forecast(values: xr.DataArray, starts: Times, leads: Leads, model: str
     values = values.assign_coords(lead_time=leads)
     if starts.ndim == 0:
         values = values.isel(init_time=0, drop=True).assign_coords(
-            init_time=starts, valid_time=("lead_time", starts + leads)
+            init_time=starts, valid_time=("lead_time", valid_times(starts, leads, describe(values)))
         )
     else:
-        valid = starts[:, None] + leads[None, :]
+        valid = valid_times(starts, leads, describe(values))
         values = values.assign_coords(init_time=starts, valid_time=(("init_time", "lead_time"), valid))
     for name, attrs in TIME_ATTRS.items():
         values[name].attrs.update(attrs)

@@ -10,8 +10,10 @@ import numpy.typing as npt
 import xarray as xr
 
 from sa_nowcast.errors import RecipeError
+from sa_nowcast.times import numbered
 from sa_nowcast.verification.bootstrap import block_length, block_weights, resample
 from sa_nowcast.verification.collect import collect_statistics
+from sa_nowcast.verification.left_out import say_left_out, without_pixels
 from sa_nowcast.verification.metrics import METRICS, Metric
 from sa_nowcast.verification.statistics import Labels, Statistics
 
@@ -80,11 +82,11 @@ def verify(
     truth : DataArray or Dataset, dims (time, [channel,] y, x)
         The observations, in the forecast's units and on its grid.
     metrics : sequence of str, optional
-        Names from :data:`sa_nowcast.verification.METRICS`; "ssim" and "psnr" stand for all their conventions. By
-        default mse, and csi where there are thresholds.
+        Names from :data:`sa_nowcast.verification.METRICS`, in any case; "ssim" and "psnr" stand for all their
+        conventions. By default mse, and csi where there are thresholds.
     thresholds : sequence of float or str, or DataArray, optional
-        Events are values ``>=`` a threshold in the data's units; text such as ``"1 mm h-1"`` is checked against
-        them. By default 0.1 to 30 mm h-1 for rain rates.
+        Events are values ``>=`` a threshold in the data's units, both as float32; text such as ``"1 mm h-1"`` is
+        checked against them. By default 0.1 to 30 mm h-1 for rain rates.
     reference : "persistence" or DataArray, optional
         Adds scores named ``mse_persistence`` and skills ``mse_skill``. Persistence is the truth at init time; a
         DataArray has at least the forecast's init and lead times.
@@ -112,6 +114,12 @@ def verify(
         ``<metric>_skill_upper``; the pixels and forecasts that count as ``count`` and ``forecasts``. Scores are NaN
         where they are undefined, such as the CSI without any event.
 
+    Warns
+    -----
+    ForecastWarning
+        Where no pixel of some forecasts is scored, as those of a reference that found too little rain: it is said how
+        many, and which of the forecast, the reference and the truth has no value. The attribute ``left_out`` keeps it.
+
     Raises
     ------
     DataError
@@ -136,11 +144,27 @@ def verify(
         clip=clip,
         time=time,
     )
-    return summarise(sums, valid_times=valid_times, bootstrap=bootstrap)
+    scores = summarise(sums, valid_times=valid_times, bootstrap=bootstrap)
+    compared = {str(forecast.name or "the forecast"): forecast}
+    if isinstance(reference, xr.DataArray):
+        compared[str(reference_name or reference.name or "the reference")] = reference
+    say_left_out({"": scores}, without_pixels(sums), compared)
+    return scores
 
 
 def summarise(sums: Statistics, *, valid_times: str | None = None, bootstrap: Bootstrap | None = None) -> xr.Dataset:
-    """Return the scores of `sums`; arguments and result are those of :func:`verify`.
+    """Return the scores of `sums`, as :func:`verify` does.
+
+    Parameters
+    ----------
+    sums : Statistics
+        Of one archive, or of several that were added.
+    valid_times, bootstrap : optional
+        As for :func:`verify`.
+
+    Returns
+    -------
+    Dataset
 
     Raises
     ------
@@ -201,7 +225,9 @@ def common_pairs(
     init_times: npt.NDArray[np.datetime64], lead_times: npt.NDArray[np.timedelta64]
 ) -> npt.NDArray[np.bool_]:
     """Return which pairs have a valid time that every lead time has, shape (init_time, lead_time)."""
-    valid = init_times[:, None] + lead_times[None, :]
+    if lead_times.size < 2:
+        return np.ones((init_times.size, lead_times.size), dtype=bool)
+    valid = numbered(init_times[:, None] + lead_times[None, :], np.abs(np.diff(np.sort(lead_times))).min())
     times, number = np.unique(valid, return_counts=True)
     return np.isin(valid, times[number == lead_times.size])
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import dask
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -154,12 +153,11 @@ def _set_scores(
     frames = Frames.from_xarray(ds, gaps="skip")
     inits = _init_times(frames, recipe, one)
     archives = {}
-    # pysteps is compiled code under Python's lock: threads would only wait for each other.
-    with dask.config.set(scheduler="synchronous"):
-        for name, model in models.items():
-            archives[name] = hindcast(ds, model, recipe.steps, init_times=inits, grid="any").compute()
-        rows = _rows(archives, ds)
-    table = rows.assign(init_times=len(inits))
+    for name, model in models.items():
+        lazy = hindcast(ds, model, recipe.steps, init_times=inits, grid="any")
+        # pysteps is compiled code under Python's lock: threads would only wait for each other.
+        archives[name] = lazy.compute(scheduler="synchronous")
+    table = _rows(archives, ds).assign(init_times=len(inits))
     table.insert(0, "set", one.name)
     write_whole(file, table.to_csv(index=False))
     write_whole(known, json.dumps({"identity": identity, "models": found}, indent=1))

@@ -56,6 +56,8 @@ def convert_source(
         **block.model_dump(mode="json", exclude={"to"}),
         "data": recipe.data.model_dump(mode="json", include={"engine", "options", "variables", "time"}),
     }
+    told = recipe.data.model_dump(mode="json", include={"y", "x", "channel"}, exclude_none=True)
+    settings["data"] |= told
     if block.frames_per_shard is None:
         settings["window"] = recipe.history + recipe.steps
     known = _read(note)
@@ -93,6 +95,9 @@ def convert_source(
         options=recipe.data.options or None,
         variables=recipe.data.variables,
         time=recipe.data.time,
+        y=recipe.data.y,
+        x=recipe.data.x,
+        channel=recipe.data.channel,
         window=recipe.history + recipe.steps,
         existing="replace" if store.exists() else "refuse",
         dry_run=dry_run,

@@ -236,7 +236,8 @@ def open_source(recipe: Recipe) -> xr.Dataset:
     """
     if recipe.conversion is not None:
         return chain(open_any(str(Path(recipe.conversion.to).expanduser())))
-    return open_path(recipe.data.source, "data.source", engine=recipe.data.engine, **recipe.data.options)
+    data = recipe.data
+    return open_path(data.source, "data.source", engine=data.engine, time=data.time, **data.options)
 
 
 def open_path(source: str, key: str, *, engine: str | None = None, **options: Any) -> xr.Dataset:

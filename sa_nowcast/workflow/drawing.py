@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import re
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import xarray as xr
 
 from sa_nowcast import dims
 from sa_nowcast.errors import MissingLibraryError, RecipeError
+from sa_nowcast.installing import install
 from sa_nowcast.recipe import Recipe
 from sa_nowcast.storage import partial_beside, put_in_place, storage
+from sa_nowcast.times import nearest, read_time
 from sa_nowcast.workflow.data import Experiment
 
 if TYPE_CHECKING:
     from sa_nowcast.nowcaster import Nowcaster
 
-FORECAST, SCORES, ATTENTION = "forecast.png", "scores.png", "attention.png"
+FORECAST, SCORES, FILM, ATTENTION = "forecast", "scores", "film", "attention"
 
 
 @dataclass(frozen=True)
@@ -40,19 +43,53 @@ class Drawable:
     scores: Callable[[], Mapping[str, xr.Dataset]]
 
 
-def pictures_of(recipe: Recipe) -> dict[str, list[Any]]:
-    """Return the names of the pictures that a recipe asks for, each with the settings that matter to it."""
+@dataclass(frozen=True)
+class Picture:
+    """A picture that is asked for.
+
+    Parameters
+    ----------
+    kind : {"forecast", "scores", "film", "attention"}
+    channel : (int, str)
+        The variable or channel that it shows: its position among the model's, and its name.
+    settings : list
+        What of the recipe matters to it.
+    """
+
+    kind: str
+    channel: tuple[int, str]
+    settings: list[Any]
+
+
+def pictures_of(recipe: Recipe, channels: Sequence[str] = ("",)) -> dict[str, Picture]:
+    """Return the pictures that a recipe asks for by the names of their files.
+
+    Of several variables or channels each has its own, with its name in that of the file: ``forecast-rain.png``. What
+    the network attends to is the same for all of them, and is drawn once.
+    """
     asked = recipe.pictures
-    wanted: dict[str, list[Any]] = {}
-    if asked.forecast:
-        wanted[FORECAST] = [asked.init_time, asked.title, recipe.history]
-    if asked.scores:
-        wanted[SCORES] = [asked.title or recipe.name]
-    if asked.film:
-        wanted[f"forecast.{asked.film}"] = [asked.init_time]
+    wanted: dict[str, Picture] = {}
+    for channel, end in zip(enumerate(channels), _endings(channels), strict=True):
+        if asked.forecast:
+            settings = [asked.init_time, asked.title, recipe.history]
+            wanted[f"forecast{end}.png"] = Picture(FORECAST, channel, settings)
+        if asked.scores:
+            wanted[f"scores{end}.png"] = Picture(SCORES, channel, [asked.title or recipe.name])
+        if asked.film:
+            wanted[f"forecast{end}.{asked.film}"] = Picture(FILM, channel, [asked.init_time])
     if asked.attention:
-        wanted[ATTENTION] = [asked.init_time, asked.title, asked.attention]
+        wanted["attention.png"] = Picture(ATTENTION, (0, ""), [asked.init_time, asked.title, asked.attention])
     return wanted
+
+
+def _endings(channels: Sequence[str]) -> list[str]:
+    """Return what the names of files end with, each once: nothing of one channel, else its name where it can be one."""
+    if len(channels) == 1:
+        return [""]
+    names = [re.sub(r"[^\w.-]+", "_", name).strip("._") or "channel" for name in channels]
+    # Names that differ in what a file's name cannot hold, or in case alone, are told apart by number.
+    alike = [name.lower() for name in names]
+    return [f"-{name}" if alike.count(name.lower()) == 1 else f"-{name}-{i + 1}" for i, name in enumerate(names)]
 
 
 def require_plotting() -> Any:
@@ -62,24 +99,22 @@ def require_plotting() -> Any:
 
         from sa_nowcast import plotting
     except ImportError as error:
-        raise MissingLibraryError(
-            "pictures", "matplotlib is not installed", fix='pip install "sa-nowcast[plot]"'
-        ) from error
+        raise MissingLibraryError("pictures", "matplotlib is not installed", fix=install("plot")) from error
     return plotting
 
 
-def draw(name: str, drawable: Drawable, path: Path) -> None:
+def draw(picture: Picture, drawable: Drawable, path: Path) -> None:
     """Draw one picture of `pictures_of` into `path`."""
     plotting, recipe = require_plotting(), drawable.recipe
     title = recipe.pictures.title
-    if name == SCORES:
+    if picture.kind == SCORES:
         scores = dict(drawable.scores())
         several = scores if len(scores) > 1 else next(iter(scores.values()))
-        _save(plotting.plot_scores(several, title=title or recipe.name, **_first_labels(scores)), path)
+        _save(plotting.plot_scores(several, title=title or recipe.name, **_labels(scores, picture.channel)), path)
         return
     experiment = drawable.experiment()
     frames = experiment.test_frames
-    if name == ATTENTION:
+    if picture.kind == ATTENTION:
         figure = plotting.plot_attention(
             drawable.nowcaster(),
             experiment.test,
@@ -93,8 +128,8 @@ def draw(name: str, drawable: Drawable, path: Path) -> None:
         )
         _save(figure, path)
         return
-    one, array = _one_channel(drawable.archive(), experiment, recipe)
-    if name != FORECAST:
+    one, array = _one_channel(drawable.archive(), experiment, recipe, picture.channel)
+    if picture.kind == FILM:
         plotting.animate(one, path, truth=array)
         return
     position = frames.position(_init_time(drawable.archive(), recipe))
@@ -103,28 +138,37 @@ def draw(name: str, drawable: Drawable, path: Path) -> None:
     _save(plotting.plot_forecast(one, truth=array, history=known, title=title), path)
 
 
-def _one_channel(archive: xr.DataArray, experiment: Experiment, recipe: Recipe) -> tuple[xr.DataArray, xr.DataArray]:
-    """Return one forecast of the first channel, and the frames of that channel."""
+def _one_channel(
+    archive: xr.DataArray, experiment: Experiment, recipe: Recipe, channel: tuple[int, str]
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """Return one forecast of a channel, and the frames of that channel."""
     frames = experiment.test_frames
     one = archive.sel({dims.INIT_TIME: _init_time(archive, recipe)})
-    array = frames.arrays[0]
+    array = frames.arrays[channel[0] if len(frames.arrays) > 1 else 0]
     if frames.channel_dim is not None:
-        channel = {frames.channel_dim: 0}
-        one = one.isel(channel)
-        array = array if frames.channel_dim == dims.VARIABLE else array.isel(channel)
-        if frames.channel_dim == dims.VARIABLE:
+        one = one.isel({frames.channel_dim: _position(one, frames.channel_dim, channel)})
+        if frames.channel_dim in array.dims:
+            array = array.isel({frames.channel_dim: _position(array, frames.channel_dim, channel)})
+        else:
             one = one.assign_attrs(array.attrs).rename(array.name)
     return one.load(), array
 
 
-def _first_labels(scores: Mapping[str, xr.Dataset]) -> dict[str, Any]:
-    """Return the first variable or channel, which is the one that pictures show."""
+def _position(data: xr.DataArray | xr.Dataset, dim: Hashable, channel: tuple[int, str]) -> int:
+    """Return where `data` has a channel: by its name, for files may sort them, else by its position."""
+    number, name = channel
+    labels = [str(label) for label in data[dim].values] if dim in data.coords else []
+    return labels.index(name) if labels.count(name) == 1 else number
+
+
+def _labels(scores: Mapping[str, xr.Dataset], channel: tuple[int, str]) -> dict[str, Any]:
+    """Return the label that `channel` has in the scores."""
     each = next(iter(scores.values()))
     known = (dims.LEAD_TIME, "threshold", "neighbourhood", "rank", "sample")
-    extra = [str(dim) for dim in each.dims if dim not in known]
+    places = {str(dim): _position(each, dim, channel) for dim in each.dims if dim not in known}
     return {
-        "variable" if dim == dims.VARIABLE else "channel": each[dim].values[0] if dim in each.coords else 0
-        for dim in extra
+        "variable" if dim == dims.VARIABLE else "channel": each[dim].values[place] if dim in each.coords else place
+        for dim, place in places.items()
     }
 
 
@@ -132,14 +176,12 @@ def _init_time(archive: xr.DataArray, recipe: Recipe) -> Any:
     inits, asked = archive[dims.INIT_TIME].values, recipe.pictures.init_time
     if asked in ("first", "last"):
         return inits[0 if asked == "first" else -1]
-    try:
-        wanted = np.datetime64(asked)
-    except ValueError:
-        wanted = np.datetime64("NaT")
-    if wanted not in inits:
-        ends = " to ".join(str(t.astype("datetime64[m]")) for t in (inits[0], inits[-1]))
-        raise RecipeError("pictures.init_time", f"{asked!r}", f"last, first, or an init time of the forecasts ({ends})")
-    return wanted.astype(inits.dtype)
+    with contextlib.suppress(RecipeError):
+        place, there = nearest(inits, read_time(asked, "pictures.init_time"))
+        if there:
+            return inits[int(place)]
+    ends = " to ".join(str(t.astype("datetime64[m]")) for t in (inits[0], inits[-1]))
+    raise RecipeError("pictures.init_time", f"{asked!r}", f"last, first, or an init time of the forecasts ({ends})")
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -43,6 +44,8 @@ class PlannedForecast:
     target : Path
     memory : int
         Bytes that the whole grid at once would take.
+    names : mapping of str to hashable
+        Dimensions that were told: ``time``, ``y``, ``x`` and ``channel``.
     """
 
     nowcaster: Nowcaster
@@ -55,6 +58,7 @@ class PlannedForecast:
     device: str
     target: Path
     memory: int
+    names: Mapping[str, Hashable | None] = field(default_factory=dict)
 
     def describe(self) -> str:
         """Return one line for people."""
@@ -91,6 +95,7 @@ class PlannedForecast:
             grid=self.grid,
             tile=self.tile,
             device=self.device,
+            **self.names,
         )
         if self.target.suffix in (".tif", ".tiff"):
             from sa_nowcast.interop.geotiff import to_geotiff
@@ -113,6 +118,10 @@ def plan_forecast(
     grid: Literal["check", "any"] = "check",
     device: str = "auto",
     replace: bool = False,
+    time: Hashable | None = None,
+    y: Hashable | None = None,
+    x: Hashable | None = None,
+    channel: Hashable | None = None,
 ) -> PlannedForecast:
     """Check a forecast: model, units, cadence, grid, history, memory and output; no value of `data` is read.
 
@@ -127,7 +136,7 @@ def plan_forecast(
         Lead times; by default as the model was trained for.
     lead_time : str, optional
         In place of `steps`: the last lead time, such as ``30min``, a multiple of the cadence.
-    init_time, tile, grid, device
+    init_time, tile, grid, device, time, y, x, channel
         As for `sa_nowcast.Nowcaster.forecast`.
     replace : bool
         Whether a file that stands at `target` is replaced.
@@ -146,12 +155,13 @@ def plan_forecast(
 
         require("rasterio", "geotiff")
     if steps is not None and lead_time is not None:
-        raise RecipeError("--lead-time", "given beside --steps", expected="one of the two")
+        raise RecipeError("lead_time", "given beside steps", expected="one of the two")
     nowcaster = get_default_model() if model is None else as_nowcaster(model)
     tile = checked_tile(tile)
     where = resolve_device(device)
-    nowcaster = nowcaster.for_data(data)
-    frames = nowcaster.accept(data, grid=grid)
+    names = {"time": time, "y": y, "x": x, "channel": channel}
+    nowcaster = nowcaster.for_data(data, **names)
+    frames = nowcaster.accept(data, grid=grid, **names)
     if lead_time is not None:
         steps = steps_until(lead_time, nowcaster.terms.step)
     steps = nowcaster.terms.steps if steps is None else whole("steps", steps)
@@ -170,7 +180,7 @@ def plan_forecast(
     part = shape if width is None else (min(width, shape[0]), min(width, shape[1]))
     require_memory(config, part, 1, history=history, steps=steps, training=False, device=where)
     memory = estimate_memory(config, shape, 1, history=history, steps=steps, training=False, device=where)
-    return PlannedForecast(nowcaster, data, frames, position, steps, width, grid, device, place, memory)
+    return PlannedForecast(nowcaster, data, frames, position, steps, width, grid, device, place, memory, names)
 
 
 def steps_until(lead_time: str, step: np.timedelta64) -> int:
@@ -185,10 +195,10 @@ def steps_until(lead_time: str, step: np.timedelta64) -> int:
     try:
         wanted = pd.Timedelta(lead_time)
     except ValueError as error:
-        raise RecipeError("--lead-time", f"{lead_time!r}", expected="a duration such as 30min or 6h") from error
+        raise RecipeError("lead_time", f"{lead_time!r}", expected="a duration such as 30min or 6h") from error
     nanoseconds, each = int(wanted.value), int(step.astype("timedelta64[ns]").astype(np.int64))
     if nanoseconds <= 0 or nanoseconds % each:
-        raise RecipeError("--lead-time", f"{lead_time}", expected=f"a multiple of the cadence, {show_step(step)}")
+        raise RecipeError("lead_time", f"{lead_time}", expected=f"a multiple of the cadence, {show_step(step)}")
     return nanoseconds // each
 
 
@@ -208,6 +218,6 @@ def require_place(target: str | Path, suffixes: tuple[str, ...], replace: bool) 
     if place.suffix.lower() not in suffixes:
         raise RecipeError(f"output {place}", f"ends in {place.suffix!r}", expected=f"one of {', '.join(suffixes)}")
     if place.exists() and not replace:
-        raise StorageError(str(place), "exists already", fix="name another path, or give --replace")
+        raise StorageError(str(place), "exists already", fix="name another path, or give replace=True")
     require_writable(place)
     return place

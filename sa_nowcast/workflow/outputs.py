@@ -116,7 +116,7 @@ def check_claim(folder: Path, recipe: Recipe) -> None:
         theirs = Recipe.model_validate_json(path.read_text())
     except (OSError, ValueError):
         theirs = None
-    if theirs is None or _claimed(theirs) != _claimed(recipe):
+    if theirs is None or _claimed(theirs) != _claimed(recipe) or recipe.training.max_steps < theirs.training.max_steps:
         raise RecipeError(
             f"output.folder {folder}",
             "it holds a run of another recipe",
@@ -136,8 +136,8 @@ def trained_by(recipe: Recipe) -> dict[str, Any]:
 def _claimed(recipe: Recipe) -> dict[str, Any]:
     fields = trained_by(recipe)
     fields["source"] = Path(recipe.data.source).name
-    # More time lets a run go on.
-    del fields["training"]["max_time"]
+    for name in ("max_time", "max_steps", "patience"):  # more of them lets a run go on
+        del fields["training"][name]
     return fields
 
 

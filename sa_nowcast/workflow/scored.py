@@ -11,6 +11,7 @@ from sa_nowcast.recipe import Recipe
 from sa_nowcast.storage import partial_beside, put_in_place, storage
 from sa_nowcast.verification import Bootstrap, compare, verify
 from sa_nowcast.verification.fields import ssim_library
+from sa_nowcast.verification.metrics import select_metrics
 from sa_nowcast.verification.optical_flow import require_pysteps
 from sa_nowcast.workflow.data import Experiment
 
@@ -22,7 +23,7 @@ def require_scoring(recipe: Recipe) -> None:
     """Raise `MissingLibraryError` where a reference or a metric of `recipe` needs a library that is not installed."""
     if _BY_PYSTEPS.intersection(recipe.verification.references):
         require_pysteps()
-    if any(name.startswith("ssim") for name in recipe.verification.metrics):
+    if any(metric.kind == "similarity" for metric in select_metrics(recipe.verification.metrics or ["mse"])):
         ssim_library()
 
 

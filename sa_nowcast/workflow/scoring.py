@@ -12,11 +12,11 @@ import xarray as xr
 
 from sa_nowcast import dims
 from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.opening import open_forecast
+from sa_nowcast.opening import named_like, open_forecast
 from sa_nowcast.storage import partial_beside, put_in_place, storage, write_whole
-from sa_nowcast.times import show_step
+from sa_nowcast.times import nearest, read_times, show_step, valid_times, with_times
 from sa_nowcast.verification import compare, to_table
-from sa_nowcast.verification.inputs import pair
+from sa_nowcast.verification.inputs import pair, single_array
 from sa_nowcast.verification.metrics import select_metrics
 from sa_nowcast.verification.units import check_thresholds
 
@@ -108,6 +108,10 @@ def plan_scores(
     reference: str | None = PERSISTENCE,
     metrics: Sequence[str] = (),
     thresholds: Sequence[str] = (),
+    time: str | None = None,
+    y: str | None = None,
+    x: str | None = None,
+    channel: str | None = None,
 ) -> PlannedScores:
     """Open archives and check all of them against truth; no value is read.
 
@@ -122,6 +126,8 @@ def plan_scores(
         By default mse, and csi where there are thresholds.
     thresholds : sequence of str
         In the data's units, or with units of their own such as "1 mm h-1".
+    time, y, x, channel : str, optional
+        Dimensions of truth, where attributes, common names and the archives' own names do not tell.
 
     Returns
     -------
@@ -143,7 +149,8 @@ def plan_scores(
         assert reference is not None
         other = _one_archive(open_forecast(reference))
         others["reference"] = other
-    truth_times = _truth_times(truth)
+    truth = named_like(truth, next(iter(opened.values())), time=time, y=y, x=x, channel=channel)
+    truth_times = _truth_times(truth, next(iter(opened.values())))
     init, lead = _common(others, truth_times, needs_init=reference == PERSISTENCE)
     all_inits = max(a.sizes[dims.INIT_TIME] for a in others.values())
     all_leads = max(a.sizes[dims.LEAD_TIME] for a in others.values())
@@ -151,7 +158,7 @@ def plan_scores(
     if isinstance(other, xr.DataArray):
         other = other.sel({dims.INIT_TIME: init, dims.LEAD_TIME: lead})
     limits = tuple(_threshold(t) for t in thresholds)
-    asked = tuple(metrics) or (("mse", "csi") if limits else ("mse",))
+    asked = tuple(m.name for m in select_metrics(metrics or (("mse", "csi") if limits else ("mse",))))
     for archive in chosen.values():
         pairing = pair(archive, truth, other)
         known = check_thresholds(limits or None, pairing.units)
@@ -161,7 +168,7 @@ def plan_scores(
                     "thresholds",
                     f"none are given for {metric.name}",
                     expected=f"at least one in the data's units ({pairing.units or 'none stated'})",
-                    fix="give --threshold",
+                    fix="give thresholds=",
                 )
     parts = [
         f"{count} of {total} {what}"
@@ -227,11 +234,12 @@ def _one_archive(forecast: xr.DataArray) -> xr.DataArray:
             forecast = forecast.expand_dims(dim)
     if dims.VALID_TIME in forecast.coords:  # it follows from the two, and a scalar's has too few dimensions now
         forecast = forecast.drop_vars(dims.VALID_TIME)
-    return forecast
+    return with_times(forecast, dims.INIT_TIME, str(forecast.name or "forecast"))
 
 
-def _truth_times(truth: xr.DataArray | xr.Dataset) -> Any:
-    return truth[dims.find_dim(truth, "time")].values
+def _truth_times(truth: xr.DataArray | xr.Dataset, forecast: xr.DataArray) -> Any:
+    array = single_array(truth, forecast)
+    return read_times(array, dims.find_dim(array, "time"), "truth")
 
 
 def _common(archives: Mapping[str, xr.DataArray], truth_times: Any, *, needs_init: bool) -> tuple[Any, Any]:
@@ -247,9 +255,9 @@ def _common(archives: Mapping[str, xr.DataArray], truth_times: Any, *, needs_ini
             f"no {'init' if not len(init) else 'lead'} time that all of them have",
             fix="make them from the same data, with the same steps",
         )
-    there = np.isin(init[:, None] + lead[None, :], truth_times).all(axis=1)
+    there = nearest(truth_times, valid_times(init, lead, "forecast"))[1].all(axis=1)
     if needs_init:
-        there &= np.isin(init, truth_times)
+        there &= nearest(truth_times, init)[1]
     if not there.any():
         raise DataError(
             "truth",

@@ -333,11 +333,14 @@ class _Stages:
             nowcaster=lambda: self.nowcaster,
             scores=lambda: kept_scores(self.folder / KEPT),
         )
-        for name, settings in drawing.pictures_of(self.recipe).items():
-            source = "verify" if name == drawing.SCORES else "hindcast"
-            inputs = digest([settings, self.ledger.left(source), self.data["identity"]])
+        if not drawing.pictures_of(self.recipe):
+            return
+        channels = [name for name, _ in self.nowcaster.terms.channels]
+        for name, picture in drawing.pictures_of(self.recipe, channels).items():
+            source = "verify" if picture.kind == drawing.SCORES else "hindcast"
+            inputs = digest([picture.settings, self.ledger.left(source), self.data["identity"]])
             if self._reason(f"plot {name}", inputs) is not None:
                 drawing.require_plotting()
                 self.report(f"drawing {name}")
-                drawing.draw(name, drawable, self.folder / name)
+                drawing.draw(picture, drawable, self.folder / name)
                 self._done(f"plot {name}", inputs, self.folder / name)

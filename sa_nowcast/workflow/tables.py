@@ -14,7 +14,7 @@ import pandas as pd
 from sa_nowcast.errors import Interrupted, RecipeError, SaNowcastError
 from sa_nowcast.recipe import ColumnRecipe, Recipe, TableRecipe, TablesRecipe, find_recipe, read_recipe
 from sa_nowcast.storage import storage, write_whole
-from sa_nowcast.verification.metrics import select_metrics
+from sa_nowcast.verification.metrics import plain_name, select_metrics
 from sa_nowcast.workflow.outputs import check_claim
 from sa_nowcast.workflow.stages import SCORES, run
 
@@ -135,7 +135,7 @@ def run_tables(
 def _require_columns(table: TableRecipe, run_by: Recipe) -> None:
     scored = [metric.name for metric in select_metrics(run_by.verification.metrics or ["mse"])]
     for column in table.columns:
-        if column.score not in scored:
+        if plain_name(column.score) not in scored:
             raise RecipeError(
                 f"{table.title}, columns", f"{table.recipe} has no {column.score!r}", f"one of {', '.join(scored)}"
             )
@@ -196,7 +196,9 @@ def _ours(path: Path, network: str, columns: Sequence[ColumnRecipe]) -> list[flo
         scores = scores[scores["model"] == network]
     found: list[float | None] = []
     for column in columns:
-        by_lead = scores[scores["metric"] == column.score].sort_values("lead_time_minutes")["value"].to_list()
+        by_lead = (
+            scores[scores["metric"] == plain_name(column.score)].sort_values("lead_time_minutes")["value"].to_list()
+        )
         if column.lead is not None:
             by_lead = by_lead[column.lead - 1 : column.lead]
         found.append(sum(by_lead) / len(by_lead) if by_lead else None)

@@ -36,6 +36,7 @@ SIZE = int(os.environ.get("SIZE", "64"))
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
 HISTORY, STEPS, BATCH = 10, 10, 16
 AT_MOST_RATIO, AT_MOST_MS = 1.15, 20.0
+AT_MOST_LAYING_OUT = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +135,33 @@ def test_a_forecast_call_adds_little_to_the_forward_pass(data: xr.Dataset, nowca
             f" the call adds {added:.1f} ms ({by_clock:.1f} ms by the clock), at most {AT_MOST_MS}"
         )
         assert added <= AT_MOST_MS
+
+
+def test_a_long_lazy_hindcast_is_laid_out_while_little_of_it_is_computed() -> None:
+    """Laying out 200 000 init times against computing 1000 of them, by persistence on 8 x 8 pixels."""
+    count, some = 200_000, 1000
+    data = xr.DataArray(
+        np.broadcast_to(np.float32(1), (count, 8, 8)),
+        dims=("time", "y", "x"),
+        coords={
+            "time": pd.date_range("2000-01-01", periods=count, freq="5min"),
+            "y": 1000.0 * np.arange(8)[::-1],
+            "x": 1000.0 * np.arange(8),
+        },
+        attrs={"units": "mm h-1"},
+        name="rain",
+    )
+    taken: dict[str, list[float]] = {"laid out": [], "computed": []}
+    for _ in range(ROUNDS + 1):
+        began = time.process_time()
+        archive = hindcast(data, "persistence", 3)
+        taken["laid out"].append(time.process_time() - began)
+        began = time.process_time()
+        archive[count // 2 : count // 2 + some].compute(scheduler="synchronous")
+        taken["computed"].append(time.process_time() - began)
+    laid_out, computed = (statistics.median(v[1:]) for v in taken.values())
+    print(
+        f"\nlazy hindcast of {count} init times: laid out in {laid_out:.2f} s of processor, {some} of them computed in"
+        f" {computed:.2f} s; ratio {laid_out / computed:.2f}, at most {AT_MOST_LAYING_OUT}"
+    )
+    assert laid_out / computed <= AT_MOST_LAYING_OUT

@@ -14,6 +14,7 @@ from sequences import georeferenced, rain
 
 import sa_nowcast
 from sa_nowcast.defaults import ENVIRONMENT
+from sa_nowcast.installing import install
 
 
 def test_the_file_holds_what_python_forecasts(here: Here, radar: Path, saved: Path, tmp_path: Path) -> None:
@@ -111,4 +112,16 @@ def test_a_missing_extra_is_named_with_its_command(radar: Path, saved: Path, tmp
     path = f"{tmp_path}:{Path(sa_nowcast.__file__).parent.parent}"
     done = call("forecast", str(radar), "--model", str(saved), "-o", str(tmp_path / "a.tif"), PYTHONPATH=path)
     assert done.returncode == 2
-    assert done.stderr == 'INSTALL rasterio: is not installed. Fix: pip install "sa-nowcast[geotiff]".\n'
+    assert done.stderr == f"INSTALL rasterio: is not installed. Fix: {install('geotiff')}.\n"
+
+
+@pytest.mark.parametrize("moment", ["2020-06-01T01:00Z", "2020-06-01T03:00+02:00", "2020-06-01 01:00 UTC"])
+def test_init_times_with_an_offset_are_converted(
+    moment: str, here: Here, radar: Path, saved: Path, tmp_path: Path
+) -> None:
+    here("forecast", radar, "--model", saved, "-o", tmp_path / "a.nc", "--init-time", moment, "--json")
+    assert json.loads(here.out)["init_time"] == "2020-06-01T01:00"
+    here.fails(
+        2, "init_time: '3000-01-01', expected a year from 1678 to 2261", "forecast", radar, "--model", saved,
+        "-o", tmp_path / "b.nc", "--init-time", "3000-01-01",
+    )  # fmt: skip

@@ -11,6 +11,7 @@ from command_line import Here
 from sequences import rain
 
 import sa_nowcast
+from sa_nowcast.installing import install
 from sa_nowcast.recipe import comparison_schema, recipe_schema, tables_schema
 from sa_nowcast.survey.doctor import environment
 
@@ -85,7 +86,7 @@ def test_doctor_names_extras_with_their_command(here: Here, monkeypatch: pytest.
     assert found["extras"]["plot"] == {"libraries": ["matplotlib"], "missing": [], "install": None}
     monkeypatch.setattr("sa_nowcast.survey.doctor._importable", lambda name: False)
     monkeypatch.setattr("sa_nowcast.survey.doctor._version", lambda name: None)
-    assert environment()["extras"]["plot"]["install"] == 'pip install "sa-nowcast[plot]"'
+    assert environment()["extras"]["plot"]["install"] == install("plot")
 
 
 def test_doctor_measures_windows_a_second_of_frames_and_of_a_recipe(here: Here, radar: Path, tmp_path: Path) -> None:

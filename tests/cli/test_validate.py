@@ -12,7 +12,7 @@ import pytest
 import xarray as xr
 import yaml
 from command_line import Here
-from sequences import NETWORK, OPTIONS, georeferenced, rain
+from sequences import NETWORK, OPTIONS, georeferenced, of_two_grids, rain, wrf
 
 import sa_nowcast
 
@@ -177,3 +177,36 @@ def test_a_recipe_that_ships_is_known_by_its_name(here: Here, tmp_path: Path, mo
 def test_what_cannot_be_validated_is_said(here: Here, tmp_path: Path) -> None:
     (tmp_path / "scores.csv").write_text("a")
     here.fails(2, "is scores, expected a recipe, frames or a saved nowcaster", "validate", tmp_path / "scores.csv")
+
+
+def test_of_several_grids_one_is_validated_and_the_others_are_named(here: Here, tmp_path: Path) -> None:
+    file = tmp_path / "a.nc"
+    of_two_grids(rain(20)).to_netcdf(file)
+    found = findings(here, file)
+    assert found["dimensions"] == (
+        "PASS", "time: time, y: y, x: x; on other grids, and not looked at: model, satellite",
+    )  # fmt: skip
+    assert found["variables"][1] == "1 channel: rain"
+    assert findings(here, file, "--variable", "model")["time"][1].startswith("4 frames every 30 min")
+
+
+def test_a_file_of_wrf_passes(here: Here, tmp_path: Path) -> None:
+    file = tmp_path / "wrfout.nc"
+    wrf(20).to_netcdf(file)
+    found = findings(here, file)
+    assert here.code == 0
+    assert found["grid"][1].startswith("24 x 20, two-dimensional XLAT and XLONG")
+    assert found["time"][1].startswith("20 frames every 5 min, 2020-06-01T00:00 to 2020-06-01T01:35")
+
+
+def test_a_picture_that_sorting_has_torn_is_found(here: Here, tmp_path: Path) -> None:
+    file = tmp_path / "a.nc"
+    longitudes = ("x", (np.arange(20) + 168.0 + 180) % 360 - 180, {"units": "degrees_east"})
+    whole = rain(12).assign_coords(x=longitudes).rename(x="lon")
+    whole.to_netcdf(file)
+    assert "a jump" not in findings(here, file)["grid"][1]
+    whole.sortby("lon").to_netcdf(tmp_path / "b.nc")
+    status, detail = findings(here, tmp_path / "b.nc")["grid"]
+    assert status == "WARN"
+    assert "a jump from -173 to 168" in detail
+    assert "ds.assign_coords({'lon': ds['lon'] % 360}).sortby('lon') puts it together" in detail

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 import xarray as xr
 from command_line import Here
-from sequences import georeferenced, rain, weather
+from PIL import Image
+from sequences import georeferenced, rain, traffic, weather
 
 import sa_nowcast
 from sa_nowcast.opening import open_forecast
@@ -149,7 +150,7 @@ def test_pictures_and_films_of_forecasts_and_scores(
     here.fails(2, "a film of scores", "plot", "s.csv", "-o", "s.gif")
     here.fails(5, "net.png: exists already", "plot", net)
     here.fails(3, "is not among the init times", "plot", net, "-o", "b.png", "--init-time", "2021-01-01")
-    here.fails(3, "no variable with lead_time", "plot", radar, "-o", "c.png")
+    here.fails(2, "--metric: given for", "plot", radar, "-o", "c.png", "--metric", "mse")
     here.fails(3, "DATA none.nc: no such file or folder", "plot", "none.nc")
     (tmp_path / "wrong.csv").write_text("a,b\n1,2\n")
     here.fails(3, "columns a, b", "plot", "wrong.csv", "-o", "d.png")
@@ -157,3 +158,74 @@ def test_pictures_and_films_of_forecasts_and_scores(
     here("plot", net, "-o", "e.png", "--dry-run", "--json")
     assert json.loads(here.out)["drawn"] == "forecast from 2020-06-01T03:15"
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_archive_is_drawn_where_it_has_truth_and_says_where_it_has_none(
+    here: Here, radar: Path, archives: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, _ = archives
+    monkeypatch.chdir(tmp_path)
+    # The last of forty frames every 5 minutes is of 03:15, and three lead times follow an init time.
+    for name in ("a.png", "a.gif"):
+        here("plot", net, "--truth", radar, "-o", name, "--json")
+        assert here.code == 0, here.err
+        found = json.loads(here.out)
+        assert (found["drawn"], found["notes"]) == ("forecast from 2020-06-01T03:00", [])
+    here("plot", net, "--truth", radar, "-o", "b.gif", "--init-time", "2020-06-01T03:10")
+    assert here.code == 0, here.err
+    assert here.err.splitlines() == [
+        "no truth at 2 of 3 valid times, the first is 2020-06-01T03:20",
+        "drew forecast from 2020-06-01T03:10",
+    ]
+    with xr.open_dataset(radar) as ds:
+        ds.isel(time=slice(None, 12)).to_netcdf("early.nc")
+    here("plot", net, "--truth", "early.nc", "-o", "c.png")
+    assert "drew forecast from 2020-06-01T00:40" in here.err
+
+
+def test_frames_are_drawn_without_a_model(
+    here: Here, radar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    here("plot", radar, "-o", "a.png")
+    assert (here.code, here.out) == (0, "a.png\n"), here.err
+    assert here.err == "drew 6 frames, 2020-06-01T02:50 to 2020-06-01T03:15\n"
+    here("plot", radar, "-o", "a.gif", "--last", "3", "--init-time", "2020-06-01T01:00")
+    assert here.err == "drew 3 frames, 2020-06-01T00:50 to 2020-06-01T01:00\n"
+    with Image.open("a.gif") as film:
+        assert film.n_frames == 3
+    here("plot", "sample:mrms", "-o", "m.png", "--dry-run")
+    assert here.err == "would draw 6 frames, 2019-06-10T01:00 to 2019-06-10T01:10\n"
+    here.fails(2, "no frame at 2021-01-01T00:00, expected one of 40 times", "plot", radar, "-o", "b.png",
+               "--init-time", "2021-01-01")  # fmt: skip
+    here.fails(2, "--truth: given for", "plot", radar, "-o", "b.png", "--truth", radar)
+    here.fails(3, "DATA none.nc", "plot", "none.nc")
+    xr.Dataset({"a": ("k", [1.0])}).to_netcdf("k.nc")
+    here.fails(3, "no time dimension among k", "plot", "k.nc")
+    assert not Path("b.png").exists()
+
+
+def test_frames_of_several_variables_and_unknown_dimensions_are_chosen_by_options(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plain = weather().drop_attrs().rename(y="down", x="across")
+    plain.assign(temperature=plain["temperature"].assign_attrs(units="K")).to_netcdf("w.nc")
+    here("plot", "w.nc", "-o", "w.png", "--y", "down", "--x", "across")
+    assert here.code == 2
+    assert "it has 2 variables and none is chosen, expected one of rain, temperature" in here.err
+    here("plot", "w.nc", "-o", "w.png", "--y", "down", "--x", "across", "--variable", "temperature")
+    assert here.code == 0, here.err
+    traffic().to_netcdf("t.nc")
+    here.fails(2, "2 of channel and none is chosen, expected one of in, out", "plot", "t.nc", "-o", "t.png")
+    here("plot", "t.nc", "-o", "t.png", "--channel", "out")
+    assert here.code == 0, here.err
+
+
+def test_a_run_and_a_model_are_answered_with_what_can_be_drawn(here: Here, saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.json").write_text("{}")
+    (tmp_path / "run" / "scores.csv").write_text("a,b\n1,2\n")
+    fix = f"a run, expected a forecast, an archive, scores or frames. Fix: sa-nowcast plot {tmp_path}/run/scores.csv"
+    here.fails(2, fix, "plot", tmp_path / "run", "-o", tmp_path / "a.png")
+    here.fails(2, "a model, expected a forecast", "plot", saved, "-o", tmp_path / "a.png")

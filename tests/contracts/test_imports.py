@@ -15,8 +15,8 @@ import sa_nowcast
 PACKAGE = Path(sa_nowcast.__file__).parent
 # Each row may import from the rows above it, at the top of a file and within functions.
 ROWS = [
-    {"_version", "errors"},
-    {"dims", "defaults", "models.config", "storage", "strict_yaml", "tiles"},
+    {"_version", "errors", "threads"},
+    {"dims", "defaults", "installing", "models.config", "quiet", "storage", "strict_yaml", "tiles"},
     {"times"},
     {"frames", "windows", "samples", "devices"},
     {"cf", "labels", "scaling", "recipe", "models", "sources"},

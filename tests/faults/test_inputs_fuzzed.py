@@ -219,7 +219,7 @@ def test_any_data_set_gives_the_windows_and_masks_that_counting_gives_or_one_lin
         step = slow_step(seconds)
         broken = {
             "duplicate": n > 1, "unsorted": n > 1,
-            "nat": True, "zone": True, "cftime": True, "text": True, "no time": True, "empty": True,
+            "nat": True, "cftime": True, "text": True, "no time": True, "empty": True,
         }.get(case["trouble"], False)  # fmt: skip
         try:
             frames = Frames.from_xarray(da, gaps="skip")

@@ -190,3 +190,12 @@ def test_its_library_lives_beside_pyproj_and_netcdf_in_one_process(order: tuple[
     }
     code = "; ".join(work[name] for name in (*order, order[0]))
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True)
+
+
+def test_a_grid_across_the_antimeridian_is_one_image(geographic: xr.DataArray, tmp_path: Path) -> None:
+    x = str(geographic.dims[-1])
+    wrapped = (np.arange(geographic.sizes[x]) + 170.0 + 180) % 360 - 180
+    assert wrapped[0] > wrapped[-1]
+    (file,) = to_geotiff(geographic.assign_coords({x: (x, wrapped, geographic[x].attrs)}), tmp_path / "a.tif")
+    with rasterio.open(file) as image:
+        assert (image.bounds.left, image.bounds.right) == (169.5, 169.5 + geographic.sizes[x])

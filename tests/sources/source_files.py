@@ -93,3 +93,75 @@ def write_mrms_grib(path: Path, values: np.ndarray, time: tuple[int, int, int, i
         ]
     )  # fmt: skip
     path.write_bytes(b"GRIB" + struct.pack(">HBBQ", 0, 0, 2, 16 + len(body)) + body)
+
+
+def write_knmi(
+    path: Path,
+    codes: np.ndarray,
+    formula: str = "GEO = 0.010000 * PV + 0.000000",
+    *,
+    start: str = "2024-05-01T00:00",
+    minutes: float | None = 5,
+    missing: int | None = None,
+    outside: int | None = None,
+    parameter: str | None = None,
+) -> None:
+    """A composite in KNMI's HDF5 format 3.5, the end of its accumulation `minutes` after `start`."""
+    h5py = pytest.importorskip("h5py", reason="KNMI's files are HDF5: pip install h5py")
+    rows, columns = codes.shape
+    begin = np.datetime64(start, "s")
+
+    def stamp(time: np.datetime64) -> np.bytes_:
+        return np.bytes_(time.item().strftime("%d-%b-%Y;%H:%M:%S.000").upper())
+
+    end = begin + np.timedelta64(round((minutes or 0) * 60), "s")
+    with h5py.File(path, "w") as file:
+        overview = file.create_group("overview")
+        overview.attrs["product_datetime_end"] = stamp(end)
+        if minutes is not None:
+            overview.attrs["product_datetime_start"] = stamp(begin)
+        place = file.create_group("geographic")
+        place.attrs.update(
+            geo_dim_pixel=np.bytes_("KM,KM"), geo_number_columns=np.int32([columns]), geo_number_rows=np.int32([rows]),
+            geo_pixel_size_x=np.float32([1]), geo_pixel_size_y=np.float32([-1]), geo_column_offset=np.float32([0]),
+            geo_row_offset=np.float32([3650]),
+        )  # fmt: skip
+        place.create_group("map_projection").attrs["projection_proj4_params"] = np.bytes_(
+            "+proj=stere +lat_0=90 +lon_0=0 +lat_ts=60 +a=6378.14 +b=6356.75 +x_0=0 y_0=0"
+        )
+        image = file.create_group("image1")
+        image["image_data"] = codes
+        if parameter is not None:
+            image.attrs["image_geo_parameter"] = np.bytes_(parameter)
+        largest = int(np.iinfo(codes.dtype).max)
+        image.create_group("calibration").attrs.update(
+            calibration_formulas=np.bytes_(formula),
+            calibration_missing_data=np.int32([largest if missing is None else missing]),
+            calibration_out_of_image=np.int32([largest if outside is None else outside]),
+        )
+
+
+FMI_HEADER = """P5
+# obstime {time}
+# producttype CAPPI
+# param {param}
+# metersperpixel_x 999.674053
+# metersperpixel_y 999.62859
+# projection radar {{
+# type {projection}
+# centrallongitude 25
+# centrallatitude 90
+# truelatitude 60
+# bottomleft 18.600000 57.930000
+# topright 34.903000 69.005000
+# }}
+{more}760 1226
+{largest}
+"""
+
+
+def write_fmi(path: Path, codes: np.ndarray, time: str, **header: object) -> None:
+    """A composite in FMI's PGM, gzipped where the name says so; 760 x 1226 pixels."""
+    words = {"param": "CorrectedReflectivity", "projection": "stereographic", "more": "", "largest": 255, **header}
+    raw = FMI_HEADER.format(time=time, **words).encode() + codes.tobytes()
+    path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)

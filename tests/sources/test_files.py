@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from sequences import rain, wrf
 
 from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError
+from sa_nowcast.frames import Frames
+from sa_nowcast.installing import install
 from sa_nowcast.sources import open_source
 from sa_nowcast.sources.optional import require
 
@@ -99,7 +103,7 @@ def test_a_damaged_file_an_unknown_engine_and_a_missing_path_give_one_clear_line
 
 def test_a_missing_library_is_named_with_the_command_that_installs_it() -> None:
     with pytest.raises(
-        MissingLibraryError, match=r'no_such_library: is not installed. Fix: pip install "sa-nowcast\[kth\]"'
+        MissingLibraryError, match=rf"no_such_library: is not installed. Fix: {re.escape(install('kth'))}"
     ):
         require("no_such_library.part", "kth")
 
@@ -118,3 +122,119 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it() -> None:
 def test_what_xarray_opens_is_opened(real_data: Path, path: str, variable: str, shape: tuple[int, ...]) -> None:
     ds = open_source(real_data / path)
     assert ds[variable].shape == shape
+
+
+def test_files_of_wrf_are_joined_along_their_times(tmp_path: Path) -> None:
+    for first in (0, 4, 8):
+        wrf(12).isel(Time=slice(first, first + 4)).to_netcdf(tmp_path / f"wrfout_{first:02d}.nc")
+    ds = open_source(tmp_path / "wrfout_*.nc")
+    np.testing.assert_array_equal(ds["Time"].values, wrf(12)["XTIME"].values)
+    np.testing.assert_array_equal(Frames.from_xarray(ds, variables=["T2"]).times, wrf(12)["XTIME"].values)
+
+
+def test_files_with_rounded_times_that_are_opened_one_by_one_are_regular_together(tmp_path: Path) -> None:
+    encoding = {"time": {"dtype": "float64", "units": "days since 0001-01-01"}}
+    for first in range(0, 24, 3):
+        rain(24).isel(time=slice(first, first + 3)).to_netcdf(tmp_path / f"{first:02d}.nc", encoding=encoding)
+    np.testing.assert_array_equal(open_source(tmp_path / "*.nc")["time"].values, rain(24)["time"].values)
+
+
+def blob(frames: int = 6) -> xr.Dataset:
+    values = np.random.default_rng(0).random((frames, 5, 6)).astype(np.float32)
+    coords = {"time": pd.date_range("2024-05-01", periods=frames, freq="5min")}
+    degrees = {"lat": np.linspace(52.3, 50, 5), "lon": np.linspace(-10, -7.7, 6)}
+    return xr.Dataset({"rain": (("time", "lat", "lon"), values, {"units": "mm h-1"})}, {**coords, **degrees})
+
+
+def halves(folder: Path, change: object, ds: xr.Dataset | None = None) -> xr.Dataset:
+    ds = blob() if ds is None else ds
+    ds.isel(time=slice(3)).to_netcdf(folder / "a.nc")
+    changed = change(ds.isel(time=slice(3, 6)))  # type: ignore[operator]
+    changed.to_netcdf(folder / "b.nc")
+    return ds
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda ds: ds.assign_coords(lon=ds.lon + 1e-10),
+        lambda ds: ds.assign_coords(lon=ds.lon.astype("f4"), lat=ds.lat.astype("f4")),
+        lambda ds: ds.assign_coords(lon=ds.lon.round(5)),
+        lambda ds: ds.isel(lat=slice(None, None, -1)),
+        lambda ds: ds.isel(lat=slice(None, None, -1), lon=slice(None, None, -1)).assign_coords(lon=ds.lon[::-1] + 1e-9),
+        lambda ds: ds.assign(rain=ds.rain.assign_attrs(units="mm/h")),
+    ],
+)
+def test_files_whose_coordinates_differ_by_rounding_or_direction_are_one_grid(tmp_path: Path, change: object) -> None:
+    """Rounding and precision of coordinates, as in openclimatefix/ocf-data-sampler#337 and pydata/xarray#2217."""
+    ds = halves(tmp_path, change)
+    joined = open_source(tmp_path)
+    np.testing.assert_array_equal(joined.rain.values, ds.rain.values)
+    np.testing.assert_array_equal(joined.lon.values, ds.lon.values)
+
+
+def test_zarr_stores_of_one_grid_are_joined_from_a_folder(tmp_path: Path) -> None:
+    ds = blob()
+    ds.isel(time=slice(3)).to_zarr(tmp_path / "a.zarr", consolidated=False)
+    ds.isel(time=slice(3, 6)).assign_coords(lon=ds.lon.astype("f4")).to_zarr(tmp_path / "b.zarr", consolidated=False)
+    for source in (tmp_path, str(tmp_path / "*.zarr"), sorted(tmp_path.iterdir())):
+        np.testing.assert_array_equal(open_source(source).rain.values, ds.rain.values)
+
+
+def curvilinear(shift: float = 0.0) -> xr.Dataset:
+    ds = blob().drop_vars(["lat", "lon"]).rename(lat="south_north", lon="west_east")
+    lat = 50 + 0.01 * np.arange(5)[:, None] + 0.001 * np.arange(6) + shift
+    lon = 5 + 0.01 * np.arange(6) - 0.001 * np.arange(5)[:, None]
+    return ds.assign_coords(XLAT=(("south_north", "west_east"), lat), XLONG=(("south_north", "west_east"), lon))
+
+
+def test_two_dimensional_coordinates_tell_grids_apart_too(tmp_path: Path) -> None:
+    ds = curvilinear()
+    ds.isel(time=slice(3)).to_netcdf(tmp_path / "a.nc")
+    for shift, fits in ((1e-9, True), (0.005, False)):
+        curvilinear(shift).isel(time=slice(3, 6)).to_netcdf(tmp_path / "b.nc")
+        if fits:
+            assert open_source(tmp_path).sizes["time"] == 6
+        else:
+            with pytest.raises(DataError, match=r"b.nc: other values of XLAT, expected the same as in a.nc"):
+                open_source(tmp_path)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 1.0])
+def test_a_grid_that_is_shifted_by_a_share_of_a_cell_is_another_one(tmp_path: Path, share: float) -> None:
+    halves(tmp_path, lambda ds: ds.assign_coords(lon=ds.lon + share * 0.46))
+    with pytest.raises(DataError, match=r"b\.nc: other values of lon"):
+        open_source(tmp_path)
+
+
+def parts(folder: Path, *slices: slice) -> None:
+    for name, part in zip("abcdef", slices, strict=False):
+        blob().isel(time=part).to_netcdf(folder / f"{name}.nc", unlimited_dims=["time"])
+
+
+def test_a_file_without_a_time_step_is_left_out_and_named(tmp_path: Path) -> None:
+    """As in pydata/xarray#1719 and COSIMA/cosima-cookbook#165."""
+    parts(tmp_path, slice(0, 3), slice(3, 3), slice(3, 6))
+    with pytest.warns(UserWarning, match=r"left out 1 file that holds no time step: .*b.nc"):
+        assert open_source(tmp_path).sizes["time"] == 6
+    (tmp_path / "a.nc").unlink()
+    with pytest.warns(UserWarning, match=r"b.nc"):
+        assert open_source(tmp_path).sizes["time"] == 3
+
+
+def test_files_that_are_all_empty_and_a_file_without_rows_are_refused_by_name(tmp_path: Path) -> None:
+    parts(tmp_path, slice(0, 0), slice(3, 3))
+    with pytest.raises(DataError, match="none of 2 files holds a time step"):
+        open_source(tmp_path)
+    with pytest.raises(DataError, match=r"a.nc: the file holds no time step"):
+        open_source(tmp_path / "a.nc")
+    parts(tmp_path, slice(0, 3), slice(3, 6))
+    blob().isel(time=slice(3, 6), lat=slice(0)).to_netcdf(tmp_path / "b.nc")
+    with pytest.raises(DataError, match=r"b.nc: rain has no entry along lat"):
+        open_source(tmp_path)
+
+
+def test_the_remedy_for_files_without_a_time_names_the_pattern_that_works(tmp_path: Path) -> None:
+    write_frames(tmp_path, scalar=False)
+    with pytest.raises(DataError, match="time_pattern='%Y%m%dT%H%M'"):
+        open_source(tmp_path)

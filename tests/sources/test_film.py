@@ -10,7 +10,7 @@ import pytest
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.sources import open_film, open_source
 
-av = pytest.importorskip("av", reason='films are read by PyAV: pip install "sa-nowcast[kth]"')
+av = pytest.importorskip("av", reason="films are read by PyAV: pip install av")
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from source_files import write_mrms_grib, write_odim
+from source_files import write_fmi, write_knmi, write_mrms_grib, write_odim
 
 from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.sources import open_radar
+from sa_nowcast.sources import open_radar, open_source
 from sa_nowcast.sources.importers import IMPORTERS, rain_rate
 from sa_nowcast.sources.paths import time_from_name
 
@@ -194,3 +194,246 @@ def test_bad_radar_files_give_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "comp_1.h5").write_bytes(b"damaged")
     with pytest.raises(DataError, match=r"comp_1.h5: cannot be read as odim_hdf5"):
         open_radar(tmp_path, "odim_hdf5")
+
+
+@pytest.mark.parametrize(
+    ("formula", "dtype", "quantity", "expected"),
+    [
+        ("GEO = 0.010000 * PV + 0.000000", np.uint16, None, 1.0),
+        ("GEO=0.1*PV+0.0", np.uint16, "ACRR", 10.0),
+        ("GEO = 0.500000 * PV + -31.500000", np.uint8, "DBZH", 18.5),
+        ("GEO = 0.5 * PV - 32", np.uint8, "DBZH", 18.0),
+        ("GEO=1e-2*PV", np.uint16, "ACRR", 1.0),
+        ("geo = pv / 100", np.uint16, "ACRR", 1.0),
+        ("GEO = PV", np.uint16, "RATE", 100.0),
+    ],
+)
+def test_knmi_values_follow_the_formula_in_the_file(
+    tmp_path: Path, formula: str, dtype: type, quantity: str | None, expected: float
+) -> None:
+    """The formula differs between products and years, as in pySTEPS/pysteps#111 and #562."""
+    codes = np.full((7, 6), 100, dtype)
+    codes[0, 0] = np.iinfo(dtype).max
+    write_knmi(tmp_path / "a.h5", codes, formula)
+    ds = open_source(tmp_path, **({} if quantity is None else {"qty": quantity}))
+    (name,) = ds.data_vars
+    assert float(ds[name][0, 3, 3]) == pytest.approx(expected)
+    assert np.isnan(ds[name].values[0, 0, 0])
+
+
+def test_knmi_missing_codes_accumulation_and_quantity_are_those_of_the_file(tmp_path: Path) -> None:
+    codes = np.array([[0, 7, 200], [100, 65535, 65534]], np.uint16)
+    write_knmi(tmp_path / "a.h5", codes, minutes=60, missing=7, outside=200, parameter="ACCUMULATED_PRECIPITATION_[MM]")
+    ds = open_source(tmp_path)
+    values = ds.precipitation_amount.values[0]
+    assert np.isnan(values).tolist() == [[False, True, True], [False, False, False]]
+    assert ds.precipitation_amount.attrs["accumulation_minutes"] == 60
+    assert open_source(tmp_path, to="rain_rate").rainfall_rate.values[0, 1, 0] == pytest.approx(1.0)
+    assert ds.time.values[0] == np.datetime64("2024-05-01T01:00")
+    with pytest.raises(DataError, match="holds ACRR, expected DBZH"):
+        open_source(tmp_path, qty="DBZH")
+    with pytest.raises(DataError, match="accumulates 60 minutes, expected 5"):
+        open_source(tmp_path, accutime=5)
+
+
+def test_knmi_codes_without_a_known_formula_or_period_are_refused(tmp_path: Path) -> None:
+    codes = np.full((7, 6), 100, np.uint16)
+    write_knmi(tmp_path / "a.h5", codes, "GEO = 10 ^ (PV / 20)")
+    with pytest.raises(DataError, match=r"the formula 'GEO = 10 \^ \(PV / 20\)'"):
+        open_source(tmp_path)
+    write_knmi(tmp_path / "a.h5", codes, minutes=None)
+    with pytest.raises(DataError, match="does not say when its accumulation began"):
+        open_source(tmp_path)
+    assert open_source(tmp_path, accutime=10).precipitation_amount.attrs["accumulation_minutes"] == 10
+
+
+def test_knmi_reflectivity_of_which_the_missing_code_means_no_echo_can_say_so(tmp_path: Path) -> None:
+    codes = np.array([[0, 100], [255, 64]], np.uint8)
+    write_knmi(tmp_path / "a.h5", codes, "GEO = 0.5 * PV + -31.5", missing=0, parameter="REFLECTIVITY_[DBZ]")
+    assert np.isnan(open_source(tmp_path).equivalent_reflectivity_factor.values[0, 0, 0])
+    ds = open_source(tmp_path, undetect=0)
+    assert ds.equivalent_reflectivity_factor.values[0, 0, 0] == ds.equivalent_reflectivity_factor.dry_value == -31.5
+
+
+def test_files_of_one_folder_with_other_formulas_keep_their_own_values(tmp_path: Path) -> None:
+    for number, formula in enumerate(("GEO = 0.01 * PV + 0", "GEO = 0.1 * PV + 0")):
+        start = f"2024-05-01T00:{5 * number:02d}"
+        write_knmi(tmp_path / f"{number}.h5", np.full((4, 5), 100, np.uint16), formula, start=start)
+    np.testing.assert_allclose(open_source(tmp_path).precipitation_amount.values[:, 0, 0], [1.0, 10.0])
+
+
+def test_odim_takes_gain_offset_codes_and_accumulation_from_the_file(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py", reason="ODIM is HDF5: pip install h5py")
+    raw = np.array([[9, 1, 20], [0, 255, 7]], np.uint8)
+    for number in range(2):
+        path = tmp_path / f"comp_{number}.hdf"
+        write_odim(path, raw, "ACRR", "20240105", f"1{number}0000")
+        with h5py.File(path, "a") as file:
+            attrs = file["dataset1/data1/what"].attrs
+            attrs.update(gain=0.2, offset=-1.0, nodata=9.0, undetect=1.0)
+            file["dataset1"].create_group("what").attrs.update(
+                startdate=np.bytes_(f"202401{4 + number:02d}"), starttime=np.bytes_("230000"),
+                enddate=np.bytes_(f"202401{5 + number:02d}"), endtime=np.bytes_("110000"),
+            )  # fmt: skip
+    ds = open_source(tmp_path)
+    expected = np.array([[np.nan, 0, 3.0], [-1.0, 50.0, 0.4]], np.float32)
+    np.testing.assert_allclose(ds.precipitation_amount.values[0], expected, rtol=1e-6)
+    assert ds.precipitation_amount.attrs["accumulation_minutes"] == 720
+    with h5py.File(tmp_path / "comp_1.hdf", "a") as file:
+        file["dataset1/what"].attrs["endtime"] = np.bytes_("100000")
+    with pytest.raises(DataError, match=r"comp_1.hdf: accumulation 660 minutes, expected 720 minutes as in comp_0.hdf"):
+        open_source(tmp_path).isel(time=1).load()
+    with h5py.File(tmp_path / "comp_0.hdf", "a") as file:
+        del file["dataset1/what"]
+    with pytest.raises(DataError, match="without startdate, starttime, enddate and endtime"):
+        open_source(tmp_path)
+
+
+def test_odim_attributes_of_a_dataset_hold_for_its_data_and_without_undetect_nothing_is_dry(
+    tmp_path: Path,
+) -> None:
+    h5py = pytest.importorskip("h5py", reason="ODIM is HDF5: pip install h5py")
+    raw = np.array([[0, 1], [2, 255]], np.uint8)
+    write_odim(tmp_path / "a.h5", raw, "RATE", "20240105", "100000")
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        del file["dataset1/data1/what"]
+        file["dataset1"].create_group("what").attrs.update(quantity=np.bytes_("RATE"), gain=2.0, offset=1.0)
+    np.testing.assert_allclose(open_source(tmp_path).rainfall_rate.values[0], raw * 2.0 + 1.0)
+
+
+def test_polar_volumes_and_unknown_quantities_are_refused_in_one_line(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py", reason="ODIM is HDF5: pip install h5py")
+    write_odim(tmp_path / "a.h5", np.zeros((3, 4), np.uint8), "DBZH", "20240105", "100000")
+    with pytest.raises(DataError, match=r"the quantities DBZH, no RATE.* Fix: name one of them, such as qty='DBZH'"):
+        open_source(tmp_path, qty="RATE")
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file["what"].attrs["object"] = np.bytes_("PVOL")
+    with pytest.raises(DataError, match=r"an ODIM object PVOL, in the radar's own polar coordinates"):
+        open_source(tmp_path)
+    write_odim(tmp_path / "a.h5", np.zeros((3, 4), np.uint8), "VRAD", "20240105", "100000")
+    with pytest.raises(DataError, match="the quantities VRAD, expected RATE, ACRR"):
+        open_source(tmp_path)
+
+
+def test_fmi_takes_time_missing_codes_and_place_from_the_header_and_refuses_other_quantities(tmp_path: Path) -> None:
+    codes = np.full((1226, 760), 100, np.uint8)
+    codes[0, :3] = 255, 250, 0
+    write_fmi(tmp_path / "a.pgm.gz", codes, "201705091045")
+    write_fmi(tmp_path / "b.pgm", codes, "201705091050", more="# missingval 250\n")
+    ds = open_source(tmp_path)
+    values = ds.equivalent_reflectivity_factor.values
+    assert values[:, 5, 5].tolist() == [18.0, 18.0]
+    assert np.isnan(values[:, 0, :3]).tolist() == [[True, False, False], [False, True, False]]
+    assert ds.time.values[1] == np.datetime64("2017-05-09T10:50")
+    write_fmi(tmp_path / "b.pgm", codes, "201705091050", param="RainRate")
+    with pytest.raises(DataError, match=r"b.pgm: param RainRate with codes up to 255"):
+        open_source(tmp_path).load()
+    write_fmi(tmp_path / "b.pgm", codes, "201705091050", projection="gnomonic")
+    with pytest.raises(DataError, match="projection gnomonic, expected stereographic"):
+        open_source(tmp_path / "b.pgm")
+    write_fmi(tmp_path / "b.pgm", codes[:9], "201705091050")
+    with pytest.raises(DataError, match=r"b.pgm: is cut short"):
+        open_source(tmp_path / "b.pgm")
+
+
+def write_bom(path: Path, minutes: int, units: str, scale: float = 0.05) -> None:
+    end = np.datetime64("2024-05-02T00:00", "ns")
+    ds = xr.Dataset(
+        {
+            "precipitation": (("y", "x"), np.full((4, 5), 3.0), {"units": units, "grid_mapping": "proj"}),
+            "valid_time": end,
+            "start_time": end - np.timedelta64(minutes, "m"),
+            "proj": (
+                (), np.int8(0),
+                {"grid_mapping_name": "albers_conical_equal_area", "standard_parallel": [-26.2, -29.3],
+                 "longitude_of_central_meridian": 153.24, "latitude_of_projection_origin": -27.7178,
+                 "false_easting": 1000.0, "false_northing": 0.0, "semi_major_axis": 6378137.0,
+                 "semi_minor_axis": 6356752.31414},
+            ),
+        },
+        {"y": ("y", np.arange(4.0)[::-1], {"units": "km"}), "x": ("x", np.arange(5.0), {"units": "km"})},
+    )  # fmt: skip
+    ds.precipitation.encoding.update(dtype="int16", scale_factor=scale, add_offset=0.0, _FillValue=-1)
+    ds.to_netcdf(path)
+
+
+def test_bom_takes_units_scale_projection_and_accumulation_from_the_file(tmp_path: Path) -> None:
+    write_bom(tmp_path / "a.nc", 1440, "kg m-2", 0.1)
+    ds = open_radar(tmp_path, "bom_rf3")
+    assert ds.precipitation_amount.values[0, 0, 0] == pytest.approx(3.0)
+    assert ds.precipitation_amount.attrs["accumulation_minutes"] == 1440
+    assert ds.precipitation_amount.encoding["scale_factor"] == 0.1
+    assert ds.crs.attrs["false_easting"] == 1000.0
+    assert ds.crs.attrs["latitude_of_projection_origin"] == pytest.approx(-27.7178)
+    rate = open_radar(tmp_path, "bom_rf3", to="rain_rate")
+    assert rate.rainfall_rate.values[0, 0, 0] == pytest.approx(3.0 / 24)
+    write_bom(tmp_path / "a.nc", 10, "mm h-1")
+    assert open_radar(tmp_path, "bom_rf3").rainfall_rate.attrs["units"] == "mm h-1"
+    write_bom(tmp_path / "a.nc", 10, "K")
+    with pytest.raises(DataError, match="precipitation in K, expected kg m-2, mm, mm h-1 or dBZ"):
+        open_radar(tmp_path, "bom_rf3")
+    write_bom(tmp_path / "a.nc", 0, "mm")
+    with pytest.raises(DataError, match="accumulates 0 minutes"):
+        open_radar(tmp_path, "bom_rf3")
+
+
+def write_mch(path: Path, codes: np.ndarray, comment: str, palette: list[int]) -> None:
+    image_module = pytest.importorskip("PIL.Image", reason="MeteoSwiss's files are GIF: pip install pillow")
+    image = image_module.fromarray(codes, mode="P")
+    image.putpalette(palette)
+    image.save(path, comment=comment.encode(), optimize=False)
+
+
+REDDISH = [part for i in range(255) for part in (255, 255 - i, 255 - i)] + [0, 0, 0]
+
+
+def test_meteoswiss_product_accumulation_scale_and_palette_are_checked_against_the_table(tmp_path: Path) -> None:
+    codes = np.full((640, 710), 120, np.uint8)
+    codes[0, 0] = 255
+    said = "generated by Meteoswiss\nPRDT=AQC151351545 SCALE=mmh2LASSEN8bitmm_mn COLOR=reddish ACCUm={:06d} \n"
+    path = tmp_path / "AQC151351545F_00010.801.gif"
+    write_mch(path, codes, said.format(10), REDDISH)
+    ds = open_source(tmp_path)
+    assert ds.precipitation_amount.attrs["accumulation_minutes"] == 10
+    with pytest.raises(DataError, match="holds AQC, expected CPC"):
+        open_source(tmp_path, product="CPC")
+    write_mch(path, codes, said.replace("mmh2LASSEN8bitmm_mn", "dbz").format(5), REDDISH)
+    with pytest.raises(DataError, match="the scale dbz, expected mmh2LASSEN8bitmm_mn"):
+        open_source(tmp_path)
+    write_mch(path, codes, said.format(5), REDDISH[::-1])
+    with pytest.raises(DataError, match="for code 120"):
+        open_source(tmp_path)
+
+
+@pytest.mark.parametrize("ending", [".h5", ".hdf", ".hdf5"])
+def test_hdf5_of_a_radar_service_is_told_by_what_is_in_it(tmp_path: Path, ending: str) -> None:
+    (tmp_path / "odim").mkdir()
+    (tmp_path / "knmi").mkdir()
+    write_odim(tmp_path / "odim" / f"x{ending}", np.zeros((3, 4), np.uint8), "RATE", "20240105", "100000")
+    write_knmi(tmp_path / "knmi" / f"x{ending}", np.zeros((3, 4), np.uint16))
+    (tmp_path / "odim" / "README.txt").write_text("about")
+    assert list(open_source(tmp_path / "odim").data_vars) == ["rainfall_rate"]
+    assert list(open_source(tmp_path / "knmi").data_vars) == ["precipitation_amount"]
+    assert list(open_source(str(tmp_path / "odim" / "x*")).data_vars) == ["rainfall_rate"]
+    netcdf = tmp_path / "netcdf" / f"x{ending}"
+    netcdf.parent.mkdir()
+    xr.Dataset({"a": ("time", [1.0])}, {"time": np.array(["2024-01-01"], "datetime64[ns]")}).to_netcdf(netcdf)
+    assert list(open_source(netcdf).data_vars) == ["a"]
+
+
+def test_a_folder_of_several_kinds_is_refused_with_a_pattern_that_works(tmp_path: Path) -> None:
+    write_odim(tmp_path / "x.h5", np.zeros((3, 4), np.uint8), "RATE", "20240105", "100000")
+    (tmp_path / "look.gif").write_bytes(b"GIF89a")
+    assert list(open_source(tmp_path).data_vars) == ["rainfall_rate"]  # pictures beside the data
+    (tmp_path / "x.tif").write_bytes(b"II*\0")
+    with pytest.raises(DataError, match=r"files of several kinds: 1 like x.h5 and 1 like x.tif") as caught:
+        open_source(tmp_path)
+    assert caught.value.fix is not None
+    assert list(open_source(caught.value.fix.removeprefix("name ")).data_vars) == ["rainfall_rate"]
+
+
+@pytest.mark.parametrize("folder", ["knmi", "fmi/20170509", "mch/20150515", "bom"])
+def test_real_composites_open_without_an_engine(real_data: Path, folder: str) -> None:
+    ds = open_source(real_data / "radar" / folder)
+    (name,) = [n for n in ds.data_vars if ds[n].ndim == 3]
+    assert ds[name].attrs["units"] in ("kg m-2", "dBZ")

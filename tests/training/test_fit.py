@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
+import re
 import signal
+import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from sequences import NETWORK, OPTIONS, rain, weather
+from sequences import NETWORK, OPTIONS, of_two_grids, rain, rounded, weather
+from trials import Each, StopAfter, same_bits, with_callback
 
 import sa_nowcast.training.engine as engine
 import sa_nowcast.training.fit as fit_module
@@ -33,22 +38,6 @@ def train(data: Any = None, **options: Any) -> Nowcaster:
     return fit(rain() if data is None else data, **given)
 
 
-def same_bits(one: Nowcaster, other: Nowcaster) -> bool:
-    ours, theirs = one.network.state_dict(), other.network.state_dict()
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
-
-
-class StopAfter(L.Callback):
-    """Sends this process a signal in the middle of the batch after `step` updates."""
-
-    def __init__(self, step: int, number: int = signal.SIGTERM) -> None:
-        self.step, self.number = step, number
-
-    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        if trainer.global_step == self.step:
-            os.kill(os.getpid(), self.number)
-
-
 class Crash(L.Callback):
     """Kills the run without warning in the batch after `step` updates."""
 
@@ -58,16 +47,6 @@ class Crash(L.Callback):
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
         if trainer.global_step == self.step:
             raise MemoryError("the machine went away")
-
-
-def with_callback(monkeypatch: pytest.MonkeyPatch, callback: L.Callback) -> None:
-    """Let the next training have one more callback."""
-    trainer = L.Trainer
-
-    def make(**options: Any) -> L.Trainer:
-        return trainer(**{**options, "callbacks": [*options["callbacks"], callback]})
-
-    monkeypatch.setattr(engine.L, "Trainer", make)
 
 
 # --- the result
@@ -134,8 +113,49 @@ def test_progress_goes_to_standard_error(capfd: pytest.CaptureFixture[str]) -> N
     train(progress=True)
     out, err = capfd.readouterr()
     assert out == ""
-    assert "9/9" in err
-    assert "x persistence" in err
+    first, *_, last = err.splitlines()
+    assert first == "training: update 0 of 9"
+    assert last.startswith("training: update 9 of 9, loss ")
+    assert last.endswith(" x persistence")
+
+
+def test_a_log_gets_a_line_every_so_often_however_long_an_update_takes(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sa_nowcast.training.progress.LINE_EVERY", 0.05)
+    with_callback(monkeypatch, Each(before=lambda *_: time.sleep(0.3)))
+    train(progress=True, max_steps=2, validation=0)
+    lines = capfd.readouterr().err.splitlines()
+    # Some before the first update has ended, and from then on with the time that is left.
+    assert len([line for line in lines if line == "training: update 0 of 2"]) >= 3
+    assert any(line.startswith("training: update 1 of 2, loss ") and line.endswith(" s left") for line in lines)
+
+
+@pytest.mark.parametrize("ended_by", ["max_steps", "patience", "signal"])
+def test_the_bar_stands_on_a_terminal_before_the_first_update_and_ends_with_the_run(
+    ended_by: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    seen = io.StringIO()
+    seen.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stderr", seen)
+    before: list[str] = []
+    with_callback(monkeypatch, Each(before=lambda *_: before.append(seen.getvalue())))
+    options: dict[str, Any] = {"folder": tmp_path, "progress": True}
+    if ended_by == "patience":
+        train(**options, max_steps=40, validate_every=2, patience=1, learning_rate=1e-12, clip_norm=1e-12)
+    elif ended_by == "signal":
+        with_callback(monkeypatch, StopAfter(4))
+        with pytest.raises(Interrupted):
+            train(**options)
+    else:
+        train(**options)
+    assert "training" in before[0]
+    assert "0/" in before[0]
+    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.getvalue()).strip().splitlines()[-1]
+    full = "━" * 40
+    assert (full in last) == (ended_by != "signal"), last
+    assert {"max_steps": "9/9", "patience": "4/40", "signal": "5/9"}[ended_by] in last
 
 
 def test_terms_and_provenance_say_what_it_was_trained_on() -> None:
@@ -343,7 +363,7 @@ def test_training_works_in_another_thread() -> None:
     ("options", "key"),
     [
         ({"seed": 1}, r"training\.seed was 0 and is 1"),
-        ({"max_steps": 10}, r"training\.max_steps was 9 and is 10"),
+        ({"max_steps": 8}, r"training\.max_steps was 9 and is 8"),
         ({"learning_rate": 0.1}, r"training\.learning_rate"),
         ({"network": {**NETWORK, "hidden": (8,)}}, "network differs"),
         ({"scaling": "db"}, "scaling differs"),
@@ -558,3 +578,11 @@ def test_a_run_that_memory_cannot_hold_is_refused_before_it_starts() -> None:
             network={"hidden": (64,) * 4, "patch": 1},
             progress=False,
         )
+
+
+def test_rounded_times_and_other_grids_beside_the_variable_train_the_same_network() -> None:
+    wanted = train()
+    for data, options in ((rounded(rain()), {}), (of_two_grids(rain()), {"variables": ["rain"]})):
+        ours = train(data, **options)
+        assert same_bits(wanted, ours)
+        assert ours.terms == wanted.terms

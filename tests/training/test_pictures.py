@@ -18,6 +18,7 @@ from torch import Tensor
 
 import sa_nowcast.training.pictures as pictures
 from sa_nowcast.errors import Interrupted, StorageError
+from sa_nowcast.installing import install
 from sa_nowcast.models import NetworkConfig
 from sa_nowcast.nowcaster import Nowcaster
 from sa_nowcast.recipe import TrainingRecipe
@@ -293,7 +294,7 @@ def test_what_pictures_lack_is_reported_in_one_line_and_the_run_goes_on(
     assert lines(folder=tmp_path / "last", validation=0) == ["no pictures of forecasts: no windows are held back"]
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert lines(folder=tmp_path / "bare") == [
-        'no pictures of forecasts: matplotlib is not installed; pip install "sa-nowcast[plot]" adds it'
+        f"no pictures of forecasts: matplotlib is not installed; {install('plot')} adds it"
     ]
     assert drawn(tmp_path / "bare") == []
 

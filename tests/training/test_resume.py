@@ -115,6 +115,31 @@ def test_more_time_lets_a_run_go_on(tmp_path: Path) -> None:
     assert (rest.provenance["updates"], rest.provenance["ended_by"]) == (9, "max_steps")
 
 
+def test_a_run_that_has_ended_goes_on_when_more_updates_are_asked_for(tmp_path: Path) -> None:
+    # At a constant learning rate, and with a validation at update 4 in both, nothing else depends on the length.
+    unbroken = train(schedule="constant")
+    short = train(folder=tmp_path, schedule="constant", max_steps=4)
+    assert (short.provenance["updates"], short.provenance["ended_by"]) == (4, "max_steps")
+    longer = train(folder=tmp_path, schedule="constant")
+    assert (longer.provenance["updates"], longer.provenance["ended_by"]) == (9, "max_steps")
+    assert longer.digest == unbroken.digest
+    steps = [int(row.split(",")[0]) for row in (tmp_path / "training.csv").read_text().splitlines()[1:]]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 9
+
+
+def test_a_run_that_lost_its_patience_goes_on_with_more_of_it(tmp_path: Path) -> None:
+    options = {"folder": tmp_path, "max_steps": 24, "validate_every": 2, "learning_rate": 1e-12, "clip_norm": 1e-12}
+    ended = train(**options, patience=1)
+    assert ended.provenance["ended_by"] == "patience"
+    longer = train(**options, patience=3)
+    assert longer.provenance["ended_by"] == "patience"
+    assert longer.provenance["updates"] > ended.provenance["updates"]
+    assert train(**options, patience=None).provenance["ended_by"] == "max_steps"
+    with pytest.raises(RecipeError, match=r"training\.patience was None and is 3"):
+        train(**options, patience=3)
+
+
 @pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize("schedule", ["one-cycle", "cosine"])
 @pytest.mark.parametrize("limit", [5, 100])

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.errors import DataError, ForecastWarning, RecipeError
 from sa_nowcast.plotting import plot_scores
 from sa_nowcast.verification import compare, persistence, to_table, verify
 
@@ -143,3 +143,46 @@ def test_what_cannot_be_compared_is_said_in_one_line(change, kind, match):
     with pytest.raises(kind, match=match) as caught:
         compare(truth=truth, **told)
     assert "\n" not in str(caught.value)
+
+
+def test_a_forecast_that_takes_pairs_from_all_is_named():
+    truth = observations(frames=20)
+    good, gappy = forecast_of(truth, init=range(1, 14)), forecast_of(truth, init=range(1, 14), seed=5)
+    gappy[3:5] = np.nan
+    gappy[8, 2] = np.nan
+    with pytest.warns(
+        ForecastWarning, match=r"^3 init times are left out .* 2019-06-10T00:20: gappy has no value for 3$"
+    ):
+        scores = compare({"good": good, "gappy": gappy}, truth, ["mse"])
+    for each in scores.values():
+        assert "gappy has no value for 3" in each.attrs["left_out"]
+    with pytest.warns(ForecastWarning, match="sprog has no value for 3"):
+        alone = verify(good, truth, ["mse"], reference=gappy, reference_name="sprog")
+    assert "sprog has no value for 3" in alone.attrs["left_out"]
+    with pytest.warns(ForecastWarning, match="rain has no value for 3"):
+        verify(gappy, truth, ["mse"], reference="persistence")
+
+
+def test_truth_without_values_is_named_and_nothing_is_said_where_only_pixels_are_missing():
+    truth = observations(frames=20)
+    archive = forecast_of(truth, init=range(1, 14))
+    archive[:, :, 0] = np.nan
+    assert "left_out" not in verify(archive, truth, ["mse"]).attrs
+    with pytest.warns(
+        ForecastWarning, match="1 init times are left out .*: the truth, or no pixel of all at once, for 1$"
+    ):
+        verify(archive[:1], truth.where(truth["time"] != truth["time"][2]), ["mse"])
+
+
+def test_metrics_are_known_in_any_case_and_unknown_ones_name_the_nearest():
+    truth = observations(frames=12)
+    archive = forecast_of(truth, members=3)
+    told = ["CSI", "Mse", "CRPS", "Frame-MSE", "crps fair", " PSNR "]
+    scores = verify(archive, truth, told, [1.0], data_range=(0, 100))
+    plain = verify(archive, truth, ["csi", "mse", "crps", "frame_mse", "crps_fair", "psnr"], [1.0], data_range=(0, 100))
+    xr.testing.assert_identical(scores, plain)
+    with pytest.raises(RecipeError, match=r"^RECIPE metrics: 'CSJ' is unknown, expected csi\.$"):
+        verify(archive, truth, ["CSJ"], [1.0])
+    with pytest.raises(RecipeError, match=r"'RSME' is unknown, expected rmse"):
+        compare({"a": archive}, truth, ["RSME"])
+    assert plot_scores(scores, metrics=["MSE"]).axes

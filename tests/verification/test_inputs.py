@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
+from sequences import rounded
 
 from sa_nowcast.errors import DataError, RecipeError, SaNowcastError
 from sa_nowcast.plotting import plot_scores
@@ -238,3 +239,49 @@ def test_what_is_no_data_is_said_in_one_line(forecast, truth):
         with pytest.raises(kind, match=message) as caught:
             call()
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("units", ["days since 1970-01-01", "days since 0001-01-01"])
+def test_times_that_a_file_rounds_are_the_exact_ones(truth, units):
+    # pydata/xarray#8468, xcube-dev/xcube#159
+    forecast, jittered = forecast_of(truth), rounded(truth, units)
+    options = {"metrics": ["mse"], "reference": "persistence"}
+    wanted = verify(forecast, truth, **options).mse.values
+    np.testing.assert_array_equal(verify(forecast, jittered, **options).mse.values, wanted)
+    inits = jittered.time.values[[1, 2, 3, 4]] + np.array([0, 900, -900, 300], dtype="timedelta64[ns]")
+    np.testing.assert_array_equal(verify(forecast.assign_coords(init_time=inits), truth, **options).mse.values, wanted)
+    ours = reference("persistence").forecast(jittered, 2, init_time=inits)
+    np.testing.assert_array_equal(ours.init_time.values, truth.time.values[[1, 2, 3, 4]])
+
+
+def test_truth_may_have_its_times_under_another_name(truth):
+    forecast = forecast_of(truth)
+    wanted = verify(forecast, truth, metrics=["mse"]).mse.values
+    other = truth.rename(time="Time").assign_coords(XTIME=("Time", truth.time.values)).drop_vars("Time")
+    np.testing.assert_array_equal(verify(forecast, other, metrics=["mse"]).mse.values, wanted)
+    zoned = truth.assign_coords(time=truth.indexes["time"].tz_localize("UTC"))
+    np.testing.assert_array_equal(verify(forecast, zoned, metrics=["mse"]).mse.values, wanted)
+
+
+def test_of_a_truth_with_several_grids_the_variable_of_the_forecast_counts(truth):
+    forecast = forecast_of(truth)
+    both = xr.Dataset({truth.name: truth, "model": truth[::2].rename(time="time_model").rename("model")})
+    wanted = verify(forecast, truth, metrics=["mse"]).mse.values
+    np.testing.assert_array_equal(verify(forecast, both, metrics=["mse"]).mse.values, wanted)
+    with pytest.raises(DataError, match=r"variables of different dimensions.*Fix: ds\[\["):
+        reference("persistence").forecast(both, 2)
+
+
+def test_the_time_of_the_day_of_rounded_times_is_the_same_on_every_day():
+    frames = observations(3 * 288, 2, 2)
+    wanted = reference("climatology", training=frames).forecast(frames, 2)
+    ours = reference("climatology", training=rounded(frames)).forecast(rounded(frames), 2)
+    np.testing.assert_array_equal(ours.values, wanted.values)
+    np.testing.assert_array_equal(ours.valid_time.values, wanted.valid_time.values)
+
+
+def test_reference_times_are_read_with_their_offset(truth):
+    one = reference("persistence").forecast(truth, 1, init_time="2019-06-10T02:10+02:00")
+    assert one.init_time.values == np.datetime64("2019-06-10T00:10")
+    two = reference("persistence").forecast(truth, 1, init_time=["2019-06-10T00:10Z", "2019-06-10T00:15Z"])
+    assert two.sizes["init_time"] == 2

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import warnings
 
 import numpy as np
 import pytest
 import xarray as xr
+from scipy.ndimage import gaussian_filter
 
 from sa_nowcast import open_sample
-from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError
+from sa_nowcast.errors import DataError, ForecastWarning, MissingLibraryError, RecipeError
 from sa_nowcast.hindcast import hindcast
+from sa_nowcast.installing import install
 from sa_nowcast.verification import climatology, extrapolation, persistence, reference, verify
 
 from .conftest import MINUTE, START, observations
@@ -214,26 +218,120 @@ def test_sprog_and_steps_of_dry_frames_are_dry():
         assert float(forecast.max()) == 0
 
 
-def test_too_little_rain_is_said_for_one_init_time_and_missing_in_an_archive():
+def rain_in(*kinds: str, size: int = 48) -> xr.DataArray:
+    """Frames of these kinds, in successive steps."""
+    generator = np.random.default_rng(0)
+    base = np.abs(gaussian_filter(generator.normal(size=(len(kinds), size, size)), (0.7, 4, 4)) * 30)
+    base[base < 0.5] = 0
+    drop = np.zeros((size, size))
+    drop[20, 20] = 5
+    part = base[-1].copy()
+    part[:20] = np.nan
+    made = {"dry": drop * 0, "constant": drop * 0 + 5, "drop": drop, "light": drop * 0 + 0.05, "missing": drop * np.nan}
+    made |= {"partly": part, "partly and dry": np.where(np.isnan(part), np.nan, 0)}
+    values = np.stack([base[i] if kind == "rain" else made[kind] for i, kind in enumerate(kinds)])
+    return xr.DataArray(
+        values.astype(np.float32),
+        dims=("time", "y", "x"),
+        coords={
+            "time": START + np.arange(len(kinds)) * 5 * MINUTE,
+            "y": np.arange(size) * 1000.0,
+            "x": np.arange(size),
+        },
+        attrs={"units": "mm h-1"},
+        name="rain",
+    )
+
+
+BY_PYSTEPS = [("extrapolation", {}), ("sprog", {}), ("steps", {"members": 2, "kilometres_per_pixel": 1.0})]
+
+
+@pytest.mark.parametrize(("name", "options"), BY_PYSTEPS)
+@pytest.mark.parametrize(
+    ("history", "way"),
+    [
+        (("rain", "rain", "rain"), None),
+        (("dry", "rain", "rain"), {"extrapolation": "the motion of 2 frames", "": "autoregression of order 1"}),
+        (("constant", "rain", "rain"), {"extrapolation": "the motion of 2 frames", "": "autoregression of order 1"}),
+        (("missing", "rain", "rain"), {"extrapolation": "the motion of 2 frames", "": "autoregression of order 1"}),
+        (("rain", "dry", "rain"), {"": "persistence"}),
+        (("rain", "constant", "rain"), {"": "persistence"}),
+        (("rain", "missing", "rain"), {"": "persistence"}),
+        (("rain", "light", "rain"), {"": "persistence"}),
+        (("dry", "dry", "rain"), {"": "persistence"}),
+        (("constant", "constant", "drop"), {"": "persistence"}),
+        (("rain", "rain", "constant"), {"extrapolation": None, "": "persistence"}),
+        (("rain", "partly", "rain"), None),
+        (("rain", "rain", "partly"), None),
+    ],
+)
+def test_a_history_with_too_little_rain_gives_a_simpler_forecast_that_is_said(name, options, history, way):
+    """pySTEPS/pysteps#468, #543 and #544: one frame without rain made S-PROG missing."""
     pytest.importorskip("cv2", reason="optical flow needs OpenCV: pip install opencv-python-headless")
-    drop = moving(1) * 0
-    drop[-1, 30, 30] = 5.0
-    drop = drop.assign_coords(time=START + np.arange(drop.sizes["time"]) * 5 * MINUTE)
-    # Real rain that leaves the crop: at 01:04 no variance is left at some scale.
+    data = rain_in(*history)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        forecast = reference(name, **options).forecast(data, 2)
+    found = np.isfinite(forecast.values)
+    # Some is missing where motion brings in what lay outside, and where a frame is.
+    assert found.mean() > (0.3 if "partly" in history else 0.6)
+    assert forecast.values[found].min() >= 0
+    expected = None if way is None else way.get(name, way[""])
+    if expected is None:
+        assert not caught
+        assert "fallback_count" not in forecast.attrs
+        return
+    (said,) = caught
+    assert issubclass(said.category, ForecastWarning)
+    assert f"{name} finds too little in the history of 1 of 1 init times: 1 by {expected}" in str(said.message)
+    assert forecast.attrs["fallback_count"] == 1
+    assert forecast.attrs["fallback"] == f"1 of 1 init times: 1 by {expected}"
+    if expected == "persistence":
+        np.testing.assert_allclose(forecast.mean([d for d in forecast.dims if d not in "yx"]), data[-1], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "options"), BY_PYSTEPS)
+@pytest.mark.parametrize("history", [("dry",) * 3, ("rain", "rain", "dry"), ("rain", "dry", "partly and dry")])
+def test_no_rain_at_init_time_is_forecast_as_none_and_nothing_is_said(name, options, history):
+    pytest.importorskip("cv2", reason="optical flow needs OpenCV: pip install opencv-python-headless")
+    data = rain_in(*history)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        forecast = reference(name, **options).forecast(data, 2)
+    there = np.broadcast_to(np.isfinite(data[-1].values), forecast.shape)
+    np.testing.assert_array_equal(forecast.values[there], 0)
+
+
+def test_how_many_init_times_have_a_simpler_forecast_or_none_is_said_once_and_counted_in_the_archive(tmp_path):
+    pytest.importorskip("cv2", reason="optical flow needs OpenCV: pip install opencv-python-headless")
+    data = rain_in(*["rain"] * 6, "dry", *["rain"] * 6, "missing", *["rain"] * 6)
+    with pytest.warns(ForecastWarning) as caught:
+        stored = hindcast(data, "sprog", 1, to=tmp_path / "s.zarr", batch_size=4, shard_size=4)
+    # Init times 7 and 8 look back on the dry frame, 13, 14 and 15 on the missing one.
+    (said,) = [str(w.message) for w in caught]
+    assert re.search(
+        r"sprog gives no forecast from 3 of 18 init times, first 2019-06-10T01:05 \(a frame of its his", said
+    )
+    assert "only a simpler forecast from 2 of 18 init times, first 2019-06-10T00:35" in said
+    assert (stored.attrs["no_forecast_count"], stored.attrs["fallback_count"]) == (3, 2)
+    status = xr.open_zarr(tmp_path / "s.zarr")["history_status"]
+    assert status.attrs["flag_meanings"].split()[2] == "too_little_for_the_method_simpler_forecast"
+    np.testing.assert_array_equal(np.flatnonzero(status == 2), [5, 6])
+    np.testing.assert_array_equal(np.flatnonzero(status == 1), [11, 12, 13])
+    lazy = hindcast(data, "sprog", 1)
+    with pytest.warns(ForecastWarning, match="of the first part that was computed") as caught:
+        values = lazy.values
+    assert len(caught) == 1
+    np.testing.assert_array_equal(values, stored.values)
+
+
+def test_real_rain_that_leaves_the_grid_is_forecast_to_its_end():
+    pytest.importorskip("cv2", reason="optical flow needs OpenCV: pip install opencv-python-headless")
+    # At 01:04 no variance is left at some scale.
     fading = open_sample("mrms")["precip_rate"].isel(latitude=slice(96, 224), longitude=slice(0, 128))
-    cases = ((reference("sprog"), drop, 2), (reference("steps", members=2), fading, 19))
-    for model, data, place in cases:
-        time = data["time"].values[-1] if model.name == "sprog" else np.datetime64("2019-06-10T01:04", "ns")
-        with pytest.raises(DataError, match=rf"{model.name} by pysteps finds no way from its history .*%.*more rain"):
-            model.forecast(data, 2, init_time=time)
-        dry_and_not = [data["time"].values[place], time]
-        archive = model.forecast(data, 2, init_time=dry_and_not)
-        assert archive.isel(init_time=0).notnull().any()
-        assert archive.isel(init_time=1).isnull().all()
-        stored = hindcast(data, model, 2, init_times=dry_and_not)
-        np.testing.assert_array_equal(stored.isnull().all([d for d in stored.dims if d != "init_time"]), [False, True])
-        with pytest.raises(DataError, match="or there is too little rain"):
-            hindcast(data, model, 2, init_times=dry_and_not, missing="refuse").compute()
+    with pytest.warns(ForecastWarning, match="steps finds too little in the history of 1 of 1 init times"):
+        forecast = reference("steps", members=2).forecast(fading, 2, init_time=np.datetime64("2019-06-10T01:04", "ns"))
+    assert forecast.notnull().any(["latitude", "longitude"]).all()
 
 
 def test_steps_needs_rain_and_a_spacing():
@@ -241,13 +339,13 @@ def test_steps_needs_rain_and_a_spacing():
     data = moving(1)
     with pytest.raises(DataError, match="is in K, expected mm h-1, as sprog needs"):
         reference("sprog").forecast(data.assign_attrs(units="K"), steps=1)
-    with pytest.raises(DataError, match=r"y has no coordinate in m, km or degrees.*kilometres_per_pixel="):
+    with pytest.raises(DataError, match=r"y has no coordinate in m, km or degrees.*kilometres_per_pixel=1.0"):
         reference("steps").forecast(data, steps=1)
 
 
 def test_missing_opencv_is_answered_with_the_install_command(data, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(MissingLibraryError, match=r'cv2 is not installed\. Fix: pip install "sa-nowcast\[pysteps\]"'):
+    with pytest.raises(MissingLibraryError, match=rf"cv2 is not installed\. Fix: {re.escape(install('pysteps'))}"):
         extrapolation(data, lead_times=LEADS)
 
 

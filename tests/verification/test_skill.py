@@ -162,3 +162,11 @@ def test_the_mean_absolute_error_of_a_deterministic_reference_is_its_crps(truth)
     scores = verify(forecast, truth, ["crps", "mae", "spread"], reference="persistence")
     np.testing.assert_allclose(scores["crps_persistence"], scores["mae_persistence"], rtol=1e-12)
     assert "spread_persistence" not in scores
+
+
+def test_common_pairs_of_init_times_that_rounding_moved():
+    init = START + np.arange(6) * MINUTE
+    jitter = np.array([0, 300, -300, 200, 0, -100], dtype="timedelta64[ns]")
+    exact, rounded = (common_pairs(times, np.array([1, 2, 3]) * MINUTE) for times in (init, init + jitter))
+    assert exact.sum() == 12
+    np.testing.assert_array_equal(rounded, exact)

@@ -1,0 +1,186 @@
+"""How long torch's threads spin, and that nothing but the pace depends on it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sa_nowcast.threads as threads
+from sa_nowcast.threads import SPINNING, Look, shorten_spinning
+
+UNSET = {name: value for name, value in os.environ.items() if name not in (*SPINNING, "OMP_WAIT_POLICY")}
+
+
+def child(code: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=UNSET | environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_importing_the_package_shortens_spinning_before_torch_is_loaded_and_children_inherit_it() -> None:
+    code = """
+import os, subprocess, sys, sa_nowcast
+assert "torch" not in sys.modules
+inner = "import os; print(os.environ['GOMP_SPINCOUNT'], os.environ['KMP_BLOCKTIME'])"
+print(subprocess.run([sys.executable, "-c", inner], capture_output=True, text=True).stdout)
+"""
+    assert child(code) == " ".join(SPINNING.values())
+
+
+@pytest.mark.parametrize(
+    "told", [{"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"KMP_BLOCKTIME": "infinite"}], ids=str
+)
+def test_what_the_user_said_about_waiting_stays(told: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_told_by_user", False)
+    environment = dict(told)
+    shorten_spinning(environment)
+    assert environment == told
+    assert threads._told_by_user
+    looks: list[int] = []
+    monkeypatch.setattr(threads._spinning, "fit", lambda: looks.append(1))
+    threads.look_again()
+    assert not looks
+
+
+def test_a_process_that_inherited_the_setting_does_not_take_it_for_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_told_by_user", True)
+    environment = dict(SPINNING)
+    shorten_spinning(environment)
+    assert not threads._told_by_user
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, float("inf")),
+        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, float("inf")),
+        ({}, float("inf")),
+    ],
+)
+def test_a_containers_quota_is_read_from_its_cgroup(files: dict[str, str], cores: float, tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert threads._quota(tmp_path) == cores
+
+
+def test_no_more_threads_than_the_containers_cores_and_as_many_as_before_afterwards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    monkeypatch.setattr(threads, "cores", lambda: 1)
+    with threads.sharing_cores():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
+
+
+class Machine:
+    """Looks at a machine of `cores` cores on which others keep some busy, and this process has computed or rested."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
+        import torch
+
+        self.look = Look(0.0, 0.0, 0.0, 1.0)
+        self.crowds: list[int] = []
+        monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
+        monkeypatch.setattr(threads, "cores", lambda: cores)
+        monkeypatch.setattr(threads.Look, "now", lambda: self.look)
+        monkeypatch.setattr(threads.time, "monotonic", lambda: self.look.time)
+        self.spinning = threads._Spinning()
+        monkeypatch.setattr(self.spinning, "_crowd", self._crowd)
+
+    def _crowd(self, count: int) -> None:
+        self.crowds.append(count)
+        self.spinning.over = threads.threading.Event()
+
+    def crowded_after(self, seconds: float, others: float, own: float, running: int = 1) -> bool:
+        before = self.look
+        self.look = Look(
+            before.time + seconds, before.busy + seconds * (others + own), before.own + seconds * own, running
+        )
+        self.spinning.fit()
+        return self.spinning.over is not None
+
+
+def test_spinning_ends_while_others_take_half_a_core_and_begins_again_when_they_are_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine = Machine(monkeypatch, 2)
+    assert not machine.crowded_after(2, others=0.4, own=1.6)
+    assert machine.crowded_after(2, others=1.3, own=0.6)
+    over = machine.spinning.over
+    assert over is not None
+    assert machine.crowded_after(2, others=0.3, own=1.7)
+    assert not machine.crowded_after(2, others=0.1, own=1.9)
+    assert over.is_set()
+    assert machine.crowds == [2]
+
+
+def test_one_look_a_second_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, 2)
+    assert not machine.crowded_after(0.9, others=1.0, own=1.0)
+    assert machine.crowded_after(0.2, others=1.0, own=1.0)
+
+
+@pytest.mark.parametrize(("seconds", "own"), [(2.0, 0.1), (60.0, 2.0)])
+def test_after_a_rest_what_runs_now_counts_and_not_what_ran_meanwhile(
+    seconds: float, own: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(monkeypatch, 2)
+    assert not machine.crowded_after(seconds, others=1.5, own=own, running=1)
+    assert machine.crowded_after(seconds, others=0.0, own=own, running=5)
+
+
+def test_cores_beyond_the_threads_are_there_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, 2)
+    monkeypatch.setattr(threads, "cores", lambda: 8)
+    assert not machine.crowded_after(2, others=6.0, own=2)
+    assert machine.crowded_after(2, others=7.0, own=1)
+
+
+def test_beside_busy_processes_spinning_ends_and_neither_threads_nor_results_change() -> None:
+    code = """
+import subprocess, sys, threading, time
+import sa_nowcast, torch
+from sa_nowcast import threads
+from sa_nowcast.models import build
+if threads._affinity() < 2:
+    print("one core"); sys.exit()
+torch.manual_seed(0)
+network, x = build("sa-convlstm", hidden=(8, 8), kernel=3, patch=4, channels=1), torch.rand(2, 4, 1, 64, 64)
+def forecast():
+    with threads.sharing_cores(), torch.inference_mode():
+        return network(x, 3)
+def crowd():
+    return sum(t.name == "sa_nowcast crowd" for t in threading.enumerate())
+first = forecast()
+busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * threads._affinity())]
+try:
+    end = time.monotonic() + 60
+    while not crowd() and time.monotonic() < end:
+        time.sleep(1.1)
+        beside = forecast()
+    # Children are this process's own; it is what runs now that counts after a rest.
+    assert crowd() >= 1, threads._spinning.look
+finally:
+    for process in busy:
+        process.kill()
+assert torch.equal(first, beside)
+assert torch.get_num_threads() == 2
+threads._spinning.free()
+while crowd() and time.monotonic() < end:
+    time.sleep(0.01)
+assert not crowd()
+print("well")
+"""
+    assert child(code, OMP_NUM_THREADS="2") in ("well", "one core")
