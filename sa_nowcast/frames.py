@@ -282,7 +282,7 @@ class Frames:
             raise DataError(
                 f"{part.name}, {self.label(start)} to {self.label(stop - 1)}",
                 f"storage could not give the values ({type(error).__name__}: {error})",
-                fix="check the file; a damaged chunk has to be written again from its source",
+                fix="write the file again from its source",
             ) from error
 
 
@@ -324,13 +324,14 @@ def _select(
     if len(chosen) == 1:
         channel_dim = dims.find_channel(chosen[0], known, channel)
     else:
+        plain = [str(a.name) for a in chosen if set(a.dims) == set(known)]
         for array in chosen:
             if set(array.dims) != set(known):
                 raise DataError(
                     str(array.name),
                     f"dimensions {', '.join(map(str, array.dims))} beside other variables",
                     expected=", ".join(map(str, known)),
-                    fix=f"ds[[{str(chosen[0].name)!r}]]",
+                    fix=f"ds[{plain or [str(chosen[0].name)]!r}]",
                 )
         channel_dim = dims.VARIABLE
     order = [t_dim, *([channel_dim] if channel_dim is not None and len(chosen) == 1 else []), y_dim, x_dim]
@@ -365,9 +366,7 @@ def _variables(
             raise DataError(wrong, f"dimensions {have}", expected=f"at least {', '.join(_dims_of(found))}")
         one = ds if wrong is None else ds[wrong]
         roles = [dims.find_dim(one, role, dim) for role, dim in told.items()]  # which says what is missing
-        raise DataError(
-            "data", f"no variable has the dimensions {', '.join(map(str, roles))}", fix="check ds.data_vars"
-        )
+        raise DataError("data", f"no variable has the dimensions {', '.join(map(str, roles))}", expected="one with all")
     roles_found = one_grid(ds, found)
     return roles_found, list(wanted) if wanted is not None else gridded
 

@@ -129,7 +129,12 @@ def named_like(
             names[name] = wanted[role]
     taken = [new for new in names.values() if new in data.dims and new not in names]
     if taken:
-        raise DataError("truth", f"has a dimension {taken[0]!r} of its own", expected="another name", fix="rename it")
+        raise DataError(
+            "truth",
+            f"has a dimension {taken[0]!r} of its own",
+            expected="another name",
+            fix=f"ds.rename({{{taken[0]!r}: {taken[0] + '_'!r}}})",
+        )
     gone = [new for new in names.values() if new in data.coords and new not in names]
     return data.drop_vars(gone).rename(names) if names else data
 

@@ -96,7 +96,7 @@ def _own_times(ds: xr.Dataset, time: Hashable) -> Times:
     """Return the times within each sequence, (sequence, frame); one row where all have the same."""
     films = [n for n, v in ds.data_vars.items() if {SEQUENCE, time} <= set(v.dims)]
     if not films:
-        raise DataError("data", f"no variable has the dimensions {SEQUENCE} and {time}", fix="check ds.data_vars")
+        raise DataError("data", f"no variable has the dimensions {SEQUENCE} and {time}", expected="one with both")
     times = read_times(ds[films[0]], time, str(films[0]))
     if times.ndim == 1:
         return times[np.newaxis]

@@ -264,7 +264,7 @@ def channels_of(
         raise DataError(
             "data",
             f"no variable has the dimensions {', '.join(map(str, shown))}",
-            fix="check ds.data_vars, or name the dimensions with time=, y= and x=",
+            fix="name the dimensions with time=, y= and x=",
         )
     chosen = [n for n in gridded if set(ds[n].dims) == set(known)] or gridded[:1]
     return tuple(chosen), tuple(n for n in everything if n not in chosen)

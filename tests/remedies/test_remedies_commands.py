@@ -135,3 +135,9 @@ def test_an_internal_fault_shows_where_it_arose(run, radar, saved, tmp_path, mon
         assert "in broken" in caught.value.printed
 
     yield shown
+
+
+@remedy("cli/terminal.py", "… --help")
+def test_an_option_that_there_is_not(run, radar):
+    fix = yield run("inspect", radar, "--colour", "--json")
+    yield run(*fix.split()[1:])

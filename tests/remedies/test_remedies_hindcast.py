@@ -103,14 +103,15 @@ def test_a_shard_that_vanished(tmp_path):
     yield lambda: _made(**options)
 
 
-@remedy("hindcast/call.py", "pass to=, or compute the lazy hindcast while a dask client is active")
+@remedy("hindcast/call.py", "to='archive.zarr', or compute the lazy hindcast while a dask client is active")
 @pytest.mark.parametrize("how", ["to", "client"])
-def test_a_cluster_without_an_archive(how, tmp_path):
+def test_a_cluster_without_an_archive(how, tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed", reason="clusters need pip install distributed")
     with distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=None, protocol="tcp") as cluster:
-        yield lambda: _made(cluster=cluster)
+        fix = yield lambda: _made(cluster=cluster)
         if how == "to":
-            yield lambda: _made(cluster=cluster, to=tmp_path / "a.zarr")
+            monkeypatch.chdir(tmp_path)
+            yield lambda: _made(cluster=cluster, **keywords(fix))
         else:
             with distributed.Client(cluster):
                 yield lambda: _made().compute()
@@ -133,11 +134,12 @@ def test_tiles_of_a_reference():
 # --- init times
 
 
-@remedy("hindcast/init_times.py", "pass stride=")
-def test_a_slice_with_a_step():
+@remedy("hindcast/init_times.py", "stride=… beside the slice", "stride=2 beside the slice")
+@pytest.mark.parametrize("step", [3, "10min"])
+def test_a_slice_with_a_step(step):
     times = rain()["time"].values
-    yield lambda: _made(init_times=slice(times[4], None, 2))
-    yield lambda: _made(init_times=slice(times[4], None), stride=2)
+    fix = yield lambda: _made(init_times=slice(times[4], None, step))
+    yield lambda: _made(init_times=slice(times[4], None), **keywords(fix))
 
 
 @remedy("hindcast/init_times.py", "give earlier frames, or choose other init times")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import xarray as xr
-from sequences import georeferenced, rain
+from sequences import georeferenced, rain, weather
 
-from remedies.trial import assert_installs, remedy, uninstalled
+from remedies.trial import assert_installs, keywords, remedy, uninstalled
 from sa_nowcast.hindcast import hindcast
 
 
@@ -15,23 +15,25 @@ def forecast(nowcaster) -> xr.DataArray:
     return nowcaster.forecast(georeferenced())
 
 
-@remedy("plotting/attention.py", "pass point=(y, x)")
-def test_a_point_outside_of_the_grid(nowcaster):
-    from sa_nowcast.plotting import attention
+@remedy("plotting/attention.py", "pass point=…", "pass point=(…, …)")
+@pytest.mark.parametrize("grid", ["axes", "curvilinear"])
+def test_a_point_outside_of_the_grid(grid, nowcaster):
+    data = rain() if grid == "axes" else georeferenced()
+    if grid != "axes":
+        data = data.drop_vars(["x", "y", "crs"])
+        del data["rain"].attrs["grid_mapping"]
+    fix = yield lambda: data.sa_nowcast.plot_attention((1e9, 0.0), model=nowcaster)
+    yield lambda: data.sa_nowcast.plot_attention(**keywords(fix), model=nowcaster)
 
-    yield lambda: attention(nowcaster, rain(), point=(1e9, 0.0))
-    yield lambda: attention(nowcaster, rain(), point=(5000.0, 3000.0))
 
-
-@remedy("plotting/canvas.py", "pass …=")
+@remedy("plotting/canvas.py", "pass …=…")
 def test_a_picture_of_an_archive():
     archive = hindcast(rain(), "persistence", 2).compute()
     fix = yield archive.sa_nowcast.plot
-    name = fix.removeprefix("pass ").rstrip("=")
-    yield lambda: archive.sa_nowcast.plot(**{name: archive[name].values[0]})
+    yield lambda: archive.sa_nowcast.plot(**keywords(fix))
 
 
-@remedy("plotting/canvas.py", 'pip install "sa-nowcast[plot]"')
+@remedy("installing.py", "… …")
 def test_no_matplotlib(forecast, monkeypatch):
     def plot():
         with uninstalled(monkeypatch, "matplotlib"):
@@ -44,7 +46,7 @@ def test_no_matplotlib(forecast, monkeypatch):
     yield forecast.sa_nowcast.plot
 
 
-@remedy("plotting/coast.py", 'pip install "sa-nowcast[maps]"')
+@remedy("installing.py", "… …")
 def test_no_cartopy(forecast, monkeypatch):
     def plot():
         with uninstalled(monkeypatch, "cartopy"):
@@ -55,9 +57,8 @@ def test_no_cartopy(forecast, monkeypatch):
     yield forecast.sa_nowcast.plot
 
 
-@remedy("plotting/film.py", 'pip install "sa-nowcast[film]", which brings PyAV, or write a .gif')
-@pytest.mark.parametrize("how", ["install", "gif"])
-def test_nothing_that_makes_films(how, forecast, monkeypatch, tmp_path):
+@remedy("installing.py", "… …")
+def test_nothing_that_makes_films(forecast, monkeypatch, tmp_path):
     from matplotlib.animation import FFMpegWriter
 
     monkeypatch.setattr(FFMpegWriter, "isAvailable", classmethod(lambda cls: False))
@@ -68,7 +69,7 @@ def test_nothing_that_makes_films(how, forecast, monkeypatch, tmp_path):
 
     fix = yield lambda: film("a.mp4")
     assert_installs(fix, "av")
-    yield lambda: film("a.gif") if how == "gif" else forecast.sa_nowcast.animate(tmp_path / "a.mp4")
+    yield lambda: forecast.sa_nowcast.animate(tmp_path / "a.mp4")
 
 
 @remedy("plotting/film.py", "write a .gif")
@@ -81,3 +82,48 @@ def test_no_encoder(forecast, monkeypatch, tmp_path):
     monkeypatch.setattr(film, "ENCODERS", ("an encoder that there is not",))
     yield lambda: forecast.sa_nowcast.animate(tmp_path / "a.mp4")
     yield lambda: forecast.sa_nowcast.animate(tmp_path / "a.gif")
+
+
+# --- what is chosen
+
+
+@pytest.fixture(scope="module")
+def several(weather_nowcaster) -> xr.Dataset:
+    forecast = weather_nowcaster.forecast(weather())
+    return xr.Dataset({str(n): forecast.sel(variable=n, drop=True) for n in forecast["variable"].values})
+
+
+@remedy("plotting/forecast.py", "pass variable=…")
+def test_a_picture_of_several_forecasts(several):
+    fix = yield several.sa_nowcast.plot
+    yield lambda: several.sa_nowcast.plot(**keywords(fix))
+
+
+@remedy("plotting/frames.py", "pass variable=…")
+def test_a_picture_of_several_variables():
+    fix = yield lambda: weather().sa_nowcast.plot()
+    yield lambda: weather().sa_nowcast.plot(**keywords(fix))
+
+
+@remedy("plotting/forecast.py", "leave …= out")
+def test_what_belongs_to_frames_given_for_a_forecast(forecast):
+    fix = yield lambda: forecast.sa_nowcast.plot(last=3)
+    assert fix == "leave last= out"
+    yield forecast.sa_nowcast.plot
+
+
+@remedy("plotting/forecast.py", "… = ….isel(…=0)")
+def test_truth_with_a_dimension_that_the_forecast_lacks(forecast):
+    truth = georeferenced()["rain"].expand_dims(height=2)
+    fix = yield lambda: forecast.sa_nowcast.plot(truth)
+    names = {"truth": truth}
+    exec(fix, names)
+    yield lambda: forecast.sa_nowcast.plot(names["truth"])
+
+
+@remedy("plotting/forecast.py", "convert the …")
+def test_truth_in_other_units(forecast):
+    truth = georeferenced()["rain"]
+    other = (truth / 3600).assign_attrs(truth.attrs, units="m s-1")
+    yield lambda: forecast.sa_nowcast.plot(other)
+    yield lambda: forecast.sa_nowcast.plot((other * 3600).assign_attrs(truth.attrs))

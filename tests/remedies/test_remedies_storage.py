@@ -132,7 +132,7 @@ def test_threads_and_a_cluster(source, tmp_path):
     yield lambda: convert(source, tmp_path / "a.zarr", workers=2)
 
 
-@remedy("conversion/run.py", "name another target, or pass existing='replace'")
+@remedy("conversion/run.py", "name another target, or replace it with existing='replace'")
 @pytest.mark.parametrize("how", ["name", "replace"])
 def test_a_store_that_is_there(how, source, tmp_path):
     convert(source, tmp_path / "a.zarr")

@@ -9,7 +9,7 @@ from sequences import rain
 import sa_nowcast
 from remedies.trial import assert_installs, keywords, remedy, uninstalled, value
 from sa_nowcast.hindcast import hindcast
-from sa_nowcast.verification import compare, steps, verify
+from sa_nowcast.verification import compare, verify
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_the_name_of_a_reference(name):
     yield lambda: verify(forecast, truth, reference=theirs)
 
 
-@remedy("verification/collect.py", "pass thresholds=, such as thresholds=[1.0]")
+@remedy("verification/collect.py", "thresholds=[1.0], with values that matter in your data")
 def test_a_score_of_events_without_thresholds(forecast, truth):
     forecast, truth = (data.assign_attrs(units="K") for data in (forecast, truth))
     fix = yield lambda: verify(forecast, truth, ["csi"])
@@ -52,7 +52,7 @@ def test_values_beyond_the_range_of_a_picture(forecast, truth):
     yield lambda: verify(forecast, truth, ["psnr"], data_range=(float(truth.min()), float(truth.max())))
 
 
-@remedy("verification/fields.py", 'pip install "sa-nowcast[verify]"')
+@remedy("installing.py", "… …")
 def test_no_scikit_image(forecast, truth, monkeypatch):
     def score():
         with uninstalled(monkeypatch, "skimage"):
@@ -156,7 +156,7 @@ def test_no_thresholds_in_the_list(forecast, truth):
 # --- references
 
 
-@remedy("verification/named.py", "pass training, as in sa_nowcast.reference('climatology', training=ds)")
+@remedy("verification/named.py", 'sa_nowcast.reference("climatology", training=ds), with ds the frames to average')
 def test_a_climatology_of_nothing(truth):
     fix = yield lambda: sa_nowcast.reference("climatology")
     yield lambda: value(fix, ds=truth)
@@ -175,14 +175,17 @@ def test_a_climatology_that_was_not_there_at_that_time_of_the_week(how):
     yield lambda: make(data, cycle="week") if how == "whole" else make(data[:20], **keywords(fix))
 
 
-@remedy("verification/optical_flow.py", "pass kilometres_per_pixel=")
+@remedy(
+    "verification/optical_flow.py",
+    'sa_nowcast.reference("steps", kilometres_per_pixel=1.0), with the spacing of your grid',
+)
 def test_a_grid_without_a_spacing():
     bare = rain().drop_vars(["y", "x"])
-    yield lambda: steps(bare, lead_times=["5min"], members=2)
-    yield lambda: steps(bare, lead_times=["5min"], members=2, kilometres_per_pixel=1.0)
+    fix = yield lambda: sa_nowcast.reference("steps", members=2).forecast(bare, lead_times=["5min"])
+    yield lambda: value(fix).forecast(bare, lead_times=["5min"])
 
 
-@remedy("verification/optical_flow.py", 'pip install "sa-nowcast[pysteps]"')
+@remedy("installing.py", "… …")
 def test_no_pysteps(monkeypatch):
     def make():
         with uninstalled(monkeypatch, "cv2"):

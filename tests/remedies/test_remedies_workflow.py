@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import xarray as xr
 import yaml
 from sequences import NETWORK, OPTIONS, georeferenced, rain
 
-from remedies.trial import assert_installs, remedy, uninstalled
+from remedies.trial import assert_installs, command, flags, remedy, uninstalled
+from remedies.trial import value as evaluated
 from sa_nowcast import bundle
 from sa_nowcast.hindcast import hindcast
 from sa_nowcast.recipe import ComparisonRecipe, OutputRecipe, Recipe, SetRecipe, read_any, read_recipe
@@ -23,7 +25,7 @@ from sa_nowcast.survey.findings import Finding
 from sa_nowcast.survey.recipes import check_recipe
 from sa_nowcast.survey.starter import look
 from sa_nowcast.training.fit import fit
-from sa_nowcast.workflow import run
+from sa_nowcast.workflow import run as run_recipe
 from sa_nowcast.workflow.comparing import run_comparison
 from sa_nowcast.workflow.data import open_experiment
 from sa_nowcast.workflow.forecasting import plan_forecast
@@ -63,8 +65,13 @@ def changed(tree: dict[str, Any], **changes: Any) -> Recipe:
     return Recipe.model_validate(result)
 
 
+@pytest.fixture
+def run(monkeypatch):
+    return lambda *arguments: command(monkeypatch, *arguments)
+
+
 def quietly(recipe: Recipe) -> Any:
-    return run(recipe, progress=False)
+    return run_recipe(recipe, progress=False)
 
 
 def failure(found: list[Finding]) -> list[Finding]:
@@ -186,7 +193,7 @@ def test_a_folder_of_another_run(how, tree, tmp_path):
         yield lambda: quietly(changed(tree, history=3, output__folder=str(tmp_path / "other")))
 
 
-@remedy("workflow/drawing.py", 'pip install "sa-nowcast[plot]"')
+@remedy("installing.py", "… …")
 def test_pictures_without_matplotlib(tree, monkeypatch):
     from sa_nowcast.workflow.drawing import require_plotting
 
@@ -319,9 +326,10 @@ def test_a_first_recipe_for_data_without_a_value(source):
 @remedy("survey/starter.py", "give more frames, or fill the gaps")
 @pytest.mark.parametrize("how", ["more", "fill"])
 def test_a_first_recipe_for_too_few_frames_in_a_row(how):
-    holed = georeferenced(rain(40)).isel(time=[t for t in range(40) if t % 3 != 2])
-    yield lambda: look(holed)
-    yield lambda: look(georeferenced(rain(60 if how == "more" else 40)))
+    holed = georeferenced(rain(120)).isel(time=[t for t in range(120) if t % 3 != 2])
+    yield lambda: look(holed, history=4, steps=3)
+    whole = georeferenced(rain(200 if how == "more" else 120))
+    yield lambda: look(whole, history=4, steps=3)
 
 
 @remedy("workflow/forecasting.py", "give earlier frames, fill the gap, or choose another init_time")
@@ -348,3 +356,79 @@ def test_a_folder_of_a_recipe_that_cannot_be_written(tree, tmp_path):
     (tmp_path / "file").write_text("no folder")
     yield lambda: check(tmp_path / "file" / "run")
     yield lambda: check(tmp_path / "run")
+
+
+@remedy("survey/inspection.py", "name one with channel=")
+def test_an_inspection_of_a_channel_that_is_not_there(source, run):
+    yield run("inspect", source, "--channel", "flow")
+    yield run("inspect", source, "--channel", "x")
+
+
+@remedy("conversion/prepare.py", "name one with …=")
+def test_a_conversion_of_a_dimension_that_is_not_there(source, run, tmp_path):
+    fix = yield run("convert", source, tmp_path / "a.zarr", "--y", "rows")
+    yield run("convert", source, tmp_path / "a.zarr", flags(fix)[0], "y")
+
+
+@remedy("opening.py", "name one with …=")
+def test_a_truth_without_the_dimension_that_is_named(run, archives, source):
+    fix = yield run("verify", archives[0], source, "--y", "rows")
+    yield run("verify", archives[0], source, flags(fix)[0], "y")
+
+
+@remedy("opening.py", "ds.rename({…: …})")
+def test_a_truth_with_a_dimension_in_the_way(archives, source):
+    from sa_nowcast.opening import named_like, open_forecast
+
+    ds = xr.open_dataset(source).rename(y="row").expand_dims(y=2)
+    forecast = open_forecast(str(archives[0]))
+    fix = yield lambda: named_like(ds, forecast, y="row")
+    yield lambda: named_like(evaluated(fix, ds=ds), forecast, y="row")
+
+
+@remedy("workflow/forecasting.py", "name another path, or give replace=True")
+@pytest.mark.parametrize("how", ["another", "replace"])
+def test_a_forecast_stands_there(how, source, run, saved, tmp_path):
+    given = ("forecast", source, "--model", saved, "-o")
+    run(*given, tmp_path / "a.nc")()
+    fix = yield run(*given, tmp_path / "a.nc")
+    yield run(*given, tmp_path / "b.nc") if how == "another" else run(*given, tmp_path / "a.nc", *flags(fix))
+
+
+@remedy("workflow/scoring.py", "give thresholds=")
+def test_scores_of_events_without_thresholds(run, archives, source, tmp_path):
+    kelvin = xr.open_dataset(source)
+    kelvin["rain"].attrs["units"] = "K"
+    kelvin.to_netcdf(tmp_path / "kelvin.nc")
+    hindcast(kelvin, "persistence", 2, to=tmp_path / "kelvin.zarr")
+    given = ("verify", tmp_path / "kelvin.zarr", tmp_path / "kelvin.nc", "--metric", "csi")
+    fix = yield run(*given)
+    yield run(*given, *flags(fix), "1.0")
+
+
+@remedy("workflow/pictures.py", "leave …= out")
+def test_a_picture_of_frames_with_a_truth(run, source, tmp_path):
+    fix = yield run("plot", source, "-o", tmp_path / "a.png", "--truth", source)
+    assert flags(fix) == ["--truth"]
+    yield run("plot", source, "-o", tmp_path / "a.png")
+
+
+@remedy("workflow/pictures.py", "sa-nowcast plot …")
+def test_a_picture_of_the_folder_of_a_run(run, tree, tmp_path, monkeypatch):
+    quietly(changed(tree))
+    monkeypatch.chdir(tmp_path)
+    fix = yield run("plot", tmp_path / "run", "-o", tmp_path / "a.png")
+    yield run(*shlex.split(fix)[1:])
+
+
+@remedy("survey/starter.py", "name the dimensions with time=, y= and x=")
+def test_a_first_recipe_for_dimensions_of_other_names(run, tmp_path):
+    ds = georeferenced(rain(40))
+    ds = xr.Dataset({"field": (("a", "b", "c"), ds["rain"].values, ds["rain"].attrs)}, {"a": ds["time"].values})
+    ds = ds.assign_coords(y=np.arange(3.0), x=np.arange(4.0)).assign(
+        edge=("y", np.arange(3.0)), side=("x", np.arange(4.0))
+    )
+    ds.to_netcdf(tmp_path / "a.nc")
+    given = ("init", tmp_path / "a.nc", "-o", tmp_path / "a.yaml")
+    fix = yield run(*given)
+    yield run(*given, *(word for pair in zip(flags(fix), "abc", strict=True) for word in pair))
