@@ -58,7 +58,9 @@ def data_identity(source: str, known: Mapping[str, Any]) -> dict[str, Any]:
         ]
         stats = [(name, f.stat()) for name, f in listed]
     if not listed:
-        remedy = nearest_to(roots[0]) or f"name data that are there; relative paths start at {Path.cwd()}"
+        remedy = nearest_to(roots[0]) or (
+            f"name data that are there in data.source; relative paths start at {Path.cwd()}"
+        )
         raise DataError(source, "no such file or folder", fix=remedy)
     stamp = digest([source, [(name, s.st_size, s.st_mtime_ns) for name, s in stats]])
     if known.get("stamp") == stamp:

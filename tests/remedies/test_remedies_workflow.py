@@ -85,7 +85,7 @@ def failure(found: list[Finding]) -> list[Finding]:
 # --- data
 
 
-@remedy("workflow/identity.py", "name data that are there; relative paths start at …")
+@remedy("workflow/identity.py", "name data that are there in data.source; relative paths start at …")
 @pytest.mark.parametrize("how", ["there", "relative"])
 def test_no_data_there(how, source, tmp_path, monkeypatch):
     elsewhere = tmp_path / "elsewhere"

@@ -542,7 +542,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(monkeypatch: pytest.MonkeyPatch
 
     with_callback(monkeypatch, Poison())
     with pytest.raises(
-        ModelError, match=r"training, step 3: the loss is nan; windows: 2020-06-01T00:05 to .*\. Fix: look"
+        ModelError, match=r"training, step 3: the loss is nan; windows: 2020-06-01T00:05 to .*\. Fix: lower training"
     ):
         train(folder=tmp_path)
     # The checkpoints from before are sound.
