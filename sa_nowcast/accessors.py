@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import xarray as xr
 
 from sa_nowcast import dims
+from sa_nowcast.attributes import normalised
 from sa_nowcast.defaults import as_nowcaster, get_default_model
 from sa_nowcast.errors import DataError
 from sa_nowcast.times import Gaps, show_step, show_time
@@ -35,7 +36,11 @@ class _Gridded:
     """What Dataset and DataArray share."""
 
     def __init__(self, obj: Any) -> None:
-        self._obj = obj
+        self._given = obj
+
+    @property
+    def _obj(self) -> Any:
+        return normalised(self._given)  # each time: the attributes may have been set since
 
     def __repr__(self) -> str:
         """Say what was found, and what can be done with it; no value is read."""

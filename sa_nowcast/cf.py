@@ -10,11 +10,14 @@ import xarray as xr
 
 from sa_nowcast import dims
 from sa_nowcast._version import __version__
+from sa_nowcast.attributes import storable, unused
 from sa_nowcast.errors import DataError, StorageError
 from sa_nowcast.storage import partial_beside, put_in_place
 from sa_nowcast.times import show_time
 
 CONVENTIONS = "CF-1.11"
+# Names of an archive's own, which no variable can have.
+_OURS = (dims.LEAD_TIME, dims.INIT_TIME, dims.VALID_TIME, "history_status")
 REFERENCES = "Lin et al. 2020, Self-Attention ConvLSTM for Spatiotemporal Prediction, doi:10.1609/aaai.v34i07.6819"
 
 
@@ -36,27 +39,33 @@ def to_dataset(forecast: xr.DataArray, title: str | None = None) -> xr.Dataset:
     Returns
     -------
     Dataset
-        One variable; or one for each entry of the ``variable`` dimension, each with its own units.
+        One variable; or one for each entry of the ``variable`` dimension, each with its own units. Names, attributes
+        and coordinates are such that NetCDF and Zarr can hold them; see `sa_nowcast.attributes.storable`.
     """
     missing = [n for n in (dims.LEAD_TIME, dims.INIT_TIME, dims.VALID_TIME) if n not in forecast.coords]
     if missing:
         raise DataError(str(forecast.name or "data"), f"no coordinate {missing[0]}", expected="a forecast")
     mapping = forecast.encoding.get("grid_mapping")
+    taken = {*forecast.coords, *forecast.dims, *_OURS}
     # Attributes and encodings are set below; they must not be the caller's.
     forecast = forecast.copy(deep=False).assign_coords({n: c.copy(deep=False) for n, c in forecast.coords.items()})
     if dims.VARIABLE in forecast.dims:
+        called = [str(name) for name in forecast[dims.VARIABLE].values]
         own = {k: forecast.coords[k].values for k in dims.PER_VARIABLE if k in forecast.coords}
-        ds = forecast.drop_vars(own).to_dataset(dim=dims.VARIABLE)
-        for i, name in enumerate(forecast[dims.VARIABLE].values):
-            ds[name].attrs = dict(forecast.attrs) | {k: str(v[i]) for k, v in own.items() if str(v[i])}
+        forecast = forecast.drop_vars(own).assign_coords({dims.VARIABLE: [unused(n, taken) for n in called]})
+        ds = forecast.to_dataset(dim=dims.VARIABLE)
+        for i, variable in enumerate(ds.data_vars.values()):
+            variable.attrs = dict(forecast.attrs) | {k: str(v[i]) for k, v in own.items() if str(v[i])}
     else:
-        name = forecast.name or "forecast"
-        ds = forecast.to_dataset(name=name)
-    for name, variable in ds.data_vars.items():
+        called = ["forecast" if forecast.name is None or not str(forecast.name).strip() else str(forecast.name)]
+        ds = forecast.to_dataset(name=unused(called[0], taken))
+    for old, variable in zip(called, ds.data_vars.values(), strict=True):
         if "standard_name" not in variable.attrs:
-            variable.attrs.setdefault("long_name", str(name))  # CF section 3.2: one of the two
+            variable.attrs.setdefault("long_name", old)  # CF section 3.2: one of the two
         if mapping is not None:
             variable.encoding["grid_mapping"] = mapping
+    ds = storable(ds)
+    for variable in ds.data_vars.values():
         variable.encoding["_FillValue"] = np.float32(np.nan)
     for name in ds.coords:
         # CF section 2.5.1: a coordinate variable has no missing values.

@@ -20,7 +20,7 @@ from sa_nowcast.errors import ModelError
 from sa_nowcast.frames import Frames
 from sa_nowcast.models import build
 from sa_nowcast.nowcaster import Nowcaster
-from sa_nowcast.scaling import Scaling
+from sa_nowcast.scaling import Scaling, are_counts
 from sa_nowcast.terms import Terms
 
 if TYPE_CHECKING:
@@ -51,9 +51,13 @@ class DefaultNowcaster(Nowcaster):
     ----------
     shipped : Nowcaster
         The model as it ships, whose terms say no more than the history it needs and the lead times it has seen.
+    counted : tuple of bool
+        Which channels are counts where their history holds nothing else (`sa_nowcast.frames.Channel.counts`): then
+        their forecast is at least 0.
     """
 
     shipped: Nowcaster = field(kw_only=True)
+    counted: tuple[bool, ...] = field(default=(), kw_only=True)
 
     def for_data(
         self,
@@ -77,6 +81,7 @@ class DefaultNowcaster(Nowcaster):
             network=_of_channels(len(frames.channels)),
             scaling=Scaling.bounds_alone(frames.channels),
             terms=Terms.of(frames, self.terms.history, self.terms.steps),
+            counted=tuple(c.counts for c in frames.channels),
         )
 
     @functools.cached_property
@@ -95,6 +100,16 @@ class DefaultNowcaster(Nowcaster):
     def __repr__(self) -> str:
         history, steps = self.terms.history, self.terms.steps
         return f"<DefaultNowcaster {self.network.config.name}: any field, {history} -> {steps} frames>"
+
+    def _predict(
+        self, values: npt.NDArray[np.float32], steps: int, device: torch.device, tile: int | None = None
+    ) -> npt.NDArray[np.float32]:
+        forecast = super()._predict(values, steps, device, tile)
+        for channel in np.flatnonzero(self.counted):
+            for sample, history in enumerate(values[:, :, channel]):
+                if are_counts(history[np.isfinite(history)]):
+                    np.maximum(forecast[sample, :, channel], 0, out=forecast[sample, :, channel])
+        return forecast
 
     def _run(self, values: npt.NDArray[np.float32], steps: int, device: torch.device) -> npt.NDArray[np.float32]:
         return super()._run(unseen_filled(values), steps, device)

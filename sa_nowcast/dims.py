@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Iterable, Mapping
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
 from sa_nowcast.errors import DataError
+from sa_nowcast.units import canonical_units as canonical_units
+from sa_nowcast.units import is_count as is_count
+from sa_nowcast.units import is_rain as is_rain
 
 TIME: Final = "time"
 LEAD_TIME: Final = "lead_time"
@@ -315,57 +318,6 @@ def same_axis(one: npt.ArrayLike, other: npt.ArrayLike) -> bool:
     # is where a grid is another one all the same.
     tolerance = max(1e-3 * step, min(largest * float(np.finfo(np.float32).eps), 0.1 * step))
     return bool(((np.abs(a - b) < tolerance) | (a == b) | (np.isnan(a) & np.isnan(b))).all())
-
-
-_UNIT_ALIASES: Final = {
-    "hr": "h", "hrs": "h", "hour": "h", "hours": "h", "sec": "s", "second": "s", "seconds": "s", "minute": "min",
-    "minutes": "min", "meter": "m", "metre": "m", "meters": "m", "metres": "m", "kelvin": "K", "dbz": "dBZ",
-    "millimeter": "mm", "millimetre": "mm", "millimeters": "mm", "millimetres": "mm", "degc": "degC", "°c": "degC",
-    "celsius": "degC", "degrees_celsius": "degC", "percent": "%", "dimensionless": "1", "": "1",
-    **dict.fromkeys(_UNITS["y"], "degrees_north"), **dict.fromkeys(_UNITS["x"], "degrees_east"),
-}  # fmt: skip
-
-
-_NUMBER: Final = re.compile(r"(\d+\.?\d*(?:[eE][+-]?\d+)?)(?:\^([+-]?\d))?")
-_NAMED: Final = re.compile(r"(.*?[^\d^+-])\^?([+-]?\d+)?")
-
-
-def canonical_units(units: str | None) -> str | None:
-    """Return one spelling for the units that CF, pysteps and people spell differently.
-
-    ``mm/h``, ``mm h^-1``, ``mm hr**-1`` and ``mm h-1`` all become ``mm h-1``. This compares units; it converts none.
-    """
-    if units is None:
-        return None
-    text = units.strip().replace("**", "^").replace("·", " ").replace("*", " ")
-    text = re.sub(r"\.(?!\d)|(?<!\d)\.", " ", text)  # a point between names multiplies; within a number it stays
-    numerator, *denominators = text.split("/")
-    number = 1.0
-    factors: dict[str, int] = {}
-    for sign, part in [(1, numerator), *((-1, d) for d in denominators)]:
-        for token in part.split():
-            if (match := _NUMBER.fullmatch(token)) and 1e-30 < (value := float(match[1])) < 1e30:
-                number *= value ** (sign * int(match[2] or 1))
-                continue
-            match = _NAMED.fullmatch(token)
-            name, power = (match[1], int(match[2] or 1)) if match else (token, 1)
-            name = _UNIT_ALIASES.get(name, _UNIT_ALIASES.get(name.lower(), name))
-            if name != "1":
-                factors[name] = factors.get(name, 0) + sign * power
-    shown = [n if p == 1 else f"{n}{p}" for n, p in sorted(factors.items(), key=lambda f: (f[1] < 0, f[0])) if p]
-    return " ".join([*([f"{number:g}"] if number != 1 else []), *shown]) or "1"
-
-
-_RAIN_RATE_UNITS: Final = frozenset({"mm h-1", "kg m-2 s-1", "mm min-1", "mm s-1", "kg m-2 h-1"})
-_RAIN_NAMES: Final = frozenset(
-    {"rainfall_rate", "precipitation_flux", "lwe_precipitation_rate", "rainfall_flux", "stratiform_rainfall_rate",
-     "precipitation_amount", "lwe_thickness_of_precipitation_amount", "rainfall_amount", "thickness_of_rainfall_amount"}
-)  # fmt: skip
-
-
-def is_rain(attrs: Mapping[Hashable, Any]) -> bool:
-    """Say whether the attributes describe rain as a rate or an amount (not reflectivity)."""
-    return attrs.get("standard_name") in _RAIN_NAMES or canonical_units(attrs.get("units")) in _RAIN_RATE_UNITS
 
 
 def _label(obj: xr.DataArray | xr.Dataset) -> str:

@@ -11,7 +11,7 @@ import functools
 import itertools
 import logging
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -20,23 +20,51 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from sa_nowcast import dims
+from sa_nowcast import attributes, dims
+from sa_nowcast.bounds import KEYS as BOUNDS
+from sa_nowcast.bounds import physical_bounds, signed_as
 from sa_nowcast.errors import DataError
 from sa_nowcast.times import Gaps, Times, nearest, read_times, regular_segments, show_time, stored_rounding, times_name
 
 _LOG = logging.getLogger("sa_nowcast")
 # Of the usual spacing: what is farther apart is no neighbour. Stretched grids have uneven spacings throughout.
 LARGEST_JUMP = 10.0
-_PACKING = ("scale_factor", "add_offset", "_FillValue", "missing_value")
+_PACKING = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
+
+LARGEST = 1e20
+"""Values from here on, of either sign, are fill values that nobody declared, or overflow in a network."""
+# What netCDF fills 32- and 64-bit integers with, and what NaN becomes in them, as float32 holds these.
+_INTEGER_FILLS = np.array([-(2**31), 2**32, -(2**63), 2**64], dtype=np.float32)
+# Below zero and no whole number, and all the same common for "missing".
+_ODD_FILLS = np.array([-99.9, -999.9, -9999.9, -99.99, -999.99, -9999.99], dtype=np.float32)
 
 
 @dataclass(frozen=True)
 class Channel:
-    """One channel of the sequence: its name, units (None where the input gave none) and CF attributes."""
+    """One channel of the sequence.
+
+    Attributes
+    ----------
+    name : str
+    units : str or None
+        None where the input gave none.
+    attrs : mapping
+        CF attributes; ``valid_min`` and ``valid_max`` in physical units.
+    counts : bool
+        Whether its values, where all are whole and none is below 0, are counts: it is not packed, and has no units or
+        those of a number.
+    """
 
     name: str
     units: str | None
     attrs: Mapping[Hashable, Any]
+    counts: bool = False
+
+    @property
+    def non_negative(self) -> bool:
+        """Whether a value below 0 can mean nothing but missing, by its attributes: rain, and what is called a count."""
+        named = bool(self.attrs.get("standard_name")) or dims.canonical_units(self.units) not in (None, "1")
+        return dims.is_rain(self.attrs) or (self.counts and named)
 
 
 @dataclass(frozen=True)
@@ -140,6 +168,7 @@ class Frames:
             Dimensions that cannot be told, no frames, duplicated, unsorted or irregular times, calendars and time
             zones that numpy cannot hold, text instead of numbers, or variables on different grids.
         """
+        obj = attributes.normalised(obj) if isinstance(obj, xr.DataArray | xr.Dataset) else obj
         obj = dims.with_positions(obj) if isinstance(obj, xr.Dataset) else obj
         arrays, found_dims, channel_dim = _select(obj, variables, time, y, x, channel)
         t_dim, y_dim, x_dim = found_dims
@@ -200,7 +229,8 @@ class Frames:
         Raises
         ------
         DataError
-            An infinite value (variable and time are named), or a chunk that storage cannot give.
+            A value that is infinite, or a fill value that is not declared (variable and time are named); a chunk that
+            storage cannot give.
         """
         if self.loaded is not None:
             return np.ascontiguousarray(self.loaded[start:stop, :, rows, columns])
@@ -214,11 +244,9 @@ class Frames:
             parts.append(values[:, None] if self._stacked else values)
         stacked = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
         stacked = stacked[:, :, :: -1 if self._flip_y else 1, :: -1 if self._flip_x else 1]
-        infinite = np.isinf(stacked)
-        if infinite.any():
-            t, c = np.argwhere(infinite)[0][:2]
-            raise infinite_values(self.channels[c].name, self.label(start + int(t)), int(infinite.sum()))
-        return np.ascontiguousarray(stacked)
+        stacked = np.ascontiguousarray(stacked)
+        require_usable(stacked, self.channels, lambda t: self.label(start + t), self._whole)
+        return stacked
 
     def load(self) -> Frames:
         """Return the same sequence with all values in memory (`nbytes` of them)."""
@@ -249,6 +277,10 @@ class Frames:
         arrays = tuple(a.isel({self.time_dim: slice(start, stop)}) for a in self.arrays)
         loaded = None if self.loaded is None else self.loaded[start:stop]
         return replace(self, arrays=arrays, times=self.times[start:stop], segments=tuple(cut), loaded=loaded)
+
+    @cached_property
+    def _whole(self) -> bool:
+        return any(a.dtype.kind in "iu" for a in self.arrays)
 
     @cached_property
     def _flip_y(self) -> bool:
@@ -286,6 +318,64 @@ class Frames:
             ) from error
 
 
+def require_usable(
+    values: npt.NDArray[np.float32], channels: Sequence[Channel], label: Callable[[int], str], whole: bool = False
+) -> None:
+    """Refuse values that are infinite, and fill values that nobody declared; NaN is missing, and passes.
+
+    Parameters
+    ----------
+    values : ndarray, (time, channel, row, column)
+    channels : sequence of Channel
+    label : callable
+        The time of a position, as errors print it.
+    whole : bool
+        Whether some are stored as integers without packing.
+
+    Raises
+    ------
+    DataError
+        Infinite values; values of at least 1e20; what netCDF fills integers with; and, of rain and counts, a least
+        value of -1 or below that is whole and occurs at least twice. Variable, time and value are named.
+    """
+    low, high = np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None)
+    limit = 2.0**31 if whole else LARGEST
+    below = low <= -1 and any(c.non_negative for c in channels)
+    if not (low <= -limit or high >= limit or below):  # also where all are NaN
+        return
+    for c, channel in enumerate(channels):
+        part = values[:, c]
+        infinite = np.isinf(part)
+        if infinite.any():
+            raise infinite_values(channel.name, _first(infinite, label), int(infinite.sum()))
+        fills = np.abs(part) >= LARGEST
+        if whole:
+            fills |= np.isin(part, _INTEGER_FILLS)
+        if fills.any():
+            value, count = float(part[fills][0]), int(fills.sum())
+            # The least integer has no absolute value in its own type.
+            condition = "abs(ds) < 1e20" if abs(value) >= LARGEST else "ds > -2e9" if value < 0 else "ds < 4e9"
+            raise fill_values(channel.name, _first(fills, label), value, count, condition)
+        if below and channel.non_negative and (least := np.fmin.reduce(part, axis=None)) <= -1:
+            fills = part == least
+            if fills.sum() > 1 and (least == np.round(least) or least in _ODD_FILLS):
+                raise fill_values(channel.name, _first(fills, label), float(least), int(fills.sum()), "ds >= 0")
+
+
+def _first(found: npt.NDArray[np.bool_], label: Callable[[int], str]) -> str:
+    return label(int(np.argwhere(found)[0][0]))
+
+
+def fill_values(name: str, time: str, value: float, count: int, condition: str) -> DataError:
+    """Return the error about values that mean missing and do not say so."""
+    return DataError(
+        f"{name}, {time}",
+        f"{count} values such as {value:.6g}, which mean missing and are not declared as fill value",
+        expected="NaN where missing, or a _FillValue attribute in the file",
+        fix=f"ds.where({condition}) turns them into missing values",
+    )
+
+
 def infinite_values(name: str, time: str, count: int) -> DataError:
     """Return the error about infinite values."""
     return DataError(
@@ -315,7 +405,8 @@ def _select(
         chosen = [obj]
     else:
         (t_dim, y_dim, x_dim), names = _variables(obj, variables, {"time": time, "y": y, "x": x})
-        chosen = [obj[n] for n in names]
+        keys = {str(n): n for n in obj.data_vars}  # names need not be text
+        chosen = [obj[keys[n]] for n in names]
     if len({t_dim, y_dim, x_dim}) < 3:
         raise DataError("data", f"time={t_dim!r}, y={y_dim!r}, x={x_dim!r}", expected="three different dimensions")
     chosen = [_decoded(a) for a in chosen]
@@ -349,14 +440,14 @@ def _variables(
 ) -> tuple[dims.Roles, list[str]]:
     """Return the dimensions of time, y and x, looked for on the chosen variables alone, and the variables."""
     if wanted is not None:
-        unknown = [n for n in wanted if n not in ds.data_vars]
+        unknown = [n for n in wanted if n not in map(str, ds.data_vars)]
         if unknown:
             known = ", ".join(n for names in dims.grids(ds, told).values() for n in names)
             raise DataError("data", f"no variable {unknown[0]!r}", expected=f"one of {known or 'none'}")
         if not wanted:
             known = ", ".join(n for names in dims.grids(ds, told).values() for n in names)
             raise DataError("data", "an empty list of variables", expected=f"some of {known}")
-        ds = ds[list(wanted)]
+        ds = ds[[n for n in ds.data_vars if str(n) in wanted]]
     found = dims.grids(ds, told)
     gridded = [n for names in found.values() for n in names]
     wrong = next((n for n in wanted or () if n not in gridded), None)
@@ -396,12 +487,33 @@ def _some(names: Sequence[str]) -> str:
 
 def _decoded(array: xr.DataArray) -> xr.DataArray:
     """Unpack what was opened with ``mask_and_scale=False``, so that packed values are never taken for physical ones."""
-    if not any(k in array.attrs for k in _PACKING):
+    keys = _PACKING if array.dtype.kind in "iu" else _PACKING[:-1]
+    if not any(k in array.attrs for k in keys):
         return array
+    variable = array.variable
+    if array.dtype.kind in "iu" and any(k in array.attrs for k in BOUNDS):
+        variable = variable.copy(deep=False)
+        variable.attrs = {k: _typed(v, array.dtype) if k in BOUNDS else v for k, v in array.attrs.items()}
     # Alone: xarray cannot decode beside times with a time zone, which `read_times` refuses by name.
-    bare = xr.Dataset({"packed": array.variable})
-    decoded = xr.decode_cf(bare, decode_times=False, decode_coords=False)["packed"]
+    bare = xr.Dataset({"packed": variable})
+    try:
+        decoded = xr.decode_cf(bare, decode_times=False, decode_coords=False)["packed"]
+    except (TypeError, ValueError) as error:
+        shown = ", ".join(f"{k}={array.attrs[k]!r:.40}" for k in _PACKING if k in array.attrs)
+        raise DataError(
+            str(array.name or "data"), f"cannot be unpacked by {shown} ({error})", fix="correct or remove the attribute"
+        ) from error
     return decoded.assign_coords(array.coords).rename(array.name)
+
+
+def _typed(bounds: Any, dtype: np.dtype[Any]) -> Any:
+    """Give whole numbers without a type, as JSON and people write them beside packed values, that of the values."""
+    if isinstance(bounds, list | tuple):
+        return [_typed(b, dtype) for b in bounds]
+    if isinstance(bounds, int) and not isinstance(bounds, bool):
+        same = signed_as(bounds, dtype)
+        return bounds if same is None else dtype.type(same)
+    return bounds
 
 
 def _grid(array: xr.DataArray, y: Hashable, x: Hashable, name: str, mapping: xr.DataArray | None) -> Grid:
@@ -510,31 +622,22 @@ def _projection(mapping: xr.DataArray | None) -> dict[str, str]:
 
 def _channels(arrays: tuple[xr.DataArray, ...], channel_dim: Hashable | None) -> tuple[Channel, ...]:
     if len(arrays) > 1 or channel_dim is None:
-        return tuple(Channel(str(a.name or "data"), _units(a.attrs), _physical_attrs(a)) for a in arrays)
+        return tuple(_channel(str(a.name or "data"), a) for a in arrays)
     array = arrays[0]
     labels = array.coords[channel_dim].values if channel_dim in array.coords else range(array.sizes[channel_dim])
     per_channel = array.coords.get(dims.UNITS)
-    per = per_channel.values if per_channel is not None and per_channel.dims == (channel_dim,) else None
-    shared, attrs = _units(array.attrs), _physical_attrs(array)
-    return tuple(Channel(str(label), shared if per is None else str(per[i]), attrs) for i, label in enumerate(labels))
+    if per_channel is None or per_channel.dims != (channel_dim,):
+        shared = _channel("", array)
+        return tuple(replace(shared, name=str(label)) for label in labels)
+    each = [attributes.text(units) for units in per_channel.values.tolist()]
+    return tuple(_channel(str(label), array, {"units": u}) for label, u in zip(labels, each, strict=True))
 
 
-def _physical_attrs(array: xr.DataArray) -> dict[Hashable, Any]:
-    """Return the attributes with valid bounds in physical units: CF gives them in packed ones (section 2.5.1)."""
-    attrs = dict(array.attrs)
-    factor, offset = (array.encoding.get(k) for k in ("scale_factor", "add_offset"))
-    if factor is not None or offset is not None:
-        for key in ("valid_min", "valid_max", "valid_range"):
-            if key in attrs:
-                attrs[key] = np.asarray(attrs[key]) * (1 if factor is None else factor) + (
-                    0 if offset is None else offset
-                )
-    return attrs
-
-
-def _units(attrs: Mapping[Hashable, Any]) -> str | None:
-    units = attrs.get("units")
-    return None if units is None else str(units)
+def _channel(name: str, array: xr.DataArray, more: Mapping[Hashable, Any] | None = None) -> Channel:
+    attrs = physical_bounds(array.attrs, array.encoding, array.dtype) | dict(more or {})
+    packed = any(array.encoding.get(k) is not None for k in ("scale_factor", "add_offset"))
+    units = attributes.text(attrs.get("units"))
+    return Channel(name, units, attrs, counts=not packed and array.dtype.kind in "fiu" and dims.is_count(attrs))
 
 
 def _kept_coords(obj: xr.DataArray | xr.Dataset, array: xr.DataArray, time: Hashable) -> dict[Hashable, xr.DataArray]:

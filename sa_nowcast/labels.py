@@ -11,6 +11,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from sa_nowcast import dims
+from sa_nowcast.attributes import text
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.frames import Frames
 from sa_nowcast.times import read_leads, read_time, show_step, show_time, stored_as, valid_times
@@ -46,7 +47,7 @@ def labelled(frames: Frames, last: int, values: npt.NDArray[np.float32], provena
         field, out_dims = field.swapaxes(0, 1), (dims.VARIABLE, dims.LEAD_TIME, grid.y, grid.x)
         coords[dims.VARIABLE] = [c.name for c in frames.channels]
         for key in dims.PER_VARIABLE:
-            texts = [str(c.attrs.get(key, "")) for c in frames.channels]
+            texts = [text(c.attrs.get(key)) or "" for c in frames.channels]
             if any(texts) or key == dims.UNITS:
                 coords[key] = (dims.VARIABLE, texts, {"long_name": f"{key} of the variable"})
     else:

@@ -352,11 +352,13 @@ class Nowcaster:
         values = frames.read(last - history + 1, last + 1)
         missing = np.flatnonzero(~np.isfinite(values).any(axis=(1, 2, 3)))
         if len(missing):
+            zero = any(_is_zero(a.encoding.get("_FillValue")) for a in frames.arrays)
             raise DataError(
                 f"{frames.name}, {frames.label(last - history + 1 + int(missing[0]))}",
-                "every value is missing",
+                "every value is missing" + (" (the fill value is 0, which xarray takes for missing)" if zero else ""),
                 expected="some valid values in each frame of the history",
-                fix="choose another init_time",
+                fix="choose another init_time"
+                + (", or open with sa_nowcast.sources.open_source(path), which keeps 0" if zero else ""),
             )
         return values
 
@@ -382,6 +384,14 @@ class Nowcaster:
             z = self.network(x, steps=steps)
             physical = self.scaling.to_physical(z, torch)
         result: npt.NDArray[np.float32] = physical.float().cpu().numpy()
+        # One sum meets every NaN and infinite value there is.
+        if not np.isfinite(result.sum(dtype=np.float64)):
+            raise ModelError(
+                ", ".join(name for name, _ in self.terms.channels),
+                "the network gives values that are no finite numbers",
+                expected="finite values",
+                fix="check the units and the largest values of the data, or train the model again",
+            )
         return result
 
     def provenance_attrs(self, steps: int) -> dict[str, Any]:
@@ -396,6 +406,10 @@ class Nowcaster:
         if steps > self.terms.steps:
             attrs["sa_nowcast_steps_beyond_training"] = steps - self.terms.steps
         return attrs
+
+
+def _is_zero(fill: Any) -> bool:
+    return fill is not None and np.ndim(fill) == 0 and bool(fill == 0)
 
 
 def _histories(frames: Frames, positions: npt.NDArray[np.int64], history: int) -> npt.NDArray[np.float32]:

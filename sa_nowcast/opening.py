@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 import xarray as xr
 
 from sa_nowcast import bundle, dims
+from sa_nowcast.attributes import normalised, text
 from sa_nowcast.conversion import COMPLETE, open_zarr
 from sa_nowcast.errors import DataError, StorageError
 from sa_nowcast.frames import grid_mapping_name
@@ -81,7 +82,7 @@ def open_data(
     """
     if source.startswith(SAMPLE_PREFIX):
         return chosen(open_sample(source.removeprefix(SAMPLE_PREFIX)), variables)
-    return chain(chosen(open_source(source, engine=engine, time=time, **dict(options or {})), variables))
+    return chain(chosen(normalised(open_source(source, engine=engine, time=time, **dict(options or {}))), variables))
 
 
 def chosen(ds: xr.Dataset, variables: Sequence[str] | None) -> xr.Dataset:
@@ -157,7 +158,7 @@ def open_forecast(source: str) -> xr.DataArray:
     if not path.exists():
         remedy = nearest_to(path) or "make one with sa-nowcast forecast or sa-nowcast hindcast"
         raise DataError(source, "no such file or folder", expected="a forecast or an archive", fix=remedy)
-    ds = _opened(path)
+    ds = normalised(_opened(path))
     names = sorted(str(n) for n, v in ds.data_vars.items() if dims.LEAD_TIME in v.dims)
     if not names:
         raise DataError(
@@ -173,7 +174,7 @@ def open_forecast(source: str) -> xr.DataArray:
     if different:
         raise DataError(source, f"{different[0]} has other dimensions than {names[0]}", expected="the same ones")
     several: xr.DataArray = ds[names].to_dataarray(dims.VARIABLE)
-    texts = {key: [str(ds[n].attrs.get(key, "")) for n in names] for key in dims.PER_VARIABLE}
+    texts = {key: [text(ds[n].attrs.get(key)) or "" for n in names] for key in dims.PER_VARIABLE}
     labels = {key: (dims.VARIABLE, own) for key, own in texts.items() if any(own) or key == dims.UNITS}
     order = [*(d for d in first.dims if d in (dims.REALIZATION, dims.INIT_TIME)), dims.VARIABLE]
     several = several.transpose(*order, ...).assign_coords(labels)

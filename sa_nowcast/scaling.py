@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sa_nowcast import dims
+from sa_nowcast.bounds import KEYS, read_bounds
 from sa_nowcast.errors import DataError, ModelError, RecipeError
 from sa_nowcast.frames import Channel
 
@@ -131,6 +132,7 @@ class Scaling:
         bare = [ChannelScaling(k, c.units, 0.0, 1.0) for k, c in zip(kinds, channels, strict=True)]
         moments = [_Moments() for _ in channels]
         extremes = [(math.inf, -math.inf)] * len(channels)
+        counted = [c.counts for c in channels]
         for part in parts:
             for i, (scaling, moment) in enumerate(zip(bare, moments, strict=True)):
                 values = part[:, i]
@@ -138,6 +140,7 @@ class Scaling:
                 if values.size:
                     low, high = extremes[i]
                     extremes[i] = min(low, float(values.min())), max(high, float(values.max()))
+                    counted[i] = counted[i] and are_counts(values)
                 moment.add(scaling.transform(values))
         for scaling, channel, (low, high) in zip(bare, channels, extremes, strict=True):
             if scaling.kind in ("log1p", "db") and low < -NEGATIVE_TOLERANCE * abs(high):
@@ -147,9 +150,7 @@ class Scaling:
                     expected=f"none under scaling {scaling.kind}",
                     fix="use scaling='standard', or ds.where(ds >= 0) if they mean missing",
                 )
-        fitted = [
-            _fitted(scaling, moment, channel) for scaling, moment, channel in zip(bare, moments, channels, strict=True)
-        ]
+        fitted = [_fitted(*each) for each in zip(bare, moments, channels, counted, strict=True)]
         return cls(tuple(fitted))
 
     @classmethod
@@ -157,7 +158,7 @@ class Scaling:
         """Return the scaling that leaves values as they are, and keeps what comes back within physical bounds.
 
         The bounds are those of the CF attributes ``valid_min``, ``valid_max`` and ``valid_range``; rain rates and
-        amounts are at least 0.
+        amounts are at least 0, and so is what is stored as whole numbers without sign.
 
         Raises
         ------
@@ -166,7 +167,7 @@ class Scaling:
         """
         each = []
         for channel in channels:
-            lower, upper = _bounds(channel)
+            lower, upper = bounds_of(channel)
             if dims.is_rain(channel.attrs):
                 lower = max(lower or 0.0, 0.0)
             each.append(ChannelScaling("affine", channel.units, 0.0, 1.0, lower, upper))
@@ -239,7 +240,12 @@ def _kind_for(channel: Channel) -> Kind:
     return "log1p" if dims.is_rain(channel.attrs) else "standard"
 
 
-def _fitted(bare: ChannelScaling, moments: _Moments, channel: Channel) -> ChannelScaling:
+def are_counts(values: npt.NDArray[Any]) -> bool:
+    """Say whether all values, of which none is NaN, are whole and none is below 0."""
+    return bool((values >= 0).all() and (values == np.rint(values)).all())
+
+
+def _fitted(bare: ChannelScaling, moments: _Moments, channel: Channel, counts: bool) -> ChannelScaling:
     if moments.count == 0:
         raise DataError(channel.name, "no valid value in the training period", fix="choose another period or variable")
     if moments.high - moments.low <= 0:
@@ -249,8 +255,8 @@ def _fitted(bare: ChannelScaling, moments: _Moments, channel: Channel) -> Channe
             expected="values that vary",
             fix="choose a period in which something happens",
         )
-    lower, upper = _bounds(channel)
-    if bare.kind in ("log1p", "db"):
+    lower, upper = bounds_of(channel)
+    if counts or bare.kind in ("log1p", "db"):
         lower = max(lower or 0.0, 0.0)
     # Dry pixels stay at exactly 0 for the network: they are most of a rain field, and padding and filling are 0 too.
     if bare.kind in ("log1p", "db"):
@@ -261,24 +267,23 @@ def _fitted(bare: ChannelScaling, moments: _Moments, channel: Channel) -> Channe
     return ChannelScaling(bare.kind, bare.units, offset, scale, lower, upper, bare.threshold)
 
 
-def _bounds(channel: Channel) -> tuple[float | None, float | None]:
-    """Physical bounds by the CF attributes ``valid_min``, ``valid_max`` and ``valid_range`` (CF section 2.5.1)."""
-    attrs = channel.attrs
-    low, high = attrs.get("valid_min"), attrs.get("valid_max")
-    if "valid_range" in attrs:
-        pair = np.asarray(attrs["valid_range"]).ravel()
-        low, high = pair if pair.size == 2 else (math.nan, math.nan)
-    try:
-        lower, upper = -math.inf if low is None else float(low), math.inf if high is None else float(high)
-    except (TypeError, ValueError):
-        lower = upper = math.nan
-    if not lower <= upper:
-        key = "valid_range" if "valid_range" in attrs else "valid_min, valid_max"
-        shown = attrs.get("valid_range", (low, high))
+def bounds_of(channel: Channel) -> tuple[float | None, float | None]:
+    """Return the physical bounds by the CF attributes ``valid_min``, ``valid_max`` and ``valid_range``.
+
+    Raises
+    ------
+    DataError
+        An attribute that is no bound.
+    """
+    bounds = read_bounds(channel.attrs)
+    if bounds is None:
+        wrong = {key: channel.attrs[key] for key in KEYS if key in channel.attrs}
+        key = "valid_range" if "valid_range" in wrong else "valid_min, valid_max"
+        shown = ", ".join(repr(v) for k, v in wrong.items() if (k == "valid_range") == (key == "valid_range"))
         raise DataError(
             channel.name,
-            f"{key} is {shown!r:.60}",
+            f"{key} is {shown:.60}",
             expected="two numbers, the smaller first",
             fix="correct or remove the attribute",
         )
-    return (lower if math.isfinite(lower) else None), (upper if math.isfinite(upper) else None)
+    return bounds

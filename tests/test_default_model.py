@@ -11,13 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from sequences import georeferenced, rain, traffic, weather
+from sequences import NETWORK, OPTIONS, georeferenced, rain, traffic, weather
 
 import sa_nowcast
 from sa_nowcast import default_model as room
 from sa_nowcast.bundle import MODEL, WEIGHTS
 from sa_nowcast.errors import DataError
+from sa_nowcast.frames import Frames
 from sa_nowcast.nowcaster import Nowcaster
+from sa_nowcast.scaling import are_counts
 
 
 def field(values: np.ndarray, step: str = "10min", units: str | None = "K") -> xr.DataArray:
@@ -118,6 +120,53 @@ def test_rain_is_never_negative_and_bounds_that_the_data_state_are_kept() -> Non
     bounded = field(np.linspace(0.9, 0.99, 8)[:, None, None] + 0.001 * rain(8, 40, 40).values, units="1")
     bounded.attrs |= {"valid_min": 0.0, "valid_max": 1.0}
     assert float(bounded.sa_nowcast.forecast(steps=12).max()) <= 1
+
+
+def _counts(dtype: str, **attrs: object) -> xr.DataArray:
+    """Return counts of a crowd that moves and swells, of which a forecast in other units is below 0."""
+    t, y, x = np.ogrid[:20, :24, :20]
+    mean = 5 + 300 * np.exp(-(((x - 6 - t % 12) / 3.0) ** 2) - ((y - 12) / 4.0) ** 2) * (1 + np.cos(t))
+    values = np.random.default_rng(0).poisson(mean).astype(dtype)
+    return rain(20).copy(data=values).assign_attrs(units=None, standard_name=None).assign_attrs(attrs)
+
+
+@pytest.mark.parametrize("dtype", ["u2", "i2", "i4", "i8", "f4", "f8"])
+@pytest.mark.parametrize("attrs", [{}, {"units": "1"}, {"units": "vehicles/30min"}, {"units": "count"}])
+def test_counts_are_never_negative(dtype: str, attrs: dict[str, str]) -> None:
+    data = _counts(dtype, **attrs)
+    times = data.time.values[[8, 10, 12]]
+    other = data.astype("f4").assign_attrs(units="K")
+    assert float(other.sa_nowcast.forecast(steps=6, init_time=times[1]).min()) < 0
+    assert float(data.sa_nowcast.forecast(steps=6, init_time=times[1]).min()) == 0
+    assert float(data.sa_nowcast.hindcast(6, init_times=times).min()) == 0
+    model = data.sa_nowcast.fit(history=4, steps=2, network=NETWORK, **OPTIONS)
+    assert model.scaling.channels[0].lower == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (_counts("i2", units="degC"), "units of something else"),
+        (_counts("f4", standard_name="air_temperature_anomaly"), "a name of something else"),
+        (_counts("i4") - 3, "negative values in the history"),
+        (_counts("f4") + 0.5, "no whole numbers"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_may_be_negative_is_not_cut_at_zero(data: xr.DataArray, why: str) -> None:
+    channel = Frames.from_xarray(data).channels[0]
+    history = data.values[-8:]
+    assert not (channel.counts and are_counts(history)), why
+    model = data.sa_nowcast.fit(history=4, steps=2, network=NETWORK, **OPTIONS)
+    assert model.scaling.channels[0].lower is None
+
+
+def test_packed_temperature_below_zero_stays_below_zero(tmp_path: Path) -> None:
+    data = (rain(12) - 4).assign_attrs(units="degC", standard_name="air_temperature")
+    packing = {"dtype": "u2", "scale_factor": 0.01, "add_offset": -100.0, "_FillValue": 65535}
+    data.to_dataset(name="t").to_netcdf(tmp_path / "t.nc", encoding={"t": packing})
+    with xr.open_dataset(tmp_path / "t.nc") as ds:
+        assert float(ds.sa_nowcast.forecast(steps=2).min()) < -3.5
 
 
 def test_a_hindcast_takes_it_and_gives_what_forecasts_give(tmp_path: Path) -> None:

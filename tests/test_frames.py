@@ -351,6 +351,56 @@ def test_infinite_values_are_named_by_variable_and_time(value: float) -> None:
         frames.read(2, 6)
 
 
+# FESOM/fesom2#799: what netCDF, GRIB, Ferret and GDAL fill with, and what NaN becomes in integers.
+FILLS: list[tuple[float, str, str]] = [
+    (9.969209968386869e36, "f4", "K"), (9.969209968386869e36, "f8", "K"), (1e20, "f4", "K"), (-1e34, "f4", "degC"),
+    (9.999e20, "f4", "mm h-1"), (-3.4028234663852886e38, "f4", "K"), (1e30, "f8", "dBZ"), (-2147483647, "i4", "K"),
+    (-(2**31), "i4", "K"), (-(2**63), "i8", "K"), (-9223372036854775806, "i8", "K"), (2**32 - 1, "u4", "K"),
+    (-9999, "f4", "mm h-1"), (-9999, "i2", "mm h-1"), (-999.9, "f4", "mm/5min"), (-3, "f4", "mm h-1"),
+    (-1, "i4", "counts"), (-32768, "i2", "vehicles"), (-99, "f8", "kg m-2 s-1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("value", "dtype", "units"), FILLS)
+def test_fill_values_that_nobody_declared_are_named_and_the_remedy_works(value: float, dtype: str, units: str) -> None:
+    da = rain(6).astype(dtype).assign_attrs(units=units, standard_name=None)
+    da.values[3, 5, 6:8] = value
+    frames = Frames.from_xarray(da)
+    frames.read(0, 3)
+    with pytest.raises(DataError, match=r"rain, 2020-06-01T00:15: 2 values such as .*not declared") as refused:
+        frames.read(2, 6)
+    assert refused.value.fix is not None
+    mended = eval(refused.value.fix.split(" turns")[0], {"ds": da})
+    values = read(mended)
+    assert np.isnan(values[3, 0, 5, 6:8]).all()
+    assert np.isnan(values).sum() == 2
+    # Declared, it is missing as any.
+    declared = da.assign_attrs(da.attrs | {"_FillValue": da.dtype.type(value)})
+    assert np.isnan(read(declared)).sum() == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "units"),
+    [(-9999, "f4", "K"), (1e19, "f4", "K"), (-3, "f4", "degC"), (-9999, "f4", None), (2**31 - 1, "f4", "Pa")],
+)
+def test_values_that_could_be_meant_are_read(value: float, dtype: str, units: str | None) -> None:
+    da = rain(6).astype(dtype).assign_attrs(units=units, standard_name=None)
+    da.values[3, 5, 6:8] = value
+    assert (read(da)[3, 0, 5, 6:8] == np.float32(value)).all()
+
+
+def test_what_interpolation_leaves_below_zero_is_rain_still() -> None:
+    da = rain(6)
+    da.values[3, 5, 6:8] = -1.37, -1.21
+    assert float(read(da).min()) == np.float32(-1.37)
+
+
+def test_names_need_not_be_text() -> None:
+    ds = xr.Dataset({5: rain(6), ("a", 1): rain(6, seed=1)})
+    assert [c.name for c in Frames.from_xarray(ds).channels] == ["('a', 1)", "5"]
+    assert [c.name for c in Frames.from_xarray(ds, variables=["5"]).channels] == ["5"]
+
+
 @pytest.mark.filterwarnings("error")
 def test_values_beyond_float32_are_refused_too() -> None:
     with pytest.raises(DataError, match=r"rain, 2020-06-01T00:00: .*infinite"):

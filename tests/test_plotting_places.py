@@ -422,9 +422,9 @@ def test_several_variables_and_channels_are_chosen_and_wrong_choices_are_one_lin
         plot_frames(rain(), last=0)
     with pytest.raises(RecipeError, match="no frame at 2020-01-01T00:01"):
         plot_frames(rain(), init_time="2020-01-01T00:01")
-    with pytest.raises(DataError, match="no dimension lead_time, expected a forecast"):
+    with pytest.raises(RecipeError, match=r"truth: given beside frames, expected a forecast\. Fix: leave truth= out"):
         rain().sa_nowcast.plot(truth=rain())
-    with pytest.raises(RecipeError, match="truth is given beside frames"):
+    with pytest.raises(RecipeError, match="truth: given beside frames"):
         animate(rain(), tmp_path / "a.gif", rain())
     with pytest.raises(DataError, match="time"):
         plot_frames(rain().isel(time=0))

@@ -232,6 +232,15 @@ def test_an_infinite_value_is_named(tmp_path: Path) -> None:
         list(loader(SequenceDataset(path, 4, 3, **SMALL)))
 
 
+@pytest.mark.parametrize("value", [9.96921e36, 1e20, -1e34])
+def test_a_fill_value_that_nobody_declared_is_named(value: float, tmp_path: Path) -> None:
+    data = holey()
+    data[17, 3, 4] = value
+    path = write(tmp_path / "a.zarr", data)
+    with pytest.raises(DataError, match=r"rain, 2020-06-01T01:25: 1 values such as .*not declared"):
+        list(loader(SequenceDataset(path, 4, 3, **SMALL)))
+
+
 OTHERS: dict[str, tuple[Callable[[], xr.DataArray], str]] = {
     "grid": (lambda: rain(12, 24, 19), "grid: 24 x 19, expected 24 x 20 as in"),
     "step": (lambda: rain(12, step="10min"), "step: 10 min, expected 5 min as in"),

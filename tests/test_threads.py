@@ -150,7 +150,7 @@ def test_cores_beyond_the_threads_are_there_for_others(monkeypatch: pytest.Monke
 
 def test_beside_busy_processes_spinning_ends_and_neither_threads_nor_results_change() -> None:
     code = """
-import subprocess, sys, threading, time
+import sys, threading, time
 import sa_nowcast, torch
 from sa_nowcast import threads
 from sa_nowcast.models import build
@@ -164,17 +164,15 @@ def forecast():
 def crowd():
     return sum(t.name == "sa_nowcast crowd" for t in threading.enumerate())
 first = forecast()
-busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * threads._affinity())]
-try:
-    end = time.monotonic() + 60
-    while not crowd() and time.monotonic() < end:
-        time.sleep(1.1)
-        beside = forecast()
-    # Children are this process's own; it is what runs now that counts after a rest.
-    assert crowd() >= 1, threads._spinning.look
-finally:
-    for process in busy:
-        process.kill()
+print("ready", flush=True)
+sys.stdin.readline()
+end = time.monotonic() + 60
+while True:
+    time.sleep(1.1)
+    beside = forecast()
+    if crowd():
+        break
+    assert time.monotonic() < end, threads._spinning.look
 assert torch.equal(first, beside)
 assert torch.get_num_threads() == 2
 threads._spinning.free()
@@ -183,4 +181,19 @@ while crowd() and time.monotonic() < end:
 assert not crowd()
 print("well")
 """
-    assert child(code, OMP_NUM_THREADS="2") in ("well", "one core")
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=UNSET | {"OMP_NUM_THREADS": "2"}, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        # Not its own children, which would count as its own work.
+        busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 1))]
+        try:
+            rest = first + process.communicate("go\n" if first == "ready\n" else None)[0]
+        finally:
+            for other in busy:
+                other.kill()
+                other.wait()
+    assert process.returncode == 0
+    assert rest.split() in (["ready", "well"], ["one", "core"])

@@ -15,6 +15,7 @@ import xarray as xr
 from zarr.codecs import ZstdCodec
 
 from sa_nowcast import dims
+from sa_nowcast.attributes import held_values, normalised, renamed, safe_names, say_left_out, storable_attrs, unused
 from sa_nowcast.conversion.plan import ConversionPlan, VariablePlan
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.times import most_common_step, show_step, show_time, tolerance, with_times
@@ -60,13 +61,16 @@ def prepare(
     attrs: Mapping[str, Any],
 ) -> Prepared:
     """Check `source` and plan its conversion; see `sa_nowcast.conversion.convert` for the parameters."""
-    ds = source.to_dataset(name=source.name or "data") if isinstance(source, xr.DataArray) else source
-    ds = _chosen(ds, variables).drop_vars(MISSING_TIMES, errors="ignore")
+    ds = _dataset(source) if isinstance(source, xr.DataArray) else source
+    ds = _chosen(normalised(ds), variables).drop_vars(MISSING_TIMES, errors="ignore")
     ds = xr.decode_cf(ds, decode_times=False, decode_coords=False, decode_timedelta=False)  # what was opened packed
     ds = dims.with_positions(ds)
     axis = dims.find_dim(ds, "time", time)
     if axis not in ds.coords or ds[axis].dtype.kind != "m" or dims.times_along(ds.coords.variables, axis):
         ds = with_times(ds, axis, str(target))
+    safe = safe_names([*ds.variables, *ds.dims])
+    axis, y, x, channel = (safe.get(d, d) for d in (axis, y, x, channel))
+    ds = renamed(ds)
     step, missing = _cadence(ds, axis, irregular)
     ds = _ordered(ds, axis, {"y": y, "x": x}, channel)
     gridded = [str(n) for n, v in ds.variables.items() if axis in v.dims and v.ndim >= 3]
@@ -77,9 +81,15 @@ def prepare(
     whole = ds.drop_vars(gridded).load().variables
     kept = {n: whole.get(n, v) for n, v in ds.variables.items()}
     grid_mappings = {str(ds[n].attrs.get("grid_mapping", ds[n].encoding.get("grid_mapping", ""))) for n in gridded}
-    for name, variable in kept.items():
-        kept[name] = _cleaned(variable, str(name), name in gridded)
-    coords = {n for n in ds.coords if n not in grid_mappings}
+    lost: list[str] = []
+    for name, variable in list(kept.items()):
+        held = variable if name in gridded else held_values(variable)
+        if held is None:
+            del kept[name]
+            lost.append(str(name))
+        else:
+            kept[name] = _cleaned(held, str(name), name in gridded, lost)
+    coords = {n for n in ds.coords if n in kept and n not in grid_mappings}
     if len(missing):
         kept[MISSING_TIMES] = _time_variable(missing, {"long_name": "times without a frame"}, MISSING_TIMES)
         coords.add(MISSING_TIMES)
@@ -91,8 +101,11 @@ def prepare(
     stored = xr.Dataset(
         {n: v for n, v in kept.items() if n not in coords},
         {n: v for n, v in kept.items() if n in coords},
-        {**ds.attrs, "Conventions": ds.attrs.get("Conventions", "CF-1.11"), **attrs},
+        storable_attrs(
+            {**ds.attrs, "Conventions": ds.attrs.get("Conventions", "CF-1.11"), **attrs}, "", lost, zarr=True
+        ),
     )
+    say_left_out(lost)
     plans = tuple(
         VariablePlan.choose(
             name,
@@ -115,6 +128,11 @@ def prepare(
     times = stored[axis].values
     plan = ConversionPlan(str(target), plans, times, step, missing, _fingerprint(stored, plans, level))
     return Prepared(stored, plan, encoding)
+
+
+def _dataset(source: xr.DataArray) -> xr.Dataset:
+    name = "data" if source.name is None or not str(source.name).strip() else str(source.name)
+    return source.to_dataset(name=unused(name, {*source.coords, *source.dims}))
 
 
 def _chosen(ds: xr.Dataset, variables: Sequence[str] | None) -> xr.Dataset:
@@ -199,7 +217,7 @@ def _ordered(
     return ds
 
 
-def _cleaned(variable: xr.Variable, name: str, gridded: bool) -> xr.Variable:
+def _cleaned(variable: xr.Variable, name: str, gridded: bool, lost: list[str]) -> xr.Variable:
     """Return the variable with no encoding but its packing, and what belongs to its CF labels."""
     old, attrs = variable.encoding, dict(variable.attrs)
     if variable.dtype.kind == "U":
@@ -219,18 +237,7 @@ def _cleaned(variable: xr.Variable, name: str, gridded: bool) -> xr.Variable:
     if "grid_mapping" in old:
         attrs["grid_mapping"] = old["grid_mapping"]
     attrs.pop("coordinates", None)
-    return xr.Variable(variable.dims, variable._data, {k: _plain(v) for k, v in attrs.items()}, encoding)
-
-
-def _plain(value: Any) -> Any:
-    """Return an attribute as JSON can hold it."""
-    if isinstance(value, np.ndarray):
-        return [_plain(v) for v in value.tolist()]
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
-    return value if isinstance(value, str | int | float | bool | dict | None) else str(value)
+    return xr.Variable(variable.dims, variable._data, storable_attrs(attrs, name, lost, zarr=True), encoding)
 
 
 def _time_variable(times: npt.NDArray[Any], attrs: Mapping[Any, Any], dim: str) -> xr.Variable:
@@ -244,7 +251,7 @@ def _time_variable(times: npt.NDArray[Any], attrs: Mapping[Any, Any], dim: str) 
 
 def _labels(attrs: Mapping[Any, Any]) -> list[tuple[str, str]]:
     # Not repr: numpy's depends on print options that other libraries set.
-    return sorted((str(k), json.dumps(_plain(v))) for k, v in attrs.items())
+    return sorted((k, json.dumps(v)) for k, v in storable_attrs(attrs, "", [], zarr=True).items())
 
 
 def _fingerprint(ds: xr.Dataset, plans: Sequence[VariablePlan], level: int) -> str:

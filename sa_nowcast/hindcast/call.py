@@ -19,6 +19,7 @@ import xarray as xr
 from dask.highlevelgraph import HighLevelGraph
 
 from sa_nowcast import dims
+from sa_nowcast.cf import to_dataset
 from sa_nowcast.conversion import open_zarr
 from sa_nowcast.devices import resolve_device
 from sa_nowcast.errors import ForecastWarning, RecipeError
@@ -248,7 +249,7 @@ def _opened(job: Job, place: Path) -> xr.DataArray:
     # Whole chunks of the store, in arrays of a size that dask handles well.
     stored = open_zarr(place, chunks={dims.INIT_TIME: max(1, min(MOST_PER_SHARD, LARGEST_CHUNK // sizes))})
     several = dims.VARIABLE in job.dims
-    names = [str(n) for n in job.one[dims.VARIABLE].values] if several else [str(job.one.name or "forecast")]
+    names = [str(n) for n in to_dataset(job.one).data_vars]  # as they were written
     array: Any = dask.array  # untyped
     values = [stored[n].data for n in names]
     archive = job.labelled(array.stack(values, axis=job.dims.index(dims.VARIABLE)) if several else values[0])

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from sa_nowcast import attributes
 from sa_nowcast.dims import canonical_units, is_longitude, is_rain, unwrapped
 from sa_nowcast.errors import MissingLibraryError, RecipeError
 from sa_nowcast.installing import install
@@ -138,12 +139,13 @@ class Scale:
 
 def name_and_units(data: xr.DataArray) -> tuple[str, str]:
     """Return the name of `data` for people, and its units; both from the attributes where they are there."""
-    name = str(data.attrs.get("long_name") or data.attrs.get("standard_name") or data.name or "value")
+    given = (attributes.text(data.attrs.get(key)) for key in ("long_name", "standard_name"))
+    name = next(filter(None, given), None) or str(data.name or "value")
     if "variable" in data.coords and not data.coords["variable"].ndim:  # one that was chosen of several
         known = data.coords["long_name"].item() if "long_name" in data.coords else ""
         name = str(known or data.coords["variable"].item())
     units = data.coords["units"].item() if "units" in data.coords and not data.coords["units"].ndim else None
-    return name.replace("_", " "), str(units if units is not None else data.attrs.get("units", ""))
+    return name.replace("_", " "), attributes.text(units if units is not None else data.attrs.get("units")) or ""
 
 
 def with_units(name: str, units: str) -> str:

@@ -36,6 +36,12 @@ class DataRecipe(Block):
     gaps: Literal["refuse", "skip"] = Field(
         "refuse", description="Missing times: refuse, or skip the windows they cut."
     )
+    valid_min: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        description="Least value that a forecast can have, in the data's units, where their attributes give no bounds; "
+        "0 for counts.",
+    )
 
 
 class SplitRecipe(Block):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import itertools
+import json
 import warnings
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -105,8 +108,44 @@ def _open(path: Path, engine: Any, chunks: Mapping[str, int] | None, options: Ma
         if not options and finished(path):
             return open_zarr(path, chunks=chunks)  # which notices more than xarray does
         engine = "zarr"
+    if engine == "zarr" and not {"use_zarr_fill_value_as_mask", "decode_cf"} & set(options):
+        zeros = zeros_by_default(path, options.get("group"))
+        if zeros:
+            return _with_zeros(path, chunks, options, zeros)
     with reading(path, engine if isinstance(engine, str) else "a file of xarray"):
         return xr.open_dataset(path, engine=engine, chunks=chunks, **options)
+
+
+def zeros_by_default(path: Path, group: str | None = None) -> list[str]:
+    """Return the arrays of a Zarr store of format 2 that are filled with 0 and do not say that 0 means missing.
+
+    0 is what Zarr itself fills with. xarray takes the fill value of format 2 for missing all the same, and with it
+    every dry pixel and every count of none.
+    """
+    found = []
+    for file in sorted((path / (group or "")).glob("*/.zarray")):
+        with contextlib.suppress(OSError, ValueError):
+            fill, attrs = json.loads(file.read_text()).get("fill_value"), file.with_name(".zattrs")
+            declared = json.loads(attrs.read_text()) if attrs.is_file() else {}
+            if type(fill) in (int, float) and fill == 0 and not {"_FillValue", "missing_value"} & set(declared):
+                found.append(file.parent.name)
+    return found
+
+
+def _with_zeros(
+    path: Path, chunks: Mapping[str, int] | None, options: Mapping[str, Any], zeros: Sequence[str]
+) -> xr.Dataset:
+    """Open a Zarr store with the values 0 of some arrays kept, and the others as xarray opens them."""
+    decoding = {k: v for k, v in options.items() if k in inspect.signature(xr.decode_cf).parameters}
+    with reading(path, "zarr"):
+        opening = {k: v for k, v in options.items() if k not in decoding}
+        raw = xr.open_dataset(path, engine="zarr", chunks=chunks, decode_cf=False, **opening)
+        for name in zeros:
+            if name in raw.variables:
+                raw[name].attrs.pop("_FillValue", None)
+        decoded = xr.decode_cf(raw, **decoding)
+    decoded.encoding = dict(raw.encoding)
+    return decoded
 
 
 def _with_frames(opened: Sequence[tuple[xr.Dataset, Path]], time: Hashable | None) -> list[tuple[xr.Dataset, Path]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import shlex
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from sa_nowcast import dims
+from sa_nowcast import dims, quiet
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.sources.damage import reading
 from sa_nowcast.sources.optional import require
@@ -128,29 +127,31 @@ def open_geotiff(
 
 
 def _header(rasterio: Any, path: Path, wanted: tuple[int, ...] | None) -> _Header:
-    with reading(path, "GeoTIFF"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        with rasterio.open(path) as file:
-            alpha = rasterio.enums.ColorInterp.alpha
-            own = tuple(i for i, c in zip(file.indexes, file.colorinterp, strict=True) if c != alpha)
-            bands = own if wanted is None else wanted
-            lacking = [b for b in bands if b not in file.indexes]
-            if lacking:
-                raise RecipeError("bands", f"{lacking[0]} of {path.name}", expected=f"among 1 to {file.count}")
-            at = [file.indexes.index(b) for b in bands]
-            return _Header(
-                shape=(file.height, file.width),
-                bands=bands,
-                transform=file.transform,
-                crs=file.crs,
-                dtypes=tuple(file.dtypes[i] for i in at),
-                packings=tuple((file.dtypes[i], file.scales[i], file.offsets[i], file.nodatavals[i]) for i in at),
-                descriptions=tuple(file.descriptions[i] for i in at),
-                units=tuple(file.units[i] for i in at),
-                tags={k.lower(): v for k, v in file.tags().items()},
-                band_tags=tuple({k.lower(): v for k, v in file.tags(b).items()} for b in bands),
-                alpha=tuple(i for i in file.indexes if i not in own),
-            )
+    with (
+        reading(path, "GeoTIFF"),
+        quiet.warnings_ignored(rasterio.errors.NotGeoreferencedWarning),
+        rasterio.open(path) as file,
+    ):
+        alpha = rasterio.enums.ColorInterp.alpha
+        own = tuple(i for i, c in zip(file.indexes, file.colorinterp, strict=True) if c != alpha)
+        bands = own if wanted is None else wanted
+        lacking = [b for b in bands if b not in file.indexes]
+        if lacking:
+            raise RecipeError("bands", f"{lacking[0]} of {path.name}", expected=f"among 1 to {file.count}")
+        at = [file.indexes.index(b) for b in bands]
+        return _Header(
+            shape=(file.height, file.width),
+            bands=bands,
+            transform=file.transform,
+            crs=file.crs,
+            dtypes=tuple(file.dtypes[i] for i in at),
+            packings=tuple((file.dtypes[i], file.scales[i], file.offsets[i], file.nodatavals[i]) for i in at),
+            descriptions=tuple(file.descriptions[i] for i in at),
+            units=tuple(file.units[i] for i in at),
+            tags={k.lower(): v for k, v in file.tags().items()},
+            band_tags=tuple({k.lower(): v for k, v in file.tags(b).items()} for b in bands),
+            alpha=tuple(i for i in file.indexes if i not in own),
+        )
 
 
 def _require_alike(headers: Sequence[_Header], paths: Sequence[Path]) -> None:
@@ -293,14 +294,16 @@ def _lazy(paths: Sequence[Path], headers: Sequence[_Header], dtype: Any, along_b
 def _read(path: Path, header: _Header, dtype: str) -> npt.NDArray[Any]:
     """Return the bands of a file, NaN where its nodata, mask or alpha says so."""
     rasterio = require("rasterio", "geotiff")
-    with reading(path, "GeoTIFF"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        with rasterio.open(path) as file:
-            if (file.height, file.width) != header.shape:
-                raise DataError(str(path), "the file was changed since it was opened", fix="open it again")
-            stored = file.read(list(header.bands), masked=True)
-            # GDAL applies alpha by itself to one or three bands only.
-            hidden = (file.read(list(header.alpha)) == 0).any(axis=0) if header.alpha else None
+    with (
+        reading(path, "GeoTIFF"),
+        quiet.warnings_ignored(rasterio.errors.NotGeoreferencedWarning),
+        rasterio.open(path) as file,
+    ):
+        if (file.height, file.width) != header.shape:
+            raise DataError(str(path), "the file was changed since it was opened", fix="open it again")
+        stored = file.read(list(header.bands), masked=True)
+        # GDAL applies alpha by itself to one or three bands only.
+        hidden = (file.read(list(header.alpha)) == 0).any(axis=0) if header.alpha else None
     values = stored.data.astype(dtype)
     for i, (_, scale, offset, _) in enumerate(header.packings):
         if scale != 1 or offset != 0:
@@ -324,8 +327,7 @@ def _coords(header: _Header, path: Path) -> tuple[str, str, dict[str, Any]]:
             attrs = [{"long_name": f"{a.lower()} of the pixel's centre", "axis": a} for a in "YX"]
         return "y", "x", {"y": ("y", y, attrs[0]), "x": ("x", x, attrs[1])}
     pyproj = require("pyproj", "geotiff")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
+    with quiet.warnings_ignored(UserWarning):
         crs = pyproj.CRS.from_wkt(header.crs.to_wkt())
     mapping = xr.Variable((), np.int32(0), crs_attrs(crs))
     if crs.is_geographic:
@@ -345,8 +347,7 @@ def _coords(header: _Header, path: Path) -> tuple[str, str, dict[str, Any]]:
 
 
 def _in_metres(pyproj: Any, crs: Any) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
+    with quiet.warnings_ignored(UserWarning):
         text = re.sub(r"\+(units|to_meter)=\S+", "", crs.to_proj4())
     return pyproj.CRS(f"{text} +units=m")
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sa_nowcast.errors import DataError
-from sa_nowcast.frames import Frames, infinite_values
+from sa_nowcast.frames import Frames, require_usable
 from sa_nowcast.stream.order import StoredAxis
 from sa_nowcast.stream.packed import Unpacker
 from sa_nowcast.stream.stored import StoredVariable, stored_variables
@@ -43,7 +43,7 @@ class Blocks(ABC):
     axis: StoredAxis
 
     def __init__(self, frames: Frames) -> None:
-        self.channel_names = [c.name for c in frames.channels]
+        self.channels = frames.channels
         self.times, self.frame_shape = frames.times, frames.shape[1:]
 
     def label(self, position: int) -> str:
@@ -76,7 +76,7 @@ class Blocks(ABC):
         Raises
         ------
         DataError
-            An infinite value (variable and time are named).
+            A value that is infinite, or a fill value that is not declared (variable and time are named).
         """
 
 
@@ -157,15 +157,10 @@ class ZarrBlocks(Blocks):
             part = stored[begin : begin + len(out), :, rows, columns]
             target = out[:, channel : channel + stored.shape[1]]
             unpacker.into(part, target)
-            if unpacker.can_be_infinite:
-                self._require_finite(target, first + begin, channel)
+            if unpacker.can_be_unusable:
+                channels = self.channels[channel : channel + stored.shape[1]]
+                require_usable(target, channels, lambda t: self.label(first + begin + t), unpacker.whole)
             channel += stored.shape[1]
-
-    def _require_finite(self, values: npt.NDArray[np.float32], first: int, channel: int) -> None:
-        infinite = np.isinf(values)
-        if infinite.any():
-            t, c = np.argwhere(infinite)[0][:2]
-            raise infinite_values(self.channel_names[channel + c], self.label(first + int(t)), int(infinite.sum()))
 
     def _read(self, variable: StoredVariable, begin: int, end: int) -> Array:
         try:

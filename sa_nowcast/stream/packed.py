@@ -34,7 +34,9 @@ class Unpacker:
         codes = _codes(self.dtype, self.packing)
         expected = self._reference(codes)
         self._scratch: tuple[Array, npt.NDArray[np.bool_]] | None = None
-        self.can_be_infinite = self.dtype.kind == "f" or bool(np.isinf(expected).any())
+        self.whole = self.dtype.kind in "iu" and not {"scale_factor", "add_offset"} & set(self.packing)
+        wide = self.whole and self.dtype.itemsize >= 4
+        self.can_be_unusable = self.dtype.kind == "f" or wide or bool((np.abs(expected) >= 1e20).any())
         self._scale: Any = self.packing.get("scale_factor")
         self._offset: Any = self.packing.get("add_offset")
         fill = self.packing.get("_FillValue", self.packing.get("missing_value"))

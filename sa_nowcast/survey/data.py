@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,11 +12,14 @@ import numpy as np
 import xarray as xr
 
 from sa_nowcast import dims
+from sa_nowcast.bounds import KEYS, read_bounds
 from sa_nowcast.conversion import COMPLETE
 from sa_nowcast.errors import DataError, SaNowcastError
-from sa_nowcast.frames import Frames, grid_mapping_name, jump
+from sa_nowcast.frames import Channel, Frames, grid_mapping_name, jump
 from sa_nowcast.opening import chosen, open_data, zarr_attrs
+from sa_nowcast.scaling import are_counts, bounds_of
 from sa_nowcast.sources.chain import SEQUENCE
+from sa_nowcast.sources.files import zeros_by_default
 from sa_nowcast.sources.paths import is_zarr
 from sa_nowcast.sources.store import PARTIAL
 from sa_nowcast.sources.store import verify as verify_chunks
@@ -65,7 +69,8 @@ def check_data(
     -------
     list of Finding
         ``opens``, ``completion``, ``dimensions``, ``time``, ``variables``, ``units``, ``grid``, ``storage``,
-        ``values`` and, where `full`, ``chunks``; a failure ends the list where nothing further can be looked at.
+        ``values`` and, where `full`, ``chunks``; ``bounds``, ``fill value`` and ``counts`` where there is something to
+        say of them; a failure ends the list where nothing further can be looked at.
     """
     try:
         ds = open_data(source, engine=engine, options=options, time=time)
@@ -94,8 +99,8 @@ def check_data(
     found.append(finding)
     if frames is None:
         return found
-    found += [_variables(frames), _units(frames), _grid(frames), _storage(frames)]
-    return [*found, *_values(frames, source, full, progress)]
+    found += [_variables(frames), _units(frames), *_bounds(frames), _grid(frames), _storage(frames)]
+    return [*found, *_zeros(frames, source, options), *_values(frames, source, full, progress)]
 
 
 def _counted(number: int, thing: str) -> str:
@@ -158,6 +163,32 @@ def _units(frames: Frames) -> Finding:
         line = f"{', '.join(without)} has no units, so a model cannot refuse data in others"
         return Finding("units", "WARN", f"{line}; set ds[{without[0]!r}].attrs['units']")
     return Finding("units", "PASS", ", ".join(f"{c.name} [{c.units}]" for c in frames.channels))
+
+
+def _bounds(frames: Frames) -> list[Finding]:
+    """Say which bounds a forecast would keep to, and refuse what it would refuse."""
+    lines = []
+    for channel in frames.channels:
+        if not set(KEYS) & set(channel.attrs):
+            continue
+        try:
+            low, high = bounds_of(channel)
+        except SaNowcastError as error:
+            return [Finding.failure("bounds", error)]
+        pairs = (("at least", low), ("at most", high))
+        shown = [f"{words} {bound:g}" for words, bound in pairs if bound is not None]
+        lines.append(f"forecasts of {channel.name} are {' and '.join(shown) or 'not bounded'}")
+    return [Finding("bounds", "PASS", "; ".join(lines))] if lines else []
+
+
+def _zeros(frames: Frames, source: str, options: Mapping[str, Any] | None) -> list[Finding]:
+    path = Path(source).expanduser()
+    kept = set(zeros_by_default(path, (options or {}).get("group"))) if is_zarr(path) else set()
+    names = [str(a.name) for a in frames.arrays if str(a.name) in kept]
+    if not names:
+        return []
+    line = f"{', '.join(names)} is filled with 0 and has no _FillValue: 0 is a value here, and missing to xr.open_zarr"
+    return [Finding("fill value", "WARN", f"{line}; where 0 means missing, set the attribute _FillValue to 0")]
 
 
 def _grid(frames: Frames) -> Finding:
@@ -230,16 +261,23 @@ def _values(frames: Frames, source: str, full: bool, progress: Progress) -> list
         if full and is_zarr(path) and any(f.status == "PASS" for f in _completion(source)):
             verify_chunks(path)
             found.append(Finding("chunks", "PASS", "every chunk was read, with its checksum"))
-        missing, empty, low, high, count = _scan(frames, full, progress)
+        scan = _scan(frames, full, progress)
     except SaNowcastError as error:
         return [*found, Finding.failure("chunks" if full else "values", error)]
     if full and not found:
         found.append(Finding("chunks", "PASS", f"all {len(frames)} frames were read"))
+    missing, empty, low, high, count = scan.missing / scan.total, scan.empty, scan.low, scan.high, scan.count
     seen = f"{'all' if full else 'a sample of'} {count} frames"
     line = f"{low:.5g} to {high:.5g} in {seen}, {missing:.2%} missing"
     if empty == count:
         fault = DataError(frames.name, f"no valid value in {seen}", expected="some", fix="name data with values")
         return [*found, Finding.failure("values", fault)]
+    names = [c.name for c, counts in zip(frames.channels, scan.counts, strict=True) if counts]
+    if names:
+        what = f"{', '.join(names)}: whole numbers from 0 up, taken for counts; forecasts are at least 0"
+        found.append(Finding("counts", "PASS", what))
+    if scan.doubts:
+        return [*found, Finding("values", "WARN", f"{line}; {'; '.join(scan.doubts)}")]
     if empty:
         line += f"; {empty} frames without any valid value: recipes need data.gaps: skip"
         return [*found, Finding("values", "WARN", line)]
@@ -248,18 +286,88 @@ def _values(frames: Frames, source: str, full: bool, progress: Progress) -> list
     return [*found, Finding("values", "PASS", line)]
 
 
-def _scan(frames: Frames, full: bool, progress: Progress) -> tuple[float, int, float, float, int]:
-    missing = total = empty = count = 0
-    low, high = math.inf, -math.inf
+@dataclass
+class _Scan:
+    """What was seen of the values: numbers of values and frames, extremes, counts by channel, and doubts in words."""
+
+    missing: int = 0
+    total: int = 0
+    empty: int = 0
+    count: int = 0
+    low: float = math.inf
+    high: float = -math.inf
+    counts: list[bool] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+
+
+def _scan(frames: Frames, full: bool, progress: Progress) -> _Scan:
+    scan = _Scan(counts=[c.counts for c in frames.channels])
+    extremes = [_Extremes() for _ in frames.channels]
     for values in _parts(frames, full):
         valid = np.isfinite(values)
-        missing, total = missing + int((~valid).sum()), total + values.size
-        empty += int((~valid.any(axis=(1, 2, 3))).sum())
-        if valid.any():
-            low, high = min(low, float(values[valid].min())), max(high, float(values[valid].max()))
-        count += len(values)
-        progress(count, len(frames) if full else min(SAMPLED, len(frames)))
-    return missing / total, empty, low, high, count
+        scan.missing, scan.total = scan.missing + int((~valid).sum()), scan.total + values.size
+        scan.empty += int((~valid.any(axis=(1, 2, 3))).sum())
+        scan.count += len(values)
+        for c, extreme in enumerate(extremes):
+            part = values[:, c][valid[:, c]]
+            if part.size:
+                extreme.add(part)
+                scan.counts[c] = scan.counts[c] and are_counts(part)
+        progress(scan.count, len(frames) if full else min(SAMPLED, len(frames)))
+    for c, (channel, extreme) in enumerate(zip(frames.channels, extremes, strict=True)):
+        scan.low, scan.high = min(scan.low, extreme.low), max(scan.high, extreme.high)
+        scan.counts[c] = scan.counts[c] and extreme.size > 0
+        scan.doubts += [f"{channel.name} has {doubt}" for doubt in extreme.doubts(channel)]
+    return scan
+
+
+class _Extremes:
+    """The least and the largest value of a channel, how often they occur, and the extremes of the others."""
+
+    def __init__(self) -> None:
+        self.size, self.values = 0, np.empty(0, np.float32)
+        self.numbers = np.empty(0, np.int64)
+
+    def add(self, part: Any) -> None:
+        inner = part[(part > part.min()) & (part < part.max())]
+        ends = [part.min(), part.max(), *([inner.min(), inner.max()] if inner.size else [])]
+        values = np.union1d(self.values, np.array(ends, np.float32))
+        numbers = np.array([int((part == v).sum()) for v in values])
+        numbers[np.searchsorted(values, self.values)] += self.numbers
+        # The two extreme values of either end are enough, and a few frames may have others.
+        keep = np.unique(np.r_[np.arange(min(4, len(values))), np.arange(max(0, len(values) - 4), len(values))])
+        self.values, self.numbers, self.size = values[keep], numbers[keep], self.size + part.size
+
+    @property
+    def low(self) -> float:
+        return float(self.values[0]) if self.size else math.inf
+
+    @property
+    def high(self) -> float:
+        return float(self.values[-1]) if self.size else -math.inf
+
+    def doubts(self, channel: Channel) -> list[str]:
+        """Say what looks like a fill value that nobody declared, or is beyond the channel's bounds."""
+        found = []
+        if len(self.values) >= 4:
+            for end, rest in ((0, self.values[1:]), (-1, self.values[:-1])):
+                value, number = float(self.values[end]), int(self.numbers[end])
+                near, far = (float(rest[0]), float(rest[-1])) if end == 0 else (float(rest[-1]), float(rest[0]))
+                if number > 1 and abs(value - near) > abs(far - near) > 0:
+                    found.append(
+                        f"{number} values of {value:g}, far from all others ({min(near, far):g} to "
+                        f"{max(near, far):g}): where they mean missing, ds.where(ds != {value:g}) says so"
+                    )
+        lower, upper = read_bounds(channel.attrs) or (None, None)
+        for bound, value, beyond in ((lower, self.low, "below valid_min"), (upper, self.high, "above valid_max")):
+            margin = 1e-5 * max(abs(bound or 0.0), abs(value)) if self.size else 0.0
+            if (
+                bound is not None
+                and self.size
+                and (value < bound - margin if bound is lower else value > bound + margin)
+            ):
+                found.append(f"values {beyond} ({bound:g}), to which forecasts are cut")
+        return found
 
 
 def _parts(frames: Frames, full: bool) -> Iterator[Any]:

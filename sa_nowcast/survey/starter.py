@@ -15,6 +15,7 @@ import xarray as xr
 from sa_nowcast import dims
 from sa_nowcast.errors import DataError
 from sa_nowcast.frames import Frames
+from sa_nowcast.scaling import are_counts, bounds_of
 from sa_nowcast.sources.chain import SEQUENCE
 from sa_nowcast.times import show_step, tolerance
 from sa_nowcast.verification.units import is_rain_rate
@@ -29,6 +30,7 @@ _ROLES: Final[tuple[dims.Role, ...]] = ("time", "y", "x")
 _MOST_CHANNELS: Final = 4
 _SAMPLED: Final = 16
 _RARE: Final = 1e-3
+_CYCLES: Final = 14  # days from which on a climatology is asked for
 _RAIN_RATES: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 
 
@@ -51,6 +53,10 @@ class Look:
     thresholds : tuple of float
     low, high : float
         Of a sample of frames.
+    counts : bool
+        Whether all channels are counts: whole numbers from 0 up, without units or with those of a number.
+    climatology : bool
+        Whether they are counts of two weeks or more, which have a daily cycle that a forecast has to beat.
     """
 
     frames: Frames
@@ -67,6 +73,8 @@ class Look:
     thresholds: tuple[float, ...] = field(default=())
     low: float = 0.0
     high: float = 0.0
+    counts: bool = False
+    climatology: bool = False
 
 
 def look(
@@ -114,6 +122,9 @@ def look(
     patch = 1 if smallest < 10 else 2 if smallest < 24 else 4
     crop = None if largest <= 96 else 96 if smallest >= 96 else smallest // patch * patch
     valid = values[np.isfinite(values)]
+    for each in frames.channels:
+        bounds_of(each)  # what training would refuse
+    counts = all(c.counts for c in frames.channels) and are_counts(valid)
     return Look(
         frames=frames,
         variables=chosen if left_out or variables is not None else None,
@@ -129,6 +140,8 @@ def look(
         thresholds=_thresholds(frames, valid),
         low=float(valid.min()),
         high=float(valid.max()),
+        counts=counts,
+        climatology=counts and _has_cycle(frames, shares),
     )
 
 
@@ -198,6 +211,8 @@ def starter_recipe(
             f"  gaps: skip # {len(stretches)} stretches without a gap, the longest of {max(stretches)} frames; windows "
             "do not cross gaps, and frames without any value are left out"
         )
+    if seen.counts:
+        parts.append("  valid_min: 0 # whole numbers from 0 up are taken for counts: no forecast is below")
     parts += [
         "split: # in time order: train, validate, test; scores come from times that were not trained on",
         f"  validation: {seen.validation} # share of the frames; chooses the best weights",
@@ -227,8 +242,16 @@ def starter_recipe(
         ]
     else:
         parts.append("  metrics: [mse, mae] # csi and others need thresholds, in the data's units")
+    if seen.climatology:
+        parts.append(
+            "  references: [persistence, climatology] # what skill is measured against: nothing changes; beside it the "
+            "mean by time of day"
+        )
+    else:
+        parts.append(
+            "  references: [persistence] # what skill is measured against: nothing moves; extrapolation needs pysteps"
+        )
     parts += [
-        "  references: [persistence] # what skill is measured against: nothing moves; extrapolation needs pysteps",
         "output:",
         f"  folder: {_text(f'runs/{called}')} # model, forecasts, scores and picture",
     ]
@@ -317,6 +340,16 @@ def _windows(frames: Frames, history: int, steps: int, shares: tuple[float, floa
     length = history + steps
     split = split_in_time(len(frames), length, validation=shares[0], test=shares[1], guard=guard)
     return min(len(window_starts(frames.segments, length, p)) for p in (split.train, split.validation, split.test))
+
+
+def _has_cycle(frames: Frames, shares: tuple[float, float]) -> bool:
+    """Say whether frames cover two weeks, and those of training every time of day."""
+    day = np.timedelta64(1, "D")
+    if SEQUENCE in frames.arrays[0].coords or frames.times[-1] - frames.times[0] + frames.step < _CYCLES * day:
+        return False
+    phases = (frames.times - frames.times[0].astype("datetime64[D]")) % day
+    training = phases[: int(len(phases) * (1 - sum(shares)))]
+    return bool(np.isin(np.unique(phases), training).all())
 
 
 def _sample(frames: Frames) -> np.ndarray[Any, np.dtype[np.float32]]:

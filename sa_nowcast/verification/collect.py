@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ import numpy.typing as npt
 import xarray as xr
 
 from sa_nowcast.errors import RecipeError
+from sa_nowcast.frames import LARGEST, fill_values, infinite_values
+from sa_nowcast.times import show_time
 from sa_nowcast.verification.fields import EXTRA_DIMS, FRAME_SUMS, KINDS, Fields, Settings, Sums
 from sa_nowcast.verification.inputs import Pairing, pair
 from sa_nowcast.verification.metrics import select_metrics
@@ -102,7 +104,7 @@ def collect_statistics(
     if _is_dask(pairing.forecast) or _is_dask(pairing.truth):
         results = _by_dask(pairing, blocks, settings, kinds)
     else:
-        results = [_reduce(*_load(pairing, block), settings, kinds) for block in blocks]
+        results = [_reduce(_times(pairing, block), *_load(pairing, block), settings, kinds) for block in blocks]
     parts = [
         Statistics(
             _label(sums[0], pairing, block, settings, labels.members),
@@ -173,6 +175,20 @@ def _select(
     )
 
 
+def _require_usable(values: npt.NDArray[Any], role: str, times: npt.NDArray[Any], axis: int) -> None:
+    """Refuse infinite values and undeclared fill values: as missing ones they would leave the scores in silence."""
+    if values.dtype.kind != "f" or not values.size:
+        return
+    low, high = np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None)
+    if not (low <= -LARGEST or high >= LARGEST):
+        return
+    wrong = np.abs(values) >= LARGEST
+    time = show_time(times[int(np.argwhere(wrong)[0][axis])])
+    if np.isinf(values[wrong]).any():
+        raise infinite_values(role, time, int(np.isinf(values).sum()))
+    raise fill_values(role, time, float(values[wrong][0]), int(wrong.sum()), "abs(ds) < 1e20")
+
+
 Loaded = tuple[
     npt.NDArray[Any],
     npt.NDArray[Any],
@@ -201,13 +217,36 @@ def _by_dask(
         forecast, truth, reference, valid, init = _select(pairing, block)
         tasks.append(
             reduce_later(
-                forecast.data, truth.data, None if reference is None else reference.data, valid, init, settings, kinds
+                _times(pairing, block),
+                forecast.data,
+                truth.data,
+                None if reference is None else reference.data,
+                valid,
+                init,
+                settings,
+                kinds,
             )
         )
     return list(compute(*tasks))  # type: ignore[no-untyped-call]
 
 
+@dataclass(frozen=True)
+class _Times:
+    """Of a block: the times of its truth frames, and its init times."""
+
+    truth: npt.NDArray[np.datetime64]
+    init: npt.NDArray[np.datetime64]
+
+
+def _times(pairing: Pairing, block: slice) -> _Times:
+    wanted = [pairing.valid_index[block].ravel()]
+    wanted += [] if pairing.init_index is None else [pairing.init_index[block]]
+    times = pairing.truth[pairing.time].values[np.unique(np.concatenate(wanted))]
+    return _Times(times, pairing.forecast["init_time"].values[block])
+
+
 def _reduce(
+    times: _Times,
     forecast: npt.NDArray[Any],
     truth: npt.NDArray[Any],
     reference: npt.NDArray[Any] | None,
@@ -220,6 +259,13 @@ def _reduce(
 
     Shapes: forecast (M, I, V, L, C, Y, X), truth (T, V, C, Y, X), reference as the forecast, valid (I, L), init (I,).
     """
+    for role, values, labels, axis in (
+        ("truth", truth, times.truth, 0),
+        ("forecast", forecast, times.init, 1),
+        ("reference", reference, times.init, 1),
+    ):
+        if values is not None:
+            _require_usable(values, role, labels, axis)
     _, inits, _, leads, *_ = forecast.shape
     per_lead = max(1, forecast[:, 0, :, 0].size) if inits and leads else 1
     lead_step = max(1, min(leads, BATCH_VALUES // per_lead))

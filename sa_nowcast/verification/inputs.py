@@ -16,6 +16,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from sa_nowcast import dims
+from sa_nowcast.attributes import match_names, normalised, text
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.times import nearest, valid_times, with_times
 from sa_nowcast.verification.units import require_same_units
@@ -127,18 +128,21 @@ def single_array(
     names = [str(name) for name in data.data_vars]
     if "variable" in forecast.dims:
         wanted = [str(name) for name in forecast["variable"].values]
-        lacking = [name for name in wanted if name not in names]
+        # A forecast that went through a file may have a safe name in place of the data's own.
+        found = match_names(wanted, data.data_vars)
+        data = data.rename({own: name for name, own in found.items() if own != name})
+        lacking = [name for name in wanted if name not in found]
         if lacking:
             raise DataError(role, f"has the variables {names}", f"{lacking} too, as the forecast has")
         # Lazily opened variables are put together by dask, so that joining them does not load them.
         data = dims.with_positions(data)
         together = data[wanted].chunk({dims.find_dim(data[wanted], "time", time): 1})
         array = together.to_array("variable")
-        units = [str(data[name].attrs.get("units", "")) for name in wanted]
+        units = [text(data[name].attrs.get("units")) or "" for name in wanted]
         return array.assign_coords(units=("variable", units))
     data = dims.with_positions(data)
-    if forecast.name in data.data_vars:
-        return data[forecast.name]
+    for own in match_names([forecast.name], data.data_vars).values():
+        return data[own]
     names = [str(name) for name in data.data_vars]
     if len(names) == 1:
         return data[names[0]]
@@ -319,6 +323,8 @@ def pair(
     DataError
         If truth lacks valid times, or units, grid, variables or channels differ.
     """
+    forecast, truth = normalised(forecast), normalised(truth) if isinstance(truth, xr.DataArray | xr.Dataset) else truth
+    reference = normalised(reference) if isinstance(reference, xr.DataArray) else reference
     check_lead_time(forecast)
     forecast, spatial, channel_name = horizontal(forecast)
     present = tuple(name for name in NAMED if name in forecast.dims)

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from sa_nowcast import dims
+from sa_nowcast.attributes import normalised
 from sa_nowcast.errors import RecipeError
 from sa_nowcast.frames import one_grid
 from sa_nowcast.labels import lead_positions, whole
@@ -78,7 +79,7 @@ class Reference:
         RecipeError
             If neither `steps` nor `lead_times` is given, or a lead time is beyond `steps`.
         """
-        array = as_array(data, time)
+        array = as_array(normalised(data), time)
         told = str(dims.find_dim(array, "time", time))
         if steps is None and lead_times is None:
             raise RecipeError(self.name, "neither steps nor lead_times is given", "one of the two")

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from sa_nowcast.attributes import text
 from sa_nowcast.dims import canonical_units
 from sa_nowcast.errors import DataError, RecipeError
 
@@ -35,8 +36,7 @@ def units_of(data: xr.DataArray) -> tuple[str | None, ...]:
         return tuple(str(value) for value in data.coords["units"].values)
     if "units" in data.coords and data.coords["units"].ndim == 0:
         return (str(data.coords["units"].item()),)
-    units = data.attrs.get("units")
-    return (None if units is None else str(units),)
+    return (text(data.attrs.get("units")),)
 
 
 def require_same_units(data: xr.DataArray, forecast: xr.DataArray, role: str) -> str | None:

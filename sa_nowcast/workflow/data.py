@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from sa_nowcast.bounds import KEYS
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.frames import Frames
 from sa_nowcast.recipe import SAMPLE_PREFIX, Recipe
@@ -235,9 +236,15 @@ def open_source(recipe: Recipe) -> xr.Dataset:
         No such file, or one that cannot be opened.
     """
     if recipe.conversion is not None:
-        return chain(open_any(str(Path(recipe.conversion.to).expanduser())))
-    data = recipe.data
-    return open_path(data.source, "data.source", engine=data.engine, time=data.time, **data.options)
+        ds = chain(open_any(str(Path(recipe.conversion.to).expanduser())))
+    else:
+        data = recipe.data
+        ds = open_path(data.source, "data.source", engine=data.engine, time=data.time, **data.options)
+    if recipe.data.valid_min is None:
+        return ds
+    least = {"valid_min": np.float64(recipe.data.valid_min)}
+    bare = [n for n, v in ds.data_vars.items() if v.ndim >= 3 and not set(KEYS) & set(v.attrs)]
+    return ds.assign({n: ds[n].assign_attrs(least) for n in bare})
 
 
 def open_path(source: str, key: str, *, engine: str | None = None, **options: Any) -> xr.Dataset:

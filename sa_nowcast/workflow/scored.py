@@ -7,6 +7,7 @@ from pathlib import Path
 
 import xarray as xr
 
+from sa_nowcast.attributes import storable
 from sa_nowcast.recipe import Recipe
 from sa_nowcast.storage import partial_beside, put_in_place, storage
 from sa_nowcast.verification import Bootstrap, compare, verify
@@ -77,7 +78,7 @@ def keep_scores(scores: Mapping[str, xr.Dataset], folder: Path) -> None:
     with storage(folder), partial_beside(folder) as partial:
         partial.mkdir()
         for number, (name, each) in enumerate(scores.items()):
-            each.assign_attrs(sa_nowcast_name=name).to_netcdf(partial / f"{number}.nc", engine="netcdf4")
+            storable(each.assign_attrs(sa_nowcast_name=name)).to_netcdf(partial / f"{number}.nc", engine="netcdf4")
         put_in_place(partial, folder)
 
 

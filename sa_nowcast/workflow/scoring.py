@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from sa_nowcast import dims
+from sa_nowcast.attributes import storable
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.opening import named_like, open_forecast
 from sa_nowcast.storage import partial_beside, put_in_place, storage, write_whole
@@ -205,7 +206,7 @@ def write_scores(scores: Mapping[str, xr.Dataset], target: Path) -> None:
             write_whole(target, table_of(scores).to_csv(index=False))
             return
         with partial_beside(target) as partial:
-            _along_models(scores).to_netcdf(partial, engine="netcdf4")
+            storable(_along_models(scores)).to_netcdf(partial, engine="netcdf4")
             put_in_place(partial, target)
 
 

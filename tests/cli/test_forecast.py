@@ -122,6 +122,6 @@ def test_init_times_with_an_offset_are_converted(
     here("forecast", radar, "--model", saved, "-o", tmp_path / "a.nc", "--init-time", moment, "--json")
     assert json.loads(here.out)["init_time"] == "2020-06-01T01:00"
     here.fails(
-        2, "init_time: '3000-01-01', expected a year from 1678 to 2261", "forecast", radar, "--model", saved,
+        2, "--init-time: '3000-01-01', expected a year from 1678 to 2261", "forecast", radar, "--model", saved,
         "-o", tmp_path / "b.nc", "--init-time", "3000-01-01",
     )  # fmt: skip

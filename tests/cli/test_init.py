@@ -16,6 +16,7 @@ from sa_nowcast.errors import DataError
 from sa_nowcast.recipe import Recipe, parse_recipe, read_recipe
 from sa_nowcast.survey.starter import look, starter_recipe
 from sa_nowcast.workflow import run
+from sa_nowcast.workflow.data import open_experiment
 
 
 def shrunken(path: Path, folder: Path) -> Recipe:
@@ -115,6 +116,56 @@ def test_too_few_frames_and_calendar_months_are_refused() -> None:
 )
 def test_a_name_is_read_back_whatever_it_holds(source: str) -> None:
     assert parse_recipe(starter_recipe(rain(40).to_dataset(), source)).data.source == source
+
+
+def taxis(days: int, dtype: str = "int64") -> xr.Dataset:
+    """Counts with a daily cycle, every half hour."""
+    times = pd.date_range("2015-01-01", periods=48 * days, freq="30min")
+    mean = 3 + 2 * np.sin(2 * np.pi * np.arange(len(times)) / 48)
+    values = np.random.default_rng(0).poisson(mean[:, None, None], (len(times), 10, 20)).astype(dtype)
+    coords = {"time": times, "y": np.arange(10), "x": np.arange(20)}
+    return xr.Dataset({"pickups": (("time", "y", "x"), values, {"units": "1"})}, coords)
+
+
+@pytest.mark.parametrize(("days", "references"), [(13, ("persistence",)), (14, ("persistence", "climatology"))])
+def test_counts_are_bounded_by_zero_and_two_weeks_of_them_have_a_climatology(
+    days: int, references: tuple[str, ...], tmp_path: Path
+) -> None:
+    taxis(days).to_netcdf(tmp_path / "taxi.nc")
+    with xr.open_dataset(tmp_path / "taxi.nc") as ds:
+        text = starter_recipe(ds, str(tmp_path / "taxi.nc"))
+    assert "  valid_min: 0 #" in text
+    recipe = parse_recipe(text)
+    assert recipe.data.valid_min == 0
+    assert recipe.verification.references == references
+
+
+def test_a_recipe_for_counts_runs_with_its_climatology(here: Here, tmp_path: Path) -> None:
+    taxis(14).isel(y=slice(6), x=slice(6)).to_netcdf(tmp_path / "taxi.nc")
+    assert here("init", tmp_path / "taxi.nc", "-o", tmp_path / "taxi.yaml").code == 0
+    result = run(shrunken(tmp_path / "taxi.yaml", tmp_path / "run"), progress=False)
+    assert {"sa-convlstm", "climatology"} == set(result.scores["model"])
+    assert set(result.scores["reference"]) == {"persistence"}
+
+
+def test_what_is_no_count_and_bad_bounds_have_no_such_line() -> None:
+    ds = taxis(14)
+    ds["pickups"] = ds["pickups"] - 1
+    assert "valid_min" not in starter_recipe(ds, "a.nc")
+    ds["pickups"].attrs["valid_range"] = [3, 1]
+    with pytest.raises(DataError, match="expected two numbers, the smaller first"):
+        look(ds)
+
+
+def test_a_least_value_of_a_recipe_bounds_what_is_trained(tmp_path: Path) -> None:
+    ds = taxis(5, "float32")
+    ds["pickups"] = (ds["pickups"] * 1.5).assign_attrs(units="K")
+    ds.to_netcdf(tmp_path / "a.nc")
+    with xr.open_dataset(tmp_path / "a.nc") as opened:
+        tree = yaml.safe_load(starter_recipe(opened, str(tmp_path / "a.nc")))
+    tree["data"]["valid_min"] = 1.5
+    recipe = parse_recipe(yaml.safe_dump(tree))
+    assert open_experiment(recipe, read=False).training().scaling.channels[0].lower == 1.5
 
 
 @pytest.mark.slow

@@ -39,6 +39,20 @@ def changed(**attrs: Any) -> Callable[[xr.Dataset], xr.Dataset]:
     return change
 
 
+def kelvin(fill: float) -> Callable[[xr.Dataset], xr.Dataset]:
+    def change(ds: xr.Dataset) -> xr.Dataset:
+        ds["rain"] = ds["rain"].where(ds["x"] > 2000, fill)
+        return changed(units="K", standard_name="air_temperature")(ds)
+
+    return change
+
+
+def counted(ds: xr.Dataset) -> xr.Dataset:
+    ds["rain"] = ds["rain"].astype("int32").assign_attrs(units="1")
+    del ds["rain"].attrs["standard_name"]
+    return ds
+
+
 @pytest.mark.parametrize(
     ("change", "check", "status", "detail", "code"),
     [
@@ -54,6 +68,16 @@ def changed(**attrs: Any) -> Callable[[xr.Dataset], xr.Dataset]:
         (lambda ds: ds * np.nan, "values", "FAIL", "no valid value", 3),
         (lambda ds: ds * 0 + 1, "values", "WARN", "every value is the same", 0),
         (lambda ds: ds / 0, "values", "FAIL", "infinite", 3),
+        (lambda ds: ds.fillna(0).where(ds["x"] > 2000, 9.96921e36), "values", "FAIL", "not declared as fill value", 3),
+        (lambda ds: ds.where(ds["x"] > 2000, -9999.0), "values", "FAIL", "not declared as fill value", 3),
+        (changed(units="K", standard_name="air_temperature"), "values", "PASS", "0 to", 0),
+        (kelvin(-999.0), "values", "WARN", "values of -999, far from all others (0 to", 0),
+        (kelvin(255.0), "values", "WARN", "values of 255, far from all others (0 to", 0),
+        (changed(valid_range=[5.0, 2.0]), "bounds", "FAIL", "expected two numbers, the smaller first", 3),
+        (changed(valid_min="none"), "bounds", "FAIL", "expected two numbers, the smaller first", 3),
+        (changed(valid_max=200.0), "bounds", "PASS", "forecasts of rain are at most 200", 0),
+        (changed(valid_max=2.0), "values", "WARN", "values above valid_max (2), to which forecasts are cut", 0),
+        (counted, "counts", "PASS", "rain: whole numbers from 0 up, taken for counts; forecasts are at least 0", 0),
         (lambda ds: ds.astype("float64"), "storage", "WARN", "stored as float64", 0),
     ],
     ids=lambda value: value if isinstance(value, str) else None,

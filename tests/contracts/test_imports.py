@@ -16,8 +16,10 @@ PACKAGE = Path(sa_nowcast.__file__).parent
 # Each row may import from the rows above it, at the top of a file and within functions.
 ROWS = [
     {"_version", "errors", "threads"},
+    {"attributes"},
+    {"units"},
     {"dims", "defaults", "installing", "models.config", "quiet", "storage", "strict_yaml", "tiles"},
-    {"times"},
+    {"times", "bounds"},
     {"frames", "windows", "samples", "devices"},
     {"cf", "labels", "scaling", "recipe", "models", "sources"},
     {"clusters"},
@@ -106,7 +108,23 @@ def test_imports_run_one_way() -> None:
 @pytest.mark.parametrize(
     ("rooms", "forbidden"),
     [
-        ({"errors", "dims", "frames", "windows", "scaling", "recipe", "cf", "samples", "defaults", "accessors"}, HEAVY),
+        (
+            {
+                "errors",
+                "attributes",
+                "units",
+                "dims",
+                "frames",
+                "windows",
+                "scaling",
+                "recipe",
+                "cf",
+                "samples",
+                "defaults",
+                "accessors",
+            },
+            HEAVY,
+        ),
         ({"verification", "plotting", "conversion", "sources"}, HEAVY),
         ({"models", "training"}, {"matplotlib"}),
     ],

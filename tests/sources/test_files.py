@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+import zarr
 from sequences import rain, wrf
 
 from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError
@@ -14,6 +15,7 @@ from sa_nowcast.frames import Frames
 from sa_nowcast.installing import install
 from sa_nowcast.sources import open_source
 from sa_nowcast.sources.optional import require
+from sa_nowcast.survey.data import check_data
 
 
 def write_frames(folder: Path, count: int = 4, *, scalar: bool = True) -> np.ndarray:
@@ -238,3 +240,53 @@ def test_the_remedy_for_files_without_a_time_names_the_pattern_that_works(tmp_pa
     write_frames(tmp_path, scalar=False)
     with pytest.raises(DataError, match="time_pattern='%Y%m%dT%H%M'"):
         open_source(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["i2", "u1", "i8", "f4"])
+@pytest.mark.parametrize("consolidated", [True, False])
+def test_zeros_of_zarr_2_are_values_where_nothing_says_otherwise(
+    dtype: str, consolidated: bool, tmp_path: Path
+) -> None:
+    # pydata/xarray#5475: 0 is what Zarr fills with, and xarray makes every 0 missing.
+    values = np.arange(2 * 3 * 4).reshape(2, 3, 4).astype(dtype)
+    values[1] = 0
+    group = zarr.open_group(tmp_path / "v2.zarr", mode="w", zarr_format=2)
+    for name, told in (("rain", {}), ("declared", {"_FillValue": 0})):
+        array = group.create_array(name, shape=values.shape, dtype=dtype, chunks=(1, 3, 4), fill_value=0)
+        array[:] = values
+        array.attrs.update(_ARRAY_DIMENSIONS=["time", "y", "x"], units="1", **told)
+    time = group.create_array("time", shape=(2,), dtype="i8", fill_value=0)
+    time[:] = [0, 5]
+    time.attrs.update(_ARRAY_DIMENSIONS=["time"], units="minutes since 2024-05-01")
+    if consolidated:
+        zarr.consolidate_metadata(tmp_path / "v2.zarr", zarr_format=2)
+    ds = open_source(tmp_path / "v2.zarr")
+    np.testing.assert_array_equal(ds["rain"].values, values)
+    assert np.isnan(ds["declared"].values[1]).all()
+    assert ds["time"].values[0] == np.datetime64("2024-05-01")
+    found = check_data(str(tmp_path / "v2.zarr"), variables=["rain"])
+    (finding,) = [f for f in found if f.check == "fill value"]
+    assert finding.status == "WARN"
+    assert "rain is filled with 0 and has no _FillValue" in finding.detail
+
+
+def test_a_user_who_opens_zarr_2_is_told_of_its_fill_value(tmp_path: Path) -> None:
+    dry = (rain(12) * 0).astype("i2")
+    group = zarr.open_group(tmp_path / "v2.zarr", mode="w", zarr_format=2)
+    array = group.create_array("rain", shape=dry.shape, dtype="i2", chunks=(1, 24, 20), fill_value=0)
+    array[:] = dry.values
+    array.attrs.update(_ARRAY_DIMENSIONS=["time", "y", "x"], units="mm h-1")
+    ds = xr.open_zarr(tmp_path / "v2.zarr", consolidated=False).assign_coords(time=dry.time)
+    with pytest.raises(DataError, match=r"every value is missing \(the fill value is 0.*open_source\(path\)"):
+        ds.sa_nowcast.forecast(steps=1)
+    kept = open_source(tmp_path / "v2.zarr").assign_coords(time=dry.time)
+    assert float(kept.sa_nowcast.forecast(steps=1).max()) == 0
+
+
+def test_fill_values_of_zarr_2_that_xarray_wrote_are_missing_still(tmp_path: Path) -> None:
+    packed = {"rain": {"dtype": "i2", "scale_factor": 0.01, "_FillValue": -1}}
+    data = rain(6).where(rain(6) > 1)
+    data.to_dataset().to_zarr(tmp_path / "a.zarr", zarr_format=2, consolidated=True, encoding=packed)
+    opened = open_source(tmp_path / "a.zarr")["rain"].values
+    np.testing.assert_array_equal(opened, xr.open_zarr(tmp_path / "a.zarr")["rain"].values)
+    assert np.isnan(opened).any()

@@ -12,7 +12,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sa_nowcast.errors import RecipeError
+from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.verification import METRICS, Statistics, collect_statistics, summarise, verify
 
 from .conftest import forecast_of, observations
@@ -144,11 +144,22 @@ def test_a_pixel_missing_anywhere_takes_no_part(archive, truth):
     assert scores["mse"].values[1] == pytest.approx(sum(errors) / pixels, rel=1e-13)
 
 
-def test_infinite_values_count_as_missing(archive, truth):
-    a, b = archive.copy(), archive.copy()
-    a[0, 0, 0, 0] = np.inf
-    b[0, 0, 0, 0] = np.nan
-    xr.testing.assert_identical(verify(a, truth), verify(b, truth))
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 9.96921e36, 1e20, -3.4028235e38])
+@pytest.mark.parametrize("chunks", [None, {"init_time": 2}])
+def test_values_that_mean_missing_and_do_not_say_so_are_refused_by_role_and_time(archive, truth, value, chunks):
+    wrong = archive.astype("f4")
+    wrong[2, 0, 0, 0] = value
+    wrong = wrong if chunks is None else wrong.chunk(chunks)
+    time = str(archive.init_time.values[2].astype("datetime64[m]"))
+    with pytest.raises(DataError, match=f"forecast, {time}: 1 (infinite )?values"):
+        verify(wrong, truth)
+    with pytest.raises(DataError, match=f"reference, {time}: 1 (infinite )?values"):
+        verify(archive, truth, reference=wrong)
+    wrong = truth.astype("f4")
+    wrong[5, 0, 0] = value
+    with pytest.raises(DataError, match=f"truth, {truth.time.values[5].astype('datetime64[m]')!s}: 1"):
+        verify(archive, wrong)
+    verify(archive, wrong.where(abs(wrong) < 1e20))
 
 
 def test_an_all_missing_forecast_has_counts_of_zero_and_nan_scores(archive, truth):
