@@ -497,6 +497,8 @@ def _decoded(array: xr.DataArray) -> xr.DataArray:
     # Alone: xarray cannot decode beside times with a time zone, which `read_times` refuses by name.
     bare = xr.Dataset({"packed": variable})
     try:
+        for key in ("scale_factor", "add_offset"):
+            np.asarray(array.attrs.get(key, 0)).astype(np.float64).item()  # which xarray asks only when values are read
         decoded = xr.decode_cf(bare, decode_times=False, decode_coords=False)["packed"]
     except (TypeError, ValueError) as error:
         shown = ", ".join(f"{k}={array.attrs[k]!r:.40}" for k in _PACKING if k in array.attrs)

@@ -115,6 +115,14 @@ FRAMES: dict[str, tuple[str, Callable[[], xr.Dataset]]] = {
         "ds.where(abs(ds) < float('inf')) turns them into missing values",
         lambda: rain(8).where(rain(8)["x"] > 0, np.inf).to_dataset(),
     ),
+    "fill values of floats that nobody declared": (
+        "ds.where(…) turns them into missing values",
+        lambda: rain(8).where(rain(8)["x"] > 0, 9.96921e36).to_dataset(),
+    ),
+    "fill values of integers that nobody declared": (
+        "ds.where(…) turns them into missing values",
+        lambda: rain(8).where(rain(8)["x"] > 0, -(2**31)).astype("int32").to_dataset(),
+    ),
     "variables of another dimension": (
         "ds[…]",
         lambda: weather(8).assign(levels=weather(8)["rain"].expand_dims(level=2)),
@@ -190,6 +198,18 @@ def test_valid_times_beyond_what_can_be_stored():
     data = rain(20).assign_coords(time=pd.date_range("2260-05-01", periods=20, freq="30D"))
     fix = yield lambda: hindcast(data, "persistence", 9)
     yield lambda: hindcast(data, "persistence", **keywords(fix))
+
+
+@remedy("frames.py", "correct or remove the attribute")
+@pytest.mark.parametrize("wrong", [{"scale_factor": "many"}, {"add_offset": "none"}, {"scale_factor": [0.1, 0.2]}])
+@pytest.mark.parametrize("how", ["correct", "remove"])
+def test_an_attribute_of_packing_that_is_none(how, wrong):
+    data = rain(8).astype("int16").assign_attrs(rain().attrs, **wrong)
+    yield lambda: _read(data)
+    for name in wrong:
+        del data.attrs[name]
+        if how == "correct":
+            data.attrs[name] = 0.01
 
 
 # --- dimensions

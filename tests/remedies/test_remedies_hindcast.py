@@ -250,7 +250,7 @@ def _train(data, **options):
 @pytest.mark.parametrize("how", ["standard", "missing"])
 def test_negative_rain(how):
     ds = rain()
-    ds.values[:, 0, 0] = -9.0
+    ds.values[:, 0, 0] = -9.0 - 0.37 * np.arange(len(ds))
     fix = yield lambda: _train(ds)
     if how == "standard":
         yield lambda: _train(ds, **keywords(fix.partition(",")[0]))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import xarray as xr
 from sequences import NETWORK, OPTIONS, georeferenced, rain, traffic, weather
 
 import sa_nowcast
@@ -182,6 +183,36 @@ def test_a_frame_of_the_history_without_a_value(nowcaster):
     data[18] = float("nan")
     yield lambda: nowcaster.forecast(data)
     yield lambda: nowcaster.forecast(data, init_time=data["time"].values[17])
+
+
+@remedy("nowcaster.py", "choose another init_time, or open with sa_nowcast.sources.open_source(path), which keeps 0")
+@pytest.mark.parametrize("how", ["time", "open"])
+def test_a_dry_frame_whose_zeros_a_file_calls_missing(how, nowcaster, tmp_path):
+    data, path = rain(), tmp_path / "rain.zarr"
+    data[18:] = 0.0
+    data.to_dataset().to_zarr(path, zarr_format=2, consolidated=False)
+    metadata = json.loads((path / "rain" / ".zarray").read_text()) | {"fill_value": 0.0}
+    (path / "rain" / ".zarray").write_text(json.dumps(metadata))
+    opened = xr.open_dataset(path, engine="zarr", consolidated=False, mask_and_scale=True)
+    fix = yield lambda: nowcaster.forecast(opened)
+    if how == "time":
+        yield lambda: nowcaster.forecast(opened, init_time=data["time"].values[17])
+    else:
+        yield lambda: nowcaster.forecast(value(fix.partition("open with ")[2], path=path))
+
+
+@remedy("nowcaster.py", "give another model, or train this one again")
+@pytest.mark.parametrize("how", ["another", "train"])
+def test_a_model_that_forecasts_no_numbers(how, nowcaster):
+    broken = replace(nowcaster, network=build(nowcaster.network.config))
+    with torch.no_grad():
+        for weight in broken.network.parameters():
+            weight.fill_(3e38)
+    yield lambda: broken.forecast(rain())
+    model = nowcaster
+    if how == "train":
+        model = fit(rain(), history=4, steps=3, network=NETWORK, progress=False, **OPTIONS)
+    yield lambda: model.forecast(rain())
 
 
 @remedy("terms.py", "ds.sel(…=…)", "give the channels of training, by the same names")

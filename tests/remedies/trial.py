@@ -228,7 +228,10 @@ def expression(fix: str) -> str:
                     tree = ast.parse(fix[start:end].strip(), mode="eval")
                 except SyntaxError:
                     continue
-                if any(isinstance(n, ast.Call | ast.Subscript) for n in ast.walk(tree)):
+                # A tuple is an expression and the words after it.
+                if not isinstance(tree.body, ast.Tuple) and any(
+                    isinstance(n, ast.Call | ast.Subscript) for n in ast.walk(tree)
+                ):
                     return fix[start:end].strip()
     raise AssertionError(f"no Python in {fix!r}")
 
