@@ -69,20 +69,23 @@ class _Here:
 
 @contextlib.contextmanager
 def logging_from(level: int, names: Sequence[str]) -> Iterator[None]:
-    """Let loggers of these names say only what is of `level` or above, where this thread logs."""
+    """Let loggers of these names and below say only what is of `level` or above, where this thread logs."""
     thread = threading.get_ident()
 
     def passes(record: logging.LogRecord) -> bool:
         return record.levelno >= level or record.thread != thread
 
-    loggers = [logging.getLogger(name) for name in names]
-    for logger in loggers:
-        logger.addFilter(passes)
+    # A logger's filter does not see what comes up from those below it; that of its handlers does.
+    below = [n for n in logging.root.manager.loggerDict if n.startswith(tuple(f"{name}." for name in names))]
+    loggers = [logging.getLogger(name) for name in (*names, *below)]
+    filtered: list[logging.Filterer] = [*loggers, *(handler for logger in loggers for handler in logger.handlers)]
+    for each in filtered:
+        each.addFilter(passes)
     try:
         yield
     finally:
-        for logger in loggers:
-            logger.removeFilter(passes)
+        for each in filtered:
+            each.removeFilter(passes)
 
 
 @contextlib.contextmanager

@@ -180,3 +180,25 @@ def test_nothing_exchanges_what_belongs_to_the_process() -> None:
         if word in path.read_text() and path.name != "quiet.py"
     ]
     assert found == []
+
+
+def test_loggers_below_the_named_ones_are_kept_back_too_and_other_threads_log(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    handler = logging.StreamHandler()
+    top, below = logging.getLogger("some.library"), logging.getLogger("some.library.part")
+    top.addHandler(handler)
+    top.setLevel(logging.INFO)
+    try:
+        with quiet.logging_from(logging.ERROR, ["some.library"]):
+            top.info("hidden")
+            below.info("hidden")
+            logging.getLogger("some.library.later").info("hidden")
+            below.error("shown")
+            other = threading.Thread(target=below.info, args=("elsewhere",))
+            other.start()
+            other.join()
+        below.info("after")
+    finally:
+        top.removeHandler(handler)
+    assert capfd.readouterr().err.split() == ["shown", "elsewhere", "after"]

@@ -31,7 +31,7 @@ def detect(source: PathLike | Iterable[PathLike]) -> tuple[str | None, list[Path
     DataError
         A folder that holds several kinds of frames.
     """
-    known = (*files.SUFFIXES, *_HDF5_SUFFIXES, *geotiff.SUFFIXES, *_IMAGES)
+    known = tuple(dict.fromkeys((*files.SUFFIXES, *_HDF5_SUFFIXES, *geotiff.SUFFIXES, *_IMAGES)))
     paths = expand(source, known)
     kinds: dict[str, list[Path]] = {}
     for path in paths:
