@@ -123,8 +123,9 @@ def read_bundle(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     model = folder / MODEL
     if not model.is_file():
         what = "no such folder" if not folder.exists() else f"it holds no {MODEL}"
-        inside = next((f.parent for f in sorted(folder.glob(f"*/{MODEL}"))), None)
-        fix = f"name {inside}" if inside else "check the path; nowcaster.save(path) makes one"
+        near = (f.parent for place in (folder, folder.parent) for f in sorted(place.glob(f"*/{MODEL}")))
+        beside = next(near, None)
+        fix = f"name {beside}" if beside else "name the folder of a saved nowcaster"
         raise ModelError(str(folder), what, expected="a saved nowcaster", fix=fix)
     for file in (model, folder / WEIGHTS):
         if file.exists() and not (file.is_file() and _belongs(file, folder)):
@@ -135,7 +136,9 @@ def read_bundle(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with model.open("rb") as opened:
             raw = opened.read(MAX_JSON_BYTES + 1)
     except OSError as error:
-        raise ModelError(str(model), f"cannot be read ({error.strerror})", fix="check the permissions") from error
+        raise ModelError(
+            str(model), f"cannot be read ({error.strerror})", fix=f"make it readable, as by chmod u+r {model}"
+        ) from error
     if len(raw) > MAX_JSON_BYTES:
         raise ModelError(str(model), "too large", expected=f"at most {MAX_JSON_BYTES} bytes", fix=_NEW)
     try:

@@ -19,6 +19,7 @@ NONE_COME: Final = 60.0
 """Seconds without any worker after which a cluster that will start none is given up, and another is warned of."""
 ALL_LOST: Final = 600.0
 """The same for a scheduler that had workers, and of which it is not known whether others come."""
+_START = "start a scheduler and its workers, then run the same again to go on"
 
 
 @contextlib.contextmanager
@@ -126,9 +127,7 @@ class Tasks:
         return ended
 
     def _gone(self, label: str = "its tasks") -> Interrupted:
-        return Interrupted(
-            self.store, f"the cluster gave {label} up", fix="see to the cluster, then run the same again to go on"
-        )
+        return Interrupted(self.store, f"the cluster gave {label} up", fix=_START)
 
     def _threads(self) -> dict[str, int]:
         """Return how many threads each worker has."""
@@ -138,7 +137,7 @@ class Tasks:
             raise Interrupted(
                 self.store,
                 "the dask scheduler does not answer any more",
-                fix="start it and its workers, then run the same again to go on",
+                fix=_START,
             ) from error
         return threads
 

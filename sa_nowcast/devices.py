@@ -24,6 +24,6 @@ def resolve_device(name: str) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(index or 0) >= count:
             raise RecipeError(
-                "device", f"{name} was asked for, and {count} CUDA devices are here", fix="use device: auto or cpu"
+                "device", f"{name} was asked for, and {count} CUDA devices are here", fix="give auto or cpu"
             )
     return torch.device(kind, int(index or 0)) if kind == "cuda" else torch.device("cpu")

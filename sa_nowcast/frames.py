@@ -314,7 +314,7 @@ class Frames:
             raise DataError(
                 f"{part.name}, {self.label(start)} to {self.label(stop - 1)}",
                 f"storage could not give the values ({type(error).__name__}: {error})",
-                fix="check the file; a damaged chunk has to be written again from its source",
+                fix="write the file again from its source",
             ) from error
 
 
@@ -415,13 +415,14 @@ def _select(
     if len(chosen) == 1:
         channel_dim = dims.find_channel(chosen[0], known, channel)
     else:
+        plain = [str(a.name) for a in chosen if set(a.dims) == set(known)]
         for array in chosen:
             if set(array.dims) != set(known):
                 raise DataError(
                     str(array.name),
                     f"dimensions {', '.join(map(str, array.dims))} beside other variables",
                     expected=", ".join(map(str, known)),
-                    fix=f"ds[[{str(chosen[0].name)!r}]]",
+                    fix=f"ds[{plain or [str(chosen[0].name)]!r}]",
                 )
         channel_dim = dims.VARIABLE
     order = [t_dim, *([channel_dim] if channel_dim is not None and len(chosen) == 1 else []), y_dim, x_dim]
@@ -456,9 +457,7 @@ def _variables(
             raise DataError(wrong, f"dimensions {have}", expected=f"at least {', '.join(_dims_of(found))}")
         one = ds if wrong is None else ds[wrong]
         roles = [dims.find_dim(one, role, dim) for role, dim in told.items()]  # which says what is missing
-        raise DataError(
-            "data", f"no variable has the dimensions {', '.join(map(str, roles))}", fix="check ds.data_vars"
-        )
+        raise DataError("data", f"no variable has the dimensions {', '.join(map(str, roles))}", expected="one with all")
     roles_found = one_grid(ds, found)
     return roles_found, list(wanted) if wanted is not None else gridded
 
@@ -498,6 +497,8 @@ def _decoded(array: xr.DataArray) -> xr.DataArray:
     # Alone: xarray cannot decode beside times with a time zone, which `read_times` refuses by name.
     bare = xr.Dataset({"packed": variable})
     try:
+        for key in ("scale_factor", "add_offset"):
+            np.asarray(array.attrs.get(key, 0)).astype(np.float64).item()  # which xarray asks only when values are read
         decoded = xr.decode_cf(bare, decode_times=False, decode_coords=False)["packed"]
     except (TypeError, ValueError) as error:
         shown = ", ".join(f"{k}={array.attrs[k]!r:.40}" for k in _PACKING if k in array.attrs)

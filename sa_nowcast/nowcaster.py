@@ -83,7 +83,7 @@ class Nowcaster:
         rounded = {name: weight.detach().cpu().half().float() for name, weight in self.network.state_dict().items()}
         for name, weight in rounded.items():
             if not torch.isfinite(weight).all():
-                raise ModelError(f"weight {name}", "is beyond the range of float16", fix="keep it in float32")
+                raise ModelError(f"weight {name}", "is beyond the range of float16", fix="save it without half")
         with torch.device("meta"):
             network = build(self.network.config)
         network.load_state_dict(rounded, assign=True)
@@ -352,7 +352,8 @@ class Nowcaster:
         values = frames.read(last - history + 1, last + 1)
         missing = np.flatnonzero(~np.isfinite(values).any(axis=(1, 2, 3)))
         if len(missing):
-            zero = any(_is_zero(a.encoding.get("_FillValue")) for a in frames.arrays)
+            # Zarr 2 says a fill value of 0 where nothing was asked for; in a NetCDF file somebody declared it.
+            zero = any("chunks" in a.encoding and _is_zero(a.encoding.get("_FillValue")) for a in frames.arrays)
             raise DataError(
                 f"{frames.name}, {frames.label(last - history + 1 + int(missing[0]))}",
                 "every value is missing" + (" (the fill value is 0, which xarray takes for missing)" if zero else ""),
@@ -390,7 +391,7 @@ class Nowcaster:
                 ", ".join(name for name, _ in self.terms.channels),
                 "the network gives values that are no finite numbers",
                 expected="finite values",
-                fix="check the units and the largest values of the data, or train the model again",
+                fix="give another model, or train this one again",
             )
         return result
 

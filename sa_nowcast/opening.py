@@ -18,6 +18,7 @@ from sa_nowcast.recipe import SAMPLE_PREFIX
 from sa_nowcast.samples import open_sample
 from sa_nowcast.sources import chain, open_source
 from sa_nowcast.sources.paths import is_zarr
+from sa_nowcast.storage import nearest_to
 
 Kind = Literal["model", "recipe", "run", "forecast", "scores", "data"]
 RECIPE_SUFFIXES: Final = (".yaml", ".yml")
@@ -129,7 +130,12 @@ def named_like(
             names[name] = wanted[role]
     taken = [new for new in names.values() if new in data.dims and new not in names]
     if taken:
-        raise DataError("truth", f"has a dimension {taken[0]!r} of its own", expected="another name", fix="rename it")
+        raise DataError(
+            "truth",
+            f"has a dimension {taken[0]!r} of its own",
+            expected="another name",
+            fix=f"ds.rename({{{taken[0]!r}: {taken[0] + '_'!r}}})",
+        )
     gone = [new for new in names.values() if new in data.coords and new not in names]
     return data.drop_vars(gone).rename(names) if names else data
 
@@ -150,7 +156,8 @@ def open_forecast(source: str) -> xr.DataArray:
     """
     path = Path(source).expanduser()
     if not path.exists():
-        raise DataError(source, "no such file or folder", expected="a forecast or an archive", fix="check the path")
+        remedy = nearest_to(path) or "make one with sa-nowcast forecast or sa-nowcast hindcast"
+        raise DataError(source, "no such file or folder", expected="a forecast or an archive", fix=remedy)
     ds = normalised(_opened(path))
     names = sorted(str(n) for n, v in ds.data_vars.items() if dims.LEAD_TIME in v.dims)
     if not names:

@@ -204,7 +204,9 @@ class Scaling:
             return cls(tuple(ChannelScaling(**dict(c)) for c in data))
         except TypeError as error:
             raise ModelError(
-                "scaling", f"unreadable constants ({error})", fix="train or fetch the model again"
+                "scaling",
+                f"unreadable constants ({error})",
+                fix="train the model again, or fetch it again from where it came",
             ) from error
 
 

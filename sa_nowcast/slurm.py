@@ -130,5 +130,7 @@ def send(script: str) -> str:
     done = subprocess.run(["sbatch", "--parsable"], input=script, capture_output=True, text=True, check=False)
     if done.returncode:
         said = " ".join(done.stderr.split())[:300] or f"exit code {done.returncode}"
-        raise RecipeError("sbatch", f"refused the script ({said})", fix="change partition, account, gpus or time")
+        raise RecipeError(
+            "sbatch", f"refused the script ({said})", fix="give another --partition, --account, --gpus or --time"
+        )
     return done.stdout.strip().split(";")[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import difflib
 import errno
 import fcntl
 import os
@@ -23,6 +24,18 @@ _PARTIAL: Final = ".partial"
 _ME: Final = "process {} on {}"
 _CURRENT_FOLDER: Final = -100  # AT_FDCWD
 _EXCHANGE: Final = 2  # RENAME_EXCHANGE
+_WRITE: Final = "make room, give the right to write there, or name another place"
+
+
+def nearest_to(path: str | Path) -> str | None:
+    """Return the remedy for a path that is not there: one beside it that has nearly its name, if there is one."""
+    wanted = Path(path).expanduser()
+    try:
+        names = [found.name for found in wanted.parent.iterdir() if not found.name.startswith(".")]
+    except OSError:
+        return None
+    near = difflib.get_close_matches(wanted.name, names, n=1, cutoff=0.7)
+    return f"write {str(wanted.with_name(near[0]))!r}" if near else None
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -139,7 +152,9 @@ def held(lock: Path, place: Path) -> Iterator[None]:
                 ) from None
             except OSError as error:
                 raise StorageError(
-                    str(place), f"its lock cannot be had ({error.strerror})", fix="use a file system with locks"
+                    str(place),
+                    f"its lock cannot be had ({error.strerror})",
+                    fix="use a file system with locks",
                 ) from error
             try:
                 mine = lock.stat().st_ino == os.fstat(file.fileno()).st_ino
@@ -208,7 +223,9 @@ def storage(place: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(
-            str(place), f"cannot be written ({error.strerror or error})", fix="check rights and space"
+            str(place),
+            f"cannot be written ({error.strerror or error})",
+            fix=_WRITE,
         ) from error
 
 

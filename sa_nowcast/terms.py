@@ -112,7 +112,7 @@ class Terms:
                 frames.name,
                 f"channels {', '.join(n for n, _ in found)}",
                 expected=", ".join(n for n, _ in self.channels),
-                fix="select and order the channels as in training",
+                fix=self._selection(frames),
             )
         for (name, units), (_, wanted) in zip(found, self.channels, strict=True):
             if wanted is not None and dims.canonical_units(units) != dims.canonical_units(wanted):
@@ -121,7 +121,7 @@ class Terms:
                     name,
                     shown,
                     expected=f"{wanted!r}, which the model was trained on",
-                    fix="convert the values, then set attrs['units']",
+                    fix=f"convert the values, and set the attribute units of {name} to {wanted!r}",
                 )
         differences = np.diff(frames.times)
         if len(differences) and (abs(differences - self.step).astype(np.int64) > tolerance(self.step)).all():
@@ -129,10 +129,17 @@ class Terms:
                 f"{frames.name}, {frames.label(len(frames) - 1)}",
                 f"step is {show_step(differences[-1])}",
                 expected=f"{show_step(self.step)}, which the model was trained on",
-                fix="resample in time, or train a model",
+                fix="resample in time, or train a model at this step",
             )
         if grid == "check":
             self._check_grid(frames)
+
+    def _selection(self, frames: Frames) -> str:
+        """Return what gives the channels of training, in their order."""
+        names = [name for name, _ in self.channels]
+        if {*names} <= {c.name for c in frames.channels}:  # variables of a Dataset are selected by themselves
+            return f"ds.sel({frames.channel_dim}={names!r})"
+        return "give the channels of training, by the same names"
 
     def _check_grid(self, frames: Frames) -> None:
         found = frames.grid

@@ -227,6 +227,7 @@ def regular_segments(
     wrong = np.flatnonzero(np.abs(differences - wanted) > tolerance(wanted, rounding))
     if len(wrong) and gaps == "refuse":
         at = int(wrong[0])
+        off = np.abs(differences - np.rint(differences / wanted).astype(np.int64) * wanted)
         missing = max(round(int(differences[at]) / wanted) - 1, 0)
         lost = f" ({missing} missing, first {show_time(times[at] + np.timedelta64(wanted, 'ns'))})" if missing else ""
         more = f", and {len(wrong) - 1} more such places" if len(wrong) > 1 else ""
@@ -234,7 +235,8 @@ def regular_segments(
             f"{name}, {show_time(times[at + 1])}",
             f"step is {show_step(np.timedelta64(int(differences[at]), 'ns'))}{lost}{more}",
             expected=show_step(np.timedelta64(wanted, "ns")),
-            fix=_round_off(times, label)
+            # Where all are whole numbers of steps apart, frames are missing, and none is out of place.
+            fix=(_round_off(times, label) if (off > tolerance(wanted, rounding)).any() else None)
             or "fill in or resample the times, or allow gaps with gaps='skip' (data.gaps: skip in a recipe)",
         )
     cuts = [0, *(wrong + 1).tolist(), len(times)]

@@ -180,7 +180,7 @@ def test_times_out_of_order_are_refused(tmp_path: Path, order: list[int], messag
 def test_months_are_refused_as_irregular_and_allowed_by_name(tmp_path: Path) -> None:
     months = rain(12, step="MS")
     with pytest.raises(
-        DataError, match=r"2024-03-01T00:00: step is 29 d, expected 31 d or a multiple of it. Fix: irregular='allow'"
+        DataError, match=r"2024-03-01T00:00: step is 29 d, expected 31 d or a multiple of it. Fix: pass irregular="
     ):
         convert(months, tmp_path / "out.zarr")
     plan = convert(months, tmp_path / "out.zarr", irregular="allow")

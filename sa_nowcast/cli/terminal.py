@@ -25,6 +25,7 @@ from sa_nowcast.errors import Interrupted, RecipeError, SaNowcastError, StorageE
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+_STORAGE = "make room, give the right to read and write it, or name another place"
 BROKEN_PIPE = 141  # what a shell shows for a program that SIGPIPE ended
 
 
@@ -140,7 +141,7 @@ def main() -> None:
         error: Exception = fault
         if isinstance(error, OSError) and error.errno is not None and error.strerror:
             where = str(error.filename or "storage")
-            error = StorageError(where, f"cannot be read or written ({error.strerror})", fix="check rights and space")
+            error = StorageError(where, f"cannot be read or written ({error.strerror})", fix=_STORAGE)
         if as_json and hasattr(error, "format_message"):  # click's, about the command line
             told = getattr(error, "ctx", None)
             where = "sa-nowcast" if told is None else told.command_path

@@ -73,7 +73,7 @@ def validate(
             )
     else:
         raise RecipeError(
-            target, f"is {kind}", expected="a recipe, frames or a saved nowcaster", fix="sa-nowcast inspect"
+            target, f"is {kind}", expected="a recipe, frames or a saved nowcaster", fix=f"sa-nowcast inspect {target}"
         )
     found = [f if f.error is None else Finding.failure(f.check, spelled_error(f.error, context.command)) for f in found]
     code = exit_code(found)

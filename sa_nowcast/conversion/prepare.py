@@ -76,7 +76,7 @@ def prepare(
     gridded = [str(n) for n, v in ds.variables.items() if axis in v.dims and v.ndim >= 3]
     if not gridded:
         raise DataError(
-            str(target), f"no variable has {axis} and two more dimensions", fix="check the source's data_vars"
+            str(target), f"no variable has {axis} and two more dimensions", fix="pass another time= or other variables="
         )
     whole = ds.drop_vars(gridded).load().variables
     kept = {n: whole.get(n, v) for n, v in ds.variables.items()}
@@ -175,7 +175,7 @@ def _cadence(ds: xr.Dataset, axis: Hashable, irregular: Irregular) -> tuple[np.t
             f"{axis}, {_show(times[at + 1])}",
             f"step is {show_step(np.timedelta64(int(differences[at]), 'ns'))}",
             expected=f"{show_step(np.timedelta64(step, 'ns'))} or a multiple of it",
-            fix="irregular='allow', where irregular times are meant",
+            fix="pass irregular='allow', where irregular times are meant",
         )
     holes = [times[at] + np.arange(1, count[at]) * np.timedelta64(step, "ns") for at in np.flatnonzero(count > 1)]
     return np.timedelta64(step, "ns"), np.concatenate([nothing.astype(times.dtype), *holes])

@@ -251,7 +251,7 @@ class _Conversion:
             if existing == "refuse":
                 raise StorageError(
                     str(self.partial), "holds an unfinished conversion of other data or settings",
-                    fix="finish that one, remove the folder, or existing='replace'",
+                    fix="finish that one, remove the folder, or pass existing='replace'",
                 )  # fmt: skip
             lines = []
         records = (ShardRecord(**line) for line in lines[1:] if _INODE not in line)

@@ -16,6 +16,9 @@ from sa_nowcast.conversion.plan import VariablePlan
 from sa_nowcast.errors import DataError, SaNowcastError, StorageError
 from sa_nowcast.sources.manifest import sha256_of
 
+# What was converted before was of other data.
+_MENDED = "repair or leave out its file, and pass existing='replace'"
+
 
 @dataclass(frozen=True)
 class ShardRecord:
@@ -75,7 +78,9 @@ def write_shard(store: str, plan: VariablePlan, index: tuple[int, ...], block: x
         raise
     except (OSError, RuntimeError, ValueError, KeyError, IndexError, EOFError) as error:
         raise DataError(
-            label, f"the source cannot be read ({type(error).__name__}: {error})", fix="repair or leave out its file"
+            label,
+            f"the source cannot be read ({type(error).__name__}: {error})",
+            fix=_MENDED,
         ) from error
     packed = pack(xr.Variable(block.dims, values, block.attrs, block.encoding), plan, label)
     region, file = plan.region(index), Path(store) / plan.path(index)
@@ -89,12 +94,12 @@ def write_shard(store: str, plan: VariablePlan, index: tuple[int, ...], block: x
         raise StorageError(
             str(file),
             f"cannot be written ({error.strerror or error})",
-            fix="make room or mend the disk, then run again to resume",
+            fix="make room and run again to resume, or name another target",
         ) from error
     except (RuntimeError, ValueError) as error:
-        raise StorageError(str(file), f"does not read back ({error})", fix="check the disk") from error
+        raise StorageError(str(file), f"does not read back ({error})", fix="name a target on another disk") from error
     if again.tobytes() != packed.tobytes():
-        raise StorageError(str(file), "reads back other values than were written", fix="check the disk")
+        raise StorageError(str(file), "reads back other values than were written", fix="name a target on another disk")
     return ShardRecord(plan.path(index), size, digest)
 
 
@@ -127,6 +132,6 @@ def pack(variable: xr.Variable, plan: VariablePlan, label: str) -> npt.NDArray[A
             label,
             f"values change when they are packed as {plan.dtype} again",
             expected="what the source's packing holds exactly",
-            fix=f"store them as they are: ds[{plan.name!r}].encoding.clear()",
+            fix=f"store them as they are, by ds[{plan.name!r}].encoding.clear(), and pass existing='replace'",
         )
     return packed

@@ -125,7 +125,7 @@ class Work:
                 raise DataError(
                     f"{frames.name}, {frames.label(0)} to {frames.label(len(frames) - 1)}",
                     f"storage could not give the values ({type(error).__name__}: {error})",
-                    fix="check the file; a damaged chunk has to be written again from its source",
+                    fix="write the file again from its source",
                 ) from error
         return replace(self, frames=frames.load())
 

@@ -171,7 +171,7 @@ def _check_forecast(forecast: xr.DataArray) -> None:
         raise DataError(label, f"no coordinate {missing[0]}", expected="a forecast")
     if dims.LEAD_TIME not in forecast.dims:
         raise DataError(
-            label, f"{dims.LEAD_TIME} is no dimension", expected="a forecast", fix=f"select [{dims.LEAD_TIME}]"
+            label, f"{dims.LEAD_TIME} is no dimension", expected="a forecast", fix=f"ds.expand_dims({dims.LEAD_TIME!r})"
         )
     if RECORD in forecast.attrs:
         raise DataError(label, "already converted", fix="bring it back with from_convention first")

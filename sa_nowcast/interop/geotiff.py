@@ -109,7 +109,7 @@ def _arranged(forecast: xr.DataArray, label: str) -> tuple[xr.DataArray, Hashabl
             label,
             f"dimensions {listed} beside lead_time, y, x",
             expected="at most one",
-            fix="choose entries with .isel",
+            fix=f"choose an entry with .isel({others[0]}=0)",
         )
     for axis, step in ((y, -1), (x, 1)):
         if projection.regular_axis(forecast, axis).step * step < 0:

@@ -24,6 +24,7 @@ from sa_nowcast.storage import partial_beside, put_in_place
 
 if TYPE_CHECKING:
     from sa_nowcast.nowcaster import Nowcaster
+_LATER = "run the same again when the hub answers"
 
 
 def prepare_folder(
@@ -118,7 +119,7 @@ def push(
         huggingface_hub is not installed.
     """
     hub = require("huggingface_hub", "hub")
-    with tempfile.TemporaryDirectory() as folder, _one_line(hub, repo_id, "uploaded"):
+    with tempfile.TemporaryDirectory() as folder, _one_line(repo_id, "uploaded"):
         made = prepare_folder(
             nowcaster, Path(folder) / "model", repo_id=repo_id, licence=licence, description=description
         )
@@ -174,7 +175,7 @@ def pull(
     from sa_nowcast.nowcaster import Nowcaster
 
     hub = require("huggingface_hub", "hub")
-    with _one_line(hub, repo_id, "fetched"):
+    with _one_line(repo_id, "fetched"):
         folder = hub.snapshot_download(
             repo_id,
             revision=revision,
@@ -223,9 +224,9 @@ was damaged, not who made it.
 
 
 @contextlib.contextmanager
-def _one_line(hub: Any, repo_id: str, done: str) -> Iterator[None]:
+def _one_line(repo_id: str, done: str) -> Iterator[None]:
     """Turn what huggingface_hub and its network library raise into one line."""
-    errors = hub.errors
+    errors = require("huggingface_hub.errors", "hub")  # which importing the library alone does not load
     try:
         yield
     except errors.HFValidationError as error:
@@ -234,19 +235,21 @@ def _one_line(hub: Any, repo_id: str, done: str) -> Iterator[None]:
         raise StorageError(
             repo_id,
             "the model was not fetched before, and the hub was not asked or cannot be reached",
-            fix="check the connection, or give the folder of a copy to sa_nowcast.load",
+            fix="run the same again when the hub answers, or give the folder of a copy to sa_nowcast.load",
         ) from error
     except (errors.GatedRepoError, errors.RepositoryNotFoundError) as error:
         raise StorageError(
-            repo_id, "the hub has no such model, or not for you", fix="check the name; log in with hf auth login"
+            repo_id,
+            "the hub has no such model, or not for you",
+            fix="give the name of a model that is there, or log in by hf auth login",
         ) from error
     except errors.RevisionNotFoundError as error:
         raise StorageError(repo_id, "the hub has no such revision", fix="name a branch, tag or commit") from error
     except (errors.LocalTokenNotFoundError, errors.HfHubHTTPError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise StorageError(
-            repo_id, f"the model could not be {done} ({reason})", fix="log in with hf auth login"
-        ) from error
+        status = getattr(getattr(error, "response", None), "status_code", 401)
+        remedy = "log in by hf auth login" if status in (401, 403) else _LATER
+        raise StorageError(repo_id, f"the model could not be {done} ({reason})", fix=remedy) from error
     except Exception as error:
         # Every version of huggingface_hub has another network library, each with errors of its own.
         if isinstance(error, OSError) or type(error).__module__.partition(".")[0].startswith(("http", "requests")):
@@ -254,6 +257,6 @@ def _one_line(hub: Any, repo_id: str, done: str) -> Iterator[None]:
             raise StorageError(
                 repo_id,
                 f"the model could not be {done}: the hub cannot be reached ({reason})",
-                fix="check the connection",
+                fix=_LATER,
             ) from error
         raise

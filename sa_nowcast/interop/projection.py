@@ -84,7 +84,9 @@ def regular_axis(forecast: xr.DataArray, name: Hashable) -> Axis:
     factor = 1.0 if known else _METRES.get(dims.canonical_units(units) or "", 0.0)
     if not factor:
         found = f"{name} is in {units or 'no stated units'}"
-        raise DataError(label, found, expected="m, km or degrees", fix="convert the coordinate")
+        raise DataError(
+            label, found, expected="m, km or degrees", fix=f"convert the values of {name}, and set its attribute units"
+        )
     return Axis(name, float(values[0]) * factor, float(step) * factor, len(values))
 
 

@@ -192,7 +192,12 @@ def to_blending(
     _check_one(forecast, label)
     for name, attrs in ((label, forecast.attrs), (f"{label}, analysis", analysis.attrs)):
         if pysteps_units(attrs.get("units")) != "mm/h":
-            raise DataError(name, f"units {attrs.get('units')!r}", expected="mm h-1", fix="convert the values")
+            raise DataError(
+                name,
+                f"units {attrs.get('units')!r}",
+                expected="mm h-1",
+                fix="convert the values, and set attrs['units'] = 'mm h-1'",
+            )
     leads = forecast[dims.LEAD_TIME].values
     if (leads != leads[0] * np.arange(1, len(leads) + 1)).any():
         raise DataError(label, "lead times that are not 1, 2, ... steps", expected="every step, as blending needs")
@@ -304,7 +309,9 @@ def _labelled(
     terms = nowcaster.terms
     if len(terms.channels) != 1:
         names = ", ".join(name for name, _ in terms.channels)
-        raise ModelError("model", f"channels {names}", expected="one channel, as pysteps has", fix="take another model")
+        raise ModelError(
+            "model", f"channels {names}", expected="one channel, as pysteps has", fix="give a model of one channel"
+        )
     ((name, units),) = terms.channels
     values = np.asarray(precip)
     if values.ndim != 3 or values.dtype.kind not in "fiu":
@@ -345,7 +352,12 @@ def _labelled(
 def _check_one(forecast: xr.DataArray, label: str) -> None:
     require_one(forecast, label)
     if dims.VARIABLE in forecast.dims:
-        raise DataError(label, "several variables", expected="one", fix="choose one with .sel(variable=...)")
+        raise DataError(
+            label,
+            "several variables",
+            expected="one",
+            fix=f"choose one with .sel(variable={str(forecast[dims.VARIABLE].values[0])!r})",
+        )
 
 
 def _analysis(analysis: xr.DataArray, init: np.datetime64, label: str) -> xr.DataArray:

@@ -39,12 +39,18 @@ def require_pysteps(forecast: xr.DataArray, label: str) -> None:
         )
     if dims.VARIABLE in forecast.dims:
         raise DataError(
-            label, "several variables", expected="one", fix="choose one with .sel(variable=...) and set attrs['units']"
+            label,
+            "several variables",
+            expected="one",
+            fix=f"choose one with .sel(variable={str(forecast[dims.VARIABLE].values[0])!r})",
         )
     units = forecast.attrs.get("units")
     if pysteps_units(units) is None:
         raise DataError(
-            label, f"units {units!r}", expected="mm h-1, mm or dBZ, as pysteps has", fix="convert the values"
+            label,
+            f"units {units!r}",
+            expected="mm h-1, mm or dBZ, as pysteps has",
+            fix="convert the values, and set attrs['units']",
         )
 
 

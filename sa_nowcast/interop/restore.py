@@ -119,7 +119,7 @@ def from_names(data: xr.Dataset | xr.DataArray, fields: list[xr.DataArray], name
             raise DataError(
                 label_of(data),
                 f"variables of different dimensions ({' and '.join(str(f.name) for f in shapes.values())})",
-                fix="choose one, as in ds['name']",
+                fix=f"choose one, as in ds[{str(fields[0].name)!r}]",
             )
         texts = {k: [str(f.attrs.get(k, "")) for f in fields] for k in dims.PER_VARIABLE}
         result = xr.concat(

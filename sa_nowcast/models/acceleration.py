@@ -72,15 +72,9 @@ class GraphedTrainingStep:
         *,
         autocast: torch.dtype | None = None,
     ) -> None:
-        if not x_BTCHW.is_cuda:
-            raise ModelError(
-                "CUDA graph",
-                f"the frames are on {x_BTCHW.device}",
-                "a CUDA device",
-                "train without graph on this device",
-            )
         if not all(group.get("capturable", False) for group in optimizer.param_groups):
             raise ModelError("CUDA graph", "the optimiser is not capturable", fix="make it with capturable=True")
+        _require_cuda(x_BTCHW)
         self._net, self._optimizer, self._loss = net, optimizer, loss
         self._history, self._autocast = history, autocast
         self._x = x_BTCHW.clone()
@@ -166,13 +160,17 @@ def graphed_predictions(
     ModelError
         The frames are not on a CUDA device.
     """
-    if not x_BTCHW.is_cuda:
-        raise ModelError(
-            "CUDA graph", f"the frames are on {x_BTCHW.device}", "a CUDA device", "train without graph on this device"
-        )
+    _require_cuda(x_BTCHW)
     # Autocast that is on around the capture would keep its cache of converted weights, which a graph cannot see.
     with torch.autocast("cuda", enabled=False):
         graphed = torch.cuda.make_graphed_callables(
             _Predictions(net, history, autocast), (x_BTCHW.clone(), truth_mask.clone())
         )
     return cast("Callable[[Tensor, Tensor], Tensor]", graphed)
+
+
+def _require_cuda(x_BTCHW: Tensor) -> None:
+    if not x_BTCHW.is_cuda:
+        raise ModelError(
+            "CUDA graph", f"the frames are on {x_BTCHW.device}", "a CUDA device", "train without graph on this device"
+        )

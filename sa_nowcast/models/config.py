@@ -199,7 +199,7 @@ def _known_fields(fields: Mapping[str, Any]) -> None:
         if key not in known:
             nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
             raise ModelError(
-                f"network.{key}", "is no field of a network", f"one of {', '.join(known)}", f"did you mean {nearest!r}"
+                f"network.{key}", "is no field of a network", f"one of {', '.join(known)}", f"write {nearest!r}"
             )
 
 

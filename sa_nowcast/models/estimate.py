@@ -136,11 +136,14 @@ def require_memory(
     available = available_memory(device) if available is None else available
     if needed(batch) <= available:
         return needed(batch)
+    tile = None
+    if not training and max(grid) > SMALLEST_TILE:
+        tile = fitting_tile(config, grid, batch, history=history, steps=steps, device=device, available=available)
     raise ModelError(
         f"{config.name} on {grid[0]}×{grid[1]}, batch {batch}, {history} to {steps} frames",
         f"needs about {_gib(needed(batch))} to {'train' if training else 'forecast'}",
         f"at most the {_gib(available)} that are free on {device}",
-        _remedy(config, batch, training, available, needed),
+        _remedy(config, batch, available, needed) if training else _remedy_of_forecast(tile),
     )
 
 
@@ -335,10 +338,10 @@ def _positions_at_once() -> int:
     return MAX_POSITIONS_AT_ONCE
 
 
-def _remedy(config: NetworkConfig, batch: int, training: bool, available: int, needed: Callable[..., int]) -> str:
+def _remedy(config: NetworkConfig, batch: int, available: int, needed: Callable[..., int]) -> str:
     # The estimate grows with the batch; the first one that does not fit is found by bisection.
     fits = bisect.bisect_right(range(1, batch), available, key=needed)
-    frugal_can = training and config.checkpoint_steps != 1 and config.output != "moving"
+    frugal_can = config.checkpoint_steps != 1 and config.output != "moving"
     if fits:
         return f"use a batch of {fits}" + (", or set checkpoint_steps: 1" if frugal_can else "")
     if frugal_can:
@@ -346,6 +349,10 @@ def _remedy(config: NetworkConfig, batch: int, training: bool, available: int, n
         if needed(1, frugal) <= available:
             return "use a batch of 1 with checkpoint_steps: 1"
     return f"use a larger patch than {config.patch}, fewer hidden channels, or a smaller grid"
+
+
+def _remedy_of_forecast(tile: int | None) -> str:
+    return "take a smaller grid" if tile is None else f"take a smaller grid, or tile={tile}"
 
 
 def _gib(size: int) -> str:

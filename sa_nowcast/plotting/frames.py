@@ -210,7 +210,7 @@ def _one_variable(
         return data[known[0]]
     for role, name in told.items():
         find_dim(data, role, name)  # which says what is missing
-    raise DataError("data", "no variable has time and two horizontal dimensions", fix="check ds.data_vars")
+    raise DataError("data", "no variable has time and two horizontal dimensions", expected="one with all three")
 
 
 def _position(frames: Frames, init_time: object) -> int:

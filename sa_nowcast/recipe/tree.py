@@ -17,6 +17,7 @@ from typing import Any
 
 from sa_nowcast.errors import RecipeError
 from sa_nowcast.recipe.shipped import find_recipe
+from sa_nowcast.storage import nearest_to
 from sa_nowcast.strict_yaml import load_strict
 
 MAX_BYTES = 100_000
@@ -166,9 +167,8 @@ def _text(path: Path) -> str:
             raise RecipeError(str(path), "too large", expected=f"a recipe of at most {MAX_BYTES} bytes")
         return io.TextIOWrapper(io.BytesIO(content), encoding="utf-8").read()
     except OSError as error:
-        raise RecipeError(
-            str(path), f"cannot be read ({error.strerror})", fix="check the path of the recipe"
-        ) from error
+        remedy = nearest_to(path) or "name a recipe that is there, or write one with sa-nowcast init"
+        raise RecipeError(str(path), f"cannot be read ({error.strerror})", fix=remedy) from error
     except UnicodeDecodeError as error:
         raise RecipeError(str(path), "is not UTF-8 text", expected="a YAML file") from error
 
@@ -215,7 +215,7 @@ def _parent(name: str, folder: Path, where: str) -> Path:
     except RecipeError as error:
         raise RecipeError(where, f"{name}: {error.found}", error.expected) from None
     if not found.is_file():
-        raise RecipeError(where, f"no recipe at {beside}", fix="paths start at the folder of the recipe that extends")
+        raise RecipeError(where, f"no recipe at {beside}", fix=f"give its path from {folder}")
     return found
 
 

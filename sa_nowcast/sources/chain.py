@@ -58,7 +58,8 @@ def chain(ds: xr.Dataset) -> xr.Dataset:
     >>> windows = sa_nowcast.SequenceDataset(ds, history=10, steps=10, gaps="skip")  # doctest: +SKIP
     """
     if not isinstance(ds, xr.Dataset):
-        raise DataError("data", f"a {type(ds).__name__}", expected="a Dataset", fix="da.to_dataset(name=...)")
+        fix = f"da.to_dataset(name={str(ds.name or 'data')!r})" if isinstance(ds, xr.DataArray) else None
+        raise DataError("data", f"a {type(ds).__name__}", expected="a Dataset", fix=fix)
     if SEQUENCE not in ds.dims:
         return ds
     time = dims.find_dim(ds, "time")
@@ -95,7 +96,7 @@ def _own_times(ds: xr.Dataset, time: Hashable) -> Times:
     """Return the times within each sequence, (sequence, frame); one row where all have the same."""
     films = [n for n, v in ds.data_vars.items() if {SEQUENCE, time} <= set(v.dims)]
     if not films:
-        raise DataError("data", f"no variable has the dimensions {SEQUENCE} and {time}", fix="check ds.data_vars")
+        raise DataError("data", f"no variable has the dimensions {SEQUENCE} and {time}", expected="one with both")
     times = read_times(ds[films[0]], time, str(films[0]))
     if times.ndim == 1:
         return times[np.newaxis]

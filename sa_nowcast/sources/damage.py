@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sa_nowcast.errors import DataError, SaNowcastError
 
-CHECK = "check the file, leave it out, or name the right engine"
+CHECK = "replace the file by a whole one, leave it out, or give the right engine="
 
 
 @contextmanager

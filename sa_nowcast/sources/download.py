@@ -106,14 +106,16 @@ def fetch_file(file: RemoteFile, folder: Path) -> Path:
             file.url,
             "what was downloaded has another hash",
             expected=file.hash,
-            fix="try again; if it stays, the file changed",
+            fix="try again",
         ) from error
     except (requests.RequestException, TimeoutError) as error:
         raise StorageError(
-            file.url, f"cannot be downloaded ({type(error).__name__})", fix="check the network, try again"
+            file.url, f"cannot be downloaded ({type(error).__name__})", fix="try again when the server answers"
         ) from error
     except OSError as error:
         raise StorageError(
-            str(folder), f"cannot be written ({error.strerror or error})", fix="check rights and space"
+            str(folder),
+            f"cannot be written ({error.strerror or error})",
+            fix="make room, give the right to write there, or name another folder",
         ) from error
     return folder / file.name

@@ -191,7 +191,7 @@ def _with_time(ds: xr.Dataset, path: Path, time_pattern: str | None, told: Hasha
     elif named:
         value, attrs = ds[named[0]].values, dict(ds[named[0]].attrs)
     else:
-        raise DataError(str(path), "the file holds no time", fix=pattern_remedy(path.name))
+        raise DataError(str(path), "the file holds no time", fix=pattern_remedy(path.name, asked=True))
     gridded = [n for n, v in ds.data_vars.items() if v.ndim >= 2 and not _is_bounds(ds, str(n))]
     ds = ds.drop_vars(named).set_coords([n for n in ds.data_vars if n not in gridded and n not in named])
     moments = [n for n in scalars if n not in named]

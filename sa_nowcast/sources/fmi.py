@@ -84,9 +84,7 @@ def read_fmi(path: Path) -> tuple[npt.NDArray[np.float64], dict[str, Any]]:
     quantity = header.get("param", "")
     if largest != 255 or re.sub(r"[^a-z]", "", quantity.lower()) not in REFLECTIVITY:
         found = f"param {quantity or 'missing'} with codes up to {largest}"
-        raise DataError(
-            str(path), found, expected="CorrectedReflectivity with codes up to 255", fix="convert it by its own formula"
-        )
+        raise DataError(str(path), found, expected="CorrectedReflectivity with codes up to 255")
     raw = np.frombuffer(body, dtype, width * height).reshape(height, width)
     missing = {int(header[k].split()[0]) for k in ("missingval", "missing", "nodata") if header.get(k)} or {largest}
     values = raw.astype(np.float64) * GAIN + OFFSET

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,8 +157,13 @@ def _header(rasterio: Any, path: Path, wanted: tuple[int, ...] | None) -> _Heade
 def _require_alike(headers: Sequence[_Header], paths: Sequence[Path]) -> None:
     first = headers[0]
     if first.transform.b or first.transform.d:
+        size = math.hypot(first.transform.a, first.transform.d)
+        old, new = (shlex.quote(str(p)) for p in (paths[0], paths[0].with_name(f"upright_{paths[0].name}")))
         raise DataError(
-            str(paths[0]), "a turned or sheared grid", expected="rows and columns along the axes", fix="gdalwarp it"
+            str(paths[0]),
+            "a turned or sheared grid",
+            expected="rows and columns along the axes",
+            fix=f"rio warp {old} {new} --res {size:.9g}, and name the new file" if first.crs else None,
         )
     if any(dtype.startswith("complex") for dtype in first.dtypes):
         raise DataError(str(paths[0]), f"values of type {first.dtypes[0]}", expected="real numbers")

@@ -96,7 +96,6 @@ def _formula(path: Path, calibration: Any) -> tuple[float, float]:
             str(path),
             f"the formula {formula!r}" if formula else "no calibration_formulas",
             expected="one such as 'GEO = 0.01 * PV + 0.0'",
-            fix="convert these files with their own tool first",
         )
     gain = float(match["gain"] or 1.0) / float(match["divisor"] or 1.0)
     return gain, float(match["offset"] or 0.0)

@@ -48,7 +48,7 @@ def mch_options(path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
     unit, minutes, scale = _PRODUCTS[product]
     found = re.search(r"SCALE=(\S+)", said)
     if scale is not None and found is not None and found[1] != scale:
-        raise DataError(str(path), f"the scale {found[1]}", expected=scale, fix="convert it by its own table of values")
+        raise DataError(str(path), f"the scale {found[1]}", expected=scale)
     if scale is not None:
         _require_palette(path, image)
     stated = re.search(r"ACCUm=(\d+)", said)

@@ -89,8 +89,7 @@ def read_odim(path: Path, qty: str) -> tuple[npt.NDArray[np.float64], dict[str, 
             raise DataError(
                 str(path),
                 f"an ODIM object {kind or 'without a kind'}, in the radar's own polar coordinates",
-                expected=f"a field on a map: {' or '.join(_IMAGES)}",
-                fix="project the scans onto a grid first, as wradlib and Py-ART do",
+                expected=f"a field on a map ({' or '.join(_IMAGES)}), as wradlib and Py-ART make of scans",
             )
         found = [chain for quantity, chain in _fields(file) if quantity == qty]
         if not found:

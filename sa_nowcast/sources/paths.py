@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.storage import nearest_to
 
 PathLike = str | os.PathLike[str]
 Times = npt.NDArray[np.datetime64]
@@ -102,7 +103,7 @@ def expand(source: PathLike | Iterable[PathLike], suffixes: Sequence[str] = ()) 
         raise DataError(
             text,
             "no file matches the pattern" if pattern else "no such file or folder",
-            fix="check the path; relative ones start at the working directory",
+            fix=nearest_to(path) or f"name files that are there; relative paths start at {Path.cwd()}",
         )
     return found
 
@@ -177,11 +178,13 @@ def recognised_pattern(name: str) -> str | None:
     return None if others or clock else pattern
 
 
-def pattern_remedy(name: str) -> str:
-    """Return what a user can do about a name whose time was not recognised."""
+def pattern_remedy(name: str, *, asked: bool = False) -> str:
+    """Return what to do about a name whose time was not recognised, or where a pattern has to be `asked` for."""
     found, _ = _times_in(name)
     if found:
         return f"time_pattern={found[0][0]!r} takes the first that the name holds"
+    if asked:
+        return "name the files by their times, as in rain_20240501_0005.nc, and give time_pattern='%Y%m%d_%H%M'"
     how = "as in rain_20240501_0005.tif, or give time_pattern= where they are named otherwise"
     return f"name the files by their times, {how}"
 

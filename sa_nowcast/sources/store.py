@@ -255,7 +255,9 @@ class CheckedArray(BackendArray):
     def _damage(self, touched: Sequence[Sequence[int]], error: Exception) -> DataError:
         """Find the chunk that cannot be read, and name it."""
         return self._first_damaged(touched) or DataError(
-            self.name, f"cannot be read ({type(error).__name__}: {error})", fix="check the disk"
+            self.name,
+            f"cannot be read ({type(error).__name__}: {error})",
+            fix="read again, or copy the store to another disk",
         )
 
     def _first_damaged(self, touched: Sequence[Sequence[int]]) -> DataError | None:

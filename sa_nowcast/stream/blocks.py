@@ -182,7 +182,7 @@ class ZarrBlocks(Blocks):
         return DataError(
             f"{variable.name}, {self.label(begin)}",
             f"storage could not give the values ({type(error).__name__}: {error})",
-            fix="check the store; a damaged chunk has to be written again from its source",
+            fix="write the store again from its source",
         )
 
 

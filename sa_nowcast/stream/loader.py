@@ -249,7 +249,10 @@ class SequenceLoader(DataLoader[Any], Generic[S]):
         """Make the next iteration go through this epoch; without it, epoch follows epoch."""
         if not isinstance(self.batches, EpochSampler):
             raise RecipeError(
-                "set_epoch", "a loader of steps", expected="a loader of epochs", fix="give first= instead"
+                "set_epoch",
+                "a loader of steps",
+                expected="a loader of epochs",
+                fix="make it with first= the batch to begin with",
             )
         self.batches.epoch = epoch
 
@@ -329,12 +332,12 @@ def _lost(lookout: _Lookout, error: Exception) -> StorageError:
         return StorageError(
             "loader",
             f"worker process {lookout.stopped} was stopped (SIGSTOP) and did not go on",
-            fix="see who stopped it, and run the same again; workers=0 reads here",
+            fix="run the same again, or read with workers=0",
         )
     return StorageError(
         "loader",
         f"a worker process ended unexpectedly ({(str(error) or type(error).__name__).splitlines()[0]})",
-        fix="if memory ran out, give fewer workers or a smaller cache_bytes; workers=0 reads here",
+        fix="if memory ran out, give fewer workers or a smaller cache_bytes, or read with workers=0",
     )
 
 

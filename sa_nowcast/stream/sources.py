@@ -111,7 +111,7 @@ def _opened(source: str | os.PathLike[str] | Store) -> xr.Dataset:
             opened: xr.Dataset = xr.open_zarr(source, chunks=None, consolidated=consolidated)
         except (OSError, ValueError, KeyError) as error:
             raise DataError(
-                str(source), f"cannot be opened as a Zarr store ({error})", fix="check the address"
+                str(source), f"cannot be opened as a Zarr store ({error})", fix="give the address of a Zarr store"
             ) from error
         return opened
     path = Path(source).expanduser()

@@ -270,7 +270,7 @@ def _values(frames: Frames, source: str, full: bool, progress: Progress) -> list
     seen = f"{'all' if full else 'a sample of'} {count} frames"
     line = f"{low:.5g} to {high:.5g} in {seen}, {missing:.2%} missing"
     if empty == count:
-        fault = DataError(frames.name, f"no valid value in {seen}", expected="some", fix="check the source")
+        fault = DataError(frames.name, f"no valid value in {seen}", expected="some", fix="name data with values")
         return [*found, Finding.failure("values", fault)]
     names = [c.name for c, counts in zip(frames.channels, scan.counts, strict=True) if counts]
     if names:

@@ -110,7 +110,12 @@ def look(
     frames, gaps = _frames(ds, chosen if left_out or variables is not None else None, told)
     values = _sample(frames)
     if not np.isfinite(values).any():
-        raise DataError(frames.name, "no valid value in a sample of frames", expected="some", fix="check the source")
+        raise DataError(
+            frames.name,
+            "no valid value in a sample of frames",
+            expected="some",
+            fix="name data with values",
+        )
     gaps = gaps or not np.isfinite(values).any(axis=(1, 2, 3)).all()
     past, ahead, shares, guard = _window(frames, history, steps)
     smallest, largest = min(frames.grid.height, frames.grid.width), max(frames.grid.height, frames.grid.width)
@@ -282,7 +287,7 @@ def channels_of(
         raise DataError(
             "data",
             f"no variable has the dimensions {', '.join(map(str, shown))}",
-            fix="check ds.data_vars, or name the dimensions with time=, y= and x=",
+            fix="name the dimensions with time=, y= and x=",
         )
     chosen = [n for n in gridded if set(ds[n].dims) == set(known)] or gridded[:1]
     return tuple(chosen), tuple(n for n in everything if n not in chosen)

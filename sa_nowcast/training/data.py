@@ -241,7 +241,7 @@ def _valid_parts(frames: Frames, period: Range, empty: list[int], *, refuse: boo
                 f"{frames.name}, {frames.label(found[0])}",
                 f"every value is missing{more}",
                 expected="some valid values in each frame",
-                fix="drop the frame and pass gaps='skip' (data.gaps: skip), or fill it in",
+                fix="pass gaps='skip' (data.gaps: skip), or fill it in",
             )
         empty += found
         yield values if not found else values[valid]

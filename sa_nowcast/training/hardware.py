@@ -86,7 +86,7 @@ def choose_hardware(recipe: TrainingRecipe, *, graph: bool = True) -> Hardware:
             "training.acceleration",
             f"graph, on {found}",
             expected="one process on a CUDA device",
-            fix="use acceleration: auto",
+            fix="give auto",
         )
     if acceleration == "compile":
         _require_compiler(device)
@@ -111,7 +111,7 @@ def _require_compiler(device: torch.device) -> None:
             "training.acceleration",
             f"compile, and torch cannot compile here ({cause})",
             expected=needed,
-            fix="install it, or use acceleration: none",
+            fix="install it, or give none",
         ) from error
 
 

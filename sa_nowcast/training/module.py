@@ -24,6 +24,9 @@ from sa_nowcast.training.schedules import (
     truth_probability,
 )
 
+# A training that goes on in the same folder has to have the same settings.
+_LOWER = "lower training.learning_rate, and take another output folder"
+
 
 class NowcastModule(L.LightningModule):
     """Trains a network on raw windows (B, T, C, H, W), in physical units with NaN where missing.
@@ -110,8 +113,7 @@ class NowcastModule(L.LightningModule):
                 f"the loss is {total.item()}; "
                 + (f"windows: {self._windows(self.global_step)}" if not mine else "in another process"),
                 expected="a finite loss",
-                fix="look at these windows for extreme values, or lower training.learning_rate; the last checkpoint is "
-                "sound",
+                fix=_LOWER,
             )
         return {"loss": loss, "mean": mean}
 
@@ -121,7 +123,7 @@ class NowcastModule(L.LightningModule):
             f"training, step {step}",
             f"the weights are not finite after this update; windows: {self._windows(step)}",
             expected="finite weights",
-            fix="lower training.learning_rate, or give training.clip_norm; the last checkpoint is sound",
+            fix=_LOWER,
         )
 
     def learning_rate(self) -> float:

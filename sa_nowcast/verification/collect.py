@@ -16,6 +16,7 @@ from sa_nowcast.times import show_time
 from sa_nowcast.verification.fields import EXTRA_DIMS, FRAME_SUMS, KINDS, Fields, Settings, Sums
 from sa_nowcast.verification.inputs import Pairing, pair
 from sa_nowcast.verification.metrics import select_metrics
+from sa_nowcast.verification.named import REFERENCES
 from sa_nowcast.verification.statistics import Labels, Statistics
 from sa_nowcast.verification.units import check_thresholds
 
@@ -57,11 +58,15 @@ def collect_statistics(
         To be added to those of other archives, and given to :func:`sa_nowcast.verification.summarise`.
     """
     if isinstance(reference, str) and reference != "persistence":
+        training = ", training=truth" if reference == "climatology" else ""
+        made = f"sa_nowcast.reference({reference!r}{training}).forecast(truth, "
         raise RecipeError(
             "reference",
             f"{reference!r} is unknown",
             '"persistence", None or a forecast DataArray',
-            f"make the forecasts with reference({reference!r}).forecast(...) and pass them",
+            f"pass reference={made}lead_times=forecast.lead_time, init_time=forecast.init_time)"
+            if reference in REFERENCES
+            else None,
         )
     pairing = pair(forecast, truth, reference, reference_name=reference_name, time=time)
     limits = check_thresholds(thresholds, pairing.units)

@@ -19,6 +19,7 @@ from sa_nowcast.sources import MovingMnist, chain
 from sa_nowcast.sources import open_source as open_any
 from sa_nowcast.sources.chain import SEQUENCE
 from sa_nowcast.sources.mnist_generator import TEST_SEED
+from sa_nowcast.storage import nearest_to
 from sa_nowcast.stream.made_fields import MadeFields, RealField
 from sa_nowcast.windows import Positions, Range, Split, split_in_time, window_starts
 
@@ -258,9 +259,8 @@ def open_path(source: str, key: str, *, engine: str | None = None, **options: An
         return open_sample(source.removeprefix(SAMPLE_PREFIX))
     path = Path(source).expanduser()
     if not any(c in source for c in "*?[") and not path.exists():
-        raise DataError(
-            source, "no such file or folder", fix=f"check {key}; relative paths start at the working directory"
-        )
+        remedy = nearest_to(path) or f"name data that are there in {key}; relative paths start at {Path.cwd()}"
+        raise DataError(source, "no such file or folder", fix=remedy)
     return chain(open_any(str(path), engine=engine, **options))
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from sa_nowcast._version import __version__
 from sa_nowcast.errors import DataError
 from sa_nowcast.recipe import SAMPLE_PREFIX
-from sa_nowcast.storage import storage
+from sa_nowcast.storage import nearest_to, storage
 from sa_nowcast.workflow.outputs import digest, file_digest
 
 MOST_READ: Final = 2**28
@@ -58,9 +58,10 @@ def data_identity(source: str, known: Mapping[str, Any]) -> dict[str, Any]:
         ]
         stats = [(name, f.stat()) for name, f in listed]
     if not listed:
-        raise DataError(
-            source, "no such file or folder", fix="check data.source; relative paths start at the working directory"
+        remedy = nearest_to(roots[0]) or (
+            f"name data that are there in data.source; relative paths start at {Path.cwd()}"
         )
+        raise DataError(source, "no such file or folder", fix=remedy)
     stamp = digest([source, [(name, s.st_size, s.st_mtime_ns) for name, s in stats]])
     if known.get("stamp") == stamp:
         return dict(known)

@@ -95,7 +95,7 @@ def test_faults_of_frames(
 
 def test_a_wrong_path_and_a_wrong_variable(here: Here, radar: Path) -> None:
     found = findings(here, "none.nc")
-    remedy = "Fix: check the path; relative ones start at the working directory."
+    remedy = f"Fix: name files that are there; relative paths start at {Path.cwd()}."
     assert found == {"opens": ("FAIL", f"DATA none.nc: no such file or folder. {remedy}")}
     assert here.code == 3
     found = findings(here, radar, "--variable", "rian")

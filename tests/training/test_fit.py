@@ -471,7 +471,7 @@ def never_trains(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"augment": ("turns",), "crop": None}, RecipeError, r"turns: samples of 24 x 20, expected squares"),
         ({"scaling": "cube"}, RecipeError, r"scaling: 'cube', expected one of auto"),
         ({"network": {"preset": "tiny"}}, RecipeError, r"there is no 'tiny'.*expected one of"),
-        ({"network": {"hiden": (4,)}}, (RecipeError, ModelError), r"did you mean 'hidden'"),
+        ({"network": {"hiden": (4,)}}, (RecipeError, ModelError), r"write 'hidden'"),
         ({"network": {"hidden": 4.5}}, RecipeError, r"network\.hidden"),
         ({"network": {"preset": ["small"]}}, RecipeError, r"network"),
         ({"network": 3}, RecipeError, r"network: 3"),
@@ -543,7 +543,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(monkeypatch: pytest.MonkeyPatch
 
     with_callback(monkeypatch, Poison())
     with pytest.raises(
-        ModelError, match=r"training, step 3: the loss is nan; windows: 2020-06-01T00:05 to .*\. Fix: look"
+        ModelError, match=r"training, step 3: the loss is nan; windows: 2020-06-01T00:05 to .*\. Fix: lower training"
     ):
         train(folder=tmp_path)
     # The checkpoints from before are sound.

@@ -532,7 +532,7 @@ def test_without_a_compiler_compile_is_refused_before_training_in_one_line(tmp_p
     last = done.stderr.splitlines()[-1]
     assert "RECIPE training.acceleration: compile, and torch cannot compile here" in last
     assert "expected a C++ compiler" in last
-    assert last.endswith("use acceleration: none.")
+    assert last.endswith("give none.")
     assert not (tmp_path / LOG).exists()
 
 

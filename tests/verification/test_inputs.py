@@ -199,7 +199,7 @@ def test_default_metrics_score_events_only_where_thresholds_are_known(forecast, 
         ({"metrics": ["fss"], "neighbourhoods": [4]}, r"4 is given, expected odd"),
         ({"metrics": ["fss"], "neighbourhoods": [99]}, r"99 pixels on a grid 6 wide"),
         ({"metrics": ["frame_mse"], "data_range": (1, 1)}, r"data_range: is 1 to 1"),
-        ({"reference": "climatology"}, r"'climatology' is unknown.*reference\('climatology'\)"),
+        ({"reference": "climatology"}, r"'climatology' is unknown.*reference\('climatology', training=truth\)"),
     ],
 )
 def test_wrong_arguments_are_told_with_the_right_ones(forecast, truth, options, message):

@@ -1,0 +1,281 @@
+"""YAML, recipes, their networks, and batch scripts."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from remedies.trial import Call, as_path, command, flags, quoted, remedy
+from sa_nowcast.devices import resolve_device
+from sa_nowcast.models.config import NetworkConfig, preset
+from sa_nowcast.recipe import find_recipe, parse_recipe, read_any, read_recipe
+from sa_nowcast.strict_yaml import load_strict
+
+MINIMAL = """\
+name: trial
+history: 4
+steps: 3
+data:
+  source: a.nc
+output:
+  folder: runs/trial
+"""
+
+
+class Text:
+    """A recipe that is mended between two readings."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def edit(self, old: str, new: str) -> None:
+        assert old in self.text
+        self.text = self.text.replace(old, new)
+
+    def parse(self) -> object:
+        return parse_recipe(self.text)
+
+    def load(self) -> object:
+        return load_strict(self.text, "a.yaml")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "a.yaml"
+    path.write_text(MINIMAL)
+    return path
+
+
+@remedy("strict_yaml.py", "write it out")
+def test_an_alias_written_out():
+    recipe = Text(f"{MINIMAL}network: &n\n  kernel: 3\nforecast: *n\n")
+    yield recipe.load
+    recipe.edit("&n\n", "\n")
+    recipe.edit("*n", "\n  kernel: 3")
+
+
+@remedy("strict_yaml.py", "remove it")
+def test_a_tag_removed():
+    recipe = Text(MINIMAL.replace("name: trial", "name: !!python/name:os.system trial"))
+    yield recipe.load
+    recipe.edit("!!python/name:os.system ", "")
+
+
+@remedy("strict_yaml.py", "remove it here or in line …")
+@pytest.mark.parametrize("here", [False, True])
+def test_a_key_that_stands_twice(here):
+    recipe = Text(f"{MINIMAL}steps: 5\n")
+    fix = yield recipe.load
+    lines = recipe.text.splitlines()
+    other = int(fix.rpartition(" ")[2])
+    del lines[-1 if here else other - 1]
+    recipe.text = "\n".join(lines)
+
+
+@remedy("recipe/reading.py", "add it")
+def test_a_key_that_is_missing():
+    recipe = Text(MINIMAL.replace("steps: 3\n", ""))
+    yield recipe.parse
+    recipe.text += "steps: 3\n"
+
+
+@remedy("recipe/reading.py", "write …")
+@pytest.mark.parametrize(
+    ("block", "wrong"),
+    [
+        ("trainig: {max_steps: 4}", "trainig"),
+        ("training: {max_step: 4}", "max_step"),
+        ("training: {loss: l1+l}", "l1+l"),
+        ("network: {hiden: [4]}", "hiden"),
+    ],
+)
+def test_a_misspelled_key_or_word(block, wrong):
+    recipe = Text(f"{MINIMAL}{block}\n")
+    fix = yield recipe.parse
+    recipe.edit(wrong, quoted(fix))
+
+
+@remedy("recipe/reading.py", "remove it")
+def test_a_key_that_there_is_not():
+    recipe = Text(f"{MINIMAL}colour: blue\n")
+    yield recipe.parse
+    recipe.edit("colour: blue\n", "")
+
+
+@remedy("recipe/reading.py", "start it by sa-nowcast run, with --dry-run to check it")
+def test_the_recipe_of_a_comparison_is_started_by_run(tmp_path, monkeypatch):
+    path = tmp_path / "compare.yaml"
+    tree = {
+        "name": "comparison", "history": 3, "steps": 2, "models": ["default", "persistence"],
+        "sets": [{"name": "rain", "source": "sample:mrms"}], "output": {"folder": str(tmp_path / "out")},
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump(tree))
+    fix = yield lambda: read_recipe(path)
+    read_any(path)
+    yield command(monkeypatch, "run", path, *flags(fix))
+
+
+@remedy("recipe/model.py", "leave it out")
+def test_the_channels_of_the_network_left_to_the_data():
+    recipe = Text(f"{MINIMAL}network: {{channels: 2, kernel: 3}}\n")
+    yield recipe.parse
+    recipe.edit("channels: 2, ", "")
+
+
+@remedy("recipe/shipped.py", "write …")
+def test_the_name_of_a_recipe_that_ships():
+    fix = yield lambda: find_recipe("quickstar")
+    yield lambda: find_recipe(quoted(fix))
+
+
+@remedy("recipe/tables.py", "use networks, or output.folder")
+@pytest.mark.parametrize(("key", "value"), [("network", "convlstm"), ("output.folder", "here")])
+def test_what_each_run_of_the_tables_has_of_its_own(key, value, tmp_path):
+    shipped = yaml.safe_load(find_recipe("paper_tables").read_text())
+    path = tmp_path / "tables.yaml"
+    path.write_text(yaml.safe_dump({**shipped, "overrides": [f"{key}={value}"]}))
+    fix = yield lambda: read_any(path)
+    assert "networks" in fix
+    assert "output.folder" in fix
+    more = {"networks": [value]} if key == "network" else {"output": {"folder": value}}
+    path.write_text(yaml.safe_dump({**shipped, **more}))
+
+
+@remedy("recipe/tree.py", "write what is needed into one of the two")
+def test_a_recipe_that_extends_one_that_extends_another(recipe, tmp_path):
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\nsteps: 5\n")
+    (tmp_path / "c.yaml").write_text("extends: b.yaml\nname: third\n")
+    yield lambda: read_recipe(tmp_path / "c.yaml")
+    (tmp_path / "c.yaml").write_text("extends: a.yaml\nsteps: 5\nname: third\n")
+
+
+@remedy("recipe/tree.py", "give its path from …")
+def test_the_path_of_a_recipe_that_is_extended(recipe, tmp_path):
+    folder = tmp_path / "below"
+    folder.mkdir()
+    (folder / "b.yaml").write_text("extends: a.yaml\nname: other\n")
+    fix = yield lambda: read_recipe(folder / "b.yaml")
+    path = os.path.relpath(recipe, fix.removeprefix("give its path from "))
+    (folder / "b.yaml").write_text(f"extends: {path}\nname: other\n")
+
+
+@remedy("recipe/tree.py", "write it into a recipe")
+def test_what_a_recipe_extends_stands_in_a_recipe(recipe, tmp_path):
+    yield lambda: read_recipe(recipe, ["extends=a.yaml"])
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
+    yield lambda: read_recipe(tmp_path / "b.yaml")
+
+
+@remedy("recipe/tree.py", "set it, or write ${…:-a default}")
+@pytest.mark.parametrize("how", ["set", "default"])
+def test_an_environment_variable_that_is_not_set(how, recipe, monkeypatch):
+    monkeypatch.delenv("RADAR", raising=False)
+    recipe.write_text(MINIMAL.replace("a.nc", "${RADAR}/a.nc"))
+    fix = yield lambda: read_recipe(recipe)
+    name, default = re.search(r"\$\{(\w+):-(.*)\}", fix).groups()
+    if how == "set":
+        monkeypatch.setenv(name, "/data")
+    else:
+        recipe.write_text(MINIMAL.replace("a.nc", f"${{{name}:-{default}}}/a.nc"))
+
+
+@remedy("recipe/tree.py", "name a recipe that is there, or write one with sa-nowcast init")
+@pytest.mark.parametrize("how", ["name", "write"])
+def test_a_recipe_that_is_not_there(how, recipe, tmp_path, monkeypatch):
+    wanted = tmp_path / "other" / "radar.yaml"
+    yield lambda: read_recipe(wanted)
+    if how == "name":
+        yield lambda: read_recipe(recipe)
+    else:
+        wanted.parent.mkdir()
+        command(monkeypatch, "init", "sample:mrms", "-o", wanted)()
+
+
+@remedy("storage.py", "write …")
+def test_a_path_of_nearly_that_name(recipe):
+    fix = yield lambda: read_recipe(recipe.with_name("aa.yaml"))
+    yield lambda: read_recipe(as_path(quoted(fix)))
+
+
+@remedy("models/config.py", "write …")
+@pytest.mark.parametrize(
+    ("make", "wrong", "field"),
+    [
+        (NetworkConfig, {"name": "convlst"}, "name"),
+        (lambda name: preset(name), {"name": "smal"}, "name"),
+        (NetworkConfig, {"kernal": 3}, None),
+    ],
+)
+def test_the_nearest_name_of_a_network_preset_or_field(make, wrong, field):
+    build = make if make is not NetworkConfig else lambda **fields: NetworkConfig.from_dict({"channels": 1, **fields})
+    fix = yield lambda: build(**wrong)
+    right = {field: quoted(fix)} if field else {quoted(fix): 3}
+    yield lambda: build(**right)
+
+
+@remedy("models/config.py", "use … or …")
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_kernel_of_even_width(which):
+    fix = yield lambda: NetworkConfig(channels=1, kernel=4)
+    width = int(re.findall(r"\d+", fix)[which])
+    yield lambda: NetworkConfig(channels=1, kernel=width)
+
+
+@remedy("models/config.py", "write one number per layer, such as [64, 64, 64, 64]")
+def test_the_channels_of_every_layer():
+    fix = yield lambda: NetworkConfig(channels=1, hidden=64)
+    yield lambda: NetworkConfig(channels=1, hidden=yaml.safe_load(fix.partition("such as ")[2]))
+
+
+@remedy("devices.py", "give auto or cpu")
+@pytest.mark.parametrize("which", ["auto", "cpu"])
+def test_a_device_that_is_not_here(which):
+    fix = yield lambda: resolve_device("cuda:99")
+    assert which in fix.split()
+    yield lambda: resolve_device(which)
+
+
+@pytest.fixture
+def submit(monkeypatch: pytest.MonkeyPatch, recipe: Path, tmp_path: Path) -> object:
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+
+    def call(*options: str) -> Call:
+        return command(monkeypatch, "submit", recipe, *options)
+
+    return call
+
+
+@remedy("slurm.py", "print the script without --send, and send it from a login node")
+def test_a_machine_without_sbatch(submit, tmp_path):
+    yield submit("--send")
+    script = submit()()
+    assert script.startswith("#!/bin/bash")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "sbatch").write_text("#!/bin/bash\ncat > /dev/null; echo 4711\n")  # a login node
+    (tmp_path / "bin" / "sbatch").chmod(0o755)
+
+
+@remedy("slurm.py", "give another --partition, --account, --gpus or --time")
+@pytest.mark.parametrize("option", ["--partition", "--account", "--gpus", "--time"])
+def test_a_script_that_sbatch_refuses(option, submit, tmp_path):
+    """sbatch stands for a queue that takes nothing but the second value of an option."""
+    wrong, right = {"--gpus": ("8", "1"), "--time": ("9:00:00", "1:00:00")}.get(option, ("wrong", "right"))
+    line = {"--gpus": f"gpus-per-node={wrong}"}.get(option, f"{option[2:]}={wrong}")
+    (tmp_path / "bin").mkdir()
+    body = f"grep -q -- '{line}' && {{ echo 'no such {option}' >&2; exit 1; }}; echo 4711"
+    (tmp_path / "bin" / "sbatch").write_text(f"#!/bin/bash\n{body}\n")
+    (tmp_path / "bin" / "sbatch").chmod(0o755)
+    fix = yield submit("--send", option, wrong)
+    assert option in flags(fix)
+    yield submit("--send", option, right)
+
+
+@remedy("slurm.py", "give --gpus, or one node")
+@pytest.mark.parametrize("more", [["--nodes", "2", "--gpus", "1"], ["--nodes", "1", "--gpus", "0"]])
+def test_several_machines_without_gpus(more, submit):
+    yield submit("--nodes", "2", "--gpus", "0")
+    yield submit(*more)
