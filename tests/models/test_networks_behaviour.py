@@ -251,6 +251,6 @@ def test_a_compiled_cell_predicts_and_trains_the_same():
 
 def test_a_cuda_graph_is_refused_without_a_cuda_device():
     net = tiny()
-    optimizer = torch.optim.Adam(net.parameters())
+    optimizer = torch.optim.Adam(net.parameters(), capturable=True)
     with pytest.raises(ModelError, match="frames are on cpu, expected a CUDA device"):
         models.GraphedTrainingStep(net, optimizer, torch.nn.functional.mse_loss, torch.rand(1, 4, 2, 8, 8), 2)
