@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -43,8 +44,10 @@ def test_what_the_user_said_about_waiting_stays(told: dict[str, str], monkeypatc
     assert environment == told
     assert threads._told_by_user
     looks: list[int] = []
-    monkeypatch.setattr(threads._spinning, "fit", lambda: looks.append(1))
+    monkeypatch.setattr(threads._sharing, "fit", lambda: looks.append(1))
     threads.look_again()
+    with threads.sharing_cores():
+        pass
     assert not looks
 
 
@@ -87,47 +90,50 @@ def test_no_more_threads_than_the_containers_cores_and_as_many_as_before_afterwa
 class Machine:
     """Looks at a machine of `cores` cores on which others keep some busy, and this process has computed or rested."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, cores: int, threads_of_torch: int) -> None:
         import torch
 
         self.look = Look(0.0, 0.0, 0.0, 1.0)
         self.crowds: list[int] = []
-        monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
+        self.kept: list[int] = []
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads_of_torch)
         monkeypatch.setattr(threads, "cores", lambda: cores)
-        monkeypatch.setattr(threads.Look, "now", lambda: self.look)
+        monkeypatch.setattr(threads.Look, "now", lambda cpus: self.look)
         monkeypatch.setattr(threads.time, "monotonic", lambda: self.look.time)
-        self.spinning = threads._Spinning()
-        monkeypatch.setattr(self.spinning, "_crowd", self._crowd)
+        self.sharing = threads._Sharing(look=self.look)
+        monkeypatch.setattr(self.sharing, "_crowd", self._crowd)
+        monkeypatch.setattr(self.sharing, "_keep", self.kept.append)
 
     def _crowd(self, count: int) -> None:
         self.crowds.append(count)
-        self.spinning.over = threads.threading.Event()
+        self.sharing.crowd = threading.Event()
 
     def crowded_after(self, seconds: float, others: float, own: float, running: int = 1) -> bool:
         before = self.look
         self.look = Look(
             before.time + seconds, before.busy + seconds * (others + own), before.own + seconds * own, running
         )
-        self.spinning.fit()
-        return self.spinning.over is not None
+        self.sharing.fit()
+        return self.sharing.crowd is not None
 
 
 def test_spinning_ends_while_others_take_half_a_core_and_begins_again_when_they_are_gone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    machine = Machine(monkeypatch, 2)
+    machine = Machine(monkeypatch, 2, 2)
     assert not machine.crowded_after(2, others=0.4, own=1.6)
     assert machine.crowded_after(2, others=1.3, own=0.6)
-    over = machine.spinning.over
+    over = machine.sharing.crowd
     assert over is not None
     assert machine.crowded_after(2, others=0.3, own=1.7)
     assert not machine.crowded_after(2, others=0.1, own=1.9)
     assert over.is_set()
     assert machine.crowds == [2]
+    assert machine.kept == [1]
 
 
 def test_one_look_a_second_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = Machine(monkeypatch, 2)
+    machine = Machine(monkeypatch, 2, 2)
     assert not machine.crowded_after(0.9, others=1.0, own=1.0)
     assert machine.crowded_after(0.2, others=1.0, own=1.0)
 
@@ -136,49 +142,65 @@ def test_one_look_a_second_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_after_a_rest_what_runs_now_counts_and_not_what_ran_meanwhile(
     seconds: float, own: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine = Machine(monkeypatch, 2)
+    machine = Machine(monkeypatch, 2, 2)
     assert not machine.crowded_after(seconds, others=1.5, own=own, running=1)
     assert machine.crowded_after(seconds, others=0.0, own=own, running=5)
 
 
-def test_cores_beyond_the_threads_are_there_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = Machine(monkeypatch, 2)
-    monkeypatch.setattr(threads, "cores", lambda: 8)
-    assert not machine.crowded_after(2, others=6.0, own=2)
-    assert machine.crowded_after(2, others=7.0, own=1)
+@pytest.mark.parametrize(("others", "kept"), [(5.9, None), (6.7, 1), (10.0, 1)])
+def test_cores_beyond_the_threads_are_there_for_others(
+    others: float, kept: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(monkeypatch, 8, 2)
+    assert machine.crowded_after(2, others=others, own=2) == (kept is not None)
+    assert machine.kept == ([] if kept is None else [kept])
 
 
-def test_beside_busy_processes_spinning_ends_and_neither_threads_nor_results_change() -> None:
+def test_threads_keep_to_as_many_cores_as_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, 8, 8)
+    assert machine.crowded_after(2, others=2.6, own=5)
+    assert machine.kept == [5]
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core: run it where there are two")
+def test_beside_busy_processes_threads_keep_to_free_cores_and_neither_their_number_nor_results_change() -> None:
     code = """
-import sys, threading, time
+import multiprocessing, os, sys, threading, time
 import sa_nowcast, torch
 from sa_nowcast import threads
 from sa_nowcast.models import build
-if threads._affinity() < 2:
-    print("one core"); sys.exit()
 torch.manual_seed(0)
 network, x = build("sa-convlstm", hidden=(8, 8), kernel=3, patch=4, channels=1), torch.rand(2, 4, 1, 64, 64)
+everything = os.sched_getaffinity(0)
 def forecast():
     with threads.sharing_cores(), torch.inference_mode():
-        return network(x, 3)
-def crowd():
-    return sum(t.name == "sa_nowcast crowd" for t in threading.enumerate())
-first = forecast()
-print("ready", flush=True)
+        return network(x, 3), len(os.sched_getaffinity(0)), forked_mask()
+def forked_mask():
+    reader, writer = os.pipe()
+    if not os.fork():
+        os.write(writer, bytes([len(os.sched_getaffinity(0))]))
+        os._exit(0)
+    os.wait()
+    return os.read(reader, 1)[0]
+def masks():
+    return {len(os.sched_getaffinity(int(t))) for t in os.listdir("/proc/self/task")}
+first, mask, _ = forecast()
+print("ready", mask == len(everything), flush=True)
 sys.stdin.readline()
 end = time.monotonic() + 60
-while True:
+mask = len(everything)
+while mask == len(everything):
     time.sleep(1.1)
-    beside = forecast()
-    if crowd():
-        break
-    assert time.monotonic() < end, threads._spinning.look
-assert torch.equal(first, beside)
+    beside, mask, forked = forecast()
+    assert time.monotonic() < end, threads._sharing
+assert mask < len(everything) == threads.cores(), (mask, threads.cores())
+assert forked == len(everything), "a child of the thread that was kept to some cores"
+assert os.sched_getaffinity(0) == everything
 assert torch.get_num_threads() == 2
-threads._spinning.free()
-while crowd() and time.monotonic() < end:
-    time.sleep(0.01)
-assert not crowd()
+assert torch.equal(first, beside)
+while masks() != {len(everything)} or any(t.name == "sa_nowcast crowd" for t in threading.enumerate()):
+    time.sleep(0.1)
+    assert time.monotonic() < end, (masks(), threads._sharing)
 print("well")
 """
     with subprocess.Popen(
@@ -190,10 +212,11 @@ print("well")
         # Not its own children, which would count as its own work.
         busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 1))]
         try:
-            rest = first + process.communicate("go\n" if first == "ready\n" else None)[0]
+            rest = process.communicate("go\n")[0]
         finally:
             for other in busy:
                 other.kill()
                 other.wait()
     assert process.returncode == 0
-    assert rest.split() in (["ready", "well"], ["one", "core"])
+    assert first.split()[0] == "ready"
+    assert rest.split() == ["well"]
