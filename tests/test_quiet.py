@@ -186,14 +186,14 @@ def test_loggers_below_the_named_ones_are_kept_back_too_and_other_threads_log(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     handler = logging.StreamHandler()
-    top, below = logging.getLogger("some.library"), logging.getLogger("some.library.part")
+    top, below = logging.getLogger("another_package"), logging.getLogger("another_package.part")
     top.addHandler(handler)
     top.setLevel(logging.INFO)
     try:
-        with quiet.logging_from(logging.ERROR, ["some.library"]):
+        with quiet.logging_from(logging.ERROR, ["another_package"]):
             top.info("hidden")
             below.info("hidden")
-            logging.getLogger("some.library.later").info("hidden")
+            logging.getLogger("another_package.later").info("hidden")
             below.error("shown")
             other = threading.Thread(target=below.info, args=("elsewhere",))
             other.start()

@@ -101,7 +101,7 @@ TIMES: dict[str, tuple[str, Callable[[], xr.Dataset]]] = {
         lambda: _with_times(MONTHS + pd.to_timedelta([0, 20, -20, 15, 0, -10, 5, 0], "s")),
     ),
 }  # fmt: skip
-FRAMES: dict[str, tuple[str, Callable[[], xr.Dataset]]] = {
+GRIDS: dict[str, tuple[str, Callable[[], xr.Dataset]]] = {
     "rows that are not sorted": ("ds.sortby(…)", lambda: _rows([0.0, 2, 1, 3, 4, 5, 6, 7])),
     "a row that occurs twice": (
         "ds.drop_duplicates(…).sortby(…)", lambda: _rows([*np.arange(11.0), 10.0]),
@@ -111,6 +111,8 @@ FRAMES: dict[str, tuple[str, Callable[[], xr.Dataset]]] = {
     "longitudes on both sides of Greenwich": (
         "….sortby(…)", lambda: _longitudes([0.0, 1, 2, 359, 358, 357]),
     ),
+}  # fmt: skip
+VALUES: dict[str, tuple[str, Callable[[], xr.Dataset]]] = {
     "an infinite value": (
         "ds.where(abs(ds) < float('inf')) turns them into missing values",
         lambda: rain(8).where(rain(8)["x"] > 0, np.inf).to_dataset(),
@@ -123,6 +125,8 @@ FRAMES: dict[str, tuple[str, Callable[[], xr.Dataset]]] = {
         "ds.where(…) turns them into missing values",
         lambda: rain(8).where(rain(8)["x"] > 0, -(2**31)).astype("int32").to_dataset(),
     ),
+}  # fmt: skip
+VARIABLES: dict[str, tuple[str, Callable[[], xr.Dataset]]] = {
     "variables of another dimension": (
         "ds[…]",
         lambda: weather(8).assign(levels=weather(8)["rain"].expand_dims(level=2)),
@@ -149,17 +153,37 @@ def test_times(case):
     yield lambda: _read(mended)
 
 
-@pytest.mark.parametrize("case", FRAMES)
-@remedy("frames.py", *(text for text, _ in FRAMES.values()))
-def test_frames(case):
-    text, ds = FRAMES[case][0], FRAMES[case][1]()
+@pytest.mark.parametrize("case", GRIDS)
+@remedy("frames/grid.py", *(text for text, _ in GRIDS.values()))
+def test_grids(case):
+    text, ds = GRIDS[case][0], GRIDS[case][1]()
     fix = yield lambda: _read(ds)
     assert matches(text, fix)
     mended = value(fix, ds=ds)
     yield lambda: _read(mended)
 
 
-@remedy("frames.py", "ds.isel({…: slice(…, …)})", "….sortby(…)")
+@pytest.mark.parametrize("case", VALUES)
+@remedy("frames/values.py", *(text for text, _ in VALUES.values()))
+def test_values(case):
+    text, ds = VALUES[case][0], VALUES[case][1]()
+    fix = yield lambda: _read(ds)
+    assert matches(text, fix)
+    mended = value(fix, ds=ds)
+    yield lambda: _read(mended)
+
+
+@pytest.mark.parametrize("case", VARIABLES)
+@remedy("frames/selection.py", *(text for text, _ in VARIABLES.values()))
+def test_variables(case):
+    text, ds = VARIABLES[case][0], VARIABLES[case][1]()
+    fix = yield lambda: _read(ds)
+    assert matches(text, fix)
+    mended = value(fix, ds=ds)
+    yield lambda: _read(mended)
+
+
+@remedy("frames/grid.py", "ds.isel({…: slice(…, …)})", "….sortby(…)")
 @pytest.mark.parametrize("case", ["hole", "antimeridian"])
 def test_a_grid_with_a_hole_is_named_in_a_warning(case):
     ds = _rows([0.0, 1, 2, 3, 4, 500, 501, 502]) if case == "hole" else _longitudes([-180.0, -179, -178, 177, 178, 179])
@@ -200,7 +224,7 @@ def test_valid_times_beyond_what_can_be_stored():
     yield lambda: hindcast(data, "persistence", **keywords(fix))
 
 
-@remedy("frames.py", "correct or remove the attribute")
+@remedy("frames/selection.py", "correct or remove the attribute")
 @pytest.mark.parametrize("wrong", [{"scale_factor": "many"}, {"add_offset": "none"}, {"scale_factor": [0.1, 0.2]}])
 @pytest.mark.parametrize("how", ["correct", "remove"])
 def test_an_attribute_of_packing_that_is_none(how, wrong):
@@ -260,7 +284,7 @@ def test_another_dimension(how):
         yield lambda: _read(value(fix.replace(" .", " ds."), ds=ds))
 
 
-@remedy("frames.py", "write the file again from its source")
+@remedy("frames/sequence.py", "write the file again from its source")
 def test_frames_of_a_damaged_store(tmp_path):
     options = {"zarr_format": 3, "consolidated": False, "encoding": {"rain": {"chunks": (1, 24, 20)}}}
     rain(8).to_dataset().to_zarr(tmp_path / "a.zarr", **options)
