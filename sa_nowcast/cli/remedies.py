@@ -22,9 +22,25 @@ _OF_RECIPES: Final = {name: f"data.{name}" for name in ("time", "y", "x", "chann
 _ARGUMENT: Final = re.compile(r"(?<![\w.'\"-])([a-z_]+)=('[^']*'|\"[^\"]*\"|\[[^\]]*\]|[\w.+:%/-]*\w)?")
 
 
-def spelled_error(error: SaNowcastError, command: Any) -> SaNowcastError:
-    """Return the same error with what a user can do in the options of `command`."""
+# Arguments that name frames on disk.
+_FRAMES: Final = ("source", "data", "truth", "file", "target")
+_MENDED: Final = "mended.nc"
+
+
+def spelled_error(error: SaNowcastError, command: Any, given: Mapping[str, Any] | None = None) -> SaNowcastError:
+    """Return the same error with what a user can do in the options of `command`.
+
+    Parameters
+    ----------
+    error : SaNowcastError
+    command : click.Command
+    given : mapping, optional
+        The arguments and options that it was called with; what Python does to a Dataset is then written as a command
+        that does it to the file.
+    """
     expected, fix = (None if text is None else spelled(text, command) for text in (error.expected, error.fix))
+    if fix is not None and given is not None:
+        fix = _of_a_file(fix, command, given)
     flag = _flag(error.where, command)
     where = error.where if flag is None else flag
     if (where, expected, fix) == (error.where, error.expected, error.fix):
@@ -61,6 +77,52 @@ def spelled(text: str, command: Any) -> str:
         return match[0]
 
     return _ARGUMENT.sub(option, text)
+
+
+def _of_a_file(fix: str, command: Any, given: Mapping[str, Any]) -> str:
+    """Return a remedy in Python, such as ``ds.sortby('y')``, as a command that writes a mended copy of the frames."""
+    found = re.search(r"(?<![\w.])(ds[.\[]|xr\.decode_cf\()", fix)
+    if found is None:
+        return fix
+    begin, end = found.start(), _end_of_expression(fix, found.start())
+    expression = fix[begin:end]
+    names = re.fullmatch(r"ds\[\['([^'\]]+)'\]\]", expression)
+    if names and _options(command).get("variable") is not None:
+        return f"{fix[:begin]}--variable {shlex.quote(names[1])}{fix[end:]}"
+    named = [given[n] for n in _FRAMES if given.get(n) and (n != "target" or command.name == "validate")]
+    source = named[0][0] if named and isinstance(named[0], list | tuple) else named[0] if named else None
+    if source is None or ":" in source or (isinstance(named[0], list | tuple) and len(named[0]) > 1):
+        return fix
+    from sa_nowcast.cli.options import reader_options
+
+    opening = {"engine": given.get("engine"), **reader_options(given.get("option"), given.get("time_pattern"))}
+    told = "".join(f", {name}={value!r}" for name, value in opening.items() if value is not None)
+    code = (
+        "import numpy as np, pandas as pd, xarray as xr; from sa_nowcast import open_source; "
+        f"ds = open_source({str(source)!r}{told}); {expression}.to_netcdf({_MENDED!r})"
+    )
+    quoted = shlex.quote(code) if re.search(r'["$`\\!]', code) else f'"{code}"'
+    return f"{fix[:begin]}python -c {quoted}{fix[end:]}, and {_MENDED} in place of {source}"
+
+
+def _end_of_expression(text: str, begin: int) -> int:
+    """Return where a chain of attributes, calls and subscripts ends."""
+    depth, quote = 0, ""
+    for i in range(begin, len(text)):
+        character = text[i]
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"" and depth:
+            quote = character
+        elif character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+            if depth < 0:
+                return i
+        elif not depth and not (character.isalnum() or character in "_."):
+            return i
+    return len(text)
 
 
 def _options(command: Any) -> dict[str, Any]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 _STORAGE = "make room, give the right to read and write it, or name another place"
+_CALLED_WITH = "sa_nowcast.called_with"
 BROKEN_PIPE = 141  # what a shell shows for a program that SIGPIPE ended
 
 
@@ -39,6 +40,11 @@ class _Commands(TyperGroup):
         except KeyboardInterrupt as stop:
             raise _interrupted(str(info_name), stop) from None
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command, and keep what it is called with."""
+        ctx.meta[_CALLED_WITH] = args[1:]
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was named."""
         try:
@@ -51,7 +57,10 @@ class _Commands(TyperGroup):
             from sa_nowcast.cli.remedies import spelled_error
 
             command = self.commands.get(str(ctx.invoked_subcommand))
-            raise (error if command is None else spelled_error(error, command)) from error
+            if command is None:
+                raise
+            called = command.make_context(command.name, list(ctx.meta[_CALLED_WITH]), ctx, resilient_parsing=True)
+            raise spelled_error(error, command, called.params) from error
 
 
 def _interrupted(what: str, stop: KeyboardInterrupt) -> Interrupted:

@@ -75,7 +75,8 @@ def validate(
         raise RecipeError(
             target, f"is {kind}", expected="a recipe, frames or a saved nowcaster", fix=f"sa-nowcast inspect {target}"
         )
-    found = [f if f.error is None else Finding.failure(f.check, spelled_error(f.error, context.command)) for f in found]
+    command, given = context.command, context.params
+    found = [f if f.error is None else Finding.failure(f.check, spelled_error(f.error, command, given)) for f in found]
     code = exit_code(found)
     if json:
         document = {"target": target, "kind": kind, "status": overall(found), "exit_code": code}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +73,48 @@ def test_an_argument_that_is_at_fault_is_named_as_the_option() -> None:
     assert (error.where, type(error)) == ("--lead-time", RecipeError)
     same = DataError("rain, 2020-06-01", "1 frame", fix="give more frames")
     assert spelled_error(same, COMMANDS["forecast"]) is same
+
+
+@pytest.mark.parametrize("command", ["validate", "forecast", "hindcast", "init", "convert"])
+@pytest.mark.parametrize("kind", ["unsorted rows", "undeclared fill values", "times twice"])
+def test_a_remedy_in_python_is_a_command_that_mends_a_copy_of_the_file(
+    command: str, kind: str, here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ds = rain(12).to_dataset()
+    if kind == "unsorted rows":
+        ds = ds.isel(y=[1, 0, *range(2, ds.sizes["y"])])
+    elif kind == "times twice":
+        ds = ds.isel(time=[0, 0, *range(1, 12)])
+    else:
+        ds["rain"] = ds["rain"].where(ds["rain"] > 0, 9.96921e36)
+    ds.to_netcdf("own rain.nc")
+    rest = {
+        "validate": [], "forecast": ["--steps", 1, "-o", "out.nc"], "init": ["-o", "out.yaml"], "convert": ["out.zarr"],
+        "hindcast": ["out.zarr", "--model", "persistence", "--steps", 1],
+    }[command]  # fmt: skip
+    here(command, "own rain.nc", *rest)
+    if here.code == 0:
+        assert command == "convert"  # which keeps values and coordinates as they are
+        return
+    assert here.code == 3, here.err
+    said = " ".join((here.err or here.out).split())
+    fix = said.partition(" Fix: ")[2]
+    assert fix.startswith("python -c "), said
+    assert "mended.nc in place of own rain.nc" in fix
+    _, _, code, *_ = shlex.split(fix)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    here(command, "mended.nc", *rest)
+    assert here.code == 0, here.err + here.out
+
+
+def test_variables_of_one_grid_are_chosen_by_an_option(here: Here, tmp_path: Path) -> None:
+    rain(12).to_dataset().assign(coarse=rain(12, 6, 5).rename(y="y2", x="x2")).to_netcdf(tmp_path / "two.nc")
+    here("forecast", tmp_path / "two.nc", "--steps", 1, "-o", tmp_path / "out.nc")
+    assert "Fix: --variable rain." in here.err
+    assert (
+        here("forecast", tmp_path / "two.nc", "--steps", 1, "-o", tmp_path / "out.nc", "--variable", "rain").code == 0
+    )
 
 
 @pytest.fixture
