@@ -143,7 +143,9 @@ class _Sharing:
             me = threading.get_native_id()
             self.inside[me] = self.inside.get(me, 0) + 1
             self.fit()
-            if self.kept_to is not None:
+            if len(self.inside) > 1:
+                self._spread()  # what several threads compute does not wait for each other
+            elif self.kept_to is not None:
                 _keep_to(self.kept_to, me)
 
     def leave(self) -> None:
@@ -164,7 +166,9 @@ class _Sharing:
 
         with self.lock:
             threads = torch.get_num_threads()
-            others = self._others() if threads > 1 else None
+            if threads < 2:
+                return
+            others = self._others()
             if others is None:
                 if self.left is None or self.crowd is not None:
                     return
@@ -185,6 +189,9 @@ class _Sharing:
         if self.crowd is not None:
             self.crowd.set()
             self.crowd = None
+        self._spread()
+
+    def _spread(self) -> None:
         if self.kept_to is not None:
             for thread in _threads():
                 with contextlib.suppress(OSError):
@@ -199,7 +206,7 @@ class _Sharing:
         self.__init__()  # type: ignore[misc]
 
     def _keep(self, count: int) -> None:
-        if not hasattr(os, "sched_setaffinity"):
+        if not hasattr(os, "sched_setaffinity") or len(self.inside) > 1:
             return
         mask = sorted(self.mask())
         first = os.getpid() % len(mask)  # so that several processes do not choose the same

@@ -162,6 +162,26 @@ def test_threads_keep_to_as_many_cores_as_are_left(monkeypatch: pytest.MonkeyPat
     assert machine.kept == [5]
 
 
+@pytest.mark.skipif(len(threads._sharing.mask()) < 2, reason="one core: run it where there are two")
+def test_threads_that_compute_apart_from_each_other_have_all_cores() -> None:
+    """As the threads of a dask scheduler do."""
+    everything, sharing = os.sched_getaffinity(0), threads._Sharing(look=Look(1e12, 0, 0, 0))
+    sharing.crowd, sharing.left = threading.Event(), 0.5
+    sharing.enter()
+    sharing._keep(1)
+    alone, beside = os.sched_getaffinity(0), []
+    other = threading.Thread(target=lambda: (sharing.enter(), beside.append(os.sched_getaffinity(0)), sharing.leave()))
+    other.start()
+    other.join()
+    assert len(alone) == 1
+    assert beside == [everything]
+    assert os.sched_getaffinity(0) == everything
+    sharing.leave()
+    sharing.free()
+    assert sharing.kept_to is None
+    assert os.sched_getaffinity(0) == everything
+
+
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core: run it where there are two")
 def test_beside_busy_processes_threads_keep_to_free_cores_and_neither_their_number_nor_results_change() -> None:
     code = """
