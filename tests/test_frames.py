@@ -626,3 +626,26 @@ def test_labels_of_a_file_with_rounded_times_find_their_frames() -> None:
     frames = Frames.from_xarray(jittered)
     np.testing.assert_array_equal(frames.times, rain(20)["time"].values)
     assert [frames.position(t) for t in jittered["time"].values] == list(range(20))
+
+
+@pytest.mark.parametrize(
+    ("low", "refused"),
+    [
+        ([-3.0, -1.0], True),  # the codes of MRMS
+        ([-9999.0, -9999.0], True),
+        ([-9999.0, -9999.0, -1.25, -0.5], True),  # beside noise
+        ([-99.9, -99.9], True),
+        ([-9999.0], False),  # once: no code that is certain
+        ([-4.0, -4.0, -3.7, -1.9, -2.8], False),  # noise that is whole now and then
+        ([-0.5, -0.25, -0.5], False),
+    ],
+)
+def test_codes_for_missing_in_rain_are_told_from_noise(low: list[float], refused: bool) -> None:
+    data = rain(4).copy(deep=True)
+    data[0, 0, : len(low)] = low
+    frames = Frames.from_xarray(data)
+    if refused:
+        with pytest.raises(DataError, match=rf"values such as {min(low):.6g}, which mean missing"):
+            frames.read(0, 4)
+    else:
+        assert frames.read(0, 4).min() == np.float32(min(low))

@@ -88,8 +88,8 @@ def require_usable(
     Raises
     ------
     DataError
-        Infinite values; values of at least 1e20; what netCDF fills integers with; and, of rain and counts, a least
-        value of -1 or below that is whole and occurs at least twice. Variable, time and value are named.
+        Infinite values; values of at least 1e20; what netCDF fills integers with; and, of rain and counts, repeated
+        whole numbers of -1 or below that are codes and no noise. Variable, time and value are named.
     """
     low, high = np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None)
     limit = 2.0**31 if whole else LARGEST
@@ -109,10 +109,27 @@ def require_usable(
             # The least integer has no absolute value in its own type.
             condition = "abs(ds) < 1e20" if abs(value) >= LARGEST else "ds > -2e9" if value < 0 else "ds < 4e9"
             raise fill_values(channel.name, _first(fills, label), value, count, condition)
-        if below and channel.non_negative and (least := np.fmin.reduce(part, axis=None)) <= -1:
-            fills = part == least
-            if fills.sum() > 1 and (least == np.round(least) or least in _ODD_FILLS):
-                raise fill_values(channel.name, _first(fills, label), float(least), int(fills.sum()), "ds >= 0")
+        if below and channel.non_negative and (fills := _codes(part)).any():
+            value = float(part[fills].min())
+            raise fill_values(channel.name, _first(fills, label), value, int(fills.sum()), "ds >= 0")
+
+
+def _codes(part: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Return which values of a quantity that is never negative are codes for missing: none, all below -1, or the least.
+
+    Codes are whole numbers, and there is more than one value of them. Where noise is below -1 as well, the least value
+    is one if it is far from the others.
+    """
+    low: npt.NDArray[np.bool_] = part <= -1
+    values, counts = np.unique(part[low], return_counts=True)
+    if not values.size:
+        return low
+    coded = (values == np.round(values)) | np.isin(values, _ODD_FILLS)
+    if counts.sum() > 1 and coded.all():
+        return low
+    apart = values.size == 1 or values[1] > values[0] / 2
+    least: npt.NDArray[np.bool_] = (part == values[0]) & bool(counts[0] > 1 and coded[0] and apart)
+    return least
 
 
 def _first(found: npt.NDArray[np.bool_], label: Callable[[int], str]) -> str:

@@ -165,7 +165,8 @@ def built(case: dict[str, Any]) -> xr.DataArray:
     coords = {"time": times, "y": y, "x": x}
     if trouble == "no time":
         del coords["time"]
-    da = xr.DataArray(values, dims=("time", "y", "x"), coords=coords, name="rain", attrs={"units": "mm h-1"})
+    # A quantity that may be negative: of rain, whole numbers below zero are codes for missing.
+    da = xr.DataArray(values, dims=("time", "y", "x"), coords=coords, name="rain", attrs={"units": "degC"})
     da = da[:, :: -1 if case["south_up"] else 1, :: -1 if case["east_first"] else 1]
     if trouble == "empty":
         da = da[:0]
