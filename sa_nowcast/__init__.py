@@ -1,7 +1,7 @@
 """Nowcasting on gridded data: SA-ConvLSTM for xarray.
 
 Importing the package registers the accessor ``.sa_nowcast`` on Dataset and DataArray, and shortens how long OpenMP's
-threads spin (`sa_nowcast.threads`). It loads neither torch nor matplotlib, which come with the first call that needs
+threads spin (`computing.threads`). It loads neither torch nor matplotlib, which come with the first call that needs
 them.
 """
 
@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from sa_nowcast import accessors as accessors
 from sa_nowcast import errors as errors
-from sa_nowcast import threads as _threads
 from sa_nowcast._version import __version__
-from sa_nowcast.defaults import get_default_model, set_default_model
-from sa_nowcast.samples import open_sample
+from sa_nowcast.computing import threads as _threads
+from sa_nowcast.forecasts.defaults import get_default_model, set_default_model
 
 _threads.shorten_spinning()
 
@@ -23,9 +22,10 @@ if TYPE_CHECKING:
     from sa_nowcast import interop as interop
     from sa_nowcast import models as models
     from sa_nowcast.conversion import convert, open_zarr
+    from sa_nowcast.forecasts.nowcaster import Nowcaster
     from sa_nowcast.interop import pysteps as pysteps
-    from sa_nowcast.nowcaster import Nowcaster
     from sa_nowcast.sources import open_source
+    from sa_nowcast.sources.samples import open_sample
     from sa_nowcast.stream import SequenceDataset
     from sa_nowcast.training.fit import fit
     from sa_nowcast.verification.compare import compare
@@ -63,11 +63,12 @@ _MODULES = {
     "pysteps": "sa_nowcast.interop.pysteps",
 }
 _LAZY = {
-    "Nowcaster": "sa_nowcast.nowcaster",
+    "Nowcaster": "sa_nowcast.forecasts.nowcaster",
     "SequenceDataset": "sa_nowcast.stream",
     "compare": "sa_nowcast.verification",
     "convert": "sa_nowcast.conversion",
     "fit": "sa_nowcast.training.fit",
+    "open_sample": "sa_nowcast.sources.samples",
     "open_source": "sa_nowcast.sources",
     "open_zarr": "sa_nowcast.conversion",
     "persistence": "sa_nowcast.verification",
@@ -90,7 +91,7 @@ def load(path: str) -> Nowcaster:
     ModelError
         No model there, one of a newer format, or one that was truncated or altered.
     """
-    from sa_nowcast.nowcaster import Nowcaster
+    from sa_nowcast.forecasts.nowcaster import Nowcaster
 
     return Nowcaster.load(path)
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import xarray as xr
 
-from sa_nowcast import dims
-from sa_nowcast.attributes import normalised
-from sa_nowcast.defaults import as_nowcaster, get_default_model
 from sa_nowcast.errors import DataError
+from sa_nowcast.forecasts.defaults import as_nowcaster, get_default_model
+from sa_nowcast.metadata import dims
+from sa_nowcast.metadata.attributes import normalised
 from sa_nowcast.times import Gaps, show_step, show_time
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
     from matplotlib.figure import Figure
 
+    from sa_nowcast.forecasts.nowcaster import Nowcaster
     from sa_nowcast.interop.record import Convention
     from sa_nowcast.models import NetworkConfig
-    from sa_nowcast.nowcaster import Nowcaster
     from sa_nowcast.stream import SequenceDataset, SequenceLoader
     from sa_nowcast.verification import Bootstrap, Reference
 
@@ -648,7 +648,7 @@ class _Gridded:
         return from_convention(self._obj, name)
 
     def to_cf(self, title: str | None = None) -> xr.Dataset:
-        """Return this forecast as a Dataset with the global attributes of CF; see `sa_nowcast.cf.to_dataset`.
+        """Return this forecast as a Dataset with the global attributes of CF; see `sa_nowcast.forecasts.cf.to_dataset`.
 
         Parameters
         ----------
@@ -664,7 +664,7 @@ class _Gridded:
         DataError
             It is no forecast.
         """
-        from sa_nowcast.cf import to_dataset
+        from sa_nowcast.forecasts.cf import to_dataset
 
         return to_dataset(self._field(), title)
 

@@ -15,10 +15,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from sa_nowcast import dims
-from sa_nowcast.bounds import KEYS, read_bounds
 from sa_nowcast.errors import DataError, ModelError, RecipeError
 from sa_nowcast.frames import Channel
+from sa_nowcast.metadata import dims
+from sa_nowcast.metadata.bounds import KEYS, read_bounds
 
 Kind = Literal["affine", "minmax", "standard", "log1p", "db"]
 KINDS: tuple[str, ...] = ("auto", *get_args(Kind))

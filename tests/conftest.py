@@ -12,8 +12,8 @@ import xarray as xr
 from hypothesis import HealthCheck, settings
 from sequences import NETWORK, OPTIONS, rain, traffic, weather
 
-from sa_nowcast.defaults import ENVIRONMENT, set_default_model
-from sa_nowcast.nowcaster import Nowcaster
+from sa_nowcast.forecasts.defaults import ENVIRONMENT, set_default_model
+from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.training.fit import fit
 
 # The width of the runner's terminal is not that of the commands.

@@ -12,7 +12,7 @@ from sequences import NETWORK, OPTIONS, rain, weather
 
 import sa_nowcast
 from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.nowcaster import Nowcaster
+from sa_nowcast.forecasts.nowcaster import Nowcaster
 
 matplotlib.use("Agg")
 

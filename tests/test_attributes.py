@@ -18,10 +18,10 @@ import xarray as xr
 from sequences import rain, weather
 
 import sa_nowcast
-from sa_nowcast.attributes import match_names, normalised, plain, safe_name, safe_names, storable, text
-from sa_nowcast.cf import write_forecast
 from sa_nowcast.errors import DataError
-from sa_nowcast.opening import open_forecast
+from sa_nowcast.forecasts.cf import write_forecast
+from sa_nowcast.metadata.attributes import match_names, normalised, plain, safe_name, safe_names, storable, text
+from sa_nowcast.sources.opening import open_forecast
 from sa_nowcast.verification import verify
 
 

@@ -17,10 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import sa_nowcast
-from sa_nowcast import bundle, storage
-from sa_nowcast.bundle import CARD, MAX_TEXT_BYTES, MODEL, RECIPE, WEIGHTS, encode, read_bundle, write_bundle
+from sa_nowcast.bundle import files as bundle
+from sa_nowcast.bundle.files import CARD, MAX_TEXT_BYTES, MODEL, RECIPE, WEIGHTS, encode, read_bundle, write_bundle
 from sa_nowcast.errors import ModelError, StorageError
-from sa_nowcast.nowcaster import Nowcaster
+from sa_nowcast.forecasts.nowcaster import Nowcaster
+from sa_nowcast.storage import whole as storage
 
 
 def _forged(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:

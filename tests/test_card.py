@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from sequences import NETWORK, OPTIONS, rain, traffic, weather
 
 import sa_nowcast
-from sa_nowcast.bundle import CARD, RECIPE
-from sa_nowcast.card import fit_call, model_card, resolved_recipe
+from sa_nowcast.bundle.card import fit_call, model_card, resolved_recipe
+from sa_nowcast.bundle.files import CARD, RECIPE
 from sa_nowcast.errors import DataError, ModelError
+from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.frames import Frames
 from sa_nowcast.models import NetworkConfig
-from sa_nowcast.nowcaster import Nowcaster
 from sa_nowcast.recipe import Recipe, TrainingRecipe, network_config, parse_recipe, read_recipe
 from sa_nowcast.training.data import TrainingData
 from sa_nowcast.training.fit import fit, fit_prepared

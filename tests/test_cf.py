@@ -9,10 +9,10 @@ import xarray as xr
 from compliance_checker.runner import CheckSuite
 from sequences import NETWORK, OPTIONS, georeferenced, rain, traffic, weather
 
-from sa_nowcast.cf import to_dataset, write_forecast
 from sa_nowcast.errors import DataError, StorageError
+from sa_nowcast.forecasts.cf import to_dataset, write_forecast
+from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.frames import Frames
-from sa_nowcast.nowcaster import Nowcaster
 from sa_nowcast.training.fit import fit
 from sa_nowcast.verification import reference
 from sa_nowcast.workflow import forecast_period

@@ -15,7 +15,8 @@ import pytest
 import xarray as xr
 from sequences import rain
 
-from sa_nowcast import clusters, open_zarr
+from sa_nowcast import open_zarr
+from sa_nowcast.computing import clusters
 from sa_nowcast.conversion import convert
 from sa_nowcast.conversion.shards import write_shard
 from sa_nowcast.errors import Interrupted

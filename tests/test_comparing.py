@@ -10,7 +10,7 @@ import pytest
 from sequences import rain, traffic
 
 from sa_nowcast.errors import DataError, RecipeError, StorageError
-from sa_nowcast.nowcaster import Nowcaster
+from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.recipe import ComparisonRecipe, OutputRecipe, SetRecipe
 from sa_nowcast.workflow import comparing
 from sa_nowcast.workflow.comparing import open_set, run_comparison
@@ -128,10 +128,10 @@ def test_models_and_names_that_cannot_be_are_refused(recipe: ComparisonRecipe) -
 
 
 def test_two_comparisons_do_not_write_one_folder(recipe: ComparisonRecipe) -> None:
-    from sa_nowcast.storage import held
+    from sa_nowcast.storage.whole import locked
     from sa_nowcast.training.fit import LOCK
 
     folder = Path(recipe.output.folder)
     folder.mkdir()
-    with held(folder / LOCK, folder), pytest.raises(StorageError, match="process"):
+    with locked(folder / LOCK, folder), pytest.raises(StorageError, match="process"):
         run_comparison(recipe)

@@ -14,11 +14,11 @@ import xarray as xr
 from sequences import NETWORK, OPTIONS, georeferenced, rain, traffic, weather
 
 import sa_nowcast
-from sa_nowcast import default_model as room
-from sa_nowcast.bundle import MODEL, WEIGHTS
+from sa_nowcast.bundle.files import MODEL, WEIGHTS
 from sa_nowcast.errors import DataError
+from sa_nowcast.forecasts import default_model as room
+from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.frames import Frames
-from sa_nowcast.nowcaster import Nowcaster
 from sa_nowcast.scaling import are_counts
 
 

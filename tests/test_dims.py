@@ -8,7 +8,8 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sa_nowcast.dims import (
+from sa_nowcast.errors import DataError
+from sa_nowcast.metadata.dims import (
     canonical_units,
     find_channel,
     find_dim,
@@ -18,7 +19,6 @@ from sa_nowcast.dims import (
     unwrapped,
     with_positions,
 )
-from sa_nowcast.errors import DataError
 
 SAME = [
     ["mm/h", "mm h-1", "mm h^-1", "mm hr**-1", "mm/hr", "mm hour-1", "h-1 mm", "mm.h-1", "millimeters/hour"],

@@ -25,12 +25,12 @@ from compliance_checker.runner import CheckSuite
 from sequences import georeferenced, of_two_grids, rain, rounded, traffic, weather, wrf
 
 import sa_nowcast
-from sa_nowcast import dims
 from sa_nowcast.errors import DataError, Interrupted, ModelError, RecipeError, StorageError
+from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.frames import Frames
 from sa_nowcast.hindcast import STATUS, hindcast, init_positions
 from sa_nowcast.hindcast.shard import Shard
-from sa_nowcast.nowcaster import Nowcaster
+from sa_nowcast.metadata import dims
 
 # Batches and single samples differ by the order of float32 sums; rain here is up to some 10 mm h-1.
 ROUNDING = {"rtol": 1e-5, "atol": 1e-5}

@@ -15,9 +15,9 @@ import pytest
 from packaging.requirements import Requirement
 
 import sa_nowcast
-from sa_nowcast import installing
+from sa_nowcast.computing import installing
+from sa_nowcast.computing.installing import extras, install, pip_install, requirements
 from sa_nowcast.errors import MissingLibraryError
-from sa_nowcast.installing import extras, install, pip_install, requirements
 from sa_nowcast.sources.optional import require
 
 ROOT = Path(__file__).parents[1]

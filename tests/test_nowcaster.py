@@ -14,9 +14,9 @@ import xarray as xr
 from sequences import NETWORK, OPTIONS, georeferenced, rain, traffic, weather
 
 import sa_nowcast
-from sa_nowcast import dims
 from sa_nowcast.errors import DataError, ModelError, RecipeError, SaNowcastError
-from sa_nowcast.nowcaster import Nowcaster
+from sa_nowcast.forecasts.nowcaster import Nowcaster
+from sa_nowcast.metadata import dims
 from sa_nowcast.training.fit import fit
 
 

@@ -11,7 +11,7 @@ import pytest
 from sequences import rain
 
 import sa_nowcast
-from sa_nowcast import bundle
+from sa_nowcast.bundle import files as bundle
 from sa_nowcast.errors import ModelError
 
 KEPT = sorted((Path(__file__).parent / "data" / "bundles").iterdir())

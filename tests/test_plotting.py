@@ -13,8 +13,8 @@ import pytest
 import xarray as xr
 from sequences import rounded
 
+from sa_nowcast.computing.installing import install
 from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError, StorageError
-from sa_nowcast.installing import install
 from sa_nowcast.plotting import animate, plot_forecast, plot_scores
 from sa_nowcast.plotting.forecast import MINUS
 from sa_nowcast.verification import persistence, verify

@@ -16,7 +16,7 @@ import xarray as xr
 from sequences import rain
 
 import sa_nowcast
-from sa_nowcast import quiet
+from sa_nowcast.computing import quiet
 from sa_nowcast.hindcast import hindcast
 
 PACKAGE = Path(quiet.__file__).parent

@@ -32,7 +32,7 @@ from sa_nowcast.recipe import (
     tables_schema,
     tree,
 )
-from sa_nowcast.strict_yaml import load_strict
+from sa_nowcast.recipe.strict_yaml import load_strict
 from sa_nowcast.training.fit import fit
 
 MINIMAL = """\

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sa_nowcast import storage
 from sa_nowcast.errors import StorageError
-from sa_nowcast.storage import held, partial_beside, put_in_place, remove
+from sa_nowcast.storage import whole as storage
+from sa_nowcast.storage.whole import locked, partial_beside, put_in_place, remove
 
 
 def names(folder: Path) -> list[str]:
@@ -84,9 +84,9 @@ def test_a_lock_is_held_by_one_names_its_holder_and_is_gone_at_the_end(tmp_path:
     lock = tmp_path / "folder" / "lock"
     lock.parent.mkdir()
     lock.write_text("process 1 on nowhere")  # of a killed process: nobody holds it
-    with held(lock, tmp_path / "out"):
+    with locked(lock, tmp_path / "out"):
         message = rf"out: is being written by process {os.getpid()} on {socket.gethostname()}\."
-        with pytest.raises(StorageError, match=message), held(lock, tmp_path / "out"):
+        with pytest.raises(StorageError, match=message), locked(lock, tmp_path / "out"):
             pass
     assert names(lock.parent) == []
 
@@ -99,7 +99,7 @@ def test_the_holder_of_a_lock_is_named_also_where_it_is_just_about_to_write_its_
         fcntl.flock(file, fcntl.LOCK_EX)
         writer = threading.Timer(0.2, lock.write_text, [name])
         writer.start()
-        with pytest.raises(StorageError, match=f"is being written by {name}"), held(lock, tmp_path / "out"):
+        with pytest.raises(StorageError, match=f"is being written by {name}"), locked(lock, tmp_path / "out"):
             pass
         writer.join()
 

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 from sequences import georeferenced
 
-from sa_nowcast.nowcaster import Nowcaster
+from sa_nowcast.forecasts.nowcaster import Nowcaster
 
 
 class _Table(HTMLParser):

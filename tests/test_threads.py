@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-import sa_nowcast.threads as threads
-from sa_nowcast.threads import SPINNING, Look, shorten_spinning
+import sa_nowcast.computing.threads as threads
+from sa_nowcast.computing.threads import SPINNING, Look, shorten_spinning
 
 UNSET = {name: value for name, value in os.environ.items() if name not in (*SPINNING, "OMP_WAIT_POLICY")}
 
@@ -187,7 +187,7 @@ def test_beside_busy_processes_threads_keep_to_free_cores_and_neither_their_numb
     code = """
 import multiprocessing, os, sys, threading, time
 import sa_nowcast, torch
-from sa_nowcast import threads
+from sa_nowcast.computing import threads
 from sa_nowcast.models import build
 torch.manual_seed(0)
 network, x = build("sa-convlstm", hidden=(8, 8), kernel=3, patch=4, channels=1), torch.rand(2, 4, 1, 64, 64)

@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from sequences import NETWORK, rain
 
-from sa_nowcast import tiles
 from sa_nowcast.errors import Interrupted, ModelError, RecipeError, StorageError
+from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.hindcast import hindcast
-from sa_nowcast.models import NetworkConfig
+from sa_nowcast.models import NetworkConfig, tiles
 from sa_nowcast.models.estimate import SMALLEST_TILE, fitting_tile
-from sa_nowcast.nowcaster import Nowcaster
-from sa_nowcast.tiles import Tile, blend, plan_tiles
+from sa_nowcast.models.tiles import Tile, blend, plan_tiles
 from sa_nowcast.training.fit import fit
 
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from sa_nowcast.errors import RecipeError
+from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.models.config import NAMES
-from sa_nowcast.nowcaster import Nowcaster
 from sa_nowcast.recipe import read_recipe
 from sa_nowcast.sources import MovingMnist
 from sa_nowcast.sources.mnist_generator import TEST_SEED

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sa_nowcast.units import canonical_units, is_count, is_rain, is_rain_per_time
+from sa_nowcast.metadata.units import canonical_units, is_count, is_rain, is_rain_per_time
 
 # Pairs that UDUNITS finds equal, or that people write for what it knows.
 EQUAL = [

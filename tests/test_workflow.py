@@ -17,11 +17,11 @@ from sequences import NETWORK, OPTIONS, georeferenced, rain, traffic, weather
 
 import sa_nowcast
 import sa_nowcast.training.engine as engine
+from sa_nowcast.computing.installing import install
 from sa_nowcast.errors import DataError, Interrupted, MissingLibraryError, RecipeError, StorageError
 from sa_nowcast.hindcast import archive, call
-from sa_nowcast.installing import install
 from sa_nowcast.recipe import Recipe
-from sa_nowcast.workflow import RunResult, drawing, held_back, run
+from sa_nowcast.workflow import RunResult, drawing, period, run
 
 FILES = {"model.nowcaster", "forecast.nc", "scores.csv", "forecast.png", "scores.png"}
 
@@ -275,7 +275,7 @@ def test_names_that_no_file_can_have_are_told_apart() -> None:
 
 
 @pytest.mark.usefixtures("quick_picture")
-def test_empty_frames_in_the_test_period_are_skipped_when_gaps_are(tmp_path: Path) -> None:
+def test_empty_frames_in_the_period_are_skipped_when_gaps_are(tmp_path: Path) -> None:
     data = rain(40)
     data[30] = np.nan
     result = quietly(recipe_for(tmp_path / "run", data, data={"gaps": "skip"}))
@@ -322,7 +322,7 @@ def test_what_cannot_run_is_said_before_training_and_keeps_no_folder(
 
 
 @pytest.mark.usefixtures("never_trains")
-def test_an_empty_frame_in_the_test_period_is_found_before_training(tmp_path: Path) -> None:
+def test_an_empty_frame_in_the_period_is_found_before_training(tmp_path: Path) -> None:
     data = rain(40)
     data[35] = np.nan
     with pytest.raises(DataError, match=r"rain, 2020-06-01T02:55: every value is missing.*gaps: skip"):
@@ -504,7 +504,7 @@ def test_a_forecast_from_the_newest_frames_a_film_and_attention_where_they_are_a
 def test_forecasts_that_are_too_large_for_one_file_become_an_archive(
     copied: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(held_back, "LARGEST_NETCDF", 1000)
+    monkeypatch.setattr(period, "LARGEST_NETCDF", 1000)
     (copied / "forecast.nc").unlink()
     before = pd.read_csv(copied / "scores.csv")
     quietly(same(copied, finished))

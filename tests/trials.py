@@ -14,8 +14,8 @@ import torch
 from sequences import NETWORK, OPTIONS, rain
 
 import sa_nowcast.training.engine as engine
+from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.models.rollout import Network
-from sa_nowcast.nowcaster import Nowcaster
 from sa_nowcast.training.fit import fit
 
 LONG = {**OPTIONS, "max_steps": 9, "validate_every": 2, "checkpoint_every": 2, "pictures": 0}

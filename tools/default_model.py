@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from sa_nowcast.bundle import CARD
-from sa_nowcast.default_model import FOLDER
-from sa_nowcast.nowcaster import Nowcaster
+from sa_nowcast.bundle.files import CARD
+from sa_nowcast.forecasts.default_model import FOLDER
+from sa_nowcast.forecasts.nowcaster import Nowcaster
 
 PAGE = Path(__file__).parent.parent / "docs" / "explanation" / "default-model.md"
 RECIPE = Path(__file__).parent.parent / "recipes" / "default_model.yaml"

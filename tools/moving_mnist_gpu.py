@@ -34,10 +34,10 @@ import torch
 import xarray as xr
 
 import sa_nowcast
-from sa_nowcast.devices import resolve_device
+from sa_nowcast.computing.devices import resolve_device
+from sa_nowcast.computing.installing import install
 from sa_nowcast.errors import MissingLibraryError, SaNowcastError
-from sa_nowcast.installing import install
-from sa_nowcast.nowcaster import Nowcaster
+from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.recipe import Recipe, read_recipe
 from sa_nowcast.sources import MovingMnist, chain
 from sa_nowcast.sources.mnist_generator import TEST_SEED

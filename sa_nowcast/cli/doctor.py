@@ -63,9 +63,9 @@ def _plan(
     variables: list[str] | None,
     told: Mapping[str, Any],
 ) -> dict[str, Any]:
-    from sa_nowcast.devices import resolve_device
-    from sa_nowcast.opening import kind_of
+    from sa_nowcast.computing.devices import resolve_device
     from sa_nowcast.recipe import network_config, parse_recipe
+    from sa_nowcast.sources.opening import kind_of
     from sa_nowcast.survey.doctor import plan
     from sa_nowcast.workflow.data import open_experiment
 
@@ -73,7 +73,7 @@ def _plan(
     if shipped.is_shipped(target) or kind_of(target) == "recipe":
         parsed = recipes.read(target, None, None)
     else:
-        from sa_nowcast.opening import open_data
+        from sa_nowcast.sources.opening import open_data
         from sa_nowcast.survey.starter import starter_recipe
 
         ds = open_data(target, engine=engine, options=given, variables=variables, time=told["time"])

@@ -50,7 +50,7 @@ def forecast(
 
     Example: sa-nowcast forecast radar.zarr --model rain.nowcaster --lead-time 30min -o nowcast.nc
     """
-    from sa_nowcast.opening import open_data
+    from sa_nowcast.sources.opening import open_data
     from sa_nowcast.workflow.forecasting import plan_forecast
 
     if grid not in ("check", "any"):

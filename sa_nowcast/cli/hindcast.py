@@ -68,7 +68,7 @@ def hindcast(
     from time import perf_counter
 
     from sa_nowcast.hindcast import hindcast as make
-    from sa_nowcast.opening import open_data
+    from sa_nowcast.sources.opening import open_data
 
     began = perf_counter()
     given = options.reader_options(option, time_pattern)
@@ -126,7 +126,7 @@ def _climatology(
     """Return the mean over `data` until a time, which must not be the times that are forecast."""
     import numpy as np
 
-    from sa_nowcast import dims
+    from sa_nowcast.metadata import dims
     from sa_nowcast.times import read_period, with_times
     from sa_nowcast.verification import reference
 

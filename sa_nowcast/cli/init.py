@@ -35,9 +35,9 @@ def init(
 
     Example: sa-nowcast init radar.zarr -o radar.yaml
     """
-    from sa_nowcast.opening import open_data
     from sa_nowcast.recipe import parse_recipe
-    from sa_nowcast.storage import require_writable, storage, write_whole
+    from sa_nowcast.sources.opening import open_data
+    from sa_nowcast.storage.whole import require_writable, storage, write_whole
     from sa_nowcast.survey.starter import recipe_name, starter_recipe
 
     place = Path(output if output is not None else f"{recipe_name(source)}.yaml").expanduser()

@@ -44,7 +44,7 @@ def reader_options(pairs: Sequence[str] | None, time_pattern: str | None = None)
 
     Values are read as YAML, so 2 is a number and [a, b] a list.
     """
-    from sa_nowcast.strict_yaml import load_strict
+    from sa_nowcast.recipe.strict_yaml import load_strict
 
     read: dict[str, Any] = {}
     for pair in pairs or ():

@@ -35,9 +35,9 @@ def submit(
 
     Example: sa-nowcast submit radar.yaml --partition gpu --gpus 4 --time 8:00:00 --send
     """
+    from sa_nowcast.computing.slurm import Job
+    from sa_nowcast.computing.slurm import send as give_to_sbatch
     from sa_nowcast.recipe import find_recipe
-    from sa_nowcast.slurm import Job
-    from sa_nowcast.slurm import send as give_to_sbatch
 
     parsed = recipes.read(recipe, None, None)
     path = find_recipe(recipe)

@@ -44,7 +44,7 @@ def validate(
     Example: sa-nowcast validate radar.zarr --full
     """
     from sa_nowcast.cli.remedies import spelled_error
-    from sa_nowcast.opening import kind_of
+    from sa_nowcast.sources.opening import kind_of
     from sa_nowcast.survey.findings import Finding, exit_code, overall
 
     kind = "recipe" if shipped.is_shipped(target) else kind_of(target)

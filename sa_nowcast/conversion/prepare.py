@@ -14,10 +14,18 @@ import numpy.typing as npt
 import xarray as xr
 from zarr.codecs import ZstdCodec
 
-from sa_nowcast import dims
-from sa_nowcast.attributes import held_values, normalised, renamed, safe_names, say_left_out, storable_attrs, unused
 from sa_nowcast.conversion.plan import ConversionPlan, VariablePlan
 from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.metadata import dims
+from sa_nowcast.metadata.attributes import (
+    held_values,
+    normalised,
+    renamed,
+    safe_names,
+    say_left_out,
+    storable_attrs,
+    unused,
+)
 from sa_nowcast.times import most_common_step, show_step, show_time, tolerance, with_times
 
 Irregular = Literal["refuse", "allow"]

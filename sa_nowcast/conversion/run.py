@@ -17,9 +17,9 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from sa_nowcast import quiet
 from sa_nowcast._version import __version__
-from sa_nowcast.clusters import Tasks, client_of
+from sa_nowcast.computing import quiet
+from sa_nowcast.computing.clusters import Tasks, client_of
 from sa_nowcast.conversion.plan import ConversionPlan, VariablePlan
 from sa_nowcast.conversion.prepare import Irregular, Prepared, prepare
 from sa_nowcast.conversion.shards import ShardRecord, clear_but, write_shard
@@ -28,7 +28,7 @@ from sa_nowcast.sources.manifest import MANIFEST, may_be_replaced, write_manifes
 from sa_nowcast.sources.open import open_source
 from sa_nowcast.sources.paths import PathLike, stamp
 from sa_nowcast.sources.store import COMPLETE, LOCK, PARTIAL
-from sa_nowcast.storage import clear, held, put_in_place, remove, require_writable, storage, sync, write_whole
+from sa_nowcast.storage.whole import clear, locked, put_in_place, remove, require_writable, storage, sync, write_whole
 from sa_nowcast.times import show_time
 
 Progress = Callable[[int, int], None]
@@ -149,7 +149,7 @@ def convert(
     require_writable(place)
     if dry_run:
         return prepared.plan
-    with held(_lock_file(place), place):
+    with locked(_lock_file(place), place):
         conversion = _Conversion(prepared, place, files)
         stored = conversion.ended_before()
         if stored is None:
@@ -394,7 +394,7 @@ def _task(
 
 @dataclass
 class _Threads:
-    """Tasks on threads of this process, as `sa_nowcast.clusters.Tasks` are on a cluster."""
+    """Tasks on threads of this process, as `sa_nowcast.computing.clusters.Tasks` are on a cluster."""
 
     pool: concurrent.futures.Executor
     count: int

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from sa_nowcast import dims
 from sa_nowcast.errors import DataError
+from sa_nowcast.metadata import dims
 
 _LOG = logging.getLogger("sa_nowcast")
 # Of the usual spacing: what is farther apart is no neighbour. Stretched grids have uneven spacings throughout.

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from sa_nowcast import dims
-from sa_nowcast.bounds import KEYS as BOUNDS
-from sa_nowcast.bounds import signed_as
 from sa_nowcast.errors import DataError
 from sa_nowcast.frames.grid import grid_mapping_name
+from sa_nowcast.metadata import dims
+from sa_nowcast.metadata.bounds import KEYS as BOUNDS
+from sa_nowcast.metadata.bounds import signed_as
 
 _PACKING = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
 
@@ -98,7 +98,7 @@ def _variables(
 
 
 def one_grid(ds: xr.Dataset, found: Mapping[dims.Roles, list[str]]) -> dims.Roles:
-    """Return the only grid that `sa_nowcast.dims.grids` found, or refuse several: one variable has to be chosen."""
+    """Return the only grid that `dims.grids` found, or refuse several: one variable has to be chosen."""
     if len(found) == 1:
         return next(iter(found))
     shown = "; ".join(f"{_some(names)} ({', '.join(map(str, roles))})" for roles, names in found.items())

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from sa_nowcast import attributes, dims
 from sa_nowcast.errors import DataError
 from sa_nowcast.frames.grid import Grid, grid_mapping_name, grid_of
 from sa_nowcast.frames.selection import select
 from sa_nowcast.frames.values import Channel, channels_of, require_usable
+from sa_nowcast.metadata import attributes, dims
 from sa_nowcast.times import Gaps, Times, nearest, read_times, regular_segments, show_time, stored_rounding, times_name
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from sa_nowcast import attributes, dims
-from sa_nowcast.bounds import physical_bounds
 from sa_nowcast.errors import DataError
+from sa_nowcast.metadata import attributes, dims
+from sa_nowcast.metadata.bounds import physical_bounds
 
 LARGEST = 1e20
 """Values from here on, of either sign, are fill values that nobody declared, or overflow in a network."""

@@ -21,20 +21,21 @@ import xarray as xr
 import zarr
 from zarr.codecs import ZstdCodec
 
-from sa_nowcast import dims, quiet
 from sa_nowcast._version import __version__
-from sa_nowcast.cf import to_dataset
-from sa_nowcast.clusters import Tasks, client_of
+from sa_nowcast.computing import quiet
+from sa_nowcast.computing.clusters import Tasks, client_of
 from sa_nowcast.conversion import COMPLETE, VariablePlan
 from sa_nowcast.conversion.shards import ShardRecord, clear_but
 from sa_nowcast.errors import ForecastWarning, Interrupted, StorageError
+from sa_nowcast.forecasts.cf import to_dataset
 from sa_nowcast.hindcast.histories import sha256
 from sa_nowcast.hindcast.job import Job, Opaque, Work
 from sa_nowcast.hindcast.methods import AS_ASKED, FELL_BACK, NONE_POSSIBLE, ByReference, shortcomings
 from sa_nowcast.hindcast.shard import Shard, run_shard, same
+from sa_nowcast.metadata import dims
 from sa_nowcast.sources.manifest import MANIFEST, may_be_replaced, write_manifest
 from sa_nowcast.sources.store import LOCK, PARTIAL
-from sa_nowcast.storage import held, put_in_place, remove, require_writable, storage, sync, write_whole
+from sa_nowcast.storage.whole import locked, put_in_place, remove, require_writable, storage, sync, write_whole
 from sa_nowcast.verification.optical_flow import FALLBACK_COUNT
 
 Progress = Callable[[int, int], None]
@@ -153,7 +154,7 @@ class Archive:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Let no other process write the same archive; remove the journal where the archive is not under way."""
-        with held(self.lock, self.place):
+        with locked(self.lock, self.place):
             try:
                 yield
             finally:

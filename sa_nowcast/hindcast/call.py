@@ -18,19 +18,19 @@ import numpy as np
 import xarray as xr
 from dask.highlevelgraph import HighLevelGraph
 
-from sa_nowcast import dims
-from sa_nowcast.cf import to_dataset
+from sa_nowcast.computing.devices import resolve_device
 from sa_nowcast.conversion import open_zarr
-from sa_nowcast.devices import resolve_device
 from sa_nowcast.errors import ForecastWarning, RecipeError
+from sa_nowcast.forecasts.cf import to_dataset
+from sa_nowcast.forecasts.labels import whole
+from sa_nowcast.forecasts.nowcaster import Nowcaster, checked_tile
 from sa_nowcast.frames import Frames
 from sa_nowcast.hindcast.archive import LARGEST_CHUNK, MOST_PER_SHARD, NO_FORECAST_COUNT, Archive, Existing, Progress
 from sa_nowcast.hindcast.init_times import init_positions
 from sa_nowcast.hindcast.job import Job, Missing, Opaque, Sent
 from sa_nowcast.hindcast.methods import ByNetwork, Method, Values, method_of, shortcomings
-from sa_nowcast.labels import whole
+from sa_nowcast.metadata import dims
 from sa_nowcast.models.estimate import fitting_tile
-from sa_nowcast.nowcaster import Nowcaster, checked_tile
 from sa_nowcast.verification.named import Reference
 from sa_nowcast.verification.optical_flow import FALLBACK_COUNT
 

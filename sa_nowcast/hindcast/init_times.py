@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.forecasts.labels import init_position
 from sa_nowcast.frames import Frames
-from sa_nowcast.labels import init_position
 from sa_nowcast.times import nearest, read_moments, read_period
 from sa_nowcast.windows import Positions, window_starts
 

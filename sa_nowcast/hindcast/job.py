@@ -10,11 +10,11 @@ import dask.array
 import numpy as np
 import xarray as xr
 
-from sa_nowcast import dims
 from sa_nowcast.errors import DataError, SaNowcastError
 from sa_nowcast.frames import Frames
 from sa_nowcast.hindcast.histories import content, sha256, taken
 from sa_nowcast.hindcast.methods import NONE_POSSIBLE, Method, Statuses, Values, refusal
+from sa_nowcast.metadata import dims
 from sa_nowcast.times import show_step, show_time, stored_as, valid_times
 from sa_nowcast.windows import Positions
 

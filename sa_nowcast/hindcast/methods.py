@@ -15,15 +15,16 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from sa_nowcast import dims, quiet
 from sa_nowcast._version import __version__
-from sa_nowcast.defaults import as_nowcaster, get_default_model
-from sa_nowcast.devices import resolve_device
+from sa_nowcast.computing import quiet
+from sa_nowcast.computing.devices import resolve_device
 from sa_nowcast.errors import DataError, ForecastWarning
+from sa_nowcast.forecasts.defaults import as_nowcaster, get_default_model
+from sa_nowcast.forecasts.labels import labelled
+from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.frames import Frames
 from sa_nowcast.hindcast.histories import content, taken
-from sa_nowcast.labels import labelled
-from sa_nowcast.nowcaster import Nowcaster
+from sa_nowcast.metadata import dims
 from sa_nowcast.times import show_time
 from sa_nowcast.verification.named import REFERENCES, Reference, reference
 from sa_nowcast.verification.optical_flow import FALLBACK_TIMES

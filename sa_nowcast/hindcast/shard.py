@@ -13,10 +13,10 @@ import xarray as xr
 
 from sa_nowcast.conversion import VariablePlan
 from sa_nowcast.conversion.shards import ShardRecord, write_shard
+from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.hindcast.job import Opaque
 from sa_nowcast.hindcast.methods import FELL_BACK, NONE_POSSIBLE, ByNetwork, ByReference, Method, Statuses, Values
-from sa_nowcast.nowcaster import Nowcaster
-from sa_nowcast.storage import storage, write_whole
+from sa_nowcast.storage.whole import storage, write_whole
 
 
 @dataclass(frozen=True)

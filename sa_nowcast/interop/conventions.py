@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from sa_nowcast import cf, dims
 from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.forecasts import cf
 from sa_nowcast.interop import projection
 from sa_nowcast.interop.names import NAMES, PYSTEPS_VARIABLES, Names
 from sa_nowcast.interop.pysteps_names import pysteps_coordinates, pysteps_units, rain_limits, require_pysteps
@@ -50,6 +50,7 @@ from sa_nowcast.interop.record import (
     written,
 )
 from sa_nowcast.interop.restore import from_names, recognise, restored
+from sa_nowcast.metadata import dims
 
 
 def to_convention(forecast: xr.DataArray, name: Convention) -> xr.Dataset | xr.DataArray:

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from sa_nowcast import dims
 from sa_nowcast.errors import DataError, RecipeError, StorageError
+from sa_nowcast.forecasts.labels import require_one
 from sa_nowcast.interop import projection
-from sa_nowcast.labels import require_one
+from sa_nowcast.metadata import dims
 from sa_nowcast.sources.optional import require
-from sa_nowcast.storage import partial_beside, put_in_place
+from sa_nowcast.storage.whole import partial_beside, put_in_place
 
 SUFFIXES = (".tif", ".tiff")
 

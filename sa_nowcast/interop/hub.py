@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from sa_nowcast import dims
 from sa_nowcast._version import __version__
-from sa_nowcast.bundle import CARD, FILES, MODEL, require_free
-from sa_nowcast.card import model_card
+from sa_nowcast.bundle.card import model_card
+from sa_nowcast.bundle.files import CARD, FILES, MODEL, require_free
 from sa_nowcast.errors import ModelError, RecipeError, StorageError
+from sa_nowcast.metadata import dims
 from sa_nowcast.sources.optional import require
-from sa_nowcast.storage import partial_beside, put_in_place
+from sa_nowcast.storage.whole import partial_beside, put_in_place
 
 if TYPE_CHECKING:
-    from sa_nowcast.nowcaster import Nowcaster
+    from sa_nowcast.forecasts.nowcaster import Nowcaster
 _LATER = "run the same again when the hub answers"
 
 
@@ -172,7 +172,7 @@ def pull(
     MissingLibraryError
         huggingface_hub is not installed.
     """
-    from sa_nowcast.nowcaster import Nowcaster
+    from sa_nowcast.forecasts.nowcaster import Nowcaster
 
     hub = require("huggingface_hub", "hub")
     with _one_line(repo_id, "fetched"):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from sa_nowcast import dims
+from sa_nowcast.metadata import dims
 
 
 @dataclass(frozen=True)

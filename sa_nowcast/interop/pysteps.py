@@ -16,18 +16,18 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from sa_nowcast import dims
-from sa_nowcast.defaults import as_nowcaster, get_default_model
+from sa_nowcast.computing.installing import pip_install
 from sa_nowcast.errors import DataError, MissingLibraryError, ModelError, RecipeError
-from sa_nowcast.installing import pip_install
+from sa_nowcast.forecasts.defaults import as_nowcaster, get_default_model
+from sa_nowcast.forecasts.labels import require_one
 from sa_nowcast.interop import projection
 from sa_nowcast.interop.pysteps_names import PYSTEPS_THRESHOLD, pysteps_units
-from sa_nowcast.labels import require_one
+from sa_nowcast.metadata import dims
 from sa_nowcast.sources.optional import require
 from sa_nowcast.times import nearest, read_times, show_time
 
 if TYPE_CHECKING:
-    from sa_nowcast.nowcaster import Nowcaster
+    from sa_nowcast.forecasts.nowcaster import Nowcaster
 
 METHOD = "sa_nowcast"
 DRY_DECIBELS = -15.0

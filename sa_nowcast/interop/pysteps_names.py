@@ -8,11 +8,11 @@ from typing import Any, Final
 import numpy as np
 import xarray as xr
 
-from sa_nowcast import dims
 from sa_nowcast.errors import DataError
 from sa_nowcast.interop import projection
 from sa_nowcast.interop.names import NAMES
 from sa_nowcast.interop.record import pack, recoded
+from sa_nowcast.metadata import dims
 
 # A kg of water on a square metre stands 1 mm deep.
 _PYSTEPS_UNITS: Final = {"mm h-1": "mm/h", "kg m-2 h-1": "mm/h", "mm": "mm", "kg m-2": "mm", "dBZ": "dBZ"}

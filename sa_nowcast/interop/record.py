@@ -9,8 +9,8 @@ from typing import Any, Final, Literal, cast, get_args
 import numpy as np
 import xarray as xr
 
-from sa_nowcast import dims
 from sa_nowcast.errors import DataError
+from sa_nowcast.metadata import dims
 
 Convention = Literal["cf", "ecmwf", "weatherbench", "earth2studio", "pysteps"]
 CONVENTIONS: Final[tuple[str, ...]] = get_args(Convention)

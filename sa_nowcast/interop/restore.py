@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from sa_nowcast import dims
 from sa_nowcast.errors import DataError
 from sa_nowcast.interop.names import NAMES
 from sa_nowcast.interop.record import NANOSECONDS, RECORD, copied, label_of, recoded, renamed, unpack
+from sa_nowcast.metadata import dims
 
 
 def recognise(data: xr.Dataset | xr.DataArray) -> str | None:

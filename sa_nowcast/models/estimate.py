@@ -12,7 +12,7 @@ import torch
 
 from sa_nowcast.errors import ModelError
 from sa_nowcast.models.config import NetworkConfig
-from sa_nowcast.tiles import plan_tiles
+from sa_nowcast.models.tiles import plan_tiles
 
 BYTES = 4
 WEIGHTS_OF_TRAINING, WEIGHTS_OF_FORECAST = 5, 2

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sa_nowcast.models.config import NetworkConfig
 from sa_nowcast.models.motion import blur, inside, optical_flow, sample, trajectories
 from sa_nowcast.models.rollout import Network, RecurrentLayer, run_layer
-from sa_nowcast.tiles import plan_tiles
+from sa_nowcast.models.tiles import plan_tiles
 
 CORE_TILE: Final = 24
 """Positions (patches) a side that the recurrent core sees at once; it bounds what attention costs."""

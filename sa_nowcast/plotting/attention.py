@@ -11,8 +11,8 @@ import numpy.typing as npt
 import xarray as xr
 
 from sa_nowcast.errors import RecipeError
+from sa_nowcast.forecasts.labels import init_position
 from sa_nowcast.frames import Frames
-from sa_nowcast.labels import init_position
 from sa_nowcast.plotting.canvas import (
     MINUS,
     PANEL_CELLS,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from sa_nowcast.nowcaster import Nowcaster
+    from sa_nowcast.forecasts.nowcaster import Nowcaster
 
 # The maps that attention_map names, in the paper's letters: of the memory module H_t and M_{t-1}, of the base model
 # X_t and H_{t-1}.
@@ -210,7 +210,7 @@ def _attention(
 ) -> _Attention:
     import torch
 
-    from sa_nowcast.devices import resolve_device
+    from sa_nowcast.computing.devices import resolve_device
     from sa_nowcast.models.estimate import require_memory
     from sa_nowcast.models.inspection import attention_map
     from sa_nowcast.stream import prepare

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from sa_nowcast import attributes
-from sa_nowcast.dims import canonical_units, is_longitude, is_rain, unwrapped
+from sa_nowcast.computing.installing import install
 from sa_nowcast.errors import MissingLibraryError, RecipeError
-from sa_nowcast.installing import install
+from sa_nowcast.metadata import attributes
+from sa_nowcast.metadata.dims import canonical_units, is_longitude, is_rain, unwrapped
 from sa_nowcast.plotting.coast import Line, coastlines, is_geographic, is_projected, is_rotated
 from sa_nowcast.plotting.film import Picture
 from sa_nowcast.plotting.mesh import Chart, axis_edges, chart_of, edges_of, middle, positions, positions_of, torn_cells

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from sa_nowcast.dims import canonical_units
+from sa_nowcast.computing.installing import install
 from sa_nowcast.errors import DataError, MissingLibraryError, StorageError
 from sa_nowcast.frames import grid_mapping_name
-from sa_nowcast.installing import install
+from sa_nowcast.metadata.dims import canonical_units
 from sa_nowcast.plotting.mesh import Chart, Position, position_of
 
 Line = npt.NDArray[np.float64]  # (points, 2), x and y

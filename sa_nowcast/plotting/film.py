@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sa_nowcast.computing.installing import install
 from sa_nowcast.errors import MissingLibraryError, RecipeError, StorageError
-from sa_nowcast.installing import install
 
 Picture = npt.NDArray[np.uint8]  # (height, width, 3), red, green, blue
 

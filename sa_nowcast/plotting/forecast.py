@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from sa_nowcast.dims import LEAD_TIME, canonical_units, find_dim, with_positions
 from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.metadata.dims import LEAD_TIME, canonical_units, find_dim, with_positions
 from sa_nowcast.plotting.canvas import (
     MINUS,
     Map,

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from sa_nowcast.dims import Role, find_dim, grids, with_positions
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.frames import Frames
+from sa_nowcast.metadata.dims import Role, find_dim, grids, with_positions
 from sa_nowcast.plotting.canvas import (
     Map,
     Scale,

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from sa_nowcast.dims import canonical_units
+from sa_nowcast.metadata.dims import canonical_units
 
 Array = npt.NDArray[np.float64]
 Project = Callable[[Array, Array], tuple[Array, Array]]

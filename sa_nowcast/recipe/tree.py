@@ -17,8 +17,8 @@ from typing import Any
 
 from sa_nowcast.errors import RecipeError
 from sa_nowcast.recipe.shipped import find_recipe
-from sa_nowcast.storage import nearest_to
-from sa_nowcast.strict_yaml import load_strict
+from sa_nowcast.recipe.strict_yaml import load_strict
+from sa_nowcast.storage.whole import nearest_to
 
 MAX_BYTES = 100_000
 """A recipe has a hundred lines; YAML of so many bytes is read in a second."""

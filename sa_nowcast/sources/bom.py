@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from sa_nowcast import dims
 from sa_nowcast.errors import DataError
+from sa_nowcast.metadata import dims
 from sa_nowcast.sources.optional import require
 
 _NAMES: Final = ("precipitation", "rain_amount", "rain_rate", "rainfall_rate", "rainfall", "reflectivity")

@@ -14,8 +14,8 @@ from typing import Any, Final
 import numpy as np
 import xarray as xr
 
-from sa_nowcast import dims
 from sa_nowcast.errors import DataError
+from sa_nowcast.metadata import dims
 from sa_nowcast.times import Times, read_times, regular_segments
 
 SEQUENCE: Final = "sequence"

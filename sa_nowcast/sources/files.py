@@ -14,8 +14,8 @@ from typing import Any, Final
 import numpy as np
 import xarray as xr
 
-from sa_nowcast import dims
 from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.metadata import dims
 from sa_nowcast.sources.damage import reading
 from sa_nowcast.sources.names import nearest
 from sa_nowcast.sources.paths import PathLike, expand, is_zarr, pattern_remedy, sort_by_time, time_from_name

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from sa_nowcast import dims, quiet
+from sa_nowcast.computing import quiet
 from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.metadata import dims
 from sa_nowcast.sources.damage import reading
 from sa_nowcast.sources.optional import require
 from sa_nowcast.sources.paths import (

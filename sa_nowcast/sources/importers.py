@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from sa_nowcast import quiet
+from sa_nowcast.computing import quiet
 from sa_nowcast.errors import DataError
 from sa_nowcast.sources.bom import bom_time, read_bom
 from sa_nowcast.sources.damage import reading

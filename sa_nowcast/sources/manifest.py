@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from sa_nowcast.errors import DataError
 from sa_nowcast.sources.paths import is_zarr
-from sa_nowcast.storage import write_whole
+from sa_nowcast.storage.whole import write_whole
 
 MANIFEST: Final = "sa_nowcast_files"
 METADATA: Final = "zarr.json"

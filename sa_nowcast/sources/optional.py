@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from sa_nowcast import quiet
+from sa_nowcast.computing import quiet
+from sa_nowcast.computing.installing import install, pip_install
 from sa_nowcast.errors import MissingLibraryError
-from sa_nowcast.installing import install, pip_install
 
 
 def require(module: str, extra: str) -> ModuleType:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.storage import nearest_to
+from sa_nowcast.storage.whole import nearest_to
 
 PathLike = str | os.PathLike[str]
 Times = npt.NDArray[np.datetime64]

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import xarray as xr
 
-from sa_nowcast import quiet
+from sa_nowcast.computing import quiet
 from sa_nowcast.errors import DataError
 from sa_nowcast.sources.optional import require
 

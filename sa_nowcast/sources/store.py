@@ -15,8 +15,8 @@ import zarr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from sa_nowcast import dims
 from sa_nowcast.errors import DataError, RecipeError, SaNowcastError
+from sa_nowcast.metadata import dims
 from sa_nowcast.sources.lazy import outer
 from sa_nowcast.sources.manifest import MANIFEST, METADATA, Manifest, metadata_bytes
 from sa_nowcast.sources.paths import PathLike

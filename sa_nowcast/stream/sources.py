@@ -13,9 +13,9 @@ import xarray as xr
 import zarr
 from zarr.abc.store import Store
 
-from sa_nowcast import dims
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.frames import Frames
+from sa_nowcast.metadata import dims
 from sa_nowcast.times import Gaps, Times, show_step
 from sa_nowcast.windows import Positions, split_in_time, window_starts
 

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from sa_nowcast.bundle import read_bundle
+from sa_nowcast.bundle.files import read_bundle
 from sa_nowcast.errors import ModelError, SaNowcastError
-from sa_nowcast.nowcaster import Nowcaster
+from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.survey.findings import Finding
 from sa_nowcast.times import show_step
 

@@ -11,15 +11,15 @@ from typing import Any, Final
 import numpy as np
 import xarray as xr
 
-from sa_nowcast import dims
-from sa_nowcast.bounds import KEYS, read_bounds
 from sa_nowcast.conversion import COMPLETE
 from sa_nowcast.errors import DataError, SaNowcastError
 from sa_nowcast.frames import Channel, Frames, grid_mapping_name, jump
-from sa_nowcast.opening import chosen, open_data, zarr_attrs
+from sa_nowcast.metadata import dims
+from sa_nowcast.metadata.bounds import KEYS, read_bounds
 from sa_nowcast.scaling import are_counts, bounds_of
 from sa_nowcast.sources.chain import SEQUENCE
 from sa_nowcast.sources.files import zeros_by_default
+from sa_nowcast.sources.opening import chosen, open_data, zarr_attrs
 from sa_nowcast.sources.paths import is_zarr
 from sa_nowcast.sources.store import PARTIAL
 from sa_nowcast.sources.store import verify as verify_chunks
@@ -55,7 +55,7 @@ def check_data(
     Parameters
     ----------
     source, engine, options
-        As for `sa_nowcast.opening.open_data`.
+        As for `sa_nowcast.sources.opening.open_data`.
     variables : sequence of str, optional
         By default all gridded ones.
     time, y, x, channel : str, optional

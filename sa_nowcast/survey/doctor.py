@@ -13,15 +13,15 @@ from typing import Any, Final
 import torch
 from packaging.requirements import Requirement
 
-from sa_nowcast import defaults
 from sa_nowcast._version import __version__
+from sa_nowcast.computing.installing import extras, install, requirements
+from sa_nowcast.computing.threads import cores
 from sa_nowcast.errors import ModelError
+from sa_nowcast.forecasts import defaults
 from sa_nowcast.frames import Frames
-from sa_nowcast.installing import extras, install, requirements
 from sa_nowcast.models import NetworkConfig
 from sa_nowcast.models.estimate import available_memory, estimate_memory, fitting_tile
 from sa_nowcast.stream import IN_MEMORY_BYTES, SequenceDataset, loader
-from sa_nowcast.threads import cores
 from sa_nowcast.times import show_step
 
 CORE: Final = ("numpy", "xarray", "zarr", "dask", "netCDF4", "torch", "lightning", "pydantic", "typer")

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from sa_nowcast import dims
-from sa_nowcast.bundle import CARD, RECIPE, read_bundle, read_text
+from sa_nowcast.bundle.files import CARD, RECIPE, read_bundle, read_text
 from sa_nowcast.conversion import COMPLETE
 from sa_nowcast.errors import DataError
-from sa_nowcast.opening import kind_of, open_data, open_forecast, zarr_attrs
+from sa_nowcast.metadata import dims
 from sa_nowcast.recipe import read_recipe
+from sa_nowcast.sources.opening import kind_of, open_data, open_forecast, zarr_attrs
 from sa_nowcast.sources.paths import expand, is_zarr
 from sa_nowcast.times import most_common_step, read_times, show_step, show_time
 
@@ -37,7 +37,7 @@ def inspect_path(
     Parameters
     ----------
     source, engine, options, variables
-        As for `sa_nowcast.opening.open_data`.
+        As for `sa_nowcast.sources.opening.open_data`.
     time, y, x, channel : str, optional
         Dimensions of frames, where attributes and common names do not tell.
 

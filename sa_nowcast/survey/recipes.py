@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sa_nowcast.errors import SaNowcastError, StorageError
 from sa_nowcast.recipe import Recipe, network_config
-from sa_nowcast.storage import require_writable
+from sa_nowcast.storage.whole import require_writable
 from sa_nowcast.survey.findings import Finding
 from sa_nowcast.workflow.converting import convert_source
 from sa_nowcast.workflow.data import Experiment, open_experiment
@@ -79,7 +79,7 @@ def _libraries(recipe: Recipe) -> str:
 
 
 def _device(recipe: Recipe) -> str:
-    from sa_nowcast.devices import resolve_device
+    from sa_nowcast.computing.devices import resolve_device
 
     return f"training on {resolve_device(recipe.training.device)}"
 
@@ -92,7 +92,7 @@ def _experiment(recipe: Recipe) -> Experiment:
 
 
 def _memory(recipe: Recipe, experiment: Experiment) -> str:
-    from sa_nowcast.devices import resolve_device
+    from sa_nowcast.computing.devices import resolve_device
     from sa_nowcast.models.estimate import require_memory
 
     device = resolve_device(recipe.training.device)

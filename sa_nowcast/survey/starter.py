@@ -12,9 +12,9 @@ from typing import Any, Final
 import numpy as np
 import xarray as xr
 
-from sa_nowcast import dims
 from sa_nowcast.errors import DataError
 from sa_nowcast.frames import Frames
+from sa_nowcast.metadata import dims
 from sa_nowcast.scaling import are_counts, bounds_of
 from sa_nowcast.sources.chain import SEQUENCE
 from sa_nowcast.times import show_step, tolerance
@@ -165,7 +165,7 @@ def starter_recipe(
     Parameters
     ----------
     ds : Dataset
-        From `sa_nowcast.opening.open_data`.
+        From `sa_nowcast.sources.opening.open_data`.
     source, engine, options
         What it was opened from, as the recipe will say.
     variables, history, steps, time, y, x, channel

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sa_nowcast import dims
 from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.forecasts.terms import Terms
 from sa_nowcast.frames import Frames
+from sa_nowcast.metadata import dims
 from sa_nowcast.recipe import TrainingRecipe
 from sa_nowcast.scaling import ChannelScaling, Scaling
 from sa_nowcast.sources import MovingMnist
 from sa_nowcast.stream import IN_MEMORY_BYTES, DigitSamples, MadeSamples, Samples, SequenceDataset
 from sa_nowcast.stream.made_fields import KINDS, MadeFields
-from sa_nowcast.terms import Terms
 from sa_nowcast.windows import Positions, Range, Split, window_starts
 
 _SCAN_FRAMES = 64

@@ -16,14 +16,14 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from sa_nowcast import quiet
+from sa_nowcast.computing import quiet
+from sa_nowcast.computing.installing import install
+from sa_nowcast.computing.threads import look_again, sharing_cores
 from sa_nowcast.errors import Interrupted, MissingLibraryError, RecipeError
-from sa_nowcast.installing import install
 from sa_nowcast.models import compile_cells
 from sa_nowcast.models.rollout import Network
 from sa_nowcast.recipe import TrainingRecipe
 from sa_nowcast.stream import StepSampler, batches
-from sa_nowcast.threads import look_again, sharing_cores
 from sa_nowcast.training.averaging import Average
 from sa_nowcast.training.checkpoint import LAST, AtomicCheckpointIO, load_checkpoint, newest_valid
 from sa_nowcast.training.data import TrainingData

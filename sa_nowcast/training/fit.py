@@ -18,14 +18,14 @@ import torch
 import xarray as xr
 
 from sa_nowcast._version import __version__
-from sa_nowcast.card import fit_call, model_card
+from sa_nowcast.bundle.card import fit_call, model_card
 from sa_nowcast.errors import RecipeError, StorageError
+from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.frames import Frames
 from sa_nowcast.models import NetworkConfig, build
 from sa_nowcast.models.estimate import require_memory
-from sa_nowcast.nowcaster import Nowcaster
 from sa_nowcast.recipe import TrainingRecipe, checked, network_config, require_together
-from sa_nowcast.storage import held
+from sa_nowcast.storage.whole import locked
 from sa_nowcast.times import Gaps
 from sa_nowcast.training.data import TrainingData
 from sa_nowcast.training.engine import Outcome, train
@@ -188,7 +188,7 @@ def fit_prepared(
     provenance : mapping, optional
         What the nowcaster will say besides.
     recipe_text : str
-        The whole recipe as YAML, where there is one; see `sa_nowcast.card.resolved_recipe`. It goes with the model.
+        The whole recipe as YAML, where there is one, as `card.resolved_recipe` gives it. It goes with the model.
     call : str, optional
         Otherwise the Python that does the same, for the model card.
     """
@@ -218,7 +218,7 @@ def fit_prepared(
     # The first of several processes writes for all of them.
     with contextlib.ExitStack() as stack:
         if run_folder is not None and hardware.launch.first:
-            stack.enter_context(held(run_folder / LOCK, run_folder))
+            stack.enter_context(locked(run_folder / LOCK, run_folder))
         outcome = train(
             network,
             data,

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from sa_nowcast.devices import resolve_device
+from sa_nowcast.computing.devices import resolve_device
 from sa_nowcast.errors import RecipeError
 from sa_nowcast.recipe import TrainingRecipe
 from sa_nowcast.training.launch import Launch, launched

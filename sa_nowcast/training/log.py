@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sa_nowcast.errors import StorageError
-from sa_nowcast.storage import partial_beside, put_in_place
+from sa_nowcast.storage.whole import partial_beside, put_in_place
 from sa_nowcast.training.module import NowcastModule
 from sa_nowcast.training.validation import Validation
 

@@ -15,13 +15,13 @@ import torch
 import xarray as xr
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from sa_nowcast import dims
+from sa_nowcast.computing.installing import install
 from sa_nowcast.errors import StorageError
-from sa_nowcast.installing import install
+from sa_nowcast.forecasts.terms import Terms
+from sa_nowcast.metadata import dims
 from sa_nowcast.recipe import TrainingRecipe
-from sa_nowcast.storage import partial_beside, put_in_place
+from sa_nowcast.storage.whole import partial_beside, put_in_place
 from sa_nowcast.stream import Samples, SequenceDataset, prepare
-from sa_nowcast.terms import Terms
 from sa_nowcast.times import show_time
 from sa_nowcast.training.validation import Validation
 

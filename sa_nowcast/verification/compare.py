@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from sa_nowcast import dims
 from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.metadata import dims
 from sa_nowcast.times import show_time, with_times
 from sa_nowcast.verification.collect import collect_statistics
 from sa_nowcast.verification.inputs import check_labels, check_lead_time, horizontal, on_grid

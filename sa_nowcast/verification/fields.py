@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sa_nowcast.computing.installing import install
 from sa_nowcast.errors import DataError, MissingLibraryError
-from sa_nowcast.installing import install
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from sa_nowcast import dims
-from sa_nowcast.attributes import match_names, normalised, text
 from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.metadata import dims
+from sa_nowcast.metadata.attributes import match_names, normalised, text
 from sa_nowcast.times import nearest, valid_times, with_times
 from sa_nowcast.verification.units import require_same_units
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 
-from sa_nowcast import dims
 from sa_nowcast.errors import ForecastWarning
+from sa_nowcast.metadata import dims
 from sa_nowcast.times import show_time
 from sa_nowcast.verification.statistics import Statistics
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from sa_nowcast import dims
-from sa_nowcast.attributes import normalised
 from sa_nowcast.errors import RecipeError
+from sa_nowcast.forecasts.labels import lead_positions, whole
 from sa_nowcast.frames import one_grid
-from sa_nowcast.labels import lead_positions, whole
+from sa_nowcast.metadata import dims
+from sa_nowcast.metadata.attributes import normalised
 from sa_nowcast.verification.optical_flow import cadence, extrapolation, sprog, steps
 from sa_nowcast.verification.references import climatology, persistence
 

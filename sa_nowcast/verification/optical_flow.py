@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from sa_nowcast import dims, quiet
+from sa_nowcast.computing import quiet
+from sa_nowcast.computing.installing import install
 from sa_nowcast.errors import DataError, ForecastWarning, MissingLibraryError, RecipeError
-from sa_nowcast.installing import install
+from sa_nowcast.metadata import dims
 from sa_nowcast.times import most_common_step, read_times, show_time, with_times
 from sa_nowcast.verification.inputs import describe, positions
 from sa_nowcast.verification.references import label_forecast, plan, without_times

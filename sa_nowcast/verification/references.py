@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from sa_nowcast import dims
 from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.labels import DROPPED_ATTRS
+from sa_nowcast.forecasts.labels import DROPPED_ATTRS
+from sa_nowcast.metadata import dims
 from sa_nowcast.times import nearest, read_leads, read_time, read_times, valid_times, with_times
 from sa_nowcast.verification.inputs import describe, positions
 

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from sa_nowcast.attributes import text
-from sa_nowcast.dims import canonical_units
 from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.metadata.attributes import text
+from sa_nowcast.metadata.dims import canonical_units
 
 RAIN_THRESHOLDS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 

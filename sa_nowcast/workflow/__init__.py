@@ -1,10 +1,10 @@
 """One function per command.
 
 `data` says what a recipe's data are and `identity` which they are, `outputs` keeps the folder of a run, `stages` does
-the work with `converting`, `held_back`, `scored` and `drawing`.
+the work with `converting`, `period`, `scored` and `drawing`.
 """
 
-from sa_nowcast.workflow.held_back import forecast_period
+from sa_nowcast.workflow.period import forecast_period
 from sa_nowcast.workflow.stages import RunResult, run, train
 
 __all__ = ["RunResult", "forecast_period", "run", "train"]

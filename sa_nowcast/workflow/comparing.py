@@ -13,16 +13,16 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from sa_nowcast import dims
 from sa_nowcast._version import __version__
-from sa_nowcast.default_model import default_model
-from sa_nowcast.defaults import as_nowcaster
 from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.forecasts.default_model import default_model
+from sa_nowcast.forecasts.defaults import as_nowcaster
+from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.frames import Frames
 from sa_nowcast.hindcast import hindcast
-from sa_nowcast.nowcaster import Nowcaster
+from sa_nowcast.metadata import dims
 from sa_nowcast.recipe import ComparisonRecipe, SetRecipe
-from sa_nowcast.storage import held, write_whole
+from sa_nowcast.storage.whole import locked, write_whole
 from sa_nowcast.training.fit import LOCK, writable_folder
 from sa_nowcast.verification import compare, to_table
 from sa_nowcast.verification.named import REFERENCES
@@ -99,7 +99,7 @@ def run_comparison(
         return ComparisonResult(Path(recipe.output.folder), pd.DataFrame(), [])
     folder = writable_folder(Path(recipe.output.folder).expanduser())
     tables = []
-    with held(folder / LOCK, folder):
+    with locked(folder / LOCK, folder):
         for number, each in enumerate(recipe.sets, 1):
             say(f"{each.name} ({number} of {len(recipe.sets)})")
             tables.append(_set_scores(folder, recipe, each, models))

@@ -10,8 +10,8 @@ from typing import Any
 from sa_nowcast.conversion import convert
 from sa_nowcast.errors import RecipeError
 from sa_nowcast.recipe import SAMPLE_PREFIX, Recipe
-from sa_nowcast.samples import open_sample
-from sa_nowcast.storage import storage, write_whole
+from sa_nowcast.sources.samples import open_sample
+from sa_nowcast.storage.whole import storage, write_whole
 from sa_nowcast.workflow.outputs import digest
 
 NOTE = ".inputs.json"

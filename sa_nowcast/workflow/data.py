@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from sa_nowcast.bounds import KEYS
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.frames import Frames
+from sa_nowcast.metadata.bounds import KEYS
 from sa_nowcast.recipe import SAMPLE_PREFIX, Recipe
-from sa_nowcast.samples import open_sample
 from sa_nowcast.sources import MovingMnist, chain
 from sa_nowcast.sources import open_source as open_any
 from sa_nowcast.sources.chain import SEQUENCE
 from sa_nowcast.sources.mnist_generator import TEST_SEED
-from sa_nowcast.storage import nearest_to
+from sa_nowcast.sources.samples import open_sample
+from sa_nowcast.storage.whole import nearest_to
 from sa_nowcast.stream.made_fields import MadeFields, RealField
 from sa_nowcast.windows import Positions, Range, Split, split_in_time, window_starts
 

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from sa_nowcast import dims
+from sa_nowcast.computing.installing import install
 from sa_nowcast.errors import MissingLibraryError, RecipeError
-from sa_nowcast.installing import install
+from sa_nowcast.metadata import dims
 from sa_nowcast.recipe import Recipe
-from sa_nowcast.storage import partial_beside, put_in_place, storage
+from sa_nowcast.storage.whole import partial_beside, put_in_place, storage
 from sa_nowcast.times import nearest, read_time
 from sa_nowcast.workflow.data import Experiment
 
 if TYPE_CHECKING:
-    from sa_nowcast.nowcaster import Nowcaster
+    from sa_nowcast.forecasts.nowcaster import Nowcaster
 
 FORECAST, SCORES, FILM, ATTENTION = "forecast", "scores", "film", "attention"
 

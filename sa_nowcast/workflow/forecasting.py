@@ -11,17 +11,17 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from sa_nowcast.cf import write_forecast
-from sa_nowcast.defaults import as_nowcaster, get_default_model
-from sa_nowcast.devices import resolve_device
+from sa_nowcast.computing.devices import resolve_device
 from sa_nowcast.errors import DataError, RecipeError, StorageError
+from sa_nowcast.forecasts.cf import write_forecast
+from sa_nowcast.forecasts.defaults import as_nowcaster, get_default_model
+from sa_nowcast.forecasts.labels import init_position, whole
 from sa_nowcast.frames import Frames
-from sa_nowcast.labels import init_position, whole
-from sa_nowcast.storage import require_writable
+from sa_nowcast.storage.whole import require_writable
 from sa_nowcast.times import show_step
 
 if TYPE_CHECKING:
-    from sa_nowcast.nowcaster import Nowcaster
+    from sa_nowcast.forecasts.nowcaster import Nowcaster
 
 _WRITERS: Final = (".nc", ".zarr", ".tif", ".tiff")
 
@@ -146,8 +146,8 @@ def plan_forecast(
     RecipeError, DataError, ModelError, StorageError
         Whatever would stop the forecast.
     """
+    from sa_nowcast.forecasts.nowcaster import checked_tile
     from sa_nowcast.models.estimate import estimate_memory, fitting_tile, require_memory
-    from sa_nowcast.nowcaster import checked_tile
 
     place = require_place(target, _WRITERS, replace)
     if place.suffix in (".tif", ".tiff"):

@@ -10,7 +10,7 @@ from typing import Any, Final
 from sa_nowcast._version import __version__
 from sa_nowcast.errors import DataError
 from sa_nowcast.recipe import SAMPLE_PREFIX
-from sa_nowcast.storage import nearest_to, storage
+from sa_nowcast.storage.whole import nearest_to, storage
 from sa_nowcast.workflow.outputs import digest, file_digest
 
 MOST_READ: Final = 2**28

@@ -16,7 +16,7 @@ from typing import Any
 from sa_nowcast._version import __version__
 from sa_nowcast.errors import RecipeError
 from sa_nowcast.recipe import Recipe
-from sa_nowcast.storage import storage, write_whole
+from sa_nowcast.storage.whole import storage, write_whole
 
 CLAIM, LEDGER = "recipe.json", "run.json"
 # How fast training gets there and what it says on the way do not change the model.

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from sa_nowcast import dims
 from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.opening import kind_of, named_like, open_data, open_forecast
+from sa_nowcast.metadata import dims
+from sa_nowcast.sources.opening import kind_of, named_like, open_data, open_forecast
 from sa_nowcast.sources.optional import require
-from sa_nowcast.storage import partial_beside, put_in_place, storage
+from sa_nowcast.storage.whole import partial_beside, put_in_place, storage
 from sa_nowcast.times import nearest, read_time, show_time
 from sa_nowcast.verification.table import from_table
 
@@ -62,7 +62,7 @@ def draw(
     last : int, optional
         Of frames, how many: by default 6, and 24 in a film.
     engine, options : optional
-        Of frames, as for `sa_nowcast.opening.open_data`.
+        Of frames, as for `sa_nowcast.sources.opening.open_data`.
     time, y, x : str, optional
         Dimensions of frames and of truth, where they cannot be found.
     metrics, thresholds : sequence, optional

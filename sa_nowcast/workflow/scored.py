@@ -7,9 +7,9 @@ from pathlib import Path
 
 import xarray as xr
 
-from sa_nowcast.attributes import storable
+from sa_nowcast.metadata.attributes import storable
 from sa_nowcast.recipe import Recipe
-from sa_nowcast.storage import partial_beside, put_in_place, storage
+from sa_nowcast.storage.whole import partial_beside, put_in_place, storage
 from sa_nowcast.verification import Bootstrap, compare, verify
 from sa_nowcast.verification.fields import ssim_library
 from sa_nowcast.verification.metrics import select_metrics

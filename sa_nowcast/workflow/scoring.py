@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from sa_nowcast import dims
-from sa_nowcast.attributes import storable
 from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.opening import named_like, open_forecast
-from sa_nowcast.storage import partial_beside, put_in_place, storage, write_whole
+from sa_nowcast.metadata import dims
+from sa_nowcast.metadata.attributes import storable
+from sa_nowcast.sources.opening import named_like, open_forecast
+from sa_nowcast.storage.whole import partial_beside, put_in_place, storage, write_whole
 from sa_nowcast.times import nearest, read_times, show_step, valid_times, with_times
 from sa_nowcast.verification import compare, to_table
 from sa_nowcast.verification.inputs import pair, single_array

@@ -14,23 +14,23 @@ from typing import TYPE_CHECKING
 
 import xarray as xr
 
-from sa_nowcast import dims
-from sa_nowcast.bundle import require_free
-from sa_nowcast.card import resolved_recipe
+from sa_nowcast.bundle.card import resolved_recipe
+from sa_nowcast.bundle.files import require_free
+from sa_nowcast.metadata import dims
 from sa_nowcast.recipe import Recipe, network_config
-from sa_nowcast.storage import held, remove_partials, storage, write_whole
+from sa_nowcast.storage.whole import locked, remove_partials, storage, write_whole
 from sa_nowcast.workflow import drawing
 from sa_nowcast.workflow.converting import convert_source
 from sa_nowcast.workflow.data import Experiment, open_experiment, period, sources_of
-from sa_nowcast.workflow.held_back import archive_path, latest, made_forecasts, make_forecasts, reference_of
 from sa_nowcast.workflow.identity import identity_of_all
 from sa_nowcast.workflow.outputs import Ledger, check_claim, claim, digest, trained_by
+from sa_nowcast.workflow.period import archive_path, latest, made_forecasts, make_forecasts, reference_of
 from sa_nowcast.workflow.scored import PERSISTENCE, keep_scores, kept_scores, require_scoring, score
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from sa_nowcast.nowcaster import Nowcaster
+    from sa_nowcast.forecasts.nowcaster import Nowcaster
     from sa_nowcast.verification import Reference
 
 MODEL, FORECAST, SCORES, REFERENCES, LATEST = "model.nowcaster", "forecast", "scores.csv", "references", "latest"
@@ -51,7 +51,7 @@ class RunResult:
     files : tuple of Path
         The results, whole.
     already_done : bool
-        Whether the folder held the finished run before, so that nothing was computed.
+        Whether the run was finished before, so that nothing was computed.
     """
 
     folder: Path
@@ -89,7 +89,7 @@ def train(recipe: Recipe, *, progress: bool = True, report: Report = lambda line
 
 
 def run(recipe: Recipe, *, progress: bool = True, report: Report = lambda line: None) -> RunResult:
-    """Convert, train, forecast the held-back times, score them, draw: each where it is not done yet.
+    """Convert, train, forecast the test period, score them, draw: each where it is not done yet.
 
     A stage is skipped where its inputs are those that it had, and what it left is whole. Of several processes that
     train together (``torchrun``, ``srun``), the first one does what comes after training; the others return without
@@ -156,7 +156,7 @@ class _Stages:
         if not launched().first:
             yield
             return
-        with held(self.folder / LOCK, self.folder):
+        with locked(self.folder / LOCK, self.folder):
             for folder in (self.folder, self.folder / REFERENCES):
                 remove_partials(folder)
             self.ledger = Ledger.read(self.folder)  # another run may have ended meanwhile
@@ -167,7 +167,7 @@ class _Stages:
     @cached_property
     def experiment(self) -> Experiment:
         # A missing library or device is found out before any work is done.
-        from sa_nowcast.devices import resolve_device
+        from sa_nowcast.computing.devices import resolve_device
 
         if drawing.pictures_of(self.recipe):
             drawing.require_plotting()
@@ -177,7 +177,7 @@ class _Stages:
 
     @cached_property
     def nowcaster(self) -> Nowcaster:
-        from sa_nowcast.nowcaster import Nowcaster
+        from sa_nowcast.forecasts.nowcaster import Nowcaster
 
         return Nowcaster.load(self.folder / MODEL)
 
@@ -244,7 +244,7 @@ class _Stages:
         self.nowcaster = nowcaster
 
     def hindcast(self) -> None:
-        """Forecast the held-back period, by the network and by each reference."""
+        """Forecast the test period, by the network and by each reference."""
         recipe = self.recipe
         period_of = {
             **recipe.model_dump(mode="json", include={"history", "steps", "data", "split"}),

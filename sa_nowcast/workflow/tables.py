@@ -13,7 +13,7 @@ import pandas as pd
 
 from sa_nowcast.errors import Interrupted, RecipeError, SaNowcastError
 from sa_nowcast.recipe import ColumnRecipe, Recipe, TableRecipe, TablesRecipe, find_recipe, read_recipe
-from sa_nowcast.storage import storage, write_whole
+from sa_nowcast.storage.whole import storage, write_whole
 from sa_nowcast.verification.metrics import plain_name, select_metrics
 from sa_nowcast.workflow.outputs import check_claim
 from sa_nowcast.workflow.stages import SCORES, run

@@ -40,7 +40,7 @@ if "torch imported first" in sys.argv:
     import torch
 import sa_nowcast
 import torch
-from sa_nowcast.threads import sharing_cores
+from sa_nowcast.computing.threads import sharing_cores
 from sa_nowcast.models import build
 torch.manual_seed(0)
 network = build("sa-convlstm", hidden=(32, 32), kernel=3, patch=4, channels=1)

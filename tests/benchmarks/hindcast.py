@@ -22,12 +22,12 @@ import torch
 import xarray as xr
 
 import sa_nowcast
+from sa_nowcast.forecasts.nowcaster import Nowcaster
+from sa_nowcast.forecasts.terms import Terms
 from sa_nowcast.hindcast import hindcast
 from sa_nowcast.models import build, preset
-from sa_nowcast.nowcaster import Nowcaster
 from sa_nowcast.scaling import ChannelScaling, Scaling
 from sa_nowcast.stream import prepare
-from sa_nowcast.terms import Terms
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(3600)]
 

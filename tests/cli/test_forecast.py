@@ -13,8 +13,8 @@ from command_line import Here, call
 from sequences import georeferenced, rain
 
 import sa_nowcast
-from sa_nowcast.defaults import ENVIRONMENT
-from sa_nowcast.installing import install
+from sa_nowcast.computing.installing import install
+from sa_nowcast.forecasts.defaults import ENVIRONMENT
 
 
 def test_the_file_holds_what_python_forecasts(here: Here, radar: Path, saved: Path, tmp_path: Path) -> None:

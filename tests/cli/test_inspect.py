@@ -11,7 +11,7 @@ from command_line import Here
 from sequences import rain
 
 import sa_nowcast
-from sa_nowcast.installing import install
+from sa_nowcast.computing.installing import install
 from sa_nowcast.recipe import comparison_schema, recipe_schema, tables_schema
 from sa_nowcast.survey.doctor import environment
 

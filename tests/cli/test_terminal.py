@@ -73,7 +73,7 @@ def test_a_stop_anywhere_is_one_line_and_75(here: Here, radar: Path, monkeypatch
     def stop(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sa_nowcast.opening.open_data", stop)
+    monkeypatch.setattr("sa_nowcast.sources.opening.open_data", stop)
     here.fails(75, "INTERRUPTED hindcast: stopped by Ctrl-C. Fix: run the same again",
                "hindcast", radar, "a.zarr", "--model", "persistence")  # fmt: skip
     assert hindcast is not None

@@ -14,7 +14,7 @@ from PIL import Image
 from sequences import georeferenced, rain, traffic, weather
 
 import sa_nowcast
-from sa_nowcast.opening import open_forecast
+from sa_nowcast.sources.opening import open_forecast
 from sa_nowcast.verification.table import from_table
 from sa_nowcast.workflow.pictures import read_scores
 

@@ -13,8 +13,9 @@ import pytest
 import xarray as xr
 
 import sa_nowcast
-from sa_nowcast import cf, hindcast, interop, plotting, stream, verification
-from sa_nowcast.nowcaster import Nowcaster
+from sa_nowcast import hindcast, interop, plotting, stream, verification
+from sa_nowcast.forecasts import cf
+from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.recipe import TrainingRecipe
 
 ACCESSOR = type(xr.Dataset().sa_nowcast)

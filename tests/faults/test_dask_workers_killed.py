@@ -15,10 +15,10 @@ from points import content, names_of
 from sequences import rain
 from test_hindcast_killed import each_once
 
-from sa_nowcast import clusters
+from sa_nowcast.computing import clusters
 from sa_nowcast.errors import Interrupted
+from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.hindcast import hindcast
-from sa_nowcast.nowcaster import Nowcaster
 
 OPTIONS: dict[str, Any] = {"batch_size": 2, "shard_size": 2}
 HERE = Path(__file__).parent

@@ -24,8 +24,8 @@ import torch
 from hostile_child import CANARY
 from sequences import rain
 
-from sa_nowcast import bundle
-from sa_nowcast.bundle import CARD, MODEL, WEIGHTS
+from sa_nowcast.bundle import files as bundle
+from sa_nowcast.bundle.files import CARD, MODEL, WEIGHTS
 from sa_nowcast.conversion import convert
 from sa_nowcast.training.checkpoint import seal
 

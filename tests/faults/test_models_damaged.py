@@ -13,7 +13,7 @@ import torch
 from trials import train
 
 import sa_nowcast
-from sa_nowcast.bundle import MODEL, WEIGHTS
+from sa_nowcast.bundle.files import MODEL, WEIGHTS
 from sa_nowcast.errors import ModelError
 from sa_nowcast.training.checkpoint import LAST, PREVIOUS, load_checkpoint, newest_valid
 
@@ -86,7 +86,7 @@ def test_a_forged_description_is_a_model_or_an_error_in_one_line(
     repetitions: int, rng: random.Random, saved: Path
 ) -> None:
     """Whoever forges the digest too gets a model of their own or an error, never a traceback."""
-    from sa_nowcast import bundle
+    from sa_nowcast.bundle import files as bundle
 
     whole = json.loads((saved / MODEL).read_text())
     loaded = 0

@@ -16,8 +16,8 @@ from sequences import rain
 import sa_nowcast
 from sa_nowcast.conversion import convert, open_zarr, verify
 from sa_nowcast.errors import DataError
+from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.hindcast import hindcast
-from sa_nowcast.nowcaster import Nowcaster
 
 FRAMES, SHARD = 12, 4
 

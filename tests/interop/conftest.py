@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 from sequences import NETWORK, OPTIONS, georeferenced, rain, traffic, weather
 
-from sa_nowcast.nowcaster import Nowcaster
+from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.training.fit import fit
 
 

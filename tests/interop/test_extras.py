@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import xarray as xr
 
+from sa_nowcast.computing.installing import install
 from sa_nowcast.errors import MissingLibraryError
-from sa_nowcast.installing import install
 from sa_nowcast.interop import geotiff, hub, pysteps
 
 CALLS: dict[str, tuple[str, Callable[[xr.DataArray, Path], object]]] = {

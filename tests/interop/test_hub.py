@@ -12,8 +12,8 @@ from sequences import rain
 
 import sa_nowcast
 from sa_nowcast.errors import ModelError, RecipeError, StorageError
+from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.interop import hub
-from sa_nowcast.nowcaster import Nowcaster
 
 COMMIT, OLDER = "a" * 40, "b" * 40
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nothing answers

@@ -17,11 +17,11 @@ from pysteps import nowcasts
 from pysteps.nowcasts import interface
 from sequences import rain
 
-from sa_nowcast.defaults import set_default_model
 from sa_nowcast.errors import DataError, ModelError, RecipeError
+from sa_nowcast.forecasts.defaults import set_default_model
+from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.interop import pysteps as ours
 from sa_nowcast.interop.conventions import from_convention, to_convention
-from sa_nowcast.nowcaster import Nowcaster
 from sa_nowcast.sources.radar import open_radar
 from sa_nowcast.verification import persistence
 

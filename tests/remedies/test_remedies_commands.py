@@ -81,9 +81,9 @@ def test_a_climatology_until_a_time_before_all(run, tmp_path):
 
 @remedy("cli/terminal.py", "run the same again; what is finished stays")
 def test_a_command_that_was_stopped(run, radar, saved, tmp_path, monkeypatch):
-    import sa_nowcast.opening
+    import sa_nowcast.sources.opening
 
-    opened = sa_nowcast.opening.open_data
+    opened = sa_nowcast.sources.opening.open_data
 
     def stopped(*arguments, **options):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -93,7 +93,7 @@ def test_a_command_that_was_stopped(run, radar, saved, tmp_path, monkeypatch):
 
     def first():
         with monkeypatch.context() as patch:
-            patch.setattr(sa_nowcast.opening, "open_data", stopped)
+            patch.setattr(sa_nowcast.sources.opening, "open_data", stopped)
             run(*given)()
 
     yield first
@@ -118,12 +118,12 @@ def test_what_no_room_foresaw_of_storage(how, run, radar, saved, tmp_path):
 
 @remedy("cli/terminal.py", "run again with sa-nowcast --traceback, and report what it shows")
 def test_an_internal_fault_shows_where_it_arose(run, radar, saved, tmp_path, monkeypatch):
-    import sa_nowcast.opening
+    import sa_nowcast.sources.opening
 
     def broken(*arguments, **options):
         raise AssertionError("a fault of ours")
 
-    monkeypatch.setattr(sa_nowcast.opening, "open_data", broken)
+    monkeypatch.setattr(sa_nowcast.sources.opening, "open_data", broken)
     given = ("forecast", radar, "--model", saved, "-o", tmp_path / "a.nc")
     fix = yield run(*given)
     assert flags(fix) == ["--traceback"]

@@ -10,7 +10,7 @@ from remedies.trial import TRIED
 
 WORLD: dict[tuple[str, str], str] = {
     ("sources/importers.py", "open it with engine='cfgrib'"): "no library of GRIB is among those that tests install",
-    ("storage.py", "use a file system with locks"): "no file system without locks is here",
+    ("storage/whole.py", "use a file system with locks"): "no file system without locks is here",
     (
         "plotting/coast.py",
         "download them once with `cartopy_feature_download physical`; plotting never does",

@@ -239,7 +239,7 @@ def test_an_attribute_of_packing_that_is_none(how, wrong):
 # --- dimensions
 
 
-@remedy("dims.py", "name one with …=")
+@remedy("metadata/dims.py", "name one with …=")
 @pytest.mark.parametrize("case", ["none of that name", "two of them"])
 def test_a_dimension_that_is_named(case):
     if case == "two of them":
@@ -253,7 +253,7 @@ def test_a_dimension_that_is_named(case):
         yield lambda: Frames.from_xarray(rain(), **{fix.rpartition(" ")[2].rstrip("="): "y"})
 
 
-@remedy("dims.py", "name it with …=, or set its CF attributes")
+@remedy("metadata/dims.py", "name it with …=, or set its CF attributes")
 @pytest.mark.parametrize("how", ["name", "attributes"])
 def test_a_dimension_that_is_not_found(how):
     data = rain(6).rename(y="a", x="b").drop_vars(["a", "b"])
@@ -266,14 +266,14 @@ def test_a_dimension_that_is_not_found(how):
     assert "y=" in fix
 
 
-@remedy("dims.py", "name one with channel=")
+@remedy("metadata/dims.py", "name one with channel=")
 def test_a_channel_dimension_that_is_not_there():
     data = rain(6).expand_dims(channel=2)
     yield lambda: Frames.from_xarray(data, channel="flow")
     yield lambda: Frames.from_xarray(data, channel="channel")
 
 
-@remedy("dims.py", "choose one entry with .isel(…=0), or name it with channel=…")
+@remedy("metadata/dims.py", "choose one entry with .isel(…=0), or name it with channel=…")
 @pytest.mark.parametrize("how", ["choose", "name"])
 def test_another_dimension(how):
     ds = rain(6).expand_dims(height=2)

@@ -13,7 +13,7 @@ from sequences import NETWORK, OPTIONS, rain, weather
 import sa_nowcast
 from remedies.trial import keywords, remedy, value
 from sa_nowcast import open_zarr
-from sa_nowcast.cf import write_forecast
+from sa_nowcast.forecasts.cf import write_forecast
 from sa_nowcast.hindcast import hindcast
 from sa_nowcast.interop import to_geotiff
 from sa_nowcast.scaling import Scaling
@@ -209,7 +209,7 @@ def test_the_climatology_of_another_grid():
 # --- labels, files, scaling, accessors
 
 
-@remedy("labels.py", "leave steps out, or choose earlier lead times")
+@remedy("forecasts/labels.py", "leave steps out, or choose earlier lead times")
 @pytest.mark.parametrize("how", ["steps", "earlier"])
 def test_a_lead_time_beyond_the_steps(how, nowcaster):
     yield lambda: nowcaster.forecast(rain(), 2, lead_times=["15min"])
@@ -219,14 +219,14 @@ def test_a_lead_time_beyond_the_steps(how, nowcaster):
         yield lambda: nowcaster.forecast(rain(), 2, lead_times=["10min"])
 
 
-@remedy("labels.py", "choose one with .isel(init_time=0)")
+@remedy("forecasts/labels.py", "choose one with .isel(init_time=0)")
 def test_an_archive_as_one_forecast(nowcaster, tmp_path):
     ds = hindcast(rain(), nowcaster).compute()
     fix = yield lambda: to_geotiff(ds, tmp_path / "a", crs="EPSG:3035")
     yield lambda: to_geotiff(value(fix.replace(" .", " ds."), ds=ds), tmp_path / "a", crs="EPSG:3035")
 
 
-@remedy("cf.py", "choose another folder")
+@remedy("forecasts/cf.py", "choose another folder")
 def test_a_forecast_that_cannot_be_written(nowcaster, tmp_path):
     forecast = nowcaster.forecast(rain())
     (tmp_path / "file").write_text("no folder")

@@ -182,7 +182,7 @@ def test_a_grid_mapping_that_pyproj_cannot_read(forecast, tmp_path):
 # --- pysteps
 
 
-@remedy("installing.py", "… …")
+@remedy("computing/installing.py", "… …")
 def test_a_pysteps_without_a_table_of_methods(monkeypatch):
     import pysteps.nowcasts.interface as interface
 

@@ -17,11 +17,12 @@ from sequences import NETWORK, OPTIONS, georeferenced, rain, traffic, weather
 
 import sa_nowcast
 from remedies.trial import as_path, command, keywords, remedy, value, without_privileges
-from sa_nowcast import bundle, default_model
+from sa_nowcast.bundle import files as bundle
 from sa_nowcast.errors import ModelError
+from sa_nowcast.forecasts import default_model
 from sa_nowcast.models import acceleration, build, preset
 from sa_nowcast.models.estimate import estimate_memory, require_memory
-from sa_nowcast.opening import open_forecast
+from sa_nowcast.sources.opening import open_forecast
 from sa_nowcast.training.fit import fit
 
 
@@ -32,7 +33,7 @@ def radar(tmp_path: Path) -> Path:
     return path
 
 
-@remedy("bundle.py", "choose another path")
+@remedy("bundle/files.py", "choose another path")
 def test_something_that_is_no_model_stands_there(nowcaster, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "notes").write_text("mine")
@@ -40,7 +41,7 @@ def test_something_that_is_no_model_stands_there(nowcaster, tmp_path):
     yield lambda: nowcaster.save(tmp_path / "b", overwrite=True)
 
 
-@remedy("bundle.py", "choose another path, or pass overwrite=True")
+@remedy("bundle/files.py", "choose another path, or pass overwrite=True")
 @pytest.mark.parametrize("empty", [False, True])
 @pytest.mark.parametrize("how", ["path", "overwrite"])
 def test_a_model_stands_there(how, empty, nowcaster, tmp_path):
@@ -50,21 +51,21 @@ def test_a_model_stands_there(how, empty, nowcaster, tmp_path):
     yield (lambda: nowcaster.save(tmp_path / "b")) if how == "path" else lambda: nowcaster.save(path, **keywords(fix))
 
 
-@remedy("bundle.py", "choose another folder")
+@remedy("bundle/files.py", "choose another folder")
 def test_a_model_that_cannot_be_written(nowcaster, tmp_path):
     (tmp_path / "file").write_text("no folder")
     yield lambda: nowcaster.save(tmp_path / "file" / "a")
     yield lambda: nowcaster.save(tmp_path / "a")
 
 
-@remedy("bundle.py", "name …")
+@remedy("bundle/files.py", "name …")
 @pytest.mark.parametrize("wrong", [".", "rian.nowcaster"])
 def test_a_model_beside_or_below(wrong, saved):
     fix = yield lambda: sa_nowcast.load(saved.parent / wrong)
     yield lambda: sa_nowcast.load(as_path(fix.removeprefix("name ")))
 
 
-@remedy("bundle.py", "name the folder of a saved nowcaster")
+@remedy("bundle/files.py", "name the folder of a saved nowcaster")
 def test_no_model_there(nowcaster, tmp_path):
     yield lambda: sa_nowcast.load(tmp_path / "a" / "b")
     path = nowcaster.save(tmp_path / "c")
@@ -102,7 +103,7 @@ def _other_weights(folder: Path, data: bytes) -> None:
     (folder / bundle.WEIGHTS).write_bytes(data)
 
 
-@remedy("bundle.py", "train the model again, or fetch it again from where it came")
+@remedy("bundle/files.py", "train the model again, or fetch it again from where it came")
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_model_fetched_again(damage, saved, tmp_path):
     elsewhere = shutil.copytree(saved, tmp_path / "elsewhere")
@@ -112,7 +113,7 @@ def test_a_damaged_model_fetched_again(damage, saved, tmp_path):
     shutil.copytree(elsewhere, saved)
 
 
-@remedy("bundle.py", "make it readable, as by chmod u+r …")
+@remedy("bundle/files.py", "make it readable, as by chmod u+r …")
 def test_a_model_that_may_not_be_read(saved):
     (saved / bundle.MODEL).chmod(0)
 
@@ -125,7 +126,7 @@ def test_a_model_that_may_not_be_read(saved):
     assert (saved / bundle.MODEL).stat().st_mode & stat.S_IRUSR
 
 
-@remedy("bundle.py", "install a newer sa-nowcast")
+@remedy("bundle/files.py", "install a newer sa-nowcast")
 def test_a_model_of_a_newer_version(nowcaster, tmp_path, monkeypatch):
     with monkeypatch.context() as newer:
         newer.setattr(bundle, "FORMAT", bundle.FORMAT + 1)
@@ -134,7 +135,7 @@ def test_a_model_of_a_newer_version(nowcaster, tmp_path, monkeypatch):
     monkeypatch.setattr(bundle, "FORMAT", bundle.FORMAT + 1)  # what a newer version knows
 
 
-@remedy("default_model.py", "install sa_nowcast again")
+@remedy("forecasts/default_model.py", "install sa_nowcast again")
 def test_an_installation_without_the_model_that_ships(tmp_path, monkeypatch):
     shipped = default_model.FOLDER
     monkeypatch.setattr(default_model, "FOLDER", tmp_path / "model")
@@ -145,7 +146,7 @@ def test_an_installation_without_the_model_that_ships(tmp_path, monkeypatch):
     default_model.default_model.cache_clear()
 
 
-@remedy("nowcaster.py", "save it without half")
+@remedy("forecasts/nowcaster.py", "save it without half")
 def test_a_weight_beyond_half_precision(nowcaster, tmp_path):
     large = replace(nowcaster, network=build(nowcaster.network.config))
     with torch.no_grad():
@@ -154,7 +155,7 @@ def test_a_weight_beyond_half_precision(nowcaster, tmp_path):
     yield lambda: large.save(tmp_path / "model")
 
 
-@remedy("nowcaster.py", "train it again")
+@remedy("forecasts/nowcaster.py", "train it again")
 def test_weights_and_description_that_do_not_fit(saved):
     weights, content = bundle.read_bundle(saved)
     weights = {name: torch.zeros(1) for name in weights}
@@ -165,7 +166,7 @@ def test_weights_and_description_that_do_not_fit(saved):
     again.save(saved, overwrite=True)
 
 
-@remedy("nowcaster.py", "give earlier frames, fill the gap, or choose another init_time")
+@remedy("forecasts/nowcaster.py", "give earlier frames, fill the gap, or choose another init_time")
 @pytest.mark.parametrize("how", ["earlier", "fill", "choose"])
 def test_a_history_that_is_too_short(how, nowcaster):
     whole = rain()
@@ -177,7 +178,7 @@ def test_a_history_that_is_too_short(how, nowcaster):
         yield lambda: nowcaster.forecast(whole.isel(time=slice(12)))
 
 
-@remedy("nowcaster.py", "choose another init_time")
+@remedy("forecasts/nowcaster.py", "choose another init_time")
 def test_a_frame_of_the_history_without_a_value(nowcaster):
     data = rain()
     data[18] = float("nan")
@@ -185,7 +186,10 @@ def test_a_frame_of_the_history_without_a_value(nowcaster):
     yield lambda: nowcaster.forecast(data, init_time=data["time"].values[17])
 
 
-@remedy("nowcaster.py", "choose another init_time, or open with sa_nowcast.sources.open_source(path), which keeps 0")
+@remedy(
+    "forecasts/nowcaster.py",
+    "choose another init_time, or open with sa_nowcast.sources.open_source(path), which keeps 0",
+)
 @pytest.mark.parametrize("how", ["time", "open"])
 def test_a_dry_frame_whose_zeros_a_file_calls_missing(how, nowcaster, tmp_path):
     data, path = rain(), tmp_path / "rain.zarr"
@@ -201,7 +205,7 @@ def test_a_dry_frame_whose_zeros_a_file_calls_missing(how, nowcaster, tmp_path):
         yield lambda: nowcaster.forecast(value(fix.partition("open with ")[2], path=path))
 
 
-@remedy("nowcaster.py", "give another model, or train this one again")
+@remedy("forecasts/nowcaster.py", "give another model, or train this one again")
 @pytest.mark.parametrize("how", ["another", "train"])
 def test_a_model_that_forecasts_no_numbers(how, nowcaster):
     broken = replace(nowcaster, network=build(nowcaster.network.config))
@@ -215,7 +219,7 @@ def test_a_model_that_forecasts_no_numbers(how, nowcaster):
     yield lambda: model.forecast(rain())
 
 
-@remedy("terms.py", "ds.sel(…=…)", "give the channels of training, by the same names")
+@remedy("forecasts/terms.py", "ds.sel(…=…)", "give the channels of training, by the same names")
 @pytest.mark.parametrize("case", ["channels", "variables"])
 def test_other_channels_than_those_of_training(case, weather_nowcaster, traffic_nowcaster):
     if case == "channels":
@@ -227,7 +231,7 @@ def test_other_channels_than_those_of_training(case, weather_nowcaster, traffic_
     yield lambda: model.forecast(mended)
 
 
-@remedy("terms.py", "convert the values, and set the attribute units of … to …")
+@remedy("forecasts/terms.py", "convert the values, and set the attribute units of … to …")
 def test_other_units_than_those_of_training(nowcaster):
     data = (rain() / 3600).assign_attrs(units="m s-1")
     fix = yield lambda: nowcaster.forecast(data)
@@ -236,7 +240,7 @@ def test_other_units_than_those_of_training(nowcaster):
     yield lambda: nowcaster.forecast((data * 3600).rename(name).assign_attrs(units=units))
 
 
-@remedy("terms.py", "resample in time, or train a model at this step")
+@remedy("forecasts/terms.py", "resample in time, or train a model at this step")
 @pytest.mark.parametrize("how", ["resample", "train"])
 def test_another_step_than_that_of_training(how, nowcaster):
     data = rain(step="150s")
@@ -248,7 +252,7 @@ def test_another_step_than_that_of_training(how, nowcaster):
         yield lambda: model.forecast(data)
 
 
-@remedy("terms.py", "regrid, train a model for this grid, or pass grid='any' to try it all the same")
+@remedy("forecasts/terms.py", "regrid, train a model for this grid, or pass grid='any' to try it all the same")
 @pytest.mark.parametrize("how", ["regrid", "train", "any"])
 def test_another_grid_than_that_of_training(how, nowcaster):
     data = rain()
@@ -265,7 +269,7 @@ def test_another_grid_than_that_of_training(how, nowcaster):
         yield lambda: nowcaster.forecast(data, **keywords(fix))
 
 
-@remedy("terms.py", "reproject, or pass grid='any'")
+@remedy("forecasts/terms.py", "reproject, or pass grid='any'")
 @pytest.mark.parametrize("how", ["reproject", "any"])
 def test_another_projection_than_that_of_training(how):
     model = fit(georeferenced(), history=4, steps=3, network=NETWORK, progress=False, **OPTIONS)
@@ -275,7 +279,7 @@ def test_another_projection_than_that_of_training(how):
     yield lambda: model.forecast(georeferenced()) if how == "reproject" else model.forecast(data, **keywords(fix))
 
 
-@remedy("opening.py", "make one with sa-nowcast forecast or sa-nowcast hindcast")
+@remedy("sources/opening.py", "make one with sa-nowcast forecast or sa-nowcast hindcast")
 @pytest.mark.parametrize("there", [False, True])
 @pytest.mark.parametrize("made_by", ["forecast", "hindcast"])
 def test_no_forecast_there(made_by, there, radar, saved, tmp_path, monkeypatch):

@@ -33,7 +33,7 @@ def test_a_picture_of_an_archive():
     yield lambda: archive.sa_nowcast.plot(**keywords(fix))
 
 
-@remedy("installing.py", "… …")
+@remedy("computing/installing.py", "… …")
 def test_no_matplotlib(forecast, monkeypatch):
     def plot():
         with uninstalled(monkeypatch, "matplotlib"):
@@ -46,7 +46,7 @@ def test_no_matplotlib(forecast, monkeypatch):
     yield forecast.sa_nowcast.plot
 
 
-@remedy("installing.py", "… …")
+@remedy("computing/installing.py", "… …")
 def test_no_cartopy(forecast, monkeypatch):
     def plot():
         with uninstalled(monkeypatch, "cartopy"):
@@ -57,7 +57,7 @@ def test_no_cartopy(forecast, monkeypatch):
     yield forecast.sa_nowcast.plot
 
 
-@remedy("installing.py", "… …")
+@remedy("computing/installing.py", "… …")
 def test_nothing_that_makes_films(forecast, monkeypatch, tmp_path):
     from matplotlib.animation import FFMpegWriter
 

@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from remedies.trial import Call, as_path, command, flags, quoted, remedy
-from sa_nowcast.devices import resolve_device
+from sa_nowcast.computing.devices import resolve_device
 from sa_nowcast.models.config import NetworkConfig, preset
 from sa_nowcast.recipe import find_recipe, parse_recipe, read_any, read_recipe
-from sa_nowcast.strict_yaml import load_strict
+from sa_nowcast.recipe.strict_yaml import load_strict
 
 MINIMAL = """\
 name: trial
@@ -50,7 +50,7 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
-@remedy("strict_yaml.py", "write it out")
+@remedy("recipe/strict_yaml.py", "write it out")
 def test_an_alias_written_out():
     recipe = Text(f"{MINIMAL}network: &n\n  kernel: 3\nforecast: *n\n")
     yield recipe.load
@@ -58,14 +58,14 @@ def test_an_alias_written_out():
     recipe.edit("*n", "\n  kernel: 3")
 
 
-@remedy("strict_yaml.py", "remove it")
+@remedy("recipe/strict_yaml.py", "remove it")
 def test_a_tag_removed():
     recipe = Text(MINIMAL.replace("name: trial", "name: !!python/name:os.system trial"))
     yield recipe.load
     recipe.edit("!!python/name:os.system ", "")
 
 
-@remedy("strict_yaml.py", "remove it here or in line …")
+@remedy("recipe/strict_yaml.py", "remove it here or in line …")
 @pytest.mark.parametrize("here", [False, True])
 def test_a_key_that_stands_twice(here):
     recipe = Text(f"{MINIMAL}steps: 5\n")
@@ -195,7 +195,7 @@ def test_a_recipe_that_is_not_there(how, recipe, tmp_path, monkeypatch):
         command(monkeypatch, "init", "sample:mrms", "-o", wanted)()
 
 
-@remedy("storage.py", "write …")
+@remedy("storage/whole.py", "write …")
 def test_a_path_of_nearly_that_name(recipe):
     fix = yield lambda: read_recipe(recipe.with_name("aa.yaml"))
     yield lambda: read_recipe(as_path(quoted(fix)))
@@ -231,7 +231,7 @@ def test_the_channels_of_every_layer():
     yield lambda: NetworkConfig(channels=1, hidden=yaml.safe_load(fix.partition("such as ")[2]))
 
 
-@remedy("devices.py", "give auto or cpu")
+@remedy("computing/devices.py", "give auto or cpu")
 @pytest.mark.parametrize("which", ["auto", "cpu"])
 def test_a_device_that_is_not_here(which):
     fix = yield lambda: resolve_device("cuda:99")
@@ -249,7 +249,7 @@ def submit(monkeypatch: pytest.MonkeyPatch, recipe: Path, tmp_path: Path) -> obj
     return call
 
 
-@remedy("slurm.py", "print the script without --send, and send it from a login node")
+@remedy("computing/slurm.py", "print the script without --send, and send it from a login node")
 def test_a_machine_without_sbatch(submit, tmp_path):
     yield submit("--send")
     script = submit()()
@@ -259,7 +259,7 @@ def test_a_machine_without_sbatch(submit, tmp_path):
     (tmp_path / "bin" / "sbatch").chmod(0o755)
 
 
-@remedy("slurm.py", "give another --partition, --account, --gpus or --time")
+@remedy("computing/slurm.py", "give another --partition, --account, --gpus or --time")
 @pytest.mark.parametrize("option", ["--partition", "--account", "--gpus", "--time"])
 def test_a_script_that_sbatch_refuses(option, submit, tmp_path):
     """sbatch stands for a queue that takes nothing but the second value of an option."""
@@ -274,7 +274,7 @@ def test_a_script_that_sbatch_refuses(option, submit, tmp_path):
     yield submit("--send", option, right)
 
 
-@remedy("slurm.py", "give --gpus, or one node")
+@remedy("computing/slurm.py", "give --gpus, or one node")
 @pytest.mark.parametrize("more", [["--nodes", "2", "--gpus", "1"], ["--nodes", "1", "--gpus", "0"]])
 def test_several_machines_without_gpus(more, submit):
     yield submit("--nodes", "2", "--gpus", "0")

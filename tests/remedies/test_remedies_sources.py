@@ -109,7 +109,7 @@ def test_a_file_that_cannot_be_read(how, tmp_path):
         yield lambda: open_source(files if how == "replace" else files[:1], engine="h5netcdf").load()
 
 
-@remedy("installing.py", "… …")
+@remedy("computing/installing.py", "… …")
 def test_a_library_that_is_not_installed(monkeypatch):
     def call():
         with uninstalled(monkeypatch, "rasterio"):

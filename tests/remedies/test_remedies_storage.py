@@ -17,14 +17,15 @@ import zarr
 from sequences import rain
 
 from remedies.trial import full, keywords, remedy, value, without_privileges
-from sa_nowcast import clusters, open_zarr
+from sa_nowcast import open_zarr
+from sa_nowcast.computing import clusters
 from sa_nowcast.conversion import convert
 from sa_nowcast.errors import Interrupted
 from sa_nowcast.hindcast import hindcast
-from sa_nowcast.storage import held, storage, write_whole
+from sa_nowcast.storage.whole import locked, storage, write_whole
 
 
-@remedy("storage.py", "make room, give the right to write there, or name another place")
+@remedy("storage/whole.py", "make room, give the right to write there, or name another place")
 @pytest.mark.parametrize("how", ["room", "right", "place"])
 def test_a_place_that_cannot_be_written(how, tmp_path):
     def write(place):
@@ -51,14 +52,14 @@ def test_a_place_that_cannot_be_written(how, tmp_path):
 HOLDER = """
 import sys
 from pathlib import Path
-from sa_nowcast.storage import held
-with held(Path(sys.argv[1]), Path(sys.argv[2])):
-    print("held", flush=True)
+from sa_nowcast.storage.whole import locked
+with locked(Path(sys.argv[1]), Path(sys.argv[2])):
+    print("locked", flush=True)
     sys.stdin.read()
 """
 
 
-@remedy("storage.py", "wait for it, or end it")
+@remedy("storage/whole.py", "wait for it, or end it")
 @pytest.mark.parametrize("how", ["wait", "end"])
 def test_a_place_that_another_process_writes(how, tmp_path):
     lock, place = tmp_path / "lock", tmp_path / "a"
@@ -66,10 +67,10 @@ def test_a_place_that_another_process_writes(how, tmp_path):
         [sys.executable, "-c", HOLDER, str(lock), str(place)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert other.stdout is not None
-    assert other.stdout.readline() == b"held\n"
+    assert other.stdout.readline() == b"locked\n"
 
     def write():
-        with held(lock, place):
+        with locked(lock, place):
             place.write_text("mine")
 
     fix = yield write
@@ -303,7 +304,7 @@ def _archive(place: Path, cluster, after_two=None) -> None:
     hindcast(rain(), "persistence", 2, to=place, batch_size=2, shard_size=2, cluster=cluster, progress=progress)
 
 
-@remedy("clusters.py", "start workers, such as by cluster.scale(2), then run the same again to go on")
+@remedy("computing/clusters.py", "start workers, such as by cluster.scale(2), then run the same again to go on")
 @pytest.mark.usefixtures("impatient")
 def test_a_cluster_without_workers(cluster, tmp_path):
     fix = yield lambda: _archive(tmp_path / "a.zarr", cluster, lambda: cluster.scale(0))
@@ -312,7 +313,7 @@ def test_a_cluster_without_workers(cluster, tmp_path):
     yield lambda: _archive(tmp_path / "a.zarr", cluster)
 
 
-@remedy("clusters.py", "start a scheduler and its workers, then run the same again to go on")
+@remedy("computing/clusters.py", "start a scheduler and its workers, then run the same again to go on")
 @pytest.mark.usefixtures("impatient")
 def test_a_scheduler_that_ended(cluster, tmp_path, monkeypatch):
     def run(address, progress=None):
@@ -324,7 +325,7 @@ def test_a_scheduler_that_ended(cluster, tmp_path, monkeypatch):
     yield lambda: open_zarr(tmp_path / "a.zarr").load()
 
 
-@remedy("clusters.py", "give workers more memory or use a smaller …, then run the same again to go on")
+@remedy("computing/clusters.py", "give workers more memory or use a smaller …, then run the same again to go on")
 def test_workers_that_die_of_a_shard(tmp_path):
     """A worker that ends stands for one that the system ended when memory ran out."""
     with (

@@ -257,7 +257,7 @@ def test_augmentation_of_made_sequences(tmp_path):
     yield lambda: open_experiment(parse_recipe(text.replace("  augment:\n  - flips\n", "  batch_size: 2\n"))).training()
 
 
-@remedy("installing.py", "… …")
+@remedy("computing/installing.py", "… …")
 def test_no_tensorboard(tmp_path, monkeypatch):
     import lightning.fabric.loggers.tensorboard as lightning_tensorboard
 

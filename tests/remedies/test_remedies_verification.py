@@ -52,7 +52,7 @@ def test_values_beyond_the_range_of_a_picture(forecast, truth):
     yield lambda: verify(forecast, truth, ["psnr"], data_range=(float(truth.min()), float(truth.max())))
 
 
-@remedy("installing.py", "… …")
+@remedy("computing/installing.py", "… …")
 def test_no_scikit_image(forecast, truth, monkeypatch):
     def score():
         with uninstalled(monkeypatch, "skimage"):
@@ -185,7 +185,7 @@ def test_a_grid_without_a_spacing():
     yield lambda: value(fix).forecast(bare, lead_times=["5min"])
 
 
-@remedy("installing.py", "… …")
+@remedy("computing/installing.py", "… …")
 def test_no_pysteps(monkeypatch):
     def make():
         with uninstalled(monkeypatch, "cv2"):

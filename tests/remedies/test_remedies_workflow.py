@@ -16,7 +16,7 @@ from sequences import NETWORK, OPTIONS, georeferenced, rain
 
 from remedies.trial import assert_installs, command, flags, remedy, uninstalled
 from remedies.trial import value as evaluated
-from sa_nowcast import bundle
+from sa_nowcast.bundle import files as bundle
 from sa_nowcast.hindcast import hindcast
 from sa_nowcast.recipe import ComparisonRecipe, OutputRecipe, Recipe, SetRecipe, read_any, read_recipe
 from sa_nowcast.survey.bundles import check_bundle
@@ -125,9 +125,9 @@ def test_a_split_of_sequences_that_are_made(tree):
     yield lambda: open_experiment(changed(tree, split=None, **made))
 
 
-@remedy("workflow/held_back.py", "leave it out")
+@remedy("workflow/period.py", "leave it out")
 def test_the_climatology_of_sequences_that_are_made(tree):
-    from sa_nowcast.workflow.held_back import reference_of
+    from sa_nowcast.workflow.period import reference_of
 
     made = changed(
         tree, data__engine="made_fields", data__options={"size": 32, "test_sequences": 1}, data__source="sample:mrms",
@@ -139,10 +139,10 @@ def test_the_climatology_of_sequences_that_are_made(tree):
     yield lambda: [reference_of(name, experiment) for name in made.verification.references if name != "climatology"]
 
 
-@remedy("workflow/held_back.py", "give split.test a larger share")
+@remedy("workflow/period.py", "give split.test a larger share")
 def test_a_test_period_whose_frames_are_blocked(source, nowcaster):
     from sa_nowcast.frames import Frames
-    from sa_nowcast.workflow.held_back import forecast_period
+    from sa_nowcast.workflow.period import forecast_period
 
     data = xr.open_dataset(source)
     frames = Frames.from_xarray(data, gaps="skip")
@@ -193,7 +193,7 @@ def test_a_folder_of_another_run(how, tree, tmp_path):
         yield lambda: quietly(changed(tree, history=3, output__folder=str(tmp_path / "other")))
 
 
-@remedy("installing.py", "… …")
+@remedy("computing/installing.py", "… …")
 def test_pictures_without_matplotlib(tree, monkeypatch):
     from sa_nowcast.workflow.drawing import require_plotting
 
@@ -369,15 +369,15 @@ def test_a_conversion_of_a_dimension_that_is_not_there(source, run, tmp_path):
     yield run("convert", source, tmp_path / "a.zarr", flags(fix)[0], "y")
 
 
-@remedy("opening.py", "name one with …=")
+@remedy("sources/opening.py", "name one with …=")
 def test_a_truth_without_the_dimension_that_is_named(run, archives, source):
     fix = yield run("verify", archives[0], source, "--y", "rows")
     yield run("verify", archives[0], source, flags(fix)[0], "y")
 
 
-@remedy("opening.py", "ds.rename({…: …})")
+@remedy("sources/opening.py", "ds.rename({…: …})")
 def test_a_truth_with_a_dimension_in_the_way(archives, source):
-    from sa_nowcast.opening import named_like, open_forecast
+    from sa_nowcast.sources.opening import named_like, open_forecast
 
     ds = xr.open_dataset(source).rename(y="row").expand_dims(y=2)
     forecast = open_forecast(str(archives[0]))

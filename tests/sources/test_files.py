@@ -10,9 +10,9 @@ import xarray as xr
 import zarr
 from sequences import rain, wrf
 
+from sa_nowcast.computing.installing import install
 from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError
 from sa_nowcast.frames import Frames
-from sa_nowcast.installing import install
 from sa_nowcast.sources import open_source
 from sa_nowcast.sources.optional import require
 from sa_nowcast.survey.data import check_data

@@ -22,8 +22,8 @@ from trials import Each, StopAfter, same_bits, with_callback
 import sa_nowcast.training.engine as engine
 import sa_nowcast.training.fit as fit_module
 from sa_nowcast.errors import DataError, Interrupted, ModelError, RecipeError, StorageError
+from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.models import NetworkConfig
-from sa_nowcast.nowcaster import Nowcaster
 from sa_nowcast.training import data as training_data
 from sa_nowcast.training.checkpoint import AtomicCheckpointIO, load_checkpoint, newest_valid, seal
 from sa_nowcast.training.fit import fit

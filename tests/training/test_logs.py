@@ -16,9 +16,9 @@ from sequences import NETWORK, OPTIONS, rain
 from tensorboard.backend.event_processing.event_accumulator import IMAGES, SCALARS, EventAccumulator
 from test_fit import Crash, with_callback
 
+from sa_nowcast.computing.installing import install
 from sa_nowcast.errors import MissingLibraryError, RecipeError
-from sa_nowcast.installing import install
-from sa_nowcast.nowcaster import Nowcaster
+from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.training.fit import fit
 
 RUN = {

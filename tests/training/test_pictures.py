@@ -17,13 +17,13 @@ from test_fit import Crash, StopAfter, same_bits, with_callback
 from torch import Tensor
 
 import sa_nowcast.training.pictures as pictures
+from sa_nowcast.computing.installing import install
 from sa_nowcast.errors import Interrupted, StorageError
-from sa_nowcast.installing import install
+from sa_nowcast.forecasts.nowcaster import Nowcaster
+from sa_nowcast.forecasts.terms import Terms
 from sa_nowcast.models import NetworkConfig
-from sa_nowcast.nowcaster import Nowcaster
 from sa_nowcast.recipe import TrainingRecipe
 from sa_nowcast.scaling import Scaling
-from sa_nowcast.terms import Terms
 from sa_nowcast.training.checkpoint import load_checkpoint
 from sa_nowcast.training.data import TrainingData
 from sa_nowcast.training.fit import fit, fit_prepared

@@ -18,8 +18,8 @@ from trials import COMBINATIONS, Each, StopAfter, log_of, same_bits, train, with
 import sa_nowcast.training.engine as engine
 import sa_nowcast.training.watch as watch_module
 from sa_nowcast.errors import Interrupted, RecipeError
+from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.models.rollout import Network
-from sa_nowcast.nowcaster import Nowcaster
 from sa_nowcast.recipe import TrainingRecipe
 from sa_nowcast.training.checkpoint import AtomicCheckpointIO, load_checkpoint
 from sa_nowcast.training.schedules import learning_rate_factor

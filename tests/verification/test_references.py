@@ -12,9 +12,9 @@ import xarray as xr
 from scipy.ndimage import gaussian_filter
 
 from sa_nowcast import open_sample
+from sa_nowcast.computing.installing import install
 from sa_nowcast.errors import DataError, ForecastWarning, MissingLibraryError, RecipeError
 from sa_nowcast.hindcast import hindcast
-from sa_nowcast.installing import install
 from sa_nowcast.verification import climatology, extrapolation, persistence, reference, verify
 
 from .conftest import MINUTE, START, observations

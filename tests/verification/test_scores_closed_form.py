@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from sa_nowcast.computing.installing import install
 from sa_nowcast.errors import DataError, MissingLibraryError
-from sa_nowcast.installing import install
 from sa_nowcast.verification import METRICS, verify
 from sa_nowcast.verification.fields import WindowSums, to_bytes
 

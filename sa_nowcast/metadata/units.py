@@ -16,7 +16,7 @@ from decimal import Decimal, localcontext
 from fractions import Fraction
 from typing import Any, Final
 
-from sa_nowcast.attributes import text
+from sa_nowcast.metadata.attributes import text
 
 _Powers = dict[str, int]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sa_nowcast.errors import ModelError
 
 if TYPE_CHECKING:
-    from sa_nowcast.nowcaster import Nowcaster
+    from sa_nowcast.forecasts.nowcaster import Nowcaster
 
 ENVIRONMENT = "SA_NOWCAST_MODEL"
 
@@ -36,7 +36,7 @@ def set_default_model(model: Nowcaster | str | Path | None) -> None:
 def get_default_model() -> Nowcaster:
     """Return the model that was set, else the one that ``SA_NOWCAST_MODEL`` names, else the one that ships.
 
-    The last forecasts any regularly stepped field; see `sa_nowcast.default_model`.
+    The last forecasts any regularly stepped field; see `sa_nowcast.forecasts.default_model`.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def get_default_model() -> Nowcaster:
     path = os.environ.get(ENVIRONMENT)
     if path:
         return as_nowcaster(path)
-    from sa_nowcast.default_model import default_model, say_that_none_was_named
+    from sa_nowcast.forecasts.default_model import default_model, say_that_none_was_named
 
     say_that_none_was_named()
     return default_model()
@@ -56,7 +56,7 @@ def get_default_model() -> Nowcaster:
 
 def as_nowcaster(model: Nowcaster | str | Path) -> Nowcaster:
     """Return `model`, loaded where it is a path."""
-    from sa_nowcast.nowcaster import Nowcaster
+    from sa_nowcast.forecasts.nowcaster import Nowcaster
 
     if isinstance(model, Nowcaster):
         return model

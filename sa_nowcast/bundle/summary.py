@@ -5,11 +5,11 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from sa_nowcast.dims import canonical_units
+from sa_nowcast.metadata.dims import canonical_units
 from sa_nowcast.times import show_step
 
 if TYPE_CHECKING:
-    from sa_nowcast.nowcaster import Nowcaster
+    from sa_nowcast.forecasts.nowcaster import Nowcaster
 
 # The notebook's own colours are inherited, in light and in dark.
 _CELL = "text-align:left;vertical-align:top;padding:0.1em 0.8em 0.1em 0;background:none"

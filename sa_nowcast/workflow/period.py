@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 import xarray as xr
 
-from sa_nowcast import dims
-from sa_nowcast.cf import write_forecast
 from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.forecasts.cf import write_forecast
 from sa_nowcast.frames import Frames, grid_mapping_name
 from sa_nowcast.hindcast import hindcast
+from sa_nowcast.metadata import dims
 from sa_nowcast.recipe import Recipe
-from sa_nowcast.storage import storage
+from sa_nowcast.storage.whole import storage
 from sa_nowcast.verification import Reference, reference
 from sa_nowcast.windows import Positions, Range, window_starts
 
 if TYPE_CHECKING:
-    from sa_nowcast.nowcaster import Nowcaster
+    from sa_nowcast.forecasts.nowcaster import Nowcaster
     from sa_nowcast.workflow.data import Experiment
 
 LARGEST_NETCDF: Final = 2**29

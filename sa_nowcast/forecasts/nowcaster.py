@@ -17,21 +17,21 @@ import numpy.typing as npt
 import torch
 import xarray as xr
 
-from sa_nowcast import bundle
 from sa_nowcast._version import __version__
-from sa_nowcast.devices import resolve_device
+from sa_nowcast.bundle import files as bundle
+from sa_nowcast.bundle.summary import to_html
+from sa_nowcast.computing.devices import resolve_device
+from sa_nowcast.computing.threads import sharing_cores
 from sa_nowcast.errors import DataError, ModelError, RecipeError
+from sa_nowcast.forecasts.labels import init_position, labelled, lead_positions, whole
+from sa_nowcast.forecasts.terms import Terms
 from sa_nowcast.frames import Frames
-from sa_nowcast.labels import init_position, labelled, lead_positions, whole
 from sa_nowcast.models import NetworkConfig, build
 from sa_nowcast.models.estimate import fitting_tile, require_memory
 from sa_nowcast.models.rollout import Network
+from sa_nowcast.models.tiles import LEAST_TILE, blend
 from sa_nowcast.scaling import Scaling
 from sa_nowcast.stream import prepare
-from sa_nowcast.summary import to_html
-from sa_nowcast.terms import Terms
-from sa_nowcast.threads import sharing_cores
-from sa_nowcast.tiles import LEAST_TILE, blend
 from sa_nowcast.times import show_step
 
 Storage = Literal["float32", "float16"]
@@ -52,7 +52,7 @@ class Nowcaster:
     provenance : mapping
         Plain JSON data: package version, training period, options, validation scores.
     card : str
-        The model card in Markdown, for people; see `sa_nowcast.card.model_card`. Empty where there is none.
+        The model card in Markdown, for people; see `sa_nowcast.bundle.card.model_card`. Empty where there is none.
     recipe : str
         The recipe that reproduces the model, as YAML; empty where it did not come from one.
     storage : {"float32", "float16"}

@@ -126,7 +126,7 @@ def _exchanged(one: Path, other: Path) -> bool:
 
 
 @contextlib.contextmanager
-def held(lock: Path, place: Path) -> Iterator[None]:
+def locked(lock: Path, place: Path) -> Iterator[None]:
     """Hold the file `lock`, so that one process at a time writes `place`; it is removed at the end.
 
     A process that is killed lets go of it; the file it leaves is taken over by the next one.
@@ -190,7 +190,7 @@ def _holder(lock: IO[str]) -> str:
 def clear(lock: Path, place: Path) -> None:
     """Remove a lock that a process left which was killed just before it would have removed it."""
     if lock.exists():
-        with contextlib.suppress(StorageError), held(lock, place):
+        with contextlib.suppress(StorageError), locked(lock, place):
             pass
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from sa_nowcast import dims
-from sa_nowcast.attributes import text
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.frames import Frames
+from sa_nowcast.metadata import dims
+from sa_nowcast.metadata.attributes import text
 from sa_nowcast.times import read_leads, read_time, show_step, show_time, stored_as, valid_times
 
 # They describe the values of the input, or refer to variables that a forecast does not carry along.

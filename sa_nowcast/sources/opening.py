@@ -9,16 +9,17 @@ from typing import Any, Final, Literal
 
 import xarray as xr
 
-from sa_nowcast import bundle, dims
-from sa_nowcast.attributes import normalised, text
+from sa_nowcast.bundle.files import MODEL
 from sa_nowcast.conversion import COMPLETE, open_zarr
 from sa_nowcast.errors import DataError, StorageError
 from sa_nowcast.frames import grid_mapping_name
+from sa_nowcast.metadata import dims
+from sa_nowcast.metadata.attributes import normalised, text
 from sa_nowcast.recipe import SAMPLE_PREFIX
-from sa_nowcast.samples import open_sample
 from sa_nowcast.sources import chain, open_source
 from sa_nowcast.sources.paths import is_zarr
-from sa_nowcast.storage import nearest_to
+from sa_nowcast.sources.samples import open_sample
+from sa_nowcast.storage.whole import nearest_to
 
 Kind = Literal["model", "recipe", "run", "forecast", "scores", "data"]
 RECIPE_SUFFIXES: Final = (".yaml", ".yml")
@@ -38,7 +39,7 @@ def kind_of(source: str) -> Kind:
     if path.suffix.lower() in RECIPE_SUFFIXES:
         return "recipe"
     if path.is_dir() and not is_zarr(path):
-        if (path / bundle.MODEL).is_file() or path.suffix == ".nowcaster":
+        if (path / MODEL).is_file() or path.suffix == ".nowcaster":
             return "model"
         return "run" if (path / _RUN).is_file() else "data"
     if path.suffix.lower() == ".csv":

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from sa_nowcast import dims
 from sa_nowcast.errors import ModelError, RecipeError
 from sa_nowcast.frames import Frames, Grid
+from sa_nowcast.metadata import dims
 from sa_nowcast.times import show_step, tolerance
 
 GRID_TOLERANCE = 0.01

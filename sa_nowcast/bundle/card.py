@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
+from sa_nowcast.forecasts.terms import Terms
 from sa_nowcast.recipe import Recipe, TrainingRecipe
-from sa_nowcast.terms import Terms
 from sa_nowcast.times import show_step
 
 if TYPE_CHECKING:
-    from sa_nowcast.nowcaster import Nowcaster
+    from sa_nowcast.forecasts.nowcaster import Nowcaster
 
 _UNKNOWN = "not recorded"
 _TABLES = 12  # channels with a table of their own

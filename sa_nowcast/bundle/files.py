@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sa_nowcast.errors import ModelError, StorageError
-from sa_nowcast.storage import partial_beside, put_in_place
+from sa_nowcast.storage.whole import partial_beside, put_in_place
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,11 +17,11 @@ import numpy.typing as npt
 import xarray as xr
 
 from sa_nowcast.errors import ModelError
+from sa_nowcast.forecasts.nowcaster import Nowcaster
+from sa_nowcast.forecasts.terms import Terms
 from sa_nowcast.frames import Frames
 from sa_nowcast.models import build
-from sa_nowcast.nowcaster import Nowcaster
 from sa_nowcast.scaling import Scaling, are_counts
-from sa_nowcast.terms import Terms
 
 if TYPE_CHECKING:
     import torch

@@ -18,9 +18,9 @@ import numpy.typing as npt
 import xarray as xr
 
 from sa_nowcast.errors import DataError
-from sa_nowcast.units import canonical_units as canonical_units
-from sa_nowcast.units import is_count as is_count
-from sa_nowcast.units import is_rain as is_rain
+from sa_nowcast.metadata.units import canonical_units as canonical_units
+from sa_nowcast.metadata.units import is_count as is_count
+from sa_nowcast.metadata.units import is_rain as is_rain
 
 TIME: Final = "time"
 LEAD_TIME: Final = "lead_time"

@@ -19,8 +19,8 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from sa_nowcast import dims
 from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.metadata import dims
 
 Times = npt.NDArray[np.datetime64]
 Gaps = Literal["refuse", "skip"]

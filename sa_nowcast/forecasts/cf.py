@@ -8,11 +8,11 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 
-from sa_nowcast import dims
 from sa_nowcast._version import __version__
-from sa_nowcast.attributes import storable, unused
 from sa_nowcast.errors import DataError, StorageError
-from sa_nowcast.storage import partial_beside, put_in_place
+from sa_nowcast.metadata import dims
+from sa_nowcast.metadata.attributes import storable, unused
+from sa_nowcast.storage.whole import partial_beside, put_in_place
 from sa_nowcast.times import show_time
 
 CONVENTIONS = "CF-1.11"
@@ -40,7 +40,7 @@ def to_dataset(forecast: xr.DataArray, title: str | None = None) -> xr.Dataset:
     -------
     Dataset
         One variable; or one for each entry of the ``variable`` dimension, each with its own units. Names, attributes
-        and coordinates are such that NetCDF and Zarr can hold them; see `sa_nowcast.attributes.storable`.
+        and coordinates are such that NetCDF and Zarr can hold them; see `sa_nowcast.metadata.attributes.storable`.
     """
     missing = [n for n in (dims.LEAD_TIME, dims.INIT_TIME, dims.VALID_TIME) if n not in forecast.coords]
     if missing:

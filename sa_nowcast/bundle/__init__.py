@@ -1,0 +1,1 @@
+"""A model on disk, with its card in Markdown and its summary for notebooks."""

@@ -1,0 +1,1 @@
+"""What labels say: names of dimensions and coordinates, attributes, units, and bounds of valid values."""

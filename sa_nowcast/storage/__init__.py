@@ -1,0 +1,1 @@
+"""Files and stores that are there whole or not at all."""
