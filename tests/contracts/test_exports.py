@@ -92,7 +92,9 @@ def test_a_method_of_the_accessors_hands_its_work_to_one_function(name: str) -> 
     work = [node for node in method.body[1:] if not isinstance(node, ast.Import | ast.ImportFrom)]
     assert len(work) <= 3
     inner = [node for statement in work for node in ast.walk(statement)]
-    assert not any(isinstance(n, ast.For | ast.While | ast.Try | ast.With | ast.comprehension | ast.BinOp) for n in inner)
+    assert not any(
+        isinstance(n, ast.For | ast.While | ast.Try | ast.With | ast.comprehension | ast.BinOp) for n in inner
+    )
     returned = [node.value for node in inner if isinstance(node, ast.Return)]
     assert returned
     assert all(isinstance(value, ast.Call) for value in returned)
