@@ -47,7 +47,7 @@ def _source(page: Path) -> str:
     for language, body in BLOCK.findall(NOT_RUN.sub("", page.read_text(encoding="utf-8"))):
         if language not in languages:
             continue
-        # What the page does, trained for less and on a part of the sample: tutorials run whole when the pages are built.
+        # What the page does, trained for less and on a part of the sample; tutorials run in full with the build.
         if language == "python":
             less = re.sub(r"max_steps=\d+", "max_steps=2, validation_samples=2", body)
             whole = r'open_sample\("mrms"\)(?=[ ]*(#.*)?$)(?!\s*\.isel)'

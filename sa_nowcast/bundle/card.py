@@ -213,7 +213,7 @@ def _limits(terms: Terms) -> list[tuple[str, str]]:
         ("Another grid", other_grid),
         (
             "Longer lead times",
-            f"beyond {show_step(terms.step * terms.steps)} it forecasts from its own output, which it was not trained for",
+            f"beyond {show_step(terms.step * terms.steps)} it reads its own output, and was not trained",
         ),
         ("Other places, seasons and instruments", "not tested; verify first"),
     ]
