@@ -13,6 +13,8 @@ from typing import Any, Final
 from sa_nowcast.errors import Interrupted, RecipeError
 from sa_nowcast.sources.optional import require
 
+ANSWER_WITHIN: Final = 10.0
+"""Seconds in which a scheduler has to answer."""
 LOOK_EVERY: Final = 5.0
 """Seconds between two looks at whether there are workers at all."""
 NONE_COME: Final = 60.0
@@ -38,7 +40,7 @@ def client_of(cluster: Any) -> Iterator[Any]:
         yield cluster
         return
     try:
-        client = distributed.Client(cluster, timeout="10s", set_as_default=False)
+        client = distributed.Client(cluster, timeout=ANSWER_WITHIN, set_as_default=False)
     except (OSError, ValueError, TypeError, TimeoutError) as error:
         raise RecipeError(
             "cluster", f"no dask scheduler answers at {cluster} ({error})", expected="tcp://host:port"
