@@ -198,7 +198,7 @@ class _Gridded:
         shuffle : bool, default True
             Whether an epoch has an order of its own, or the one in time.
         cache_bytes : int, default 128 MiB
-            What is held at most when reading from storage.
+            Bytes that are kept at most when reading from storage.
         in_memory : bool, optional
             Whether all frames are read into memory first; by default up to `sa_nowcast.stream.IN_MEMORY_BYTES`.
         device : str or torch.device, optional

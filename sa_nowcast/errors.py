@@ -1,4 +1,4 @@
-"""Everything that can go wrong, as one tree.
+"""The package's errors, as one tree.
 
     SaNowcastError                     exit 70   an internal fault when raised as such
     ├── RecipeError                    exit 2    the recipe, or an argument

@@ -65,7 +65,7 @@ def test_the_card_says_what_the_model_is_and_what_it_was_trained_on(nowcaster: N
     assert "`patch: 4`" in line(card, "Fields")
     assert line(card, "Updates") == "4"
     assert line(card, "Hardware") == "CPU with 1 threads, fp32"
-    assert line(card, "Ended because") == "all updates that were asked for were made"
+    assert line(card, "Ended because") == "all updates were made"
     assert set(line(card, "Options that are not the defaults").split(", ")) == {
         f"`{k}: {v}`" for k, v in OPTIONS.items()
     }  # fmt: skip
@@ -98,7 +98,7 @@ def test_without_a_validation_period_the_card_says_so() -> None:
     card = train(validation=0).card
     assert line(card, "Validation period") == "none"
     assert line(card, "Weights") == "the last ones"
-    assert section(card, "Scores").strip() == "None: no windows were held back."
+    assert section(card, "Scores").strip() == "None: there was no validation period."
 
 
 def test_what_the_card_calls_refused_is_refused(nowcaster: Nowcaster) -> None:
@@ -177,7 +177,7 @@ def test_the_call_on_the_card_makes_the_same_model_again(
 ) -> None:
     first = train(data, folder=tmp_path, pictures=0, tensorboard=True, **options)
     names: dict[str, Any] = {"ds": data}
-    exec(python(first.card, "Made again"), names)
+    exec(python(first.card, "Reproduce"), names)
     again = names["nowcaster"]
     ours, theirs = first.network.state_dict(), again.network.state_dict()
     assert all(bool((ours[k] == theirs[k]).all()) for k in ours)
@@ -255,7 +255,7 @@ def test_a_model_from_a_recipe_carries_it_and_its_card_says_how_to_run_it(tmp_pa
         recipe_text=resolved_recipe(recipe),
     )
     assert line(made.card, "Source") == "radar.zarr"
-    assert "$ sa-nowcast run recipe.yaml --output runs/again" in section(made.card, "Made again")
+    assert "$ sa-nowcast run recipe.yaml --output runs/again" in section(made.card, "Reproduce")
     saved = made.save(tmp_path / "model")
     assert read_recipe(saved / RECIPE) == recipe
     assert sa_nowcast.load(str(saved)).recipe == made.recipe

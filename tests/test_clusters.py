@@ -28,6 +28,7 @@ distributed = pytest.importorskip("distributed", reason="clusters need pip insta
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters, "ANSWER_WITHIN", 1.0)
     monkeypatch.setattr(clusters, "LOOK_EVERY", 0.1)
     monkeypatch.setattr(clusters, "NONE_COME", 0.5)
     monkeypatch.setattr(clusters, "ALL_LOST", 1.0)

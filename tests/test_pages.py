@@ -149,14 +149,25 @@ def test_every_room_is_on_the_page_about_the_house() -> None:
     assert {room for room in rooms if f"`{room}`" not in text} == {"_version.py"}
 
 
-def _hooks() -> ModuleType:
-    pytest.importorskip("mkdocs", reason="make docs installs it")
-    spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / "tools" / "docs_hooks.py")
+def test_the_table_of_rooms_has_the_order_that_is_tested_and_what_rooms_say_of_themselves() -> None:
+    tool = _tool("room_reference")
+    text = tool.PAGE.read_text(encoding="utf-8")
+    assert text == tool.page(text), "run python tools/room_reference.py"
+    assert len(tool.table().splitlines()) > 40
+
+
+def _tool(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def _hooks() -> ModuleType:
+    pytest.importorskip("mkdocs", reason="make docs installs it")
+    return _tool("docs_hooks")
 
 
 @pytest.mark.parametrize(

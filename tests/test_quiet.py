@@ -19,7 +19,7 @@ import sa_nowcast
 from sa_nowcast.computing import quiet
 from sa_nowcast.hindcast import hindcast
 
-PACKAGE = Path(quiet.__file__).parent
+PACKAGE = Path(sa_nowcast.__file__).parent
 
 
 def moving() -> xr.DataArray:

@@ -30,23 +30,23 @@ HEAD = """\
 # The default model of sa_nowcast
 
 Forecasts any regularly stepped field from its last 4 frames, in its own units: {parameters:,} weights of a SA-ConvLSTM
-in the frame of the motion. `sa_nowcast` takes it where no model is named; docs/explanation/default-model.md says more.
+in Lagrangian coordinates. `sa_nowcast` takes it where no model is named; docs/explanation/default-model.md says more.
 
 ## Training
 
-Made again by `sa-nowcast run recipes/default_model.yaml`: {updates:,} updates of 8 windows of 80 x 80 pixels, 4 frames
-to 5, on {period}. Validation on other made fields: {ratio:.3f} of persistence's squared error. Licence: Apache-2.0, as
-the package; the MRMS mosaic is public domain (NOAA National Severe Storms Laboratory), the temperature contains
-modified Copernicus Climate Change Service information.
+Reproduced by `sa-nowcast run recipes/default_model.yaml`: {updates:,} updates of 8 windows of 80 x 80 pixels, 4 frames
+to 5, on {period}. Validation on other synthetic fields: {ratio:.3f} of persistence's squared error.
+Licence: Apache-2.0, as the package; the MRMS mosaic is public domain (NOAA National Severe Storms Laboratory), the
+temperature contains modified Copernicus Climate Change Service information.
 
-## Scores on data that it never saw
+## Scores on data that it was not trained on
 
 """
 TAIL = """
 ## Not for
 
-What nothing in four frames tells (new showers, sunrise, a holiday); probabilities; directions, phases and categories.
-Train on your own data where its forecast is not good enough: `ds.sa_nowcast.fit(history=4, steps=4)`.
+What four frames hold no information on (new showers, sunrise, a holiday); probabilities; directions, phases and
+categories. Train on your own data where its forecast is not good enough: `ds.sa_nowcast.fit(history=4, steps=4)`.
 """
 
 

@@ -30,22 +30,22 @@ def model_card(
     seconds: float | None = None,
     call: str | None = None,
 ) -> str:
-    """Return a page about a model, for people; nothing ever reads it back.
+    """Return the model card of a nowcaster, a page in Markdown.
 
     Parameters
     ----------
     nowcaster : Nowcaster
+        Its terms, provenance and network; what they lack is said to be not recorded.
     hardware : str, optional
         What it was trained on.
     seconds : float, optional
-        How long that took, validations included.
+        How long the training took, with validation.
     call : str, optional
-        Python that trains it again, where it did not come from a recipe.
+        Python code that repeats the training, for a model without a recipe.
 
     Returns
     -------
     str
-        Markdown. What is not known is said to be not recorded.
     """
     terms, known = nowcaster.terms, nowcaster.provenance
     parts = [
@@ -66,10 +66,10 @@ def model_card(
               f"nowcaster.forecast(ds)  # ds: {_wanted(terms)}"),
         "## Not for",
         _bullets(_limits(terms)),
-        "## Made again",
+        "## Reproduce",
         *_again(nowcaster, call),
         "## Licence",
-        "Not stated. Whoever passes this model on fills in the licence of the weights and that of the data behind it.",
+        "Not stated. Fill in the licences of the weights and of the training data before you pass this model on.",
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
 
@@ -143,7 +143,7 @@ def _network(nowcaster: Nowcaster) -> list[tuple[str, str]]:
 def _training(known: Mapping[str, Any], hardware: str | None, seconds: float | None) -> list[tuple[str, str]]:
     options = _options(known)
     reasons = {
-        "max_steps": "all updates that were asked for were made",
+        "max_steps": "all updates were made",
         "max_time": f"its time was up (`max_time: {_plain(options.get('max_time'))}`)",
         "patience": f"validation did not improve any more (`patience: {_plain(options.get('patience'))}`)",
     }
@@ -168,11 +168,11 @@ def _scores(terms: Terms, known: Mapping[str, Any]) -> list[str]:
     scores = known.get("validation_mse")
     count = _options(known).get("validation_samples")
     if not isinstance(scores, Mapping) or not scores:
-        return ["None: no windows were held back." if "validation_mse" in known else f"{_UNKNOWN.capitalize()}."]
+        return ["None: there was no validation period." if "validation_mse" in known else f"{_UNKNOWN.capitalize()}."]
     out = [
         f"Mean squared errors of {'' if count is None else f'{count} '}windows from the validation period, and those "
-        "of persistence (the last known frame) for the same pixels. These windows chose the weights, so the figures "
-        "are somewhat better than those of times that played no part: verify on your own."
+        "of persistence (the last known frame) for the same pixels. The weights were chosen by these windows, so "
+        "the errors are somewhat smaller than those of an independent test period: verify on your own data."
     ]
     for name, units in terms.channels[:_TABLES]:
         both = scores.get(name)
@@ -213,9 +213,9 @@ def _limits(terms: Terms) -> list[tuple[str, str]]:
         ("Another grid", other_grid),
         (
             "Longer lead times",
-            f"beyond {show_step(terms.step * terms.steps)} it runs on from its own output, as in no training step",
+            f"beyond {show_step(terms.step * terms.steps)} it reads its own output, and was not trained",
         ),
-        ("Other places, seasons and instruments", "nobody has tested it there; verify first"),
+        ("Other places, seasons and instruments", "not tested; verify first"),
     ]
 
 
@@ -229,7 +229,7 @@ def _again(nowcaster: Nowcaster, call: str | None) -> list[str]:
         ]
     if call is not None:
         return [f"With sa_nowcast {version}, and `ds` the same data:", _code("import sa_nowcast", call)]
-    return ["How it was trained was not recorded beyond the options in `model.json`."]
+    return ["Not recorded beyond the options in `model.json`."]
 
 
 def _options(known: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -255,7 +255,7 @@ def _spacing(terms: Terms) -> str:
 
 
 def _ends(period: Any) -> tuple[np.datetime64, np.datetime64] | None:
-    """Return the first and last frame of a period, where it is one in time; made samples have none."""
+    """Return the first and last frame of a period, where it is one in time; that of synthetic samples is not."""
     try:
         first, last = (np.datetime64(part, "ns") for part in str(period).split("/"))
     except ValueError:

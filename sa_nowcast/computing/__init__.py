@@ -1,1 +1,1 @@
-"""The machine: threads, devices, dask clusters, batch jobs, other libraries' messages and the extras they come with."""
+"""The machine: threads, devices, dask clusters, batch jobs, other libraries' messages and how to install them."""

@@ -1,4 +1,4 @@
-"""Dask clusters: their clients, and tasks whose workers may die, all of them too."""
+"""Dask clusters: their clients, and tasks that survive the loss of workers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from typing import Any, Final
 from sa_nowcast.errors import Interrupted, RecipeError
 from sa_nowcast.sources.optional import require
 
+ANSWER_WITHIN: Final = 10.0
+"""Seconds in which a scheduler has to answer."""
 LOOK_EVERY: Final = 5.0
 """Seconds between two looks at whether there are workers at all."""
 NONE_COME: Final = 60.0
-"""Seconds without any worker after which a cluster that will start none is given up, and another is warned of."""
+"""Seconds without any worker after which a call ends if the cluster starts none itself, and else warns."""
 ALL_LOST: Final = 600.0
-"""The same for a scheduler that had workers, and of which it is not known whether others come."""
+"""Seconds without any worker after which a call ends where it is not known whether the scheduler will have others."""
 _START = "start a scheduler and its workers, then run the same again to go on"
 
 
@@ -38,7 +40,7 @@ def client_of(cluster: Any) -> Iterator[Any]:
         yield cluster
         return
     try:
-        client = distributed.Client(cluster, timeout="10s", set_as_default=False)
+        client = distributed.Client(cluster, timeout=ANSWER_WITHIN, set_as_default=False)
     except (OSError, ValueError, TypeError, TimeoutError) as error:
         raise RecipeError(
             "cluster", f"no dask scheduler answers at {cluster} ({error})", expected="tcp://host:port"
@@ -145,7 +147,7 @@ class Tasks:
         self._seen, self._alone_since, self._warned = True, None, False
 
     def _look(self) -> None:
-        """Go on waiting where there is a worker or one may come; it is said where that takes long."""
+        """Return where there is a worker or one may come, with a warning where that takes long."""
         now = time.monotonic()
         if self._threads():
             self._met_workers()

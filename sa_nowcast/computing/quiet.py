@@ -1,8 +1,8 @@
-"""Other libraries' messages kept back in the thread that calls them, and nowhere else.
+"""Other libraries' messages suppressed in the thread that calls them, and nowhere else.
 
-`contextlib.redirect_stdout` and `warnings.catch_warnings` exchange something of the whole process and put back what was
-there. Where two threads do so at once, one of them puts back what the other had put there, and standard output or the
-filters of warnings are wrong from then on. Nothing here is exchanged: what is added acts in one thread, and is removed.
+`contextlib.redirect_stdout` and `warnings.catch_warnings` replace and restore a state of the whole process. Where two
+threads do so at once, one restores what the other had set, and standard output or the filters of warnings are wrong
+from then on. Nothing is replaced here: what is added acts in one thread, and is removed.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def logging_from(level: int, names: Sequence[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def pysteps_silent() -> Iterator[None]:
-    """Keep back what pysteps prints in this thread; it has no switch for that."""
+    """Suppress what pysteps prints in this thread; it has no option for that."""
     depth = getattr(_silent, "depth", 0)
     _silent.depth = depth + 1
     try:
@@ -100,7 +100,7 @@ def pysteps_silent() -> Iterator[None]:
 
 
 def load(module: str) -> ModuleType:
-    """Import `module`, and keep what importing pysteps or OpenCV does to the process from staying.
+    """Import `module`, and undo the side effects of importing pysteps or OpenCV.
 
     pysteps prints where its configuration is, and ignores all RuntimeWarnings from then on; OpenCV gives processes that
     are started later another LD_LIBRARY_PATH.
@@ -109,7 +109,7 @@ def load(module: str) -> ModuleType:
     if package not in (_PRINTING, "cv2") or module in sys.modules:
         loaded = importlib.import_module(module)
     else:
-        with _first_import, _as_it_was(), pysteps_silent():
+        with _first_import, _restored(), pysteps_silent():
             loaded = importlib.import_module(module)
     if package == _PRINTING:
         # In each module, for builtins are everyone's.
@@ -120,7 +120,7 @@ def load(module: str) -> ModuleType:
 
 
 @contextlib.contextmanager
-def _as_it_was() -> Iterator[None]:
+def _restored() -> Iterator[None]:
     finder, path = _Finder(), os.environ.get("LD_LIBRARY_PATH")
     before = list(warnings.filters)
     sys.meta_path.insert(0, finder)
@@ -157,6 +157,6 @@ class _Finder(MetaPathFinder):
 
 
 def _print(*values: Any, **options: Any) -> None:
-    """Print as always, but for what pysteps prints while it is called from here."""
+    """Print, but for what pysteps prints within `pysteps_silent`."""
     if not getattr(_silent, "depth", 0):
         builtins.print(*values, **options)  # noqa: T201

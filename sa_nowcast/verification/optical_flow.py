@@ -98,7 +98,7 @@ def sprog(
     """Return the S-PROG nowcast: extrapolated rain that loses its small scales as they become unpredictable.
 
     By pysteps with its default six scales and autoregression of order 2 on three frames (Seed 2003,
-    doi:10.1175/1520-0450(2003)042<0381:ADASSS>2.0.CO;2).
+    doi:10.1175/1520-0450(2003)042<0381:ADASSA>2.0.CO;2).
 
     Parameters
     ----------

@@ -6,7 +6,11 @@ import os
 import time
 from typing import Any
 
+import torch
+
 from sa_nowcast.hindcast.shard import Shard
+
+torch.set_num_threads(1)  # a forked worker's torch was loaded before its environment was set
 
 
 def _note(line: str) -> None:

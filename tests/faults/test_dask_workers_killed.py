@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
@@ -26,7 +27,7 @@ HERE = Path(__file__).parent
 
 def kill_some(cluster: Any, rng: random.Random, over: threading.Event, killed: list[int]) -> None:
     """Kill one of the two workers now and then."""
-    while not over.wait(rng.uniform(0.2, 2.5)):
+    while not over.wait(rng.uniform(0.1, 1.2)):
         nannies = list(cluster.workers.values())
         process = rng.choice(nannies).pid if nannies else None
         if process is not None and process not in killed:
@@ -41,21 +42,28 @@ def test_killed_dask_workers_cost_the_shard_that_they_were_at(
     distributed = pytest.importorskip("distributed", reason="clusters need pip install distributed")
     import dask
 
+    # Workers are forked from a process that has imported what they need, not started from nothing each time.
+    forked = {"distributed.worker.multiprocessing-method": "forkserver"}
+    with dask.config.set(forked):  # type: ignore[no-untyped-call]
+        distributed.utils.get_mp_context()
+    multiprocessing.set_forkserver_preload(["distributed", "sa_nowcast.forecasts.nowcaster", "sa_nowcast.hindcast"])
     log, kills, runs, lost = tmp_path / "log", 0, 0, 0
     monkeypatch.setattr(clusters, "LOOK_EVERY", 0.5)
     monkeypatch.setattr(clusters, "NONE_COME", 5.0)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE.parent), *sys.path]))
-    monkeypatch.setenv("LOG", str(log))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    environment = {"LOG": str(log), "OMP_NUM_THREADS": "1"}
     hindcast(rain(), nowcaster, to=tmp_path / "one.zarr", **OPTIONS)
     with (
-        dask.config.set({"distributed.worker.preload": [str(HERE / "slowly.py")]}),  # type: ignore[no-untyped-call]
+        dask.config.set(  # type: ignore[no-untyped-call]
+            {**forked, "distributed.worker.preload": [str(HERE / "slowly.py")]}
+        ),
         distributed.LocalCluster(
             n_workers=2,
             threads_per_worker=1,
             dashboard_address=None,
             silence_logs=50,
             local_directory=tmp_path / "dask",
+            env=environment,
         ) as cluster,
     ):
         while kills < repetitions:

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,7 +36,7 @@ from sequences import rain
 
 import sa_nowcast
 from sa_nowcast.errors import DataError, ModelError
-from sa_nowcast.training.checkpoint import newest_valid
+from sa_nowcast.training.checkpoint import LAST, PREVIOUS, newest_valid
 
 DATA, MODEL, STORAGE, RECIPE = 3, 4, 5, 2
 HISTORY, STEPS = 2, 2
@@ -126,7 +127,11 @@ class World(RuleBasedStateMachine):
         self.begun: dict[str, set[Key]] = {STORE: set(), ARCHIVE: set(), RUN: set()}
         """What may have been begun; empty where nothing is left of it."""
         self.hurt: set[str] = set()
-        """Outputs of which a file was changed that is not finished."""
+        """Outputs whose journal was damaged before they were finished, and the folder of a run whose checkpoint was."""
+        self.journal_of: dict[str, tuple[Key, int | None]] = {}
+        """What the journal beside an output tells of, and the inode of the output that it ended with."""
+        self.checkpoint_of: dict[bytes, Key] = {}
+        """Which training wrote a checkpoint, by the bytes of it; None: it was damaged."""
         self.half_saved = False
         """Whether a part of a model may lie beside it, from a training that was killed."""
 
@@ -154,6 +159,25 @@ class World(RuleBasedStateMachine):
     def now(self, name: str) -> Bytes | None:
         place = self.folder / name
         return held(place) if place.exists() else None
+
+    def journal(self, name: str) -> Bytes:
+        """The files of the journal beside an output, but for those that are being written."""
+        place = self.folder / BESIDE[name][1]
+        files = [place, *place.rglob("*")]
+        return {str(f): f.read_bytes() for f in files if f.is_file() and not f.name.startswith(".")}
+
+    def inode(self, name: str) -> int | None:
+        place = self.folder / name
+        return place.stat().st_ino if place.exists() else None
+
+    def checkpoints(self) -> list[bytes]:
+        """What the checkpoints hold, the newest first."""
+        files = [self.folder / RUN / name for name in (LAST, PREVIOUS)]
+        return [f.read_bytes() for f in files if f.exists()]
+
+    def trained_before(self) -> Key:
+        """What the newest checkpoint that can be read was trained on; None where there is none."""
+        return next((key for c in self.checkpoints() if (key := self.checkpoint_of[c]) is not None), None)
 
     def lost(self) -> set[int]:
         """The errors of a stage that needs frames."""
@@ -191,50 +215,58 @@ class World(RuleBasedStateMachine):
         if name in self.begun:
             self.begun[name] = set()
             self.hurt.discard(name)
+            self.journal_of.pop(name, None)
 
-    def judge(self, name: str, key: Key, end: End, replace: bool, whole: Callable[[], Bytes], needs: set[int]) -> None:
-        """What the end of a conversion or a hindcast has to be, and what stands then."""
-        before, now = self.now_by_model(name), self.now(name)
+    def judge(
+        self, name: str, key: Key, replace: bool, whole: Callable[[], Bytes], needs: set[int], do: Callable[[], End]
+    ) -> End:
+        """Do a conversion or a hindcast; say what its end has to be, and what stands then."""
+        before, journal, inode = self.now_by_model(name), self.journal(name), self.inode(name)
+        expected = needs or self.expected(name, key, replace)
+        end = do()
+        now = self.now(name)
         if end.code == -9:
             # Before or after, and nothing in between.
             assert not needs
             self.begun[name].add(key)
+            if not self.journal(name):
+                self.journal_of.pop(name, None)
+            elif self.inode(name) != inode:
+                self.journal_of[name] = (key, self.inode(name))
+            elif self.journal(name) != journal:
+                self.journal_of[name] = (key, None)
             if now != before:
                 assert now == whole(), f"{name} is neither what it was nor what it was to be"
                 self.stands[name], self.bytes[name] = key, whole()
                 self.damaged.pop(name, None)
-            return
-        allowed = set(needs)
-        others = self.begun[name] - {key}
-        if not replace and not needs:
-            same = self.stands[name] == key
-            if name == STORE and self.stands[name] is not None and not (same and key in self.begun[name]):
-                allowed |= {STORAGE}
-            elif name == STORE and self.stands[name] is not None:
-                allowed |= {0, STORAGE}  # killed just before its end: the same call says that all is well
-            elif name == ARCHIVE and self.stands[name] is not None:
-                allowed |= {STORAGE} if not same else {0}
-                if name in self.damaged:
-                    allowed = {DATA, STORAGE}
-            elif others:
-                allowed |= {0, STORAGE}
-            else:
-                allowed |= {0}
-        elif not needs:
-            allowed |= {0}
-        if name in self.hurt and not replace:
-            allowed |= {DATA, STORAGE}
-        assert end.code in allowed, (end.code, allowed, end.error)
+            return end
+        assert end.code in expected, (end.code, expected, end.error)
         if end.code == 0 and now == before and self.stands[name] == key and not replace:
             # What was begun in place of it stays, where it was not at its very end.
             if not any((self.folder / n).exists() for n in BESIDE[name]):
                 self.begun[name] = set()
-            return
-        if end.code == 0:
+                self.journal_of.pop(name, None)
+        elif end.code == 0:
             assert now == whole(), f"{name} has other bits than one that nothing happened to"
             self.made(name, key, whole())
         else:
             assert now == before, f"{name} changed though {end.error}"
+        return end
+
+    def expected(self, name: str, key: Key, replace: bool) -> set[int]:
+        """How a conversion or a hindcast ends whose inputs are sound."""
+        if replace:
+            return {0}
+        begun, ended_with = self.journal_of.get(name, (None, None))
+        if self.stands[name] is not None:
+            if name == ARCHIVE and name in self.damaged:
+                return {DATA, STORAGE}  # unreadable as a whole, or in a file
+            # A store that stands is refused, but for the one whose conversion was killed just before its end.
+            same = self.stands[name] == key
+            well = same if name == ARCHIVE else same and begun == key and ended_with == self.inode(name)
+            return {0} if well and name not in self.hurt else {STORAGE} if not well else {0, STORAGE}
+        # What a damaged journal still says is not for the model to know.
+        return {0, STORAGE} if name in self.hurt else {0} if begun in (None, key) else {STORAGE}
 
     def now_by_model(self, name: str) -> Bytes | None:
         return None if self.stands[name] is None else self.damaged.get(name, self.bytes[name])
@@ -244,18 +276,20 @@ class World(RuleBasedStateMachine):
         key = self.frames
         whole = self.unbroken.store(key)
         existing = "replace" if replace else "refuse"
-        end = self.stage("stage_convert", key, existing, at=at, points=self.unbroken.points[STORE, key])
-        self.judge(STORE, key, end, replace, lambda: whole, set())
+        points = self.unbroken.points[STORE, key]
+        do = partial(self.stage, "stage_convert", key, existing, at=at, points=points)
+        self.judge(STORE, key, replace, lambda: whole, set(), do)
 
     @precondition(lambda self: self.stands[STORE] is not None)
     @rule(at=ANYWHEN)
     def train(self, at: float | None) -> None:
         key = self.stands[STORE]
         whole = self.unbroken.model(key)
-        had_checkpoint = any((self.folder / RUN).glob("*.ckpt"))
+        before, trained_before = self.now_by_model(BUNDLE), self.trained_before()
         end = self.stage("stage_train", at=at, points=self.unbroken.points[BUNDLE, key])
-        before, now = self.now_by_model(BUNDLE), self.now(BUNDLE)
-        others = self.begun[RUN] - {key}
+        now = self.now(BUNDLE)
+        for checkpoint in self.checkpoints():
+            self.checkpoint_of.setdefault(checkpoint, key)
         if end.code == -9:
             assert self.sound(STORE)
             self.begun[RUN].add(key)
@@ -264,12 +298,9 @@ class World(RuleBasedStateMachine):
                 assert now == whole
                 self.made(BUNDLE, key, whole)
             return
-        allowed = self.lost() or ({RECIPE} if others and key not in self.begun[RUN] else {0})
-        if not self.lost() and not had_checkpoint:
-            allowed = {0}  # whoever began here was killed before anything told of it
-        if others and self.sound(STORE):
-            allowed |= {0, RECIPE} if RUN in self.hurt or len(self.begun[RUN]) > 1 else set()
-        assert end.code in allowed, (end.code, allowed, end.error)
+        # A run without a checkpoint that can be read begins anew, whatever was trained there.
+        expected = self.lost() or ({0} if trained_before in (None, key) else {RECIPE})
+        assert end.code in expected, (end.code, expected, end.error)
         if end.code == 0:
             assert end.value == self.unbroken.values[BUNDLE, key], "another model than of an unbroken training"
             assert now == whole
@@ -286,9 +317,9 @@ class World(RuleBasedStateMachine):
         key = (self.stands[STORE], self.stands[BUNDLE])
         whole = self.unbroken.archive(*key)
         existing = "replace" if replace else "resume"
-        end = self.stage("stage_hindcast", existing, at=at, points=self.unbroken.points[ARCHIVE, key])
+        do = partial(self.stage, "stage_hindcast", existing, at=at, points=self.unbroken.points[ARCHIVE, key])
         needs = self.lost() | (set() if self.sound(BUNDLE) else {MODEL})
-        self.judge(ARCHIVE, key, end, replace, lambda: whole, needs)
+        end = self.judge(ARCHIVE, key, replace, lambda: whole, needs, do)
         if end.code == 0:
             np.testing.assert_array_equal(end.value[1], self.unbroken.values[ARCHIVE, key][1])
 
@@ -333,8 +364,9 @@ class World(RuleBasedStateMachine):
     @rule(data=st.data(), kind=st.sampled_from(KINDS), number=st.integers(0, 2**32))
     def corrupt_what_is_not_finished(self, data: st.DataObject, kind: str, number: int) -> None:
         name = data.draw(st.sampled_from([n for n in BESIDE if self.files_begun(n)]))
+        journal = self.journal(name)
         change(random.Random(number), self.files_begun(name), kind)
-        self.hurt.add(name)
+        self.hurt |= {name} if self.journal(name) != journal else set()
         self.counts[f"corrupt, {name} unfinished"] += 1
 
     def files_begun(self, name: str) -> list[Path]:
@@ -342,13 +374,14 @@ class World(RuleBasedStateMachine):
         return [f for p in places for f in (sorted(p.rglob("*")) if p.is_dir() else [p]) if f.is_file()]
 
     # Once: the same bit flipped again would mend it.
-    @precondition(lambda self: self.begun[RUN] and RUN not in self.hurt and (self.folder / RUN / "last.ckpt").exists())
+    @precondition(lambda self: self.begun[RUN] and RUN not in self.hurt and (self.folder / RUN / LAST).exists())
     @rule(kind=st.sampled_from(("flip", "truncate", "empty", "remove")), number=st.integers(0, 2**32))
     def corrupt_the_newest_checkpoint(self, kind: str, number: int) -> None:
         """Training goes on from the one before, or begins anew."""
-        last = self.folder / RUN / "last.ckpt"
+        last = self.folder / RUN / LAST
         mutation, _ = change(random.Random(number), [last], kind)
         self.hurt.add(RUN)
+        self.checkpoint_of |= {last.read_bytes(): None} if last.exists() else {}
         self.counts["corrupt, checkpoint"] += 1
         found, damage = newest_valid(self.folder / RUN)
         assert found != last

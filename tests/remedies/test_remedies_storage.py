@@ -269,6 +269,7 @@ distributed = pytest.importorskip("distributed", reason="clusters need pip insta
 
 @pytest.fixture
 def impatient(monkeypatch):
+    monkeypatch.setattr(clusters, "ANSWER_WITHIN", 1.0)
     monkeypatch.setattr(clusters, "LOOK_EVERY", 0.1)
     monkeypatch.setattr(clusters, "NONE_COME", 0.2)
     monkeypatch.setattr(clusters, "ALL_LOST", 0.4)
