@@ -13,6 +13,7 @@ from sa_nowcast.errors import DataError
 from sa_nowcast.forecasts.defaults import as_nowcaster, get_default_model
 from sa_nowcast.metadata import dims
 from sa_nowcast.metadata.attributes import normalised
+from sa_nowcast.metadata.bounds import UNIT_RANGE
 from sa_nowcast.times import Gaps, show_step, show_time
 
 if TYPE_CHECKING:
@@ -369,7 +370,7 @@ class _Gridded:
         *,
         reference_name: str | None = None,
         neighbourhoods: Sequence[int] | None = None,
-        data_range: tuple[float, float] = (0.0, 1.0),
+        data_range: tuple[float, float] = UNIT_RANGE,
         clip: bool = False,
         valid_times: str | None = None,
         bootstrap: Bootstrap | None = None,

@@ -19,6 +19,8 @@ from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.metadata import dims
 from sa_nowcast.metadata.attributes import match_names, normalised, text
 from sa_nowcast.times import nearest, valid_times, with_times
+from sa_nowcast.verification.scoring import Scoring
+from sa_nowcast.verification.statistics import Labels
 from sa_nowcast.verification.units import require_same_units
 
 NAMED = ("realization", "init_time", "variable", "lead_time", "channel")
@@ -26,34 +28,34 @@ NAMED = ("realization", "init_time", "variable", "lead_time", "channel")
 
 @dataclass(frozen=True)
 class Pairing:
-    """A forecast, its truth and a reference that were checked against each other.
+    """A forecast, its truth and a reference that were checked against each other, and what scores are asked for.
 
     Only :func:`pair` makes one. Nothing is loaded: what the user gave is kept as it is, and laid out block by block.
 
     Attributes
     ----------
+    forecast : DataArray, with the dimensions init_time and lead_time
+    truth : DataArray
+    reference : DataArray or None
+        None where there is none, and where it is persistence.
     valid_index : ndarray of int, (init_time, lead_time)
         The position in ``truth`` of each forecast's valid time.
     init_index : ndarray of int, (init_time,), or None
         The position in ``truth`` of each init time, where persistence is the reference.
-    present : tuple of str
-        The named dimensions that the forecast had.
+    spatial : tuple of str
     time : str
         The time dimension of ``truth``.
+    labels : Labels
     """
 
     forecast: xr.DataArray
     truth: xr.DataArray
     reference: xr.DataArray | None
-    reference_name: str | None
     valid_index: npt.NDArray[np.intp]
     init_index: npt.NDArray[np.intp] | None
-    present: tuple[str, ...]
-    channel_name: str
     spatial: tuple[str, str]
     time: str
-    units: str | None
-    label: str
+    labels: Labels
 
     def forecast_block(self, data: xr.DataArray, block: slice) -> xr.DataArray:
         """Return the init times `block` of the forecast or reference, (M, I, V, L, C, Y, X), lazy where it was."""
@@ -273,13 +275,17 @@ def check_labels(data: xr.DataArray, forecast: xr.DataArray, dim: str, role: str
     return data
 
 
+def as_archive(forecast: xr.DataArray, name: str) -> xr.DataArray:
+    """Return a forecast with the dimensions init_time and lead_time, and times without the rounding of files."""
+    for dim in (dims.LEAD_TIME, dims.INIT_TIME):
+        forecast = forecast if dim in forecast.dims else forecast.expand_dims(dim)
+    return with_times(forecast, dims.INIT_TIME, name)
+
+
 def _paired_reference(reference: xr.DataArray, forecast: xr.DataArray, spatial: tuple[str, str]) -> xr.DataArray:
     role = "reference"
     check_lead_time(reference, role)
-    if "init_time" not in reference.dims:
-        reference = reference.expand_dims("init_time")
-    reference = with_times(reference, dims.INIT_TIME, describe(reference, role))
-    reference = on_grid(reference, forecast, spatial, role)
+    reference = on_grid(as_archive(reference, describe(reference, role)), forecast, spatial, role)
     for dim in ("variable", "channel"):
         reference = check_labels(reference, forecast, dim, role)
     require_same_units(reference, forecast, role)
@@ -295,15 +301,21 @@ def _paired_reference(reference: xr.DataArray, forecast: xr.DataArray, spatial: 
     return reference
 
 
+def _require_each_once(values: npt.NDArray[Any], where: str, what: str) -> None:
+    if np.unique(values).size != values.size:
+        raise DataError(where, f"{what} is there twice", "each once")
+
+
 def pair(
     forecast: xr.DataArray,
     truth: xr.DataArray | xr.Dataset,
+    scoring: Scoring = Scoring(),  # noqa: B008 - frozen
     reference: str | xr.DataArray | None = None,
     *,
     reference_name: str | None = None,
     time: Hashable | None = None,
 ) -> Pairing:
-    """Check `forecast`, `truth` and `reference` against each other, and return them in one layout.
+    """Check `forecast`, `truth` and `reference` against each other and what is asked for, in one layout.
 
     Parameters
     ----------
@@ -311,6 +323,7 @@ def pair(
         In any order.
     truth : DataArray or Dataset, dims (time, y, x) with variable, channel where present
         In the forecast's units and on its grid.
+    scoring : Scoring
     reference : "persistence", DataArray or None
         What the forecast is compared with.
     reference_name : str, optional
@@ -322,20 +335,16 @@ def pair(
     ------
     DataError
         If truth lacks valid times, or units, grid, variables or channels differ.
+    RecipeError
+        If what is asked for is not valid, or cannot be had from these data.
     """
     forecast, truth = normalised(forecast), normalised(truth) if isinstance(truth, xr.DataArray | xr.Dataset) else truth
-    reference = normalised(reference) if isinstance(reference, xr.DataArray) else reference
     check_lead_time(forecast)
     forecast, spatial, channel_name = horizontal(forecast)
-    present = tuple(name for name in NAMED if name in forecast.dims)
-    archive = forecast if "init_time" in forecast.dims else forecast.expand_dims("init_time")
-    if "lead_time" not in archive.dims:
-        archive = archive.expand_dims("lead_time")
-    archive = with_times(archive, dims.INIT_TIME, describe(forecast))
+    where = describe(forecast)
+    archive = as_archive(forecast, where)
     for dim in ("init_time", "lead_time"):
-        values = archive[dim].values
-        if np.unique(values).size != values.size:
-            raise DataError(f"{describe(forecast)}, {dim}", "a value is there twice", "each once")
+        _require_each_once(archive[dim].values, f"{where}, {dim}", "a value")
     observed = single_array(truth, forecast, time=time)
     time = str(dims.find_dim(observed, "time", time))
     observed = with_times(observed, time, describe(observed, "truth"))
@@ -346,31 +355,30 @@ def pair(
         observed = check_labels(observed, forecast, dim, "truth")
     units = require_same_units(observed, forecast, "truth")
     times = observed[time].values
-    if np.unique(times).size != times.size:
-        raise DataError(f"{describe(observed, 'truth')}, {time}", "a time is there twice", "each once")
+    _require_each_once(times, f"{describe(observed, 'truth')}, {time}", "a time")
     init, lead = archive["init_time"].values, archive["lead_time"].values
-    where = f"truth of {describe(forecast)}"
-    valid_index = positions(times, valid_times(init, lead, describe(forecast)), where, "valid times")
+    valid_index = positions(times, valid_times(init, lead, where), f"truth of {where}", "valid times")
     init_index, paired = None, None
     if isinstance(reference, str):
-        init_index = positions(times, init, where, "init times that persistence starts from,")
+        init_index = positions(times, init, f"truth of {where}", "init times that persistence starts from,")
         reference_name = reference_name or reference
     elif reference is not None:
+        reference = normalised(reference)
         if channel_name in reference.dims:
             reference = reference.rename({channel_name: "channel"})
         paired = _paired_reference(reference, archive, spatial)
         reference_name = reference_name or str(reference.name or "reference")
-    return Pairing(
-        forecast=archive,
-        truth=observed,
-        reference=paired,
-        reference_name=reference_name,
-        valid_index=valid_index,
-        init_index=init_index,
-        present=present,
-        channel_name=channel_name,
-        spatial=spatial,
-        time=time,
+    members = archive.sizes.get(dims.REALIZATION, 1)
+    metrics, settings = scoring.resolved(units, members, min(archive.sizes[dim] for dim in spatial))
+    labels = Labels(
+        metrics=tuple(metric.name for metric in metrics),
         units=units,
-        label=describe(forecast),
+        present=tuple(name for name in NAMED if name in forecast.dims),
+        reference=reference_name,
+        label=where,
+        settings=settings,
+        members=members,
+        reference_members=1 if paired is None else paired.sizes.get(dims.REALIZATION, 1),
+        channel_name=channel_name,
     )
+    return Pairing(archive, observed, paired, valid_index, init_index, spatial, time, labels)
