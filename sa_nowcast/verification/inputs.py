@@ -35,17 +35,13 @@ class Pairing:
     Attributes
     ----------
     forecast : DataArray, with the dimensions init_time and lead_time
-    truth : DataArray
+    truth : DataArray, with the dimension `time`
     reference : DataArray or None
         None where there is none, and where it is persistence.
     valid_index : ndarray of int, (init_time, lead_time)
         The position in ``truth`` of each forecast's valid time.
     init_index : ndarray of int, (init_time,), or None
         The position in ``truth`` of each init time, where persistence is the reference.
-    spatial : tuple of str
-    time : str
-        The time dimension of ``truth``.
-    labels : Labels
     """
 
     forecast: xr.DataArray
@@ -59,11 +55,16 @@ class Pairing:
 
     def forecast_block(self, data: xr.DataArray, block: slice) -> xr.DataArray:
         """Return the init times `block` of the forecast or reference, (M, I, V, L, C, Y, X), lazy where it was."""
-        return with_layout(data.isel(init_time=block), NAMED, self.spatial)
+        return self._laid_out(data.isel(init_time=block), NAMED)
 
     def truth_frames(self, frames: npt.NDArray[np.intp]) -> xr.DataArray:
         """Return these frames of the truth, (T, V, C, Y, X), lazy where it was."""
-        return with_layout(self.truth.isel({self.time: frames}), (self.time, "variable", "channel"), self.spatial)
+        return self._laid_out(self.truth.isel({self.time: frames}), (self.time, "variable", "channel"))
+
+    def _laid_out(self, data: xr.DataArray, named: Sequence[str]) -> xr.DataArray:
+        """Return `data` transposed to (`named`..., y, x), with absent dims of size 1 put in."""
+        bare = data.drop_vars([name for name in data.coords if name not in data.dims])
+        return bare.expand_dims([name for name in named if name not in data.dims]).transpose(*named, *self.spatial)
 
 
 def horizontal(data: xr.DataArray) -> tuple[xr.DataArray, tuple[str, str], str]:
@@ -71,11 +72,6 @@ def horizontal(data: xr.DataArray) -> tuple[xr.DataArray, tuple[str, str], str]:
 
     Spatial are the dimensions left beside the named ones of a forecast. Where three are left, y and x are found by
     their CF attributes and names, and the third holds the channels.
-
-    Raises
-    ------
-    DataError
-        If other than two dimensions, or two and a channel, are left.
     """
     left = [dim for dim in data.dims if dim not in NAMED]
     if len(left) == 3 and "channel" not in data.dims:
@@ -102,22 +98,8 @@ def single_array(
 ) -> xr.DataArray:
     """Return the variable(s) of `data` that `forecast` is a forecast of.
 
-    Parameters
-    ----------
-    data : DataArray or Dataset
-        Truth; of a Dataset the variables named by the forecast's ``variable`` coordinate, else the one with the
-        forecast's name, else the only one.
-    forecast : DataArray
-        The forecast.
-    role : str, default "truth"
-        What `data` is, for errors.
-    time : hashable, optional
-        Its time dimension; found by its CF attributes, type or name otherwise.
-
-    Raises
-    ------
-    DataError
-        If the Dataset lacks the variable, or holds several and none has the forecast's name.
+    Of a Dataset these are the ones named by the forecast's ``variable`` coordinate, else the one with the forecast's
+    name, else the only one. `time` is its time dimension, where attributes, type and names do not tell.
     """
     if not isinstance(data, xr.DataArray | xr.Dataset):
         raise RecipeError(role, f"a {type(data).__name__}", "a DataArray or Dataset", f"open the {role} with xarray")
@@ -137,9 +119,8 @@ def single_array(
         if lacking:
             raise DataError(role, f"has the variables {names}", f"{lacking} too, as the forecast has")
         # Lazily opened variables are put together by dask, so that joining them does not load them.
-        data = dims.with_positions(data)
-        together = data[wanted].chunk({dims.find_dim(data[wanted], "time", time): 1})
-        array = together.to_array("variable")
+        data = dims.with_positions(data)[wanted]
+        array = data.chunk({dims.find_dim(data, "time", time): 1}).to_array("variable")
         units = [text(data[name].attrs.get("units")) or "" for name in wanted]
         return array.assign_coords(units=("variable", units))
     data = dims.with_positions(data)
@@ -159,28 +140,19 @@ def single_array(
 def check_lead_time(data: xr.DataArray, role: str = "forecast") -> None:
     """Raise DataError unless `data` has timedelta64 lead times and datetime64 init times."""
     where = describe(data, role)
-    if "lead_time" not in data.coords:
-        raise DataError(where, f"has the coordinates {sorted(map(str, data.coords))}", "a lead_time among them")
-    if not np.issubdtype(data["lead_time"].dtype, np.timedelta64):
-        raise DataError(
-            f"{where}, lead_time",
-            f"dtype is {data['lead_time'].dtype}",
-            "timedelta64",
-            "open the file with decode_timedelta=True",
-        )
-    if "init_time" not in data.coords:
-        raise DataError(
-            where, f"has the coordinates {sorted(map(str, data.coords))}", "an init_time, scalar or a dimension"
-        )
-    if not np.issubdtype(data["init_time"].dtype, np.datetime64):
-        raise DataError(f"{where}, init_time", f"dtype is {data['init_time'].dtype}", "datetime64")
-
-
-def with_layout(data: xr.DataArray, named: Sequence[str], spatial: tuple[str, str]) -> xr.DataArray:
-    """Return `data` transposed to (`named`..., y, x), with absent dims of size 1 put in."""
-    absent = {name: 1 for name in named if name not in data.dims}
-    bare = data.drop_vars([name for name in data.coords if name not in data.dims])
-    return bare.expand_dims(absent).transpose(*named, *spatial)
+    for name, kind, expected in (
+        (dims.LEAD_TIME, np.timedelta64, "a lead_time among them"),
+        (dims.INIT_TIME, np.datetime64, "an init_time, scalar or a dimension"),
+    ):
+        if name not in data.coords:
+            raise DataError(where, f"has the coordinates {sorted(map(str, data.coords))}", expected)
+        if not np.issubdtype(data[name].dtype, kind):
+            raise DataError(
+                f"{where}, {name}",
+                f"dtype is {data[name].dtype}",
+                kind.__name__,
+                "open the file with decode_timedelta=True" if name == dims.LEAD_TIME else None,
+            )
 
 
 def _grid_text(data: xr.DataArray, spatial: tuple[str, str]) -> str:
@@ -195,15 +167,8 @@ def _grid_text(data: xr.DataArray, spatial: tuple[str, str]) -> str:
 
 
 def on_grid(data: xr.DataArray, forecast: xr.DataArray, spatial: tuple[str, str], role: str) -> xr.DataArray:
-    """Return `data` with its spatial axes in the forecast's direction.
-
-    Raises
-    ------
-    DataError
-        If the grids differ in more than direction; the line shows both.
-    """
-    lacking = [dim for dim in spatial if dim not in data.dims]
-    if lacking:
+    """Return `data` with its spatial axes in the forecast's direction; refuse grids that differ in more than that."""
+    if not set(spatial) <= set(data.dims):
         raise DataError(
             describe(data, role),
             f"{role} has the dims {tuple(map(str, data.dims))}",
@@ -230,13 +195,7 @@ def on_grid(data: xr.DataArray, forecast: xr.DataArray, spatial: tuple[str, str]
 
 
 def positions(index: npt.NDArray[Any], wanted: npt.NDArray[Any], where: str, what: str) -> npt.NDArray[np.intp]:
-    """Return where each of `wanted` times stands in `index`.
-
-    Raises
-    ------
-    DataError
-        If a wanted time is absent; the line names the first ones and how many there are.
-    """
+    """Return where each of `wanted` times stands in `index`; refuse absent ones."""
     found, there = nearest(index, wanted)
     absent = np.unique(wanted[~there])
     if absent.size:
@@ -317,26 +276,7 @@ def pair(
 ) -> Pairing:
     """Check `forecast`, `truth` and `reference` against each other and what is asked for, in one layout.
 
-    Parameters
-    ----------
-    forecast : DataArray, dims (lead_time, y, x) with init_time, realization, variable, channel where present
-        In any order.
-    truth : DataArray or Dataset, dims (time, y, x) with variable, channel where present
-        In the forecast's units and on its grid.
-    scoring : Scoring
-    reference : "persistence", DataArray or None
-        What the forecast is compared with.
-    reference_name : str, optional
-        The name of a DataArray reference in the results; by default its own name or "reference".
-    time : hashable, optional
-        The time dimension of `truth`; found by its CF attributes, type or name otherwise.
-
-    Raises
-    ------
-    DataError
-        If truth lacks valid times, or units, grid, variables or channels differ.
-    RecipeError
-        If what is asked for is not valid, or cannot be had from these data.
+    The arguments are those of :func:`sa_nowcast.verification.verify`.
     """
     forecast, truth = normalised(forecast), normalised(truth) if isinstance(truth, xr.DataArray | xr.Dataset) else truth
     check_lead_time(forecast)

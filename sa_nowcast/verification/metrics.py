@@ -43,18 +43,9 @@ COUNTS: Final = {"pixels": "pixels scored", "frames": "frames scored", "ssim_fra
 
 @dataclass(frozen=True)
 class Settings:
-    """What the sums depend on besides the fields.
+    """What the sums depend on besides the fields, in numbers of the data's units; see `sa_nowcast.verification.verify`.
 
-    Attributes
-    ----------
-    thresholds : tuple of float
-        Events are values ``>=`` a threshold, both in float32; see :func:`limit`.
-    neighbourhoods : tuple of int
-        Odd widths of the square windows of the FSS, in pixels.
-    data_range : tuple of float
-        The physical values that stand for 0 and 1 in the metrics defined on [0, 1].
-    clip : bool
-        Whether the forecast is clipped to `data_range` for those metrics.
+    Events are values ``>=`` a threshold, both in float32; see :func:`limit`.
     """
 
     thresholds: tuple[float, ...] = ()
@@ -70,15 +61,9 @@ class Settings:
 
 @dataclass(frozen=True)
 class Fields:
-    """One block of forecasts with its truth, and the pixels where both are present.
+    """One block of forecasts, (M, I, V, L, C, Y, X), with its truth, (I, V, L, C, Y, X).
 
-    Attributes
-    ----------
-    members : ndarray, (M, I, V, L, C, Y, X)
-        The forecast; M is 1 where it is no ensemble.
-    truth : ndarray, (I, V, L, C, Y, X)
-    mask : ndarray of bool, (I, V, L, C, Y, X)
-        True where all members and the truth (and the reference, where there is one) are present.
+    `mask` is True where all members and the truth (and the reference, where there is one) are present.
     """
 
     members: Array
@@ -135,25 +120,18 @@ def errors(fields: Fields) -> Sums:
 
 def contingency(fields: Fields) -> Sums:
     """Hits, misses, false alarms and correct negatives per threshold, (I, V, L, C, threshold)."""
-    tables: dict[str, list[Array]] = {name: [] for name in ("hits", "misses", "false_alarms", "correct_negatives")}
+    tables = []
     forecast, truth = single(fields.forecast), single(fields.truth)
     for threshold in map(limit, fields.settings.thresholds):
         predicted, observed = (forecast >= threshold) & fields.mask, (truth >= threshold) & fields.mask
         hits, yes, seen = over_pixels(predicted & observed), over_pixels(predicted), over_pixels(observed)
-        negatives = over_pixels(fields.mask) - yes - seen + hits
-        for table, values in zip(tables.values(), (hits, seen - hits, yes - hits, negatives), strict=True):
-            table.append(values)
-    return {name: np.stack(values, axis=-1) for name, values in tables.items()}
+        tables.append((hits, seen - hits, yes - hits, over_pixels(fields.mask) - yes - seen + hits))
+    names = ("hits", "misses", "false_alarms", "correct_negatives")
+    return {name: np.stack(values, axis=-1) for name, values in zip(names, zip(*tables, strict=True), strict=True)}
 
 
 def to_unit_range(fields: Fields) -> tuple[Array, Array]:
-    """Return forecast and truth on the scale on which `data_range` is [0, 1]; missing pixels are 0 in both.
-
-    Raises
-    ------
-    DataError
-        If the truth leaves the range.
-    """
+    """Return forecast and truth on the scale on which `data_range` is [0, 1]; missing pixels are 0 in both."""
     low, high = fields.settings.data_range
     truth = single(fields.truth)
     inside = (truth >= limit(low)) & (truth <= limit(high, above=True)) | ~fields.mask
@@ -183,7 +161,7 @@ def frame_errors(fields: Fields) -> Sums:
 
     def scaled_up(sums: Array) -> Array:
         total = sums.sum(axis=-1)
-        return np.divide(total * whole, there, out=np.zeros_like(total), where=there > 0)
+        return np.asarray(np.divide(total * whole, there, out=np.zeros_like(total), where=there > 0))
 
     return {
         "frames": (there > 0).astype(np.float64),
@@ -251,14 +229,7 @@ def similarity(fields: Fields) -> Sums:
 
 
 class WindowSums:
-    """Sums over square windows around each pixel of a frame, by a summed-area table; outside the frame is 0.
-
-    Parameters
-    ----------
-    values : ndarray of bool or int, (Y, X)
-    widest : int
-        The largest window width that will be asked for.
-    """
+    """Sums over square windows up to `widest` around each pixel of a frame, by a summed-area table; outside it is 0."""
 
     def __init__(self, values: npt.NDArray[Any], widest: int) -> None:
         self._shape, self._half = values.shape, widest // 2
@@ -333,16 +304,8 @@ def ensemble(fields: Fields) -> Sums:
 class Reduction:
     """A function from fields to sums over pixels, and what it needs.
 
-    Attributes
-    ----------
-    of : callable
-        Takes :class:`Fields` and returns named sums, (I, V, L, C, ...) or (I, V, L).
-    dims : mapping of str to tuple of str
-        The further dimensions of those sums that have some, of :data:`EVENT_DIMS`.
-    data_range : bool
-        Whether it needs ``data_range``.
-    library : callable, optional
-        Returns an optional library, or raises MissingLibraryError.
+    `dims` are the further dimensions, of `EVENT_DIMS`, of those sums that have some: with "threshold" it needs
+    thresholds. `data_range` says whether it needs that; `library` returns an optional one or says what to install.
     """
 
     of: Callable[[Fields], Sums]
@@ -441,8 +404,16 @@ def _crps(s: xr.Dataset, pairs: xr.DataArray) -> xr.DataArray:
     return _ratio(s["member_error"] - 0.5 * s["member_distance"] / pairs, s["pixels"])
 
 
+def _spread_skill(s: xr.Dataset) -> xr.DataArray:
+    return ((s["members"] + 1) / s["members"] * _ratio(s["variance"], s["squared_error"])) ** 0.5
+
+
 _PIXELS = "mean over all pixels and frames present, in the data's units"
 _EVENT = "event: value >= threshold; contingency sums pooled over the sample before dividing"
+_WINDOW = (
+    "event: value >= threshold; fractions in a square window, events outside the frame are none; the three terms are "
+    "summed over the sample before dividing"
+)
 _FRAME = "summed over the channels and pixels of one frame with data_range scaled to [0, 1], then averaged over frames"
 _SSIM = "7x7 uniform window, per frame and channel with data_range scaled to [0, 1], then averaged"
 _PSNR = "per frame with data_range scaled to [0, 1], then averaged; infinite where a frame has no error"
@@ -452,104 +423,38 @@ _ALL: Final = (
     Metric("rmse", _ERRORS, _root_mean("squared_error"), "root mean squared error", "root of mse", "{}"),
     Metric("mae", _ERRORS, _mean("absolute_error"), "mean absolute error", _PIXELS, "{}"),
     Metric("mean_error", _ERRORS, _mean("error"), "mean error, forecast minus truth", _PIXELS, "{}", None),
-    Metric("csi", _EVENTS, _mean("hits", "hits misses false_alarms"), "critical success index", _EVENT, perfect=1.0),
-    Metric("pod", _EVENTS, _mean("hits", "hits misses"), "probability of detection", _EVENT, perfect=1.0),
+    Metric("csi", _EVENTS, _mean("hits", "hits misses false_alarms"), "critical success index", _EVENT, "1", 1.0),
+    Metric("pod", _EVENTS, _mean("hits", "hits misses"), "probability of detection", _EVENT, "1", 1.0),
     Metric("far", _EVENTS, _mean("false_alarms", "hits false_alarms"), "false alarm ratio", _EVENT),
-    Metric(
-        "frequency_bias",
-        _EVENTS,
-        _mean("hits false_alarms", "hits misses"),
-        "frequency bias, events forecast per event observed",
-        _EVENT,
-        perfect=None,
-    ),
-    Metric(
-        "fss",
-        _FRACTIONS,
-        lambda s: 1.0 - _ratio(s["fss_difference"], s["fss_forecast"] + s["fss_truth"]),
-        "fractions skill score",
-        "event: value >= threshold; fractions in a square window, events outside the frame are none; the three "
-        "terms are summed over the sample before dividing",
-        perfect=1.0,
-    ),
-    *(
-        Metric(
-            f"frame_{short}",
-            _FRAME_ERRORS,
-            _mean(f"frame_{how}_error", "frames"),
-            f"{how} error of a frame",
-            _FRAME,
-            count="frames",
-        )
-        for short, how in (("mse", "squared"), ("mae", "absolute"))
-    ),
-    *(
-        Metric(name, _SIMILARITY, _mean(name, "ssim_frames"), long_name, f"{_SSIM}; {how}", "1", 1.0, "ssim_frames")
-        for name, long_name, how in (
-            ("ssim", "structural similarity", "L = 1"),
-            ("ssim_range2", "structural similarity, L = 2", "L = 2, which older scikit-image took for float frames"),
-            ("ssim_uint8", "structural similarity of 8-bit frames", "clipped, cut to 8 bits, L = 255"),
-        )
-    ),
+    Metric("frequency_bias", _EVENTS, _mean("hits false_alarms", "hits misses"),
+           "frequency bias, events forecast per event observed", _EVENT, "1", None),
+    Metric("fss", _FRACTIONS, lambda s: 1.0 - _ratio(s["fss_difference"], s["fss_forecast"] + s["fss_truth"]),
+           "fractions skill score", _WINDOW, "1", 1.0),
+    Metric("frame_mse", _FRAME_ERRORS, _mean("frame_squared_error", "frames"),
+           "squared error of a frame", _FRAME, count="frames"),
+    Metric("frame_mae", _FRAME_ERRORS, _mean("frame_absolute_error", "frames"),
+           "absolute error of a frame", _FRAME, count="frames"),
+    Metric("ssim", _SIMILARITY, _mean("ssim", "ssim_frames"),
+           "structural similarity", f"{_SSIM}; L = 1", "1", 1.0, "ssim_frames"),
+    Metric("ssim_range2", _SIMILARITY, _mean("ssim_range2", "ssim_frames"), "structural similarity, L = 2",
+           f"{_SSIM}; L = 2, which older scikit-image took for float frames", "1", 1.0, "ssim_frames"),
+    Metric("ssim_uint8", _SIMILARITY, _mean("ssim_uint8", "ssim_frames"), "structural similarity of 8-bit frames",
+           f"{_SSIM}; clipped, cut to 8 bits, L = 255", "1", 1.0, "ssim_frames"),
     Metric("psnr", _PEAK_RATIOS, _mean("psnr", "frames"), "peak signal-to-noise ratio", _PSNR, "dB", None, "frames"),
-    Metric(
-        "psnr_uint8",
-        _PEAK_RATIOS,
-        _mean("psnr_uint8", "frames"),
-        "peak signal-to-noise ratio of 8-bit frames",
-        f"{_PSNR}; clipped, cut to 8 bits, subtracted as int32",
-        "dB",
-        None,
-        "frames",
-    ),
-    Metric(
-        "crps",
-        _MEMBERS,
-        lambda s: _crps(s, s["members"]),
-        "continuous ranked probability score",
-        "of the ensemble's empirical distribution; mean over all pixels and frames",
-        "{}",
-    ),
-    Metric(
-        "crps_fair",
-        _MEMBERS,
-        lambda s: _crps(s, s["members"] - 1),
-        "fair continuous ranked probability score",
-        "member distances divided by M (M - 1); mean over all pixels and frames",
-        "{}",
-        ensemble=True,
-    ),
-    Metric(
-        "spread",
-        _MEMBERS,
-        _root_mean("variance"),
-        "ensemble spread",
-        "root of the mean variance of the members (M - 1 in the denominator)",
-        "{}",
-        None,
-        ensemble=True,
-    ),
-    Metric(
-        "spread_skill",
-        _MEMBERS,
-        lambda s: ((s["members"] + 1) / s["members"] * _ratio(s["variance"], s["squared_error"])) ** 0.5,
-        "spread-skill ratio",
-        "sqrt((M + 1) / M * mean variance / squared error of the ensemble mean)",
-        "1",
-        None,
-        ensemble=True,
-    ),
-    Metric(
-        "rank_histogram",
-        _MEMBERS,
-        _mean("rank_count"),
-        "rank histogram",
-        "share of pixels in which the truth has this rank among the members; ties shared out evenly",
-        "1",
-        None,
-        ensemble=True,
-    ),
-)
+    Metric("psnr_uint8", _PEAK_RATIOS, _mean("psnr_uint8", "frames"), "peak signal-to-noise ratio of 8-bit frames",
+           f"{_PSNR}; clipped, cut to 8 bits, subtracted as int32", "dB", None, "frames"),
+    Metric("crps", _MEMBERS, lambda s: _crps(s, s["members"]), "continuous ranked probability score",
+           "of the ensemble's empirical distribution; mean over all pixels and frames", "{}"),
+    Metric("crps_fair", _MEMBERS, lambda s: _crps(s, s["members"] - 1), "fair continuous ranked probability score",
+           "member distances divided by M (M - 1); mean over all pixels and frames", "{}", ensemble=True),
+    Metric("spread", _MEMBERS, _root_mean("variance"), "ensemble spread",
+           "root of the mean variance of the members (M - 1 in the denominator)", "{}", None, ensemble=True),
+    Metric("spread_skill", _MEMBERS, _spread_skill, "spread-skill ratio",
+           "sqrt((M + 1) / M * mean variance / squared error of the ensemble mean)", "1", None, ensemble=True),
+    Metric("rank_histogram", _MEMBERS, _mean("rank_count"), "rank histogram",
+           "share of pixels in which the truth has this rank among the members; ties shared out evenly",
+           "1", None, ensemble=True),
+)  # fmt: skip
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
 
 GROUPS = {"ssim": ("ssim", "ssim_range2", "ssim_uint8"), "psnr": ("psnr", "psnr_uint8")}

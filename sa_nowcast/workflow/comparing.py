@@ -31,10 +31,10 @@ from sa_nowcast.windows import window_starts
 from sa_nowcast.workflow.data import open_path
 from sa_nowcast.workflow.identity import data_identity
 from sa_nowcast.workflow.outputs import digest
+from sa_nowcast.workflow.scoring import BY_PYSTEPS
 
 DEFAULT: Final = "default"
 SCORES: Final = "scores.csv"
-_LABELS: Final = ("variable", "channel")
 _EPOCH: Final = np.datetime64("2000-01-01", "ns")
 
 
@@ -144,7 +144,7 @@ def _set_scores(
 ) -> pd.DataFrame:
     file = folder / f"{_file_name(one)}.csv"
     known = file.with_suffix(".json")
-    found = {name: model if isinstance(model, str) else model.digest for name, model in models.items()}
+    found = {name: getattr(model, "digest", name) for name, model in models.items()}
     told = [one.model_dump(mode="json"), recipe.history, recipe.steps, found, __version__]
     identity = digest([told, data_identity(one.source, {})["identity"]])
     if file.exists() and known.exists() and json.loads(known.read_text()).get("identity") == identity:
@@ -166,20 +166,17 @@ def _set_scores(
 
 def _rows(archives: dict[str, xr.DataArray], ds: xr.Dataset) -> pd.DataFrame:
     """Return the mean squared errors, and the skills against each reference that is among the models."""
-    result = None
+    table = pd.DataFrame()
     for reference in [name for name in archives if name in REFERENCES]:
         # All pairs at each lead time: short sequences share hardly a valid time over all lead times.
-        scores = compare(archives, ds, ["mse"], reference=reference, valid_times="all")
-        table = to_table(scores)
-        labels = [name for name in _LABELS if name in table]
-        table["field"] = table[labels[0]].astype(str) if labels else ""
-        table["lead"] = table.groupby(["model", "field"]).cumcount() + 1
+        rows = to_table(compare(archives, ds, ["mse"], reference=reference, valid_times="all"))
+        labels = [name for name in (dims.VARIABLE, "channel") if name in rows]
+        rows["field"] = rows[labels[0]].astype(str) if labels else ""
+        rows["lead"] = rows.groupby(["model", "field"]).cumcount() + 1
         skills = {name: f"{name}_{reference}" for name in ("skill", "skill_lower", "skill_upper")}
-        table = table.rename(columns={"value": "mse", **skills}).set_index(["field", "model", "lead"])
-        wanted = table[[*(["mse"] if result is None else []), *skills.values()]]
-        result = wanted if result is None else result.join(wanted)
-    assert result is not None  # a comparison has a reference
-    return result.reset_index()
+        rows = rows.rename(columns={"value": "mse", **skills}).set_index(["field", "model", "lead"])
+        table = rows[["mse", *skills.values()]] if table.empty else table.join(rows[list(skills.values())])
+    return table.reset_index()
 
 
 def _file_name(one: SetRecipe) -> str:
@@ -201,6 +198,6 @@ def _model(name: str) -> Nowcaster | str:
         return as_nowcaster(name)
     if name == "climatology":
         raise RecipeError("models", name, expected="models and references that need no training period")
-    if name != "persistence":
+    if name in BY_PYSTEPS:
         require_pysteps()
     return name
