@@ -58,29 +58,13 @@ def verify(
     from sa_nowcast.workflow.scoring import SCORE_SUFFIXES, plan_scores, table_of, write_scores
 
     place = None if output is None else require_place(output, SCORE_SUFFIXES, replace)
-    observed = open_data(
-        truth,
-        engine=engine,
-        options=options.reader_options(option, time_pattern),
-        variables=variable or None,
-        time=time,
+    told = options.reader_options(option, time_pattern)
+    observed = open_data(truth, engine=engine, options=told, variables=variable or None, time=time)
+    scoring = Scoring(
+        metric or default_metrics(threshold), threshold or None, data_range=data_range, clip=clip, valid_times="common"
     )
-    plan = plan_scores(
-        archives,
-        observed,
-        Scoring(
-            metric or default_metrics(threshold),
-            threshold or None,
-            data_range=data_range,
-            clip=clip,
-            valid_times="common",
-        ),
-        reference=None if reference == "none" else reference,
-        time=time,
-        y=y,
-        x=x,
-        channel=channel,
-    )
+    against = None if reference == "none" else reference
+    plan = plan_scores(archives, observed, scoring, reference=against, time=time, y=y, x=x, channel=channel)
     if plan.left_out:
         terminal.report(plan.left_out)
     if dry_run:

@@ -60,7 +60,7 @@ class Plan:
     left_out: str = ""
 
     def compute(self) -> dict[str, xr.Dataset]:
-        """Return the scores of each forecast, and warn of init times that no pixel of is scored."""
+        """Return the scores of each forecast, and warn of init times of which no pixel is scored."""
         scores: dict[str, xr.Dataset] = {}
         lost: xr.DataArray | None = None
         for name, pairing in self.pairings.items():
@@ -99,7 +99,7 @@ class Plan:
 
 
 def plan(
-    forecasts: xr.DataArray | Mapping[str, xr.DataArray],
+    forecasts: xr.DataArray | dict[str, xr.DataArray],
     truth: Truth,
     scoring: Scoring = Scoring(),  # noqa: B008 - frozen
     reference: str | xr.DataArray | None = None,
@@ -112,25 +112,17 @@ def plan(
 
     Parameters
     ----------
-    forecasts : DataArray or mapping of names to DataArrays
-        One forecast, which stands under "" in the plan; or several that are scored on the same sample, on what all of
-        them have.
-    truth : DataArray or Dataset
-    scoring : Scoring
+    forecasts : DataArray or dict of names to DataArrays
+        One forecast, which stands under "" in the plan; or several that are scored on the sample that all have.
+    truth, scoring, reference_name, time
+        As for :func:`verify`.
     reference : str or DataArray, optional
         "persistence", a forecast, or the name of one of `forecasts`. A forecast beside several is one of the sample,
         under `reference_name`.
-    reference_name, time : optional
-        As for :func:`verify`.
     lacking : {"refuse", "skip"}
         What is done with the init times of several forecasts for which truth lacks a frame.
-
-    Raises
-    ------
-    DataError, RecipeError
-        As for :func:`verify` and :func:`compare`.
     """
-    if isinstance(forecasts, xr.DataArray):
+    if not isinstance(forecasts, dict):
         if isinstance(reference, str) and reference != PERSISTENCE:
             raise _unknown_reference(reference)
         pairing = pair(forecasts, truth, scoring, reference, reference_name=reference_name, time=time)
@@ -138,9 +130,9 @@ def plan(
         if isinstance(reference, xr.DataArray) and pairing.reference is not None:
             compared[str(reference_name or reference.name or "the reference")] = pairing.reference
         return Plan(scoring, {"": pairing}, compared)
-    if not isinstance(forecasts, Mapping) or not forecasts:
-        raise RecipeError("forecasts", "none are given", "a mapping of names to forecasts")
     everything = dict(forecasts)
+    if not everything:
+        raise RecipeError("forecasts", "none are given", "a mapping of names to forecasts")
     if isinstance(reference, xr.DataArray):
         everything[str(reference_name)] = reference
         reference = str(reference_name)
@@ -158,13 +150,13 @@ def plan(
         own = told
         if told is not None and members and name not in members:
             own = [metric for metric in told if not METRICS[metric].ensemble]
-            if not own:
+            if not own and members.intersection(forecasts):
                 continue
         against = None if reference == name else common.get(reference or "", reference)
         pairings[name] = pair(
             common[name],
             truth,
-            replace(scoring, metrics=own),
+            replace(scoring, metrics=own or told),
             against,
             reference_name=reference if isinstance(against, xr.DataArray) else None,
             time=time,
@@ -335,8 +327,8 @@ def compare(
         If there are no forecasts or `reference` is none of them, or as for `verify`.
     """
     scoring = Scoring(metrics, thresholds, neighbourhoods, data_range, clip, valid_times, bootstrap)
-    several = forecasts if isinstance(forecasts, Mapping) else {}
-    return plan(several, truth, scoring, reference, time=time).compute()
+    named = dict(forecasts) if isinstance(forecasts, Mapping) else {}
+    return plan(named, truth, scoring, reference, time=time).compute()
 
 
 def _unknown_reference(name: str) -> RecipeError:
@@ -434,10 +426,9 @@ def _present(forecast: xr.DataArray) -> xr.DataArray:
 
 
 def _why_left_out(lost: xr.DataArray, compared: Mapping[str, xr.DataArray]) -> str:
-    """Say of which init times no pixel is scored, and which of those compared is the reason; "" where there are none.
+    """Say of which init times no pixel is scored, and which of `compared`, or the truth, is the reason; "" of none.
 
-    `lost` is True where no pixel of an init time and lead time is scored. Where none of `compared` explains it, the
-    truth does.
+    `lost` is True where no pixel of an init time and lead time is scored.
     """
     lost = lost[lost.any(dims.LEAD_TIME).values]
     if not lost.size:

@@ -38,20 +38,9 @@ class Scoring:
     bootstrap: Bootstrap | None = None
 
     def resolved(self, units: str | None, members: int, smallest: int) -> tuple[tuple[Metric, ...], Settings]:
-        """Return the metrics and what their sums depend on, for an archive in these units.
+        """Return the metrics and what their sums depend on, for an archive in these units with so many members.
 
-        Parameters
-        ----------
-        units : str or None
-        members : int
-            Of the ensemble; 1 where there is none.
-        smallest : int
-            The shorter side of the grid, in pixels.
-
-        Raises
-        ------
-        RecipeError
-            If an argument is not valid, or a metric needs what is not there.
+        `smallest` is the shorter side of the grid in pixels. What is not valid, or needs what is not there, is refused.
         """
         limits = check_thresholds(self.thresholds, units)
         metrics = select_metrics(default_metrics(limits) if self.metrics is None else self.metrics)

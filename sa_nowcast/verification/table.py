@@ -118,23 +118,7 @@ def _side_by_side(scores: Mapping[str, xr.Dataset]) -> pd.DataFrame:
 
 
 def from_table(table: pd.DataFrame) -> dict[str, xr.Dataset]:
-    """Return what `to_table` was made of, as far as a table holds it: enough to draw scores.
-
-    Parameters
-    ----------
-    table : DataFrame
-        As `to_table` gives it, and as it is read back from CSV.
-
-    Returns
-    -------
-    dict of str to Dataset
-        By the column ``model``; one Dataset under "" where there is no such column.
-
-    Raises
-    ------
-    DataError
-        A column is missing, or there is no row.
-    """
+    """Return what `to_table` was made of, by model ("" where it names none), as far as a table or its CSV holds it."""
     missing = [c for c in ("lead_time_minutes", "metric", "value") if c not in table.columns]
     if missing or not len(table):
         found = f"columns {', '.join(map(str, table.columns))}" if missing else "no rows"

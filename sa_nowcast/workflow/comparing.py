@@ -42,13 +42,8 @@ _EPOCH: Final = np.datetime64("2000-01-01", "ns")
 class ComparisonResult:
     """What a comparison left in its folder.
 
-    Attributes
-    ----------
-    folder : Path
-    scores : DataFrame
-        A row for each dataset, field, model and lead time: ``set``, ``field``, ``model``, ``lead``, ``mse``,
-        ``init_times``, and against persistence and extrapolation ``skill_…`` with ``_lower`` and ``_upper``.
-    files : list of Path
+    `scores` has a row for each dataset, field, model and lead time: ``set``, ``field``, ``model``, ``lead``, ``mse``,
+    ``init_times``, and against persistence and extrapolation ``skill_…`` with ``_lower`` and ``_upper``.
     """
 
     folder: Path
@@ -61,23 +56,8 @@ def run_comparison(
 ) -> ComparisonResult:
     """Hindcast every dataset by every model, and score all of them on the same pixels.
 
-    Parameters
-    ----------
-    recipe : ComparisonRecipe
-    report : callable, optional
-        Called with one line before each dataset.
-    dry_run : bool
-        Open every dataset and model, and compute and write nothing.
-
-    Returns
-    -------
-    ComparisonResult
-        What is finished is read from the folder: the same call goes on after an interruption.
-
-    Raises
-    ------
-    RecipeError, DataError, ModelError, StorageError
-        A model, dataset or folder that cannot be used.
+    What is finished is read from the folder: the same call goes on after an interruption. `report` is called with one
+    line before each dataset; a dry run opens every dataset and model, and computes and writes nothing.
     """
     say = report or (lambda line: None)
     models = {name: _model(name) for name in recipe.models}
@@ -109,13 +89,7 @@ def run_comparison(
 
 
 def open_set(recipe: SetRecipe) -> xr.Dataset:
-    """Open a dataset of a comparison as its recipe says, lazily where its reader can.
-
-    Raises
-    ------
-    DataError, RecipeError
-        It is not there or cannot be opened, or a cadence that is none.
-    """
+    """Open a dataset of a comparison as its recipe says, lazily where its reader can."""
     ds = open_path(recipe.source, f"the source of {recipe.name!r}", engine=recipe.engine, **recipe.options)
     if recipe.variables is not None:
         lacking = [name for name in recipe.variables if name not in ds.data_vars]

@@ -55,24 +55,12 @@ def forecast_period(
     """
     starts = window_starts(frames.segments, history + steps, period, blocked, stride=stride)
     if not len(starts):
-        raise DataError(
-            frames.name,
-            f"no window of {history + steps} successive frames to test on",
-            fix="give split.test a larger share",
-        )
+        found = f"no window of {history + steps} successive frames to test on"
+        raise DataError(frames.name, found, fix="give split.test a larger share")
     mapping = grid_mapping_name(frames.arrays[0])
     data = data[[str(a.name) for a in frames.arrays] + ([mapping] if mapping in data.data_vars else [])]
     inits: Any = frames.times[starts + history - 1]
-    return hindcast(
-        data,
-        model,
-        steps,
-        init_times=inits,
-        tile=tile,
-        to=to,
-        existing=existing,
-        **_dims(frames),
-    )
+    return hindcast(data, model, steps, init_times=inits, tile=tile, to=to, existing=existing, **_dims(frames))
 
 
 def _dims(frames: Frames) -> dict[str, Any]:
@@ -91,18 +79,17 @@ def archive_path(folder: Path, name: str, recipe: Recipe, experiment: Experiment
 
 def make_forecasts(
     model: Nowcaster | Reference, recipe: Recipe, experiment: Experiment, path: Path, *, replace: bool, title: str
-) -> xr.DataArray:
-    """Forecast the test period, write the forecasts to `path` (``.nc`` or ``.zarr``), and return them.
+) -> None:
+    """Forecast the test period and write the forecasts to `path`, ``.nc`` or ``.zarr``.
 
     A Zarr archive that was begun is gone on with, unless it is to be replaced; a NetCDF file has a title.
     """
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".zarr":
-        return _hindcast(model, recipe, experiment, path, replace=replace)
-    archive: xr.DataArray = _hindcast(model, recipe, experiment).compute()
-    write_forecast(archive, path, title=title)
-    return archive
+        _hindcast(model, recipe, experiment, path, replace)
+    else:
+        write_forecast(_hindcast(model, recipe, experiment).compute(), path, title=title)
 
 
 def made_forecasts(model: Nowcaster | Reference, recipe: Recipe, experiment: Experiment, path: Path) -> xr.DataArray:
@@ -114,12 +101,7 @@ def made_forecasts(model: Nowcaster | Reference, recipe: Recipe, experiment: Exp
 
 
 def _hindcast(
-    model: Nowcaster | Reference,
-    recipe: Recipe,
-    experiment: Experiment,
-    to: Path | None = None,
-    *,
-    replace: bool = False,
+    model: Nowcaster | Reference, recipe: Recipe, experiment: Experiment, to: Path | None = None, replace: bool = False
 ) -> xr.DataArray:
     tested = (experiment.test, experiment.test_frames, experiment.test_period, experiment.blocked)
     tile = None if isinstance(model, Reference) else recipe.forecast.tile

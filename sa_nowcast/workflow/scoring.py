@@ -43,15 +43,10 @@ def require_scoring(recipe: Recipe) -> None:
             metric.sums.library()
 
 
-def score(archives: Mapping[str, xr.DataArray], experiment: Experiment, recipe: Recipe) -> dict[str, xr.Dataset]:
+def score(archives: dict[str, xr.DataArray], experiment: Experiment, recipe: Recipe) -> dict[str, xr.Dataset]:
     """Return the scores of a run's forecasts by name: all on one sample, and against the first reference.
 
-    Parameters
-    ----------
-    archives : mapping of str to DataArray
-        The network's first, then the references other than persistence, which is made from the truth.
-    experiment : Experiment
-    recipe : Recipe
+    `archives` are the network's first, then the references other than persistence, which is made from the truth.
     """
     frames, asked = experiment.test_frames, recipe.verification
     scoring = Scoring(
@@ -85,29 +80,10 @@ def plan_scores(
 ) -> Plan:
     """Open archives and check all of them against truth; no value is read.
 
-    Parameters
-    ----------
-    archives : sequence of str
-        Paths of forecasts or archives, NetCDF or Zarr.
-    truth : DataArray or Dataset
-    scoring : Scoring
-    reference : str, optional
-        "persistence", or the path of an archive; None: no reference.
-    time, y, x, channel : str, optional
-        Dimensions of truth, where attributes, common names and the archives' own names do not tell.
-
-    Returns
-    -------
-    Plan
-        Init times whose valid times truth does not hold are left out; of several archives, and of an archive as
-        reference, the init and lead times that all of them have are taken.
-
-    Raises
-    ------
-    DataError
-        A file that is no forecast, other units or grids, or no init time left.
-    RecipeError
-        A metric or threshold that is not known.
+    `archives` are paths of forecasts or archives, `reference` is "persistence" or such a path. Init times whose valid
+    times truth does not hold are left out; of several archives, and of an archive as reference, the init and lead times
+    that all of them have are taken. `time`, `y`, `x` and `channel` are dimensions of truth, where attributes, common
+    names and the archives' own names do not tell.
     """
     opened = {name: open_forecast(path) for name, path in zip(_names(archives), archives, strict=True)}
     against: str | xr.DataArray | None = reference
@@ -127,13 +103,7 @@ def table_of(scores: Mapping[str, xr.Dataset]) -> pd.DataFrame:
 
 
 def write_scores(scores: Mapping[str, xr.Dataset], target: Path) -> None:
-    """Write scores as ``.csv`` (the table) or ``.nc`` (along a dimension ``model`` where there are several), whole.
-
-    Raises
-    ------
-    StorageError
-        The file cannot be written.
-    """
+    """Write scores as ``.csv`` (the table) or ``.nc`` (along a dimension ``model`` where there are several), whole."""
     with storage(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.suffix.lower() == ".csv":

@@ -38,16 +38,9 @@ class Member:
 class TablesResult:
     """What there is of the tables.
 
-    Attributes
-    ----------
-    folder : Path
-    figures : DataFrame
-        A row for each table, network and column: ``table``, ``recipe``, ``network``, ``score``, ``lead``, ``printed``,
-        ``ours``; ``lead`` is NaN where the score is the mean over all, ``ours`` where no run by these settings gives
-        the figure.
-    files : list of Path
-    failed : list of (str, SaNowcastError)
-        Runs that could not be made.
+    `figures` has a row for each table, network and column: ``table``, ``recipe``, ``network``, ``score``, ``lead``,
+    ``printed``, ``ours``; ``lead`` is NaN where the score is the mean over all, ``ours`` where no run by these settings
+    gives the figure. `failed` are the runs that could not be made, by name.
     """
 
     folder: Path
@@ -57,13 +50,7 @@ class TablesResult:
 
 
 def members(recipe: TablesRecipe) -> list[Member]:
-    """Return the runs that fill the tables that are asked for, each once.
-
-    Raises
-    ------
-    RecipeError
-        A recipe that is not there or is not valid with the overrides, or that scores no such thing.
-    """
+    """Return the runs that fill the tables that are asked for, each once; refuse recipes that score no such thing."""
     found: dict[Path, Member] = {}
     for table in recipe.wanted():
         for network in recipe.wanted_networks(table):
@@ -81,26 +68,9 @@ def run_tables(
 ) -> TablesResult:
     """Make the runs that are missing, and put their figures beside the printed ones.
 
-    Parameters
-    ----------
-    recipe : TablesRecipe
-    progress : bool
-        Whether training shows a progress bar on standard error.
-    report : callable
-        Called with one line at the start of each stage of each run, and for each run that cannot be made.
-
-    Returns
-    -------
-    TablesResult
-        Finished runs are read from their folders; the same call goes on after an interruption. Where one cannot be
-        made, the others still are.
-
-    Raises
-    ------
-    RecipeError
-        A recipe or override that cannot be, before anything is run.
-    Interrupted
-        Stopped from outside.
+    Finished runs are read from their folders; the same call goes on after an interruption. Where a run cannot be made,
+    the others still are. A recipe or override that cannot be is refused before anything is run. `progress` is that of
+    training; `report` is called with one line for each stage of each run, and for each run that cannot be made.
     """
     wanted = members(recipe)
     failed: list[tuple[str, SaNowcastError]] = []
