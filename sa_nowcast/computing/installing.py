@@ -75,7 +75,7 @@ def _declared() -> dict[str, list[str]]:
         of_package = importlib.metadata.metadata(PACKAGE)
         needs = importlib.metadata.requires(PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:
-        project = Path(__file__).parents[1] / "pyproject.toml"
+        project = Path(__file__).parents[2] / "pyproject.toml"
         if not project.is_file():
             return {}
         declared: dict[str, list[str]] = tomllib.loads(project.read_text("utf-8"))["project"]["optional-dependencies"]

@@ -144,7 +144,7 @@ def _read(ds: xr.Dataset | xr.DataArray) -> Frames:
 
 
 @pytest.mark.parametrize("case", TIMES)
-@remedy("times.py", *(text for text, _ in TIMES.values()))
+@remedy("times/__init__.py", *(text for text, _ in TIMES.values()))
 def test_times(case):
     text, ds = TIMES[case][0], TIMES[case][1]()
     fix = yield lambda: _read(ds)
@@ -198,7 +198,7 @@ def test_a_grid_with_a_hole_is_named_in_a_warning(case):
     yield lambda: look(value(fix, ds=ds))
 
 
-@remedy("times.py", "fill in or resample the times, or allow gaps with gaps='skip' (data.gaps: skip in a recipe)")
+@remedy("times/__init__.py", "fill in or resample the times, or allow gaps with gaps='skip' (data.gaps: skip in a recipe)")
 @pytest.mark.parametrize("how", ["fill in", "resample", "skip"])
 def test_a_missing_frame(how):
     holed = rain(8).isel(time=[0, 1, 2, 4, 5, 6, 7]).to_dataset()
@@ -211,13 +211,13 @@ def test_a_missing_frame(how):
         yield lambda: _read(holed.interp(time=rain(8)["time"]))
 
 
-@remedy("times.py", "give more frames")
+@remedy("times/__init__.py", "give more frames")
 def test_one_frame():
     yield lambda: _read(rain(1))
     yield lambda: _read(rain(2))
 
 
-@remedy("times.py", "steps=…")
+@remedy("times/__init__.py", "steps=…")
 def test_valid_times_beyond_what_can_be_stored():
     data = rain(20).assign_coords(time=pd.date_range("2260-05-01", periods=20, freq="30D"))
     fix = yield lambda: hindcast(data, "persistence", 9)
