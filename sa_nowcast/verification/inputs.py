@@ -201,36 +201,29 @@ def positions(index: npt.NDArray[Any], wanted: npt.NDArray[Any], where: str, wha
     if absent.size:
         shown = ", ".join(np.datetime_as_string(absent[:3].astype("datetime64[s]")))
         more = f" and {absent.size - 3} more" if absent.size > 3 else ""
-        raise DataError(
-            where, f"lacks the {what} {shown}{more}", None, "give data that cover them, or drop those init times"
-        )
+        fix = "give data that cover them, or drop those init times"
+        raise DataError(where, f"lacks the {what} {shown}{more}", fix=fix)
     return found
 
 
 def check_labels(data: xr.DataArray, forecast: xr.DataArray, dim: str, role: str) -> xr.DataArray:
     """Return `data` with the labels of `dim` in the forecast's order."""
-    if dim not in forecast.dims:
-        if dim in data.dims and data.sizes[dim] == 1:
-            return data.isel({dim: 0}, drop=True)
-        if dim in data.dims:
-            raise DataError(
-                describe(data, role), f"{role} has a dimension {dim}", f"none, as the forecast, or {dim} chosen"
-            )
-        return data
-    if dim not in data.dims:
-        if forecast.sizes[dim] == 1:
-            return data.expand_dims({dim: forecast[dim].values} if dim in forecast.coords else {dim: 1})
-        raise DataError(describe(data, role), f"{role} has no dimension {dim}", f"{dim} as the forecast has")
-    if dim in data.coords and dim in forecast.coords:
-        ours = forecast[dim].values
-        lacking = [label for label in ours.tolist() if label not in set(data[dim].values.tolist())]
-        if lacking:
-            raise DataError(describe(data, role), f"{role} lacks the {dim} {lacking}", "those of the forecast")
-        return data.sel({dim: ours})
-    if data.sizes[dim] != forecast.sizes[dim]:
-        raise DataError(
-            describe(data, role), f"{role} has {data.sizes[dim]} of {dim}", f"{forecast.sizes[dim]} as the forecast"
-        )
+    where, theirs, ours = describe(data, role), data.sizes.get(dim), forecast.sizes.get(dim)
+    if ours is None and theirs == 1:
+        return data.isel({dim: 0}, drop=True)
+    if theirs is None and ours == 1:
+        return data.expand_dims({dim: forecast[dim].values} if dim in forecast.coords else {dim: 1})
+    if ours is None and theirs is not None:
+        raise DataError(where, f"{role} has a dimension {dim}", f"none, as the forecast, or {dim} chosen")
+    if theirs is None and ours is not None:
+        raise DataError(where, f"{role} has no dimension {dim}", f"{dim} as the forecast has")
+    if ours is not None and dim in data.coords and dim in forecast.coords:
+        labels, known = forecast[dim].values, set(data[dim].values.tolist())
+        if lacking := [label for label in labels.tolist() if label not in known]:
+            raise DataError(where, f"{role} lacks the {dim} {lacking}", "those of the forecast")
+        return data.sel({dim: labels})
+    if theirs != ours:
+        raise DataError(where, f"{role} has {theirs} of {dim}", f"{ours} as the forecast")
     return data
 
 
@@ -241,13 +234,18 @@ def as_archive(forecast: xr.DataArray, name: str) -> xr.DataArray:
     return with_times(forecast, dims.INIT_TIME, name)
 
 
-def _paired_reference(reference: xr.DataArray, forecast: xr.DataArray, spatial: tuple[str, str]) -> xr.DataArray:
-    role = "reference"
-    check_lead_time(reference, role)
-    reference = on_grid(as_archive(reference, describe(reference, role)), forecast, spatial, role)
+def _alike(
+    data: xr.DataArray, forecast: xr.DataArray, spatial: tuple[str, str], channel: str, role: str
+) -> tuple[xr.DataArray, str | None]:
+    """Return `data` on the forecast's grid and with its labels, and the units of both."""
+    data = on_grid(data.rename({channel: "channel"}) if channel in data.dims else data, forecast, spatial, role)
     for dim in ("variable", "channel"):
-        reference = check_labels(reference, forecast, dim, role)
-    require_same_units(reference, forecast, role)
+        data = check_labels(data, forecast, dim, role)
+    return data, require_same_units(data, forecast, role)
+
+
+def _at_times_of(forecast: xr.DataArray, reference: xr.DataArray) -> xr.DataArray:
+    role = "reference"
     for dim in ("init_time", "lead_time"):
         lacking = np.setdiff1d(forecast[dim].values, reference[dim].values)
         if lacking.size:
@@ -288,12 +286,7 @@ def pair(
     observed = single_array(truth, forecast, time=time)
     time = str(dims.find_dim(observed, "time", time))
     observed = with_times(observed, time, describe(observed, "truth"))
-    if channel_name in observed.dims:
-        observed = observed.rename({channel_name: "channel"})
-    observed = on_grid(observed, forecast, spatial, "truth")
-    for dim in ("variable", "channel"):
-        observed = check_labels(observed, forecast, dim, "truth")
-    units = require_same_units(observed, forecast, "truth")
+    observed, units = _alike(observed, forecast, spatial, channel_name, "truth")
     times = observed[time].values
     _require_each_once(times, f"{describe(observed, 'truth')}, {time}", "a time")
     init, lead = archive["init_time"].values, archive["lead_time"].values
@@ -304,9 +297,10 @@ def pair(
         reference_name = reference_name or reference
     elif reference is not None:
         reference = normalised(reference)
-        if channel_name in reference.dims:
-            reference = reference.rename({channel_name: "channel"})
-        paired = _paired_reference(reference, archive, spatial)
+        check_lead_time(reference, "reference")
+        reference = as_archive(reference, describe(reference, "reference"))
+        reference, _ = _alike(reference, archive, spatial, channel_name, "reference")
+        paired = _at_times_of(archive, reference)
         reference_name = reference_name or str(reference.name or "reference")
     members = archive.sizes.get(dims.REALIZATION, 1)
     metrics, settings = scoring.resolved(units, members, min(archive.sizes[dim] for dim in spatial))
