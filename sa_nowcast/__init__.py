@@ -28,11 +28,10 @@ if TYPE_CHECKING:
     from sa_nowcast.sources.samples import open_sample
     from sa_nowcast.stream import SequenceDataset
     from sa_nowcast.training.fit import fit
-    from sa_nowcast.verification.compare import compare
     from sa_nowcast.verification.named import reference
+    from sa_nowcast.verification.plan import compare, verify
     from sa_nowcast.verification.references import persistence
     from sa_nowcast.verification.table import to_table
-    from sa_nowcast.verification.verify import verify
 
 __all__ = [
     "Nowcaster",

@@ -13,6 +13,7 @@ from sa_nowcast.errors import DataError
 from sa_nowcast.forecasts.defaults import as_nowcaster, get_default_model
 from sa_nowcast.metadata import dims
 from sa_nowcast.metadata.attributes import normalised
+from sa_nowcast.metadata.bounds import UNIT_RANGE
 from sa_nowcast.times import Gaps, show_step, show_time
 
 if TYPE_CHECKING:
@@ -369,7 +370,7 @@ class _Gridded:
         *,
         reference_name: str | None = None,
         neighbourhoods: Sequence[int] | None = None,
-        data_range: tuple[float, float] = (0.0, 1.0),
+        data_range: tuple[float, float] = UNIT_RANGE,
         clip: bool = False,
         valid_times: str | None = None,
         bootstrap: Bootstrap | None = None,
@@ -381,26 +382,8 @@ class _Gridded:
         ----------
         truth : DataArray or Dataset, dims (time, [channel,] y, x)
             The observations, in the forecast's units and on its grid.
-        metrics : sequence of str, optional
-            Names from `sa_nowcast.verification.METRICS`, in any case; by default mse, and csi with thresholds.
-        thresholds : sequence of float or str, or DataArray, optional
-            Events are values ``>=`` a threshold in the data's units; text such as ``"1 mm h-1"`` is checked.
-        reference : "persistence" or DataArray, optional
-            Adds its scores and the skill against it.
-        reference_name : str, optional
-            Stands in the names where `reference` is a DataArray without a name.
-        neighbourhoods : sequence of int, optional
-            Odd window widths of the FSS in pixels; 1, 5 and 11 by default.
-        data_range : tuple of float, default (0, 1)
-            The physical values that stand for 0 and 1 in frame_mse, frame_mae, ssim and psnr.
-        clip : bool, default False
-            Clip the forecast to `data_range` in those metrics.
-        valid_times : {"common", "all"}, optional
-            The sample; by default "common" with a reference and "all" without.
-        bootstrap : Bootstrap, optional
-            How the interval of the skill is made: 1000 samples, 90 % by default.
-        time : hashable, optional
-            The time dimension of `truth`; found by its CF attributes, type or name otherwise.
+        metrics, thresholds, reference, reference_name, neighbourhoods, data_range, clip, valid_times, bootstrap, time
+            As for `sa_nowcast.verify`.
 
         Returns
         -------

@@ -68,7 +68,9 @@ def spelled(text: str, command: Any) -> str:
         bare = value[1:-1] if value[:1] in ("'", '"') else value
         flag = _flag(name, command)
         if flag is not None:
-            return flag if options[_CALLED.get(name, name)].is_flag or not bare else f"{flag} {shlex.quote(bare)}"
+            if options[_CALLED.get(name, name)].is_flag or not bare:
+                return flag
+            return f"{flag} {shlex.quote(bare.strip('[]'))}"
         if "override" in options:
             field = _OF_RECIPES.get(name) or (f"data.options.{name}" if name in _reader_options() else None)
             return match[0] if field is None else f"--set {shlex.quote(f'{field}={bare}')}"

@@ -20,11 +20,15 @@ if TYPE_CHECKING:
 _WIDEST = 1000
 
 
-def print_scores(scores: pd.DataFrame, title: str, what: str = "by lead time") -> None:
-    """Print the table on standard output; the terminal folds it where it is narrower, which hides no score."""
-    table = scores_table(scores, title, what)
+def _print(table: Table) -> None:
+    """Print a table on standard output; the terminal folds it where it is narrower, which hides no score."""
     width = Measurement.get(terminal.out, terminal.out.options.update(width=_WIDEST), table).maximum
     Console(width=max(terminal.out.width, width)).print(table)
+
+
+def print_scores(scores: pd.DataFrame, title: str, what: str = "by lead time") -> None:
+    """Print scores by lead time."""
+    _print(scores_table(scores, title, what))
 
 
 def print_comparison(scores: pd.DataFrame, title: str) -> None:
@@ -48,8 +52,7 @@ def print_comparison(scores: pd.DataFrame, title: str) -> None:
                     )
                     cells.append(f"{skill:+.2f} ({low:+.2f} {high:+.2f})")
             table.add_row(*cells, end_section=lead == rows["lead"].max())
-    width = Measurement.get(terminal.out, terminal.out.options.update(width=_WIDEST), table).maximum
-    Console(width=max(terminal.out.width, width)).print(table)
+    _print(table)
 
 
 def print_tables(figures: pd.DataFrame, recipe: TablesRecipe) -> None:
@@ -68,19 +71,17 @@ def print_tables(figures: pd.DataFrame, recipe: TablesRecipe) -> None:
             cells = [(f"{there:g}", "missing" if here != here else f"{here:.4g}") for there, here in pairs]
             table.add_row(str(network), *(cell for pair in cells for cell in pair))
         if len(rows):
-            width = Measurement.get(terminal.out, terminal.out.options.update(width=_WIDEST), table).maximum
-            Console(width=max(terminal.out.width, width)).print(table)
+            _print(table)
 
 
-def scores_table(scores: pd.DataFrame, title: str, what: str = "held-back times, by lead time") -> Table:
+def scores_table(scores: pd.DataFrame, title: str, what: str = "by lead time") -> Table:
     """Lay out all scores by lead time, the reference's beside each in brackets; the first one with its ratio."""
+    from sa_nowcast.verification.metrics import EVENT_DIMS
+    from sa_nowcast.verification.table import NO_LABELS
+
     reference = str(scores["reference"].iloc[0]) if "reference" in scores.columns else None
-    known = {"threshold", "neighbourhood", "rank"}
-    fixed = {"lead_time_minutes", "metric", "value", "units", "count", "reference", "reference_value"}
-    labels = [
-        c for c in scores.columns if c not in known | fixed and not c.startswith("skill") and scores[c].notna().any()
-    ]
-    events = [c for c in scores.columns if c in known]
+    events = [c for c in scores.columns if c in EVENT_DIMS]
+    labels = [c for c in scores.columns if c not in (*events, *NO_LABELS) and scores[c].notna().any()]
     table = Table(title=f"{title}: {what}", title_justify="left", caption_justify="left")
     columns = [
         (metric, event)
@@ -130,8 +131,7 @@ def scores_table(scores: pd.DataFrame, title: str, what: str = "held-back times,
 
 def _score_name(metric: str, event: dict[str, float]) -> str:
     name = metric.upper() if len(metric) <= 4 else metric
-    if event.get("threshold") == event.get("threshold") and "threshold" in event:
-        name += f">={event['threshold']:g}"
-    if event.get("neighbourhood") == event.get("neighbourhood") and "neighbourhood" in event:
-        name += f" in {event['neighbourhood']:g}"
+    for dim, word in (("threshold", ">="), ("neighbourhood", " in ")):
+        if (value := event.get(dim)) is not None and value == value:
+            name += f"{word}{value:g}"
     return name

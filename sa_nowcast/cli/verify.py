@@ -10,6 +10,7 @@ import typer
 from sa_nowcast.cli import options, terminal
 from sa_nowcast.cli.scores_table import print_scores
 from sa_nowcast.cli.terminal import app
+from sa_nowcast.metadata.bounds import UNIT_RANGE
 
 
 @app.command()
@@ -31,7 +32,7 @@ def verify(
     ] = "persistence",
     data_range: Annotated[
         tuple[float, float], typer.Option(help="Values that stand for 0 and 1 in ssim, psnr, frame_mse and frame_mae.")
-    ] = (0.0, 1.0),
+    ] = UNIT_RANGE,
     clip: Annotated[bool, typer.Option("--clip", help="Clip forecasts to the data range in these.")] = False,
     output: Annotated[str | None, typer.Option("--output", "-o", help="Write the scores too: .csv or .nc.")] = None,
     engine: options.Engine = None,
@@ -51,27 +52,19 @@ def verify(
     Example: sa-nowcast verify archive.zarr radar.zarr --threshold 1 --threshold 5 -o scores.csv
     """
     from sa_nowcast.sources.opening import open_data
+    from sa_nowcast.verification.metrics import default_metrics
+    from sa_nowcast.verification.scoring import Scoring
     from sa_nowcast.workflow.forecasting import require_place
     from sa_nowcast.workflow.scoring import SCORE_SUFFIXES, plan_scores, table_of, write_scores
 
     place = None if output is None else require_place(output, SCORE_SUFFIXES, replace)
-    plan = plan_scores(
-        archives,
-        open_data(
-            truth,
-            engine=engine,
-            options=options.reader_options(option, time_pattern),
-            variables=variable or None,
-            time=time,
-        ),
-        reference=None if reference == "none" else reference,
-        metrics=metric or (),
-        thresholds=threshold or (),
-        time=time,
-        y=y,
-        x=x,
-        channel=channel,
+    told = options.reader_options(option, time_pattern)
+    observed = open_data(truth, engine=engine, options=told, variables=variable or None, time=time)
+    scoring = Scoring(
+        metric or default_metrics(threshold), threshold or None, data_range=data_range, clip=clip, valid_times="common"
     )
+    against = None if reference == "none" else reference
+    plan = plan_scores(archives, observed, scoring, reference=against, time=time, y=y, x=x, channel=channel)
     if plan.left_out:
         terminal.report(plan.left_out)
     if dry_run:
@@ -79,7 +72,7 @@ def verify(
             terminal.emit(plan.as_dict())
         return
     terminal.report(f"scoring {plan.describe()}")
-    scores = plan.compute(data_range=data_range, clip=clip)
+    scores = plan.compute()
     table = table_of(scores)
     if place is not None:
         write_scores(scores, place)

@@ -14,6 +14,8 @@ from typing import Any, Final
 import numpy as np
 
 KEYS: Final = ("valid_min", "valid_max", "valid_range")
+UNIT_RANGE: Final = (0.0, 1.0)
+"""The range of values that scores of pictures take where none is given."""
 
 
 def physical_bounds(

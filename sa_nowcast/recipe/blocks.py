@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator
 
+from sa_nowcast.metadata.bounds import UNIT_RANGE
 from sa_nowcast.recipe.base import Block
 
 SAMPLE_PREFIX = "sample:"
@@ -112,7 +113,7 @@ class VerificationRecipe(Block):
         None, description="Odd window widths of the FSS (pixels); null: those of `sa_nowcast.verification.verify`."
     )
     data_range: tuple[float, float] = Field(
-        (0.0, 1.0), description="Values in the data's units that stand for 0 and 1 in frame_mse, frame_mae, ssim, psnr."
+        UNIT_RANGE, description="Values in the data's units that stand for 0 and 1 in frame_mse, frame_mae, ssim, psnr."
     )
     clip: bool = Field(False, description="Clip forecasts to data_range in these.")
     references: tuple[ReferenceName, ...] = Field(

@@ -15,7 +15,7 @@ from sa_nowcast.workflow.converting import convert_source
 from sa_nowcast.workflow.data import Experiment, open_experiment
 from sa_nowcast.workflow.drawing import pictures_of, require_plotting
 from sa_nowcast.workflow.outputs import check_claim
-from sa_nowcast.workflow.scored import require_scoring
+from sa_nowcast.workflow.scoring import require_scoring
 
 
 def check_recipe(recipe: Recipe) -> list[Finding]:

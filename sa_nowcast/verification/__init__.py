@@ -1,14 +1,14 @@
 """Verification of forecasts: additive statistics, scores over them, and reference forecasts."""
 
-from sa_nowcast.verification.collect import collect_statistics
-from sa_nowcast.verification.compare import compare
+from sa_nowcast.verification.bootstrap import Bootstrap
 from sa_nowcast.verification.metrics import METRICS, Metric
 from sa_nowcast.verification.named import Reference, reference
 from sa_nowcast.verification.optical_flow import extrapolation, sprog, steps
+from sa_nowcast.verification.plan import collect_statistics, compare, verify
 from sa_nowcast.verification.references import climatology, persistence
 from sa_nowcast.verification.statistics import Statistics
+from sa_nowcast.verification.summary import summarise
 from sa_nowcast.verification.table import to_table
-from sa_nowcast.verification.verify import Bootstrap, summarise, verify
 
 __all__ = [
     "METRICS",

@@ -3,12 +3,40 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
 from sa_nowcast.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How the interval of a skill is made.
+
+    Attributes
+    ----------
+    samples : int, default 1000
+        The number of resampled archives; 0 makes no interval.
+    level : float, default 0.9
+        The share of samples between the lower and the upper end.
+    block : int, optional
+        Successive init times drawn together; by default what :func:`~sa_nowcast.verification.bootstrap.block_length`
+        finds.
+    seed : int, default 0
+        The same seed gives the same interval.
+    """
+
+    samples: int = 1000
+    level: float = 0.9
+    block: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.samples < 0 or not 0 < self.level < 1 or (self.block is not None and self.block < 1):
+            raise RecipeError("bootstrap", f"is {self}", "samples >= 0, a level between 0 and 1, a block of at least 1")
 
 
 def block_length(init_times: npt.NDArray[np.datetime64], lead_times: npt.NDArray[np.timedelta64]) -> int:
@@ -31,8 +59,6 @@ def block_weights(number: int, block: int, samples: int, seed: int) -> npt.NDArr
     Blocks of `block` successive positions start anywhere and go round at the end, so that each position is drawn
     equally often (Politis and Romano 1992, circular block bootstrap); the last block is cut to the sample's size.
     """
-    if block < 1 or samples < 1:
-        raise RecipeError("bootstrap", f"block {block}, samples {samples}", "both at least 1")
     generator = np.random.default_rng(seed)
     starts = generator.integers(0, number, size=(samples, math.ceil(number / block)))
     drawn = (starts[..., None] + np.arange(block)) % number

@@ -19,6 +19,8 @@ from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.metadata import dims
 from sa_nowcast.metadata.attributes import match_names, normalised, text
 from sa_nowcast.times import nearest, valid_times, with_times
+from sa_nowcast.verification.scoring import Scoring
+from sa_nowcast.verification.statistics import Labels
 from sa_nowcast.verification.units import require_same_units
 
 NAMED = ("realization", "init_time", "variable", "lead_time", "channel")
@@ -26,42 +28,43 @@ NAMED = ("realization", "init_time", "variable", "lead_time", "channel")
 
 @dataclass(frozen=True)
 class Pairing:
-    """A forecast, its truth and a reference that were checked against each other.
+    """A forecast, its truth and a reference that were checked against each other, and what scores are asked for.
 
     Only :func:`pair` makes one. Nothing is loaded: what the user gave is kept as it is, and laid out block by block.
 
     Attributes
     ----------
+    forecast : DataArray, with the dimensions init_time and lead_time
+    truth : DataArray, with the dimension `time`
+    reference : DataArray or None
+        None where there is none, and where it is persistence.
     valid_index : ndarray of int, (init_time, lead_time)
         The position in ``truth`` of each forecast's valid time.
     init_index : ndarray of int, (init_time,), or None
         The position in ``truth`` of each init time, where persistence is the reference.
-    present : tuple of str
-        The named dimensions that the forecast had.
-    time : str
-        The time dimension of ``truth``.
     """
 
     forecast: xr.DataArray
     truth: xr.DataArray
     reference: xr.DataArray | None
-    reference_name: str | None
     valid_index: npt.NDArray[np.intp]
     init_index: npt.NDArray[np.intp] | None
-    present: tuple[str, ...]
-    channel_name: str
     spatial: tuple[str, str]
     time: str
-    units: str | None
-    label: str
+    labels: Labels
 
     def forecast_block(self, data: xr.DataArray, block: slice) -> xr.DataArray:
         """Return the init times `block` of the forecast or reference, (M, I, V, L, C, Y, X), lazy where it was."""
-        return with_layout(data.isel(init_time=block), NAMED, self.spatial)
+        return self._laid_out(data.isel(init_time=block), NAMED)
 
     def truth_frames(self, frames: npt.NDArray[np.intp]) -> xr.DataArray:
         """Return these frames of the truth, (T, V, C, Y, X), lazy where it was."""
-        return with_layout(self.truth.isel({self.time: frames}), (self.time, "variable", "channel"), self.spatial)
+        return self._laid_out(self.truth.isel({self.time: frames}), (self.time, "variable", "channel"))
+
+    def _laid_out(self, data: xr.DataArray, named: Sequence[str]) -> xr.DataArray:
+        """Return `data` transposed to (`named`..., y, x), with absent dims of size 1 put in."""
+        bare = data.drop_vars([name for name in data.coords if name not in data.dims])
+        return bare.expand_dims([name for name in named if name not in data.dims]).transpose(*named, *self.spatial)
 
 
 def horizontal(data: xr.DataArray) -> tuple[xr.DataArray, tuple[str, str], str]:
@@ -69,11 +72,6 @@ def horizontal(data: xr.DataArray) -> tuple[xr.DataArray, tuple[str, str], str]:
 
     Spatial are the dimensions left beside the named ones of a forecast. Where three are left, y and x are found by
     their CF attributes and names, and the third holds the channels.
-
-    Raises
-    ------
-    DataError
-        If other than two dimensions, or two and a channel, are left.
     """
     left = [dim for dim in data.dims if dim not in NAMED]
     if len(left) == 3 and "channel" not in data.dims:
@@ -100,22 +98,8 @@ def single_array(
 ) -> xr.DataArray:
     """Return the variable(s) of `data` that `forecast` is a forecast of.
 
-    Parameters
-    ----------
-    data : DataArray or Dataset
-        Truth; of a Dataset the variables named by the forecast's ``variable`` coordinate, else the one with the
-        forecast's name, else the only one.
-    forecast : DataArray
-        The forecast.
-    role : str, default "truth"
-        What `data` is, for errors.
-    time : hashable, optional
-        Its time dimension; found by its CF attributes, type or name otherwise.
-
-    Raises
-    ------
-    DataError
-        If the Dataset lacks the variable, or holds several and none has the forecast's name.
+    Of a Dataset these are the ones named by the forecast's ``variable`` coordinate, else the one with the forecast's
+    name, else the only one. `time` is its time dimension, where attributes, type and names do not tell.
     """
     if not isinstance(data, xr.DataArray | xr.Dataset):
         raise RecipeError(role, f"a {type(data).__name__}", "a DataArray or Dataset", f"open the {role} with xarray")
@@ -135,9 +119,8 @@ def single_array(
         if lacking:
             raise DataError(role, f"has the variables {names}", f"{lacking} too, as the forecast has")
         # Lazily opened variables are put together by dask, so that joining them does not load them.
-        data = dims.with_positions(data)
-        together = data[wanted].chunk({dims.find_dim(data[wanted], "time", time): 1})
-        array = together.to_array("variable")
+        data = dims.with_positions(data)[wanted]
+        array = data.chunk({dims.find_dim(data, "time", time): 1}).to_array("variable")
         units = [text(data[name].attrs.get("units")) or "" for name in wanted]
         return array.assign_coords(units=("variable", units))
     data = dims.with_positions(data)
@@ -157,28 +140,19 @@ def single_array(
 def check_lead_time(data: xr.DataArray, role: str = "forecast") -> None:
     """Raise DataError unless `data` has timedelta64 lead times and datetime64 init times."""
     where = describe(data, role)
-    if "lead_time" not in data.coords:
-        raise DataError(where, f"has the coordinates {sorted(map(str, data.coords))}", "a lead_time among them")
-    if not np.issubdtype(data["lead_time"].dtype, np.timedelta64):
-        raise DataError(
-            f"{where}, lead_time",
-            f"dtype is {data['lead_time'].dtype}",
-            "timedelta64",
-            "open the file with decode_timedelta=True",
-        )
-    if "init_time" not in data.coords:
-        raise DataError(
-            where, f"has the coordinates {sorted(map(str, data.coords))}", "an init_time, scalar or a dimension"
-        )
-    if not np.issubdtype(data["init_time"].dtype, np.datetime64):
-        raise DataError(f"{where}, init_time", f"dtype is {data['init_time'].dtype}", "datetime64")
-
-
-def with_layout(data: xr.DataArray, named: Sequence[str], spatial: tuple[str, str]) -> xr.DataArray:
-    """Return `data` transposed to (`named`..., y, x), with absent dims of size 1 put in."""
-    absent = {name: 1 for name in named if name not in data.dims}
-    bare = data.drop_vars([name for name in data.coords if name not in data.dims])
-    return bare.expand_dims(absent).transpose(*named, *spatial)
+    for name, kind, expected in (
+        (dims.LEAD_TIME, np.timedelta64, "a lead_time among them"),
+        (dims.INIT_TIME, np.datetime64, "an init_time, scalar or a dimension"),
+    ):
+        if name not in data.coords:
+            raise DataError(where, f"has the coordinates {sorted(map(str, data.coords))}", expected)
+        if not np.issubdtype(data[name].dtype, kind):
+            raise DataError(
+                f"{where}, {name}",
+                f"dtype is {data[name].dtype}",
+                kind.__name__,
+                "open the file with decode_timedelta=True" if name == dims.LEAD_TIME else None,
+            )
 
 
 def _grid_text(data: xr.DataArray, spatial: tuple[str, str]) -> str:
@@ -193,15 +167,8 @@ def _grid_text(data: xr.DataArray, spatial: tuple[str, str]) -> str:
 
 
 def on_grid(data: xr.DataArray, forecast: xr.DataArray, spatial: tuple[str, str], role: str) -> xr.DataArray:
-    """Return `data` with its spatial axes in the forecast's direction.
-
-    Raises
-    ------
-    DataError
-        If the grids differ in more than direction; the line shows both.
-    """
-    lacking = [dim for dim in spatial if dim not in data.dims]
-    if lacking:
+    """Return `data` with its spatial axes in the forecast's direction; refuse grids that differ in more than that."""
+    if not set(spatial) <= set(data.dims):
         raise DataError(
             describe(data, role),
             f"{role} has the dims {tuple(map(str, data.dims))}",
@@ -228,61 +195,57 @@ def on_grid(data: xr.DataArray, forecast: xr.DataArray, spatial: tuple[str, str]
 
 
 def positions(index: npt.NDArray[Any], wanted: npt.NDArray[Any], where: str, what: str) -> npt.NDArray[np.intp]:
-    """Return where each of `wanted` times stands in `index`.
-
-    Raises
-    ------
-    DataError
-        If a wanted time is absent; the line names the first ones and how many there are.
-    """
+    """Return where each of `wanted` times stands in `index`; refuse absent ones."""
     found, there = nearest(index, wanted)
     absent = np.unique(wanted[~there])
     if absent.size:
         shown = ", ".join(np.datetime_as_string(absent[:3].astype("datetime64[s]")))
         more = f" and {absent.size - 3} more" if absent.size > 3 else ""
-        raise DataError(
-            where, f"lacks the {what} {shown}{more}", None, "give data that cover them, or drop those init times"
-        )
+        fix = "give data that cover them, or drop those init times"
+        raise DataError(where, f"lacks the {what} {shown}{more}", fix=fix)
     return found
 
 
 def check_labels(data: xr.DataArray, forecast: xr.DataArray, dim: str, role: str) -> xr.DataArray:
     """Return `data` with the labels of `dim` in the forecast's order."""
-    if dim not in forecast.dims:
-        if dim in data.dims and data.sizes[dim] == 1:
-            return data.isel({dim: 0}, drop=True)
-        if dim in data.dims:
-            raise DataError(
-                describe(data, role), f"{role} has a dimension {dim}", f"none, as the forecast, or {dim} chosen"
-            )
-        return data
-    if dim not in data.dims:
-        if forecast.sizes[dim] == 1:
-            return data.expand_dims({dim: forecast[dim].values} if dim in forecast.coords else {dim: 1})
-        raise DataError(describe(data, role), f"{role} has no dimension {dim}", f"{dim} as the forecast has")
-    if dim in data.coords and dim in forecast.coords:
-        ours = forecast[dim].values
-        lacking = [label for label in ours.tolist() if label not in set(data[dim].values.tolist())]
-        if lacking:
-            raise DataError(describe(data, role), f"{role} lacks the {dim} {lacking}", "those of the forecast")
-        return data.sel({dim: ours})
-    if data.sizes[dim] != forecast.sizes[dim]:
-        raise DataError(
-            describe(data, role), f"{role} has {data.sizes[dim]} of {dim}", f"{forecast.sizes[dim]} as the forecast"
-        )
+    where, theirs, ours = describe(data, role), data.sizes.get(dim), forecast.sizes.get(dim)
+    if ours is None and theirs == 1:
+        return data.isel({dim: 0}, drop=True)
+    if theirs is None and ours == 1:
+        return data.expand_dims({dim: forecast[dim].values} if dim in forecast.coords else {dim: 1})
+    if ours is None and theirs is not None:
+        raise DataError(where, f"{role} has a dimension {dim}", f"none, as the forecast, or {dim} chosen")
+    if theirs is None and ours is not None:
+        raise DataError(where, f"{role} has no dimension {dim}", f"{dim} as the forecast has")
+    if ours is not None and dim in data.coords and dim in forecast.coords:
+        labels, known = forecast[dim].values, set(data[dim].values.tolist())
+        if lacking := [label for label in labels.tolist() if label not in known]:
+            raise DataError(where, f"{role} lacks the {dim} {lacking}", "those of the forecast")
+        return data.sel({dim: labels})
+    if theirs != ours:
+        raise DataError(where, f"{role} has {theirs} of {dim}", f"{ours} as the forecast")
     return data
 
 
-def _paired_reference(reference: xr.DataArray, forecast: xr.DataArray, spatial: tuple[str, str]) -> xr.DataArray:
-    role = "reference"
-    check_lead_time(reference, role)
-    if "init_time" not in reference.dims:
-        reference = reference.expand_dims("init_time")
-    reference = with_times(reference, dims.INIT_TIME, describe(reference, role))
-    reference = on_grid(reference, forecast, spatial, role)
+def as_archive(forecast: xr.DataArray, name: str) -> xr.DataArray:
+    """Return a forecast with the dimensions init_time and lead_time, and times without the rounding of files."""
+    for dim in (dims.LEAD_TIME, dims.INIT_TIME):
+        forecast = forecast if dim in forecast.dims else forecast.expand_dims(dim)
+    return with_times(forecast, dims.INIT_TIME, name)
+
+
+def _alike(
+    data: xr.DataArray, forecast: xr.DataArray, spatial: tuple[str, str], channel: str, role: str
+) -> tuple[xr.DataArray, str | None]:
+    """Return `data` on the forecast's grid and with its labels, and the units of both."""
+    data = on_grid(data.rename({channel: "channel"}) if channel in data.dims else data, forecast, spatial, role)
     for dim in ("variable", "channel"):
-        reference = check_labels(reference, forecast, dim, role)
-    require_same_units(reference, forecast, role)
+        data = check_labels(data, forecast, dim, role)
+    return data, require_same_units(data, forecast, role)
+
+
+def _at_times_of(forecast: xr.DataArray, reference: xr.DataArray) -> xr.DataArray:
+    role = "reference"
     for dim in ("init_time", "lead_time"):
         lacking = np.setdiff1d(forecast[dim].values, reference[dim].values)
         if lacking.size:
@@ -295,82 +258,61 @@ def _paired_reference(reference: xr.DataArray, forecast: xr.DataArray, spatial: 
     return reference
 
 
+def _require_each_once(values: npt.NDArray[Any], where: str, what: str) -> None:
+    if np.unique(values).size != values.size:
+        raise DataError(where, f"{what} is there twice", "each once")
+
+
 def pair(
     forecast: xr.DataArray,
     truth: xr.DataArray | xr.Dataset,
+    scoring: Scoring = Scoring(),  # noqa: B008 - frozen
     reference: str | xr.DataArray | None = None,
     *,
     reference_name: str | None = None,
     time: Hashable | None = None,
 ) -> Pairing:
-    """Check `forecast`, `truth` and `reference` against each other, and return them in one layout.
+    """Check `forecast`, `truth` and `reference` against each other and what is asked for, in one layout.
 
-    Parameters
-    ----------
-    forecast : DataArray, dims (lead_time, y, x) with init_time, realization, variable, channel where present
-        In any order.
-    truth : DataArray or Dataset, dims (time, y, x) with variable, channel where present
-        In the forecast's units and on its grid.
-    reference : "persistence", DataArray or None
-        What the forecast is compared with.
-    reference_name : str, optional
-        The name of a DataArray reference in the results; by default its own name or "reference".
-    time : hashable, optional
-        The time dimension of `truth`; found by its CF attributes, type or name otherwise.
-
-    Raises
-    ------
-    DataError
-        If truth lacks valid times, or units, grid, variables or channels differ.
+    The arguments are those of :func:`sa_nowcast.verification.verify`.
     """
     forecast, truth = normalised(forecast), normalised(truth) if isinstance(truth, xr.DataArray | xr.Dataset) else truth
-    reference = normalised(reference) if isinstance(reference, xr.DataArray) else reference
     check_lead_time(forecast)
     forecast, spatial, channel_name = horizontal(forecast)
-    present = tuple(name for name in NAMED if name in forecast.dims)
-    archive = forecast if "init_time" in forecast.dims else forecast.expand_dims("init_time")
-    if "lead_time" not in archive.dims:
-        archive = archive.expand_dims("lead_time")
-    archive = with_times(archive, dims.INIT_TIME, describe(forecast))
+    where = describe(forecast)
+    archive = as_archive(forecast, where)
     for dim in ("init_time", "lead_time"):
-        values = archive[dim].values
-        if np.unique(values).size != values.size:
-            raise DataError(f"{describe(forecast)}, {dim}", "a value is there twice", "each once")
+        _require_each_once(archive[dim].values, f"{where}, {dim}", "a value")
     observed = single_array(truth, forecast, time=time)
     time = str(dims.find_dim(observed, "time", time))
     observed = with_times(observed, time, describe(observed, "truth"))
-    if channel_name in observed.dims:
-        observed = observed.rename({channel_name: "channel"})
-    observed = on_grid(observed, forecast, spatial, "truth")
-    for dim in ("variable", "channel"):
-        observed = check_labels(observed, forecast, dim, "truth")
-    units = require_same_units(observed, forecast, "truth")
+    observed, units = _alike(observed, forecast, spatial, channel_name, "truth")
     times = observed[time].values
-    if np.unique(times).size != times.size:
-        raise DataError(f"{describe(observed, 'truth')}, {time}", "a time is there twice", "each once")
+    _require_each_once(times, f"{describe(observed, 'truth')}, {time}", "a time")
     init, lead = archive["init_time"].values, archive["lead_time"].values
-    where = f"truth of {describe(forecast)}"
-    valid_index = positions(times, valid_times(init, lead, describe(forecast)), where, "valid times")
+    valid_index = positions(times, valid_times(init, lead, where), f"truth of {where}", "valid times")
     init_index, paired = None, None
     if isinstance(reference, str):
-        init_index = positions(times, init, where, "init times that persistence starts from,")
+        init_index = positions(times, init, f"truth of {where}", "init times that persistence starts from,")
         reference_name = reference_name or reference
     elif reference is not None:
-        if channel_name in reference.dims:
-            reference = reference.rename({channel_name: "channel"})
-        paired = _paired_reference(reference, archive, spatial)
+        reference = normalised(reference)
+        check_lead_time(reference, "reference")
+        reference = as_archive(reference, describe(reference, "reference"))
+        reference, _ = _alike(reference, archive, spatial, channel_name, "reference")
+        paired = _at_times_of(archive, reference)
         reference_name = reference_name or str(reference.name or "reference")
-    return Pairing(
-        forecast=archive,
-        truth=observed,
-        reference=paired,
-        reference_name=reference_name,
-        valid_index=valid_index,
-        init_index=init_index,
-        present=present,
-        channel_name=channel_name,
-        spatial=spatial,
-        time=time,
+    members = archive.sizes.get(dims.REALIZATION, 1)
+    metrics, settings = scoring.resolved(units, members, min(archive.sizes[dim] for dim in spatial))
+    labels = Labels(
+        metrics=tuple(metric.name for metric in metrics),
         units=units,
-        label=describe(forecast),
+        present=tuple(name for name in NAMED if name in forecast.dims),
+        reference=reference_name,
+        label=where,
+        settings=settings,
+        members=members,
+        reference_members=1 if paired is None else paired.sizes.get(dims.REALIZATION, 1),
+        channel_name=channel_name,
     )
+    return Pairing(archive, observed, paired, valid_index, init_index, spatial, time, labels)

@@ -5,36 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from operator import add
 
 import numpy as np
 import xarray as xr
 
 from sa_nowcast.errors import RecipeError
-from sa_nowcast.verification.fields import Settings
+from sa_nowcast.verification.metrics import Settings
 
 
 @dataclass(frozen=True)
 class Labels:
     """What the scores will say about themselves; the same in all states that are added.
 
-    Attributes
-    ----------
-    metrics : tuple of str
-        The names of the metrics that the sums are for.
-    units : str or None
-        The data's units; None where unknown or different by variable.
-    present : tuple of str
-        The named dimensions of the forecast.
-    reference : str or None
-        The name of the reference.
-    label : str
-        The name of the forecast variable.
-    settings : Settings
-        Thresholds, neighbourhoods and data range.
-    members, reference_members : int
-        The ensemble sizes; 1 where there is no ensemble.
-    channel_name : str
-        What the data call their channel dimension.
+    `units` are None where unknown or different by variable; `present` are the named dimensions of the forecast,
+    `reference` and `label` the names of the reference and of the forecast variable, `members` the ensemble sizes (1:
+    no ensemble), `channel_name` what the data call their channel dimension.
     """
 
     metrics: tuple[str, ...]
@@ -107,12 +93,6 @@ def _add_all(parts: list[xr.Dataset]) -> xr.Dataset:
         part.coords[dim].equals(parts[0].coords[dim]) for part in parts for dim in part.coords if dim != "init_time"
     )
     if alike and np.unique(times).size == times.size:
-        return xr.concat(parts, dim="init_time", join="override", coords="minimal", compat="override").sortby(
-            "init_time"
-        )
-    return reduce(_add, parts)
-
-
-def _add(a: xr.Dataset, b: xr.Dataset) -> xr.Dataset:
-    a, b = xr.align(a, b, join="outer", fill_value=0.0)
-    return a + b
+        joined = xr.concat(parts, dim="init_time", join="override", coords="minimal", compat="override")
+        return joined.sortby("init_time")
+    return reduce(add, xr.align(*parts, join="outer", fill_value=0.0))

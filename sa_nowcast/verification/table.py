@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import xarray as xr
 
 from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.verification.metrics import METRICS
+from sa_nowcast.verification.metrics import EVENT_DIMS, METRICS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-LAST = ("threshold", "neighbourhood", "rank")
-_NO_LABELS = (
+# The columns of a table that are no labels of its rows.
+NO_LABELS = (
     "lead_time_minutes", "metric", "value", "units", "count",
     "reference", "reference_value", "skill", "skill_lower", "skill_upper",
 )  # fmt: skip
@@ -33,7 +33,7 @@ def to_table(
         ``model``.
     layout : {"long", "wide"}
         "long": a row for each model too, with all that is known of its score. "wide": a column of values for each
-        model, side by side, for people; a reference that is none of the models is the last column.
+        model, side by side, for reading; a reference that is none of the models is the last column.
 
     Returns
     -------
@@ -66,15 +66,34 @@ def to_table(
     names = [str(name) for name in scores.data_vars if str(name) in METRICS]
     if not names:
         raise DataError("scores", f"hold {sorted(map(str, scores.data_vars))}", "metrics, as verify returns them")
-    reference = scores.attrs.get("reference")
-    parts = [_rows(scores, name, reference) for name in names]
-    found = dict.fromkeys(label for name in names for label in _labels(scores[name]))
-    labels = [label for label in found if label not in LAST]
-    labels += [label for label in LAST if label in found or label == "threshold"]
+    found = [str(dim) for name in names for dim in scores[name].dims if dim != "lead_time"]
+    labels = [dim for dim in dict.fromkeys(found) if dim not in EVENT_DIMS]
+    labels += [dim for dim in EVENT_DIMS if dim in found or dim == "threshold"]
     columns = ["lead_time_minutes", "metric", *labels, "value", "units", "count"]
-    if reference is not None:
-        columns += ["reference", "reference_value", "skill", "skill_lower", "skill_upper"]
-    return pd.DataFrame([row for part in parts for row in part.to_dict("records")], columns=columns)
+    if "reference" in scores.attrs:
+        columns += ["reference", *_of_reference("")]
+    records = [row for name in names for row in _rows(scores, name).to_dict("records")]
+    return pd.DataFrame(records, columns=columns)
+
+
+def _of_reference(reference: object) -> dict[str, str]:
+    """Return the columns for a reference, and how the variables of a metric end that fill them."""
+    endings = {"skill": "_skill", "skill_lower": "_skill_lower", "skill_upper": "_skill_upper"}
+    return {"reference_value": f"_{reference}", **endings}
+
+
+def _rows(scores: xr.Dataset, name: str) -> pd.DataFrame:
+    score, reference = scores[name], scores.attrs.get("reference")
+    count = scores.get(METRICS[name].count, scores["count"])
+    columns = {"value": score, "count": count.sum([dim for dim in count.dims if dim not in score.dims])}
+    for column, ending in _of_reference(reference).items():
+        if f"{name}{ending}" in scores:
+            columns[column] = scores[f"{name}{ending}"]
+    order = [*(dim for dim in score.dims if dim != "lead_time"), "lead_time"]
+    table = xr.Dataset(columns).reset_coords(drop=True).to_dataframe(dim_order=order).reset_index()
+    minutes = table.pop("lead_time").to_numpy() / np.timedelta64(1, "ns") / 6e10
+    table = table.assign(lead_time_minutes=minutes, metric=name, units=score.attrs.get("units", ""))
+    return table.assign(reference=reference) if "reference_value" in table else table
 
 
 def _side_by_side(scores: Mapping[str, xr.Dataset]) -> pd.DataFrame:
@@ -83,7 +102,7 @@ def _side_by_side(scores: Mapping[str, xr.Dataset]) -> pd.DataFrame:
     references: dict[str, pd.DataFrame] = {}
     for name, each in scores.items():
         rows = to_table(each)
-        keys = ["metric", "units", *(c for c in rows if c not in _NO_LABELS), "lead_time_minutes"]
+        keys = ["metric", "units", *(c for c in rows if c not in NO_LABELS), "lead_time_minutes"]
         part = rows[keys].assign(**{name: rows["value"]})
         if "reference" in rows:
             other = str(each.attrs["reference"])
@@ -98,62 +117,8 @@ def _side_by_side(scores: Mapping[str, xr.Dataset]) -> pd.DataFrame:
     return table
 
 
-def _labels(score: xr.DataArray) -> list[str]:
-    return [str(dim) for dim in score.dims if dim != "lead_time"]
-
-
-def _rows(scores: xr.Dataset, name: str, reference: str | None) -> pd.DataFrame:
-    import pandas as pd
-
-    score = scores[name]
-    dims = [*_labels(score), "lead_time"]
-    columns: dict[str, Any] = {"value": score}
-    count = scores.get(METRICS[name].count, scores["count"])
-    for label in set(count.dims) - set(score.dims):
-        count = count.sum(str(label))
-    columns["count"] = count
-    for column, variable in (
-        ("reference_value", f"{name}_{reference}"),
-        ("skill", f"{name}_skill"),
-        ("skill_lower", f"{name}_skill_lower"),
-        ("skill_upper", f"{name}_skill_upper"),
-    ):
-        if variable in scores:
-            columns[column] = scores[variable]
-    stacked = xr.broadcast(*columns.values())
-    flat = {column: data.transpose(*dims).values.ravel() for column, data in zip(columns, stacked, strict=True)}
-    sizes = [score.sizes[dim] for dim in dims]
-    grids = np.meshgrid(*(np.arange(size) for size in sizes), indexing="ij")
-    for dim, grid in zip(dims, grids, strict=True):
-        values = scores[dim].values if dim in scores.coords else np.arange(score.sizes[dim])
-        flat[dim] = values[grid.ravel()]
-    lead = flat.pop("lead_time")
-    flat["lead_time_minutes"] = lead / np.timedelta64(1, "ns") / 6e10
-    flat["metric"] = name
-    flat["units"] = score.attrs.get("units", "")
-    if reference is not None and "reference_value" in flat:
-        flat["reference"] = reference
-    return pd.DataFrame(flat)
-
-
 def from_table(table: pd.DataFrame) -> dict[str, xr.Dataset]:
-    """Return what `to_table` was made of, as far as a table holds it: enough to draw scores.
-
-    Parameters
-    ----------
-    table : DataFrame
-        As `to_table` gives it, and as it is read back from CSV.
-
-    Returns
-    -------
-    dict of str to Dataset
-        By the column ``model``; one Dataset under "" where there is no such column.
-
-    Raises
-    ------
-    DataError
-        A column is missing, or there is no row.
-    """
+    """Return what `to_table` was made of, by model ("" where it names none), as far as a table or its CSV holds it."""
     missing = [c for c in ("lead_time_minutes", "metric", "value") if c not in table.columns]
     if missing or not len(table):
         found = f"columns {', '.join(map(str, table.columns))}" if missing else "no rows"
@@ -164,9 +129,7 @@ def from_table(table: pd.DataFrame) -> dict[str, xr.Dataset]:
 
 
 def _scores(table: pd.DataFrame) -> xr.Dataset:
-    known = {"lead_time_minutes", "metric", "model", "units", "count", "reference"}
-    columns = ("value", "reference_value", "skill", "skill_lower", "skill_upper")
-    labels = [c for c in table.columns if c not in known and c not in columns]
+    labels = [c for c in table.columns if c not in ("model", *NO_LABELS)]
     reference = str(table["reference"].iloc[0]) if "reference" in table.columns else None
     lead = np.round(table["lead_time_minutes"].to_numpy() * 60e9).astype("timedelta64[ns]")
     table = table.assign(lead_time=lead)
@@ -174,13 +137,11 @@ def _scores(table: pd.DataFrame) -> xr.Dataset:
     for metric, rows in table.groupby("metric", sort=False):
         own = [label for label in labels if rows[label].notna().any()]
         indexed = rows.set_index([*own, "lead_time"])
-        endings = {"value": "", "reference_value": f"_{reference}", "skill": "_skill", "skill_lower": "_skill_lower",
-                   "skill_upper": "_skill_upper"}  # fmt: skip
-        for column, ending in endings.items():
+        for column, ending in {"value": "", **_of_reference(reference)}.items():
             if column in rows.columns and rows[column].notna().any():
                 score = xr.DataArray.from_series(indexed[column].astype(float))
                 units = str(rows["units"].iloc[0]) if "units" in rows.columns else "1"
-                score.attrs["units"] = units if column in ("value", "reference_value") else "1"
+                score.attrs["units"] = units if "value" in column else "1"
                 scores[f"{metric}{ending}"] = score
     if reference is not None:
         scores.attrs["reference"] = reference

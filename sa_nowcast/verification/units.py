@@ -40,13 +40,7 @@ def units_of(data: xr.DataArray) -> tuple[str | None, ...]:
 
 
 def require_same_units(data: xr.DataArray, forecast: xr.DataArray, role: str) -> str | None:
-    """Return the units that `data` and `forecast` share; None where they have none or differ by variable.
-
-    Raises
-    ------
-    DataError
-        If they differ, or only one of them says its units; the line shows both.
-    """
+    """Return the units that `data` and `forecast` share; None where they have none or differ by variable."""
     theirs, ours = units_of(data), units_of(forecast)
     size = max(len(theirs), len(ours))
     for a, b in zip(theirs * (size // len(theirs)), ours * (size // len(ours)), strict=True):
@@ -62,14 +56,9 @@ def require_same_units(data: xr.DataArray, forecast: xr.DataArray, role: str) ->
 
 def split_threshold(value: object) -> tuple[float, str | None]:
     """Return number and units of a threshold given as a number or as text such as ``"1 mm h-1"``."""
-    if isinstance(value, str):
-        number, _, units = value.strip().partition(" ")
-        try:
-            return float(number), units.strip() or None
-        except ValueError:
-            raise RecipeError("thresholds", f"{value!r} is not a number", 'such as 1.0 or "1 mm h-1"') from None
+    number, _, units = value.strip().partition(" ") if isinstance(value, str) else (value, "", "")
     try:
-        return float(value), None  # type: ignore[arg-type]
+        return float(number), units.strip() or None  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise RecipeError("thresholds", f"{value!r} is not a number", 'such as 1.0 or "1 mm h-1"') from None
 
@@ -77,15 +66,7 @@ def split_threshold(value: object) -> tuple[float, str | None]:
 def check_thresholds(
     thresholds: Sequence[float | str] | npt.NDArray[np.float64] | xr.DataArray | None, units: str | None
 ) -> tuple[float, ...]:
-    """Return `thresholds` as sorted numbers in `units`.
-
-    Parameters
-    ----------
-    thresholds : sequence of float or str, DataArray or None
-        Numbers in the data's units, or text that says its units (``"1 mm h-1"``). None: 0.1 to 30 mm h-1 where the
-        units are a rain rate, else none.
-    units : str or None
-        The units of the data.
+    """Return `thresholds` as sorted numbers in `units`; None: 0.1 to 30 mm h-1 of a rain rate, of others none.
 
     Raises
     ------
@@ -96,20 +77,15 @@ def check_thresholds(
     if thresholds is None:
         return RAIN_THRESHOLDS if is_rain_rate(units) else ()
     stated = thresholds.attrs.get("units") if isinstance(thresholds, xr.DataArray) else None
-    items = (
-        thresholds.values.ravel()
-        if isinstance(thresholds, xr.DataArray)
-        else np.atleast_1d(np.asarray(thresholds, dtype=object))
-    )
+    low, high = _RANGE.get(canonical_units(units) or "", (-np.inf, np.inf))
     numbers: list[float] = []
-    for item in items:
+    for item in np.atleast_1d(np.asarray(thresholds, dtype=object)).ravel():
         number, own = split_threshold(item)
         own = own or stated
         if own is not None and units is not None and canonical_units(own) != canonical_units(units):
             raise RecipeError("thresholds", f"{number:g} is in {own}", f"the data's units {units}")
         if not np.isfinite(number):
             raise RecipeError("thresholds", f"{number} is not finite", f"numbers in {units or 'the data units'}")
-        low, high = _RANGE.get(canonical_units(units) or "", (-np.inf, np.inf))
         if low == 0 and number <= 0:
             raise RecipeError(
                 "thresholds",
@@ -118,9 +94,8 @@ def check_thresholds(
                 "every value is >= 0, so that no event could be missed: take a positive one",
             )
         if not low <= number <= high:
-            raise RecipeError(
-                "thresholds", f"{number:g} is outside what {units} can hold", f"{low:g} to {high:g} {units}"
-            )
+            found = f"{number:g} is outside what {units} can hold"
+            raise RecipeError("thresholds", found, f"{low:g} to {high:g} {units}")
         if number in numbers:
             raise RecipeError("thresholds", f"{number:g} is there twice", "each once")
         numbers.append(number)

@@ -1,7 +1,7 @@
 """One function per command.
 
 `data` says what a recipe's data are and `identity` which they are, `outputs` keeps the folder of a run, `stages` does
-the work with `converting`, `period`, `scored` and `drawing`.
+the work with `converting`, `period`, `scoring` and `drawing`.
 """
 
 from sa_nowcast.workflow.period import forecast_period

@@ -31,10 +31,10 @@ from sa_nowcast.windows import window_starts
 from sa_nowcast.workflow.data import open_path
 from sa_nowcast.workflow.identity import data_identity
 from sa_nowcast.workflow.outputs import digest
+from sa_nowcast.workflow.scoring import BY_PYSTEPS
 
 DEFAULT: Final = "default"
 SCORES: Final = "scores.csv"
-_LABELS: Final = ("variable", "channel")
 _EPOCH: Final = np.datetime64("2000-01-01", "ns")
 
 
@@ -42,13 +42,8 @@ _EPOCH: Final = np.datetime64("2000-01-01", "ns")
 class ComparisonResult:
     """What a comparison left in its folder.
 
-    Attributes
-    ----------
-    folder : Path
-    scores : DataFrame
-        A row for each dataset, field, model and lead time: ``set``, ``field``, ``model``, ``lead``, ``mse``,
-        ``init_times``, and against persistence and extrapolation ``skill_…`` with ``_lower`` and ``_upper``.
-    files : list of Path
+    `scores` has a row for each dataset, field, model and lead time: ``set``, ``field``, ``model``, ``lead``, ``mse``,
+    ``init_times``, and against persistence and extrapolation ``skill_…`` with ``_lower`` and ``_upper``.
     """
 
     folder: Path
@@ -61,23 +56,8 @@ def run_comparison(
 ) -> ComparisonResult:
     """Hindcast every dataset by every model, and score all of them on the same pixels.
 
-    Parameters
-    ----------
-    recipe : ComparisonRecipe
-    report : callable, optional
-        Called with one line before each dataset.
-    dry_run : bool
-        Open every dataset and model, and compute and write nothing.
-
-    Returns
-    -------
-    ComparisonResult
-        What is finished is read from the folder: the same call goes on after an interruption.
-
-    Raises
-    ------
-    RecipeError, DataError, ModelError, StorageError
-        A model, dataset or folder that cannot be used.
+    What is finished is read from the folder: the same call goes on after an interruption. `report` is called with one
+    line before each dataset; a dry run opens every dataset and model, and computes and writes nothing.
     """
     say = report or (lambda line: None)
     models = {name: _model(name) for name in recipe.models}
@@ -109,13 +89,7 @@ def run_comparison(
 
 
 def open_set(recipe: SetRecipe) -> xr.Dataset:
-    """Open a dataset of a comparison as its recipe says, lazily where its reader can.
-
-    Raises
-    ------
-    DataError, RecipeError
-        It is not there or cannot be opened, or a cadence that is none.
-    """
+    """Open a dataset of a comparison as its recipe says, lazily where its reader can."""
     ds = open_path(recipe.source, f"the source of {recipe.name!r}", engine=recipe.engine, **recipe.options)
     if recipe.variables is not None:
         lacking = [name for name in recipe.variables if name not in ds.data_vars]
@@ -144,7 +118,7 @@ def _set_scores(
 ) -> pd.DataFrame:
     file = folder / f"{_file_name(one)}.csv"
     known = file.with_suffix(".json")
-    found = {name: model if isinstance(model, str) else model.digest for name, model in models.items()}
+    found = {name: getattr(model, "digest", name) for name, model in models.items()}
     told = [one.model_dump(mode="json"), recipe.history, recipe.steps, found, __version__]
     identity = digest([told, data_identity(one.source, {})["identity"]])
     if file.exists() and known.exists() and json.loads(known.read_text()).get("identity") == identity:
@@ -166,20 +140,17 @@ def _set_scores(
 
 def _rows(archives: dict[str, xr.DataArray], ds: xr.Dataset) -> pd.DataFrame:
     """Return the mean squared errors, and the skills against each reference that is among the models."""
-    result = None
+    table = pd.DataFrame()
     for reference in [name for name in archives if name in REFERENCES]:
         # All pairs at each lead time: short sequences share hardly a valid time over all lead times.
-        scores = compare(archives, ds, ["mse"], reference=reference, valid_times="all")
-        table = to_table(scores)
-        labels = [name for name in _LABELS if name in table]
-        table["field"] = table[labels[0]].astype(str) if labels else ""
-        table["lead"] = table.groupby(["model", "field"]).cumcount() + 1
+        rows = to_table(compare(archives, ds, ["mse"], reference=reference, valid_times="all"))
+        labels = [name for name in (dims.VARIABLE, "channel") if name in rows]
+        rows["field"] = rows[labels[0]].astype(str) if labels else ""
+        rows["lead"] = rows.groupby(["model", "field"]).cumcount() + 1
         skills = {name: f"{name}_{reference}" for name in ("skill", "skill_lower", "skill_upper")}
-        table = table.rename(columns={"value": "mse", **skills}).set_index(["field", "model", "lead"])
-        wanted = table[[*(["mse"] if result is None else []), *skills.values()]]
-        result = wanted if result is None else result.join(wanted)
-    assert result is not None  # a comparison has a reference
-    return result.reset_index()
+        rows = rows.rename(columns={"value": "mse", **skills}).set_index(["field", "model", "lead"])
+        table = rows[["mse", *skills.values()]] if table.empty else table.join(rows[list(skills.values())])
+    return table.reset_index()
 
 
 def _file_name(one: SetRecipe) -> str:
@@ -201,6 +172,6 @@ def _model(name: str) -> Nowcaster | str:
         return as_nowcaster(name)
     if name == "climatology":
         raise RecipeError("models", name, expected="models and references that need no training period")
-    if name != "persistence":
+    if name in BY_PYSTEPS:
         require_pysteps()
     return name

@@ -1,4 +1,4 @@
-"""The stage that forecasts the held-back period: by the network, and by each reference, with bounded memory."""
+"""The stage that forecasts the test period: by the network, and by each reference, with bounded memory."""
 
 from __future__ import annotations
 
@@ -55,68 +55,41 @@ def forecast_period(
     """
     starts = window_starts(frames.segments, history + steps, period, blocked, stride=stride)
     if not len(starts):
-        raise DataError(
-            frames.name,
-            f"no window of {history + steps} successive frames to test on",
-            fix="give split.test a larger share",
-        )
-    channel = None if len(frames.arrays) > 1 else frames.channel_dim
+        found = f"no window of {history + steps} successive frames to test on"
+        raise DataError(frames.name, found, fix="give split.test a larger share")
     mapping = grid_mapping_name(frames.arrays[0])
     data = data[[str(a.name) for a in frames.arrays] + ([mapping] if mapping in data.data_vars else [])]
     inits: Any = frames.times[starts + history - 1]
-    return hindcast(
-        data,
-        model,
-        steps,
-        init_times=inits,
-        tile=tile,
-        to=to,
-        existing=existing,
-        time=frames.time_dim,
-        y=frames.grid.y,
-        x=frames.grid.x,
-        channel=channel,
-    )
+    return hindcast(data, model, steps, init_times=inits, tile=tile, to=to, existing=existing, **_dims(frames))
+
+
+def _dims(frames: Frames) -> dict[str, Any]:
+    """Return the names of the dimensions, as a hindcast and a forecast take them."""
+    channel = None if len(frames.arrays) > 1 else frames.channel_dim
+    return {"time": frames.time_dim, "y": frames.grid.y, "x": frames.grid.x, "channel": channel}
 
 
 def archive_path(folder: Path, name: str, recipe: Recipe, experiment: Experiment) -> Path:
     """Return where forecasts are kept: as the recipe says, and in Zarr where they are too large for one file."""
-    if recipe.output.format == "zarr" or _bytes(recipe, experiment) > LARGEST_NETCDF:
-        return folder / f"{name}.zarr"
-    return folder / f"{name}.nc"
-
-
-def _bytes(recipe: Recipe, experiment: Experiment) -> int:
-    frames = experiment.test_frames
     first, stop = experiment.test_period
     inits = (stop - first) // recipe.forecast.stride
-    return inits * recipe.steps * int(np.prod(frames.shape[1:])) * 4
+    size = inits * recipe.steps * int(np.prod(experiment.test_frames.shape[1:])) * 4
+    return folder / f"{name}.{'zarr' if recipe.output.format == 'zarr' or size > LARGEST_NETCDF else 'nc'}"
 
 
 def make_forecasts(
     model: Nowcaster | Reference, recipe: Recipe, experiment: Experiment, path: Path, *, replace: bool, title: str
-) -> xr.DataArray:
-    """Forecast the held-back period, write what comes of it to `path`, and return it.
+) -> None:
+    """Forecast the test period and write the forecasts to `path`, ``.nc`` or ``.zarr``.
 
-    Parameters
-    ----------
-    model : Nowcaster or Reference
-    recipe : Recipe
-    experiment : Experiment
-    path : Path
-        Ends in ``.nc`` or ``.zarr``; a Zarr archive that was begun is gone on with.
-    replace : bool
-        Whether a Zarr archive that is there is another's.
-    title : str
-        Of a NetCDF file.
+    A Zarr archive that was begun is gone on with, unless it is to be replaced; a NetCDF file has a title.
     """
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".zarr":
-        return _hindcast(model, recipe, experiment, path, replace=replace)
-    archive: xr.DataArray = _hindcast(model, recipe, experiment).compute()
-    write_forecast(archive, path, title=title)
-    return archive
+        _hindcast(model, recipe, experiment, path, replace)
+    else:
+        write_forecast(_hindcast(model, recipe, experiment).compute(), path, title=title)
 
 
 def made_forecasts(model: Nowcaster | Reference, recipe: Recipe, experiment: Experiment, path: Path) -> xr.DataArray:
@@ -128,26 +101,14 @@ def made_forecasts(model: Nowcaster | Reference, recipe: Recipe, experiment: Exp
 
 
 def _hindcast(
-    model: Nowcaster | Reference,
-    recipe: Recipe,
-    experiment: Experiment,
-    to: Path | None = None,
-    *,
-    replace: bool = False,
+    model: Nowcaster | Reference, recipe: Recipe, experiment: Experiment, to: Path | None = None, replace: bool = False
 ) -> xr.DataArray:
+    tested = (experiment.test, experiment.test_frames, experiment.test_period, experiment.blocked)
+    tile = None if isinstance(model, Reference) else recipe.forecast.tile
     return forecast_period(
-        model,
-        experiment.test,
-        experiment.test_frames,
-        experiment.test_period,
-        experiment.blocked,
-        history=recipe.history,
-        steps=recipe.steps,
-        stride=recipe.forecast.stride,
-        tile=None if isinstance(model, Reference) else recipe.forecast.tile,
-        to=to,
+        model, *tested, history=recipe.history, steps=recipe.steps, stride=recipe.forecast.stride, tile=tile, to=to,
         existing="replace" if replace else "resume",
-    )
+    )  # fmt: skip
 
 
 def _read(path: Path, like: xr.DataArray) -> Any:
@@ -176,14 +137,6 @@ def reference_of(name: str, experiment: Experiment) -> Reference:
 
 def latest(nowcaster: Nowcaster, recipe: Recipe, experiment: Experiment, path: Path) -> None:
     """Forecast from the newest frames, for which there is no truth yet."""
-    frames = experiment.test_frames
-    forecast = nowcaster.forecast(
-        experiment.test,
-        recipe.steps,
-        tile=recipe.forecast.tile,
-        time=frames.time_dim,
-        y=frames.grid.y,
-        x=frames.grid.x,
-        channel=None if len(frames.arrays) > 1 else frames.channel_dim,
-    )
+    told = _dims(experiment.test_frames)
+    forecast = nowcaster.forecast(experiment.test, recipe.steps, tile=recipe.forecast.tile, **told)
     write_forecast(forecast, path, "zarr" if path.suffix == ".zarr" else "netcdf", title=f"{recipe.name}, latest")

@@ -19,13 +19,14 @@ from sa_nowcast.bundle.files import require_free
 from sa_nowcast.metadata import dims
 from sa_nowcast.recipe import Recipe, network_config
 from sa_nowcast.storage.whole import locked, remove_partials, storage, write_whole
+from sa_nowcast.verification.plan import PERSISTENCE
 from sa_nowcast.workflow import drawing
 from sa_nowcast.workflow.converting import convert_source
 from sa_nowcast.workflow.data import Experiment, open_experiment, period, sources_of
 from sa_nowcast.workflow.identity import identity_of_all
 from sa_nowcast.workflow.outputs import Ledger, check_claim, claim, digest, trained_by
 from sa_nowcast.workflow.period import archive_path, latest, made_forecasts, make_forecasts, reference_of
-from sa_nowcast.workflow.scored import PERSISTENCE, keep_scores, kept_scores, require_scoring, score
+from sa_nowcast.workflow.scoring import keep_scores, kept_scores, require_scoring, score
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,8 +14,9 @@ import pandas as pd
 from sa_nowcast.errors import Interrupted, RecipeError, SaNowcastError
 from sa_nowcast.recipe import ColumnRecipe, Recipe, TableRecipe, TablesRecipe, find_recipe, read_recipe
 from sa_nowcast.storage.whole import storage, write_whole
-from sa_nowcast.verification.metrics import plain_name, select_metrics
+from sa_nowcast.verification.metrics import plain_name
 from sa_nowcast.workflow.outputs import check_claim
+from sa_nowcast.workflow.scoring import metrics_of
 from sa_nowcast.workflow.stages import SCORES, run
 
 FIGURES: Final = "tables.csv"
@@ -23,14 +24,7 @@ FIGURES: Final = "tables.csv"
 
 @dataclass(frozen=True)
 class Member:
-    """One run that fills tables.
-
-    Attributes
-    ----------
-    name : str
-        The recipe, as the tables name it, and the network.
-    recipe : Recipe
-    """
+    """One run that fills tables; its name is the recipe, as the tables name it, and the network."""
 
     name: str
     recipe: Recipe
@@ -44,16 +38,9 @@ class Member:
 class TablesResult:
     """What there is of the tables.
 
-    Attributes
-    ----------
-    folder : Path
-    figures : DataFrame
-        A row for each table, network and column: ``table``, ``recipe``, ``network``, ``score``, ``lead``, ``printed``,
-        ``ours``; ``lead`` is NaN where the score is the mean over all, ``ours`` where no run by these settings gives
-        the figure.
-    files : list of Path
-    failed : list of (str, SaNowcastError)
-        Runs that could not be made.
+    `figures` has a row for each table, network and column: ``table``, ``recipe``, ``network``, ``score``, ``lead``,
+    ``printed``, ``ours``; ``lead`` is NaN where the score is the mean over all, ``ours`` where no run by these settings
+    gives the figure. `failed` are the runs that could not be made, by name.
     """
 
     folder: Path
@@ -63,13 +50,7 @@ class TablesResult:
 
 
 def members(recipe: TablesRecipe) -> list[Member]:
-    """Return the runs that fill the tables that are asked for, each once.
-
-    Raises
-    ------
-    RecipeError
-        A recipe that is not there or is not valid with the overrides, or that scores no such thing.
-    """
+    """Return the runs that fill the tables that are asked for, each once; refuse recipes that score no such thing."""
     found: dict[Path, Member] = {}
     for table in recipe.wanted():
         for network in recipe.wanted_networks(table):
@@ -77,7 +58,7 @@ def members(recipe: TablesRecipe) -> list[Member]:
             if folder not in found:
                 own = [f"network.name={network}", f"output.folder={json.dumps(str(folder))}"]
                 read = read_recipe(find_recipe(table.recipe), [*recipe.overrides, *own])
-                found[folder] = Member(_name(table, network), read)
+                found[folder] = Member(f"{table.recipe} {network}", read)
             _require_columns(table, found[folder].recipe)
     return list(found.values())
 
@@ -87,28 +68,12 @@ def run_tables(
 ) -> TablesResult:
     """Make the runs that are missing, and put their figures beside the printed ones.
 
-    Parameters
-    ----------
-    recipe : TablesRecipe
-    progress : bool
-        Whether training shows a progress bar on standard error.
-    report : callable
-        Called with one line at the start of each stage of each run, and for each run that cannot be made.
-
-    Returns
-    -------
-    TablesResult
-        Finished runs are read from their folders; the same call goes on after an interruption. Where one cannot be
-        made, the others still are.
-
-    Raises
-    ------
-    RecipeError
-        A recipe or override that cannot be, before anything is run.
-    Interrupted
-        Stopped from outside.
+    Finished runs are read from their folders; the same call goes on after an interruption. Where a run cannot be made,
+    the others still are. A recipe or override that cannot be is refused before anything is run. `progress` is that of
+    training; `report` is called with one line for each stage of each run, and for each run that cannot be made.
     """
-    wanted, failed = members(recipe), list[tuple[str, SaNowcastError]]()
+    wanted = members(recipe)
+    failed: list[tuple[str, SaNowcastError]] = []
     if recipe.run:
         _require_one_process()
         for number, member in enumerate(wanted, 1):
@@ -121,9 +86,14 @@ def run_tables(
                 member.reporting(report)(str(error))
                 failed.append((member.name, error))
     folder = Path(recipe.output.folder).expanduser()
-    others = _runs_of_others(wanted)
-    for name, other in others.items() if not recipe.run else ():  # else it was said when it was to be run
-        report(f"{name}: {other}")
+    others = set()  # whose folder holds a run by other settings, as after other overrides: its figures are not theirs
+    for member in wanted:
+        try:
+            check_claim(Path(member.recipe.output.folder), member.recipe)
+        except RecipeError as error:
+            others.add(member.name)
+            if not recipe.run:  # else it was said when it was to be run
+                member.reporting(report)(str(error))
     figures, files = _figures(recipe, others), []
     if recipe.run and folder.is_dir():
         with storage(folder / FIGURES):
@@ -133,7 +103,7 @@ def run_tables(
 
 
 def _require_columns(table: TableRecipe, run_by: Recipe) -> None:
-    scored = [metric.name for metric in select_metrics(run_by.verification.metrics or ["mse"])]
+    scored = metrics_of(run_by.verification)
     for column in table.columns:
         if plain_name(column.score) not in scored:
             raise RecipeError(
@@ -155,51 +125,31 @@ def _require_one_process() -> None:
         )
 
 
-def _name(table: TableRecipe, network: str) -> str:
-    return f"{table.recipe} {network}"
-
-
 def _folder(recipe: TablesRecipe, experiment: str, network: str) -> Path:
     name = re.sub(r"[^A-Za-z0-9-]+", "_", str(Path(experiment).with_suffix(""))).strip("_")
     return Path(recipe.output.folder).expanduser() / name / network
-
-
-def _runs_of_others(wanted: Sequence[Member]) -> dict[str, RecipeError]:
-    """Return those whose folder holds a run by other settings, as after other overrides: its figures are not theirs."""
-    found = {}
-    for member in wanted:
-        try:
-            check_claim(Path(member.recipe.output.folder), member.recipe)
-        except RecipeError as error:
-            found[member.name] = error
-    return found
 
 
 def _figures(recipe: TablesRecipe, without: Container[str]) -> pd.DataFrame:
     rows = []
     for table in recipe.wanted():
         for network in recipe.wanted_networks(table):
-            ours: list[float | None] = [None] * len(table.columns)
-            if _name(table, network) not in without:
-                ours = _ours(_folder(recipe, table.recipe, network) / SCORES, network, table.columns)
-            for column, printed, here in zip(table.columns, table.printed[network], ours, strict=True):
-                told = {"table": table.title, "recipe": table.recipe, "network": network}
-                rows.append({**told, **column.model_dump(), "printed": printed, "ours": here})
+            path = _folder(recipe, table.recipe, network) / SCORES
+            known = f"{table.recipe} {network}" not in without and path.is_file()
+            scores = pd.read_csv(path) if known else None
+            told = {"table": table.title, "recipe": table.recipe, "network": network}
+            for column, printed in zip(table.columns, table.printed[network], strict=True):
+                ours = None if scores is None else _mean(scores, network, column)
+                rows.append({**told, **column.model_dump(), "printed": printed, "ours": ours})
     return pd.DataFrame(rows).astype({"lead": float, "ours": float})
 
 
-def _ours(path: Path, network: str, columns: Sequence[ColumnRecipe]) -> list[float | None]:
-    if not path.is_file():
-        return [None] * len(columns)
-    scores = pd.read_csv(path)
+def _mean(scores: pd.DataFrame, network: str, column: ColumnRecipe) -> float | None:
+    """Return a score at a lead time or on average over all; None where it was not made."""
+    rows = scores[scores["metric"] == plain_name(column.score)]
     if "model" in scores:  # references are scored beside the network
-        scores = scores[scores["model"] == network]
-    found: list[float | None] = []
-    for column in columns:
-        by_lead = (
-            scores[scores["metric"] == plain_name(column.score)].sort_values("lead_time_minutes")["value"].to_list()
-        )
-        if column.lead is not None:
-            by_lead = by_lead[column.lead - 1 : column.lead]
-        found.append(sum(by_lead) / len(by_lead) if by_lead else None)
-    return found
+        rows = rows[rows["model"] == network]
+    by_lead = rows.sort_values("lead_time_minutes")["value"].to_list()
+    if column.lead is not None:
+        by_lead = by_lead[column.lead - 1 : column.lead]
+    return sum(by_lead) / len(by_lead) if by_lead else None

@@ -198,7 +198,9 @@ def test_a_grid_with_a_hole_is_named_in_a_warning(case):
     yield lambda: look(value(fix, ds=ds))
 
 
-@remedy("times/__init__.py", "fill in or resample the times, or allow gaps with gaps='skip' (data.gaps: skip in a recipe)")
+@remedy(
+    "times/__init__.py", "fill in or resample the times, or allow gaps with gaps='skip' (data.gaps: skip in a recipe)"
+)
 @pytest.mark.parametrize("how", ["fill in", "resample", "skip"])
 def test_a_missing_frame(how):
     holed = rain(8).isel(time=[0, 1, 2, 4, 5, 6, 7]).to_dataset()

@@ -22,7 +22,7 @@ def forecast(truth) -> xr.DataArray:
     return hindcast(truth[:-2], "persistence", 2).compute()
 
 
-@remedy("verification/collect.py", "pass reference=…lead_times=forecast.lead_time, init_time=forecast.init_time)")
+@remedy("verification/plan.py", "pass reference=…lead_times=forecast.lead_time, init_time=forecast.init_time)")
 @pytest.mark.parametrize("name", ["extrapolation", "climatology"])
 def test_the_name_of_a_reference(name):
     truth = rain(600)
@@ -32,21 +32,21 @@ def test_the_name_of_a_reference(name):
     yield lambda: verify(forecast, truth, reference=theirs)
 
 
-@remedy("verification/collect.py", "thresholds=[1.0], with values that matter in your data")
+@remedy("verification/metrics.py", "thresholds=[1.0], with values that matter in your data")
 def test_a_score_of_events_without_thresholds(forecast, truth):
     forecast, truth = (data.assign_attrs(units="K") for data in (forecast, truth))
     fix = yield lambda: verify(forecast, truth, ["csi"])
     yield lambda: verify(forecast, truth, ["csi"], **keywords(fix))
 
 
-@remedy("verification/compare.py", "rename them")
+@remedy("verification/plan.py", "rename them")
 def test_forecasts_on_differently_named_axes(forecast, truth):
     other = forecast.rename(y="row", x="column")
     yield lambda: compare({"a": forecast, "b": other}, truth)
     yield lambda: compare({"a": forecast, "b": other.rename(row="y", column="x")}, truth)
 
 
-@remedy("verification/fields.py", "give data_range=(lowest, highest) in the data's units")
+@remedy("verification/metrics.py", "give data_range=(lowest, highest) in the data's units")
 def test_values_beyond_the_range_of_a_picture(forecast, truth):
     yield lambda: verify(forecast, truth, ["psnr"])
     yield lambda: verify(forecast, truth, ["psnr"], data_range=(float(truth.min()), float(truth.max())))

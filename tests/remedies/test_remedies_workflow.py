@@ -260,7 +260,7 @@ def archives(tmp_path: Path) -> tuple[Path, Path]:
     return early, late
 
 
-@remedy("workflow/scoring.py", "make them from the same data, with the same steps")
+@remedy("verification/plan.py", "make them from the same data, with the same steps")
 def test_archives_without_a_common_time(archives, source, tmp_path):
     early, late = map(str, archives)
     truth = xr.open_dataset(source)
@@ -269,7 +269,7 @@ def test_archives_without_a_common_time(archives, source, tmp_path):
     yield lambda: plan_scores([early, str(tmp_path / "same.zarr")], truth)
 
 
-@remedy("workflow/scoring.py", "give truth of the forecasts' period")
+@remedy("verification/plan.py", "give truth of the forecasts' period")
 def test_a_truth_of_another_period(archives, source):
     truth = xr.open_dataset(source)
     yield lambda: plan_scores([str(archives[1])], truth.isel(time=slice(10)))
@@ -394,7 +394,7 @@ def test_a_forecast_stands_there(how, source, run, saved, tmp_path):
     yield run(*given, tmp_path / "b.nc") if how == "another" else run(*given, tmp_path / "a.nc", *flags(fix))
 
 
-@remedy("workflow/scoring.py", "give thresholds=")
+@remedy("verification/metrics.py", "thresholds=[1.0], with values that matter in your data")
 def test_scores_of_events_without_thresholds(run, archives, source, tmp_path):
     kelvin = xr.open_dataset(source)
     kelvin["rain"].attrs["units"] = "K"
@@ -402,7 +402,8 @@ def test_scores_of_events_without_thresholds(run, archives, source, tmp_path):
     hindcast(kelvin, "persistence", 2, to=tmp_path / "kelvin.zarr")
     given = ("verify", tmp_path / "kelvin.zarr", tmp_path / "kelvin.nc", "--metric", "csi")
     fix = yield run(*given)
-    yield run(*given, *flags(fix), "1.0")
+    assert fix.startswith("--threshold 1.0,")
+    yield run(*given, *fix.partition(",")[0].split())
 
 
 @remedy("workflow/pictures.py", "leave …= out")

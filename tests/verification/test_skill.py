@@ -9,7 +9,7 @@ import xarray as xr
 from sa_nowcast.errors import RecipeError
 from sa_nowcast.verification import Bootstrap, persistence, verify
 from sa_nowcast.verification.bootstrap import block_length, block_weights
-from sa_nowcast.verification.verify import common_pairs
+from sa_nowcast.verification.summary import common_pairs
 
 from .conftest import MINUTE, START, forecast_of, observations
 

@@ -1,0 +1,449 @@
+"""Forecasts against truth: checked at once, on one sample, and scored."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from sa_nowcast.errors import DataError, ForecastWarning, RecipeError
+from sa_nowcast.metadata import dims
+from sa_nowcast.metadata.bounds import UNIT_RANGE
+from sa_nowcast.times import nearest, read_times, show_step, show_time, valid_times
+from sa_nowcast.verification.bootstrap import Bootstrap
+from sa_nowcast.verification.collect import collect
+from sa_nowcast.verification.inputs import (
+    Pairing,
+    as_archive,
+    check_labels,
+    check_lead_time,
+    horizontal,
+    on_grid,
+    pair,
+    single_array,
+)
+from sa_nowcast.verification.metrics import METRICS, select_metrics
+from sa_nowcast.verification.named import REFERENCES
+from sa_nowcast.verification.scoring import Scoring
+from sa_nowcast.verification.statistics import Statistics
+from sa_nowcast.verification.summary import summarise
+
+PERSISTENCE = "persistence"
+Truth = xr.DataArray | xr.Dataset
+_PAIR = (dims.INIT_TIME, dims.LEAD_TIME)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Forecasts that were checked against truth and each other; no value was read.
+
+    Attributes
+    ----------
+    scoring : Scoring
+    pairings : mapping of str to Pairing
+        Of each forecast that is scored, by its name.
+    compared : mapping of str to DataArray
+        All forecasts on one sample: a pixel that is missing in one takes no part in the scores of any.
+    left_out : str
+        Which init times and lead times were left out, as a clause; empty where none were.
+    """
+
+    scoring: Scoring
+    pairings: Mapping[str, Pairing]
+    compared: Mapping[str, xr.DataArray]
+    left_out: str = ""
+
+    def compute(self) -> dict[str, xr.Dataset]:
+        """Return the scores of each forecast, and warn of init times of which no pixel is scored."""
+        scores: dict[str, xr.Dataset] = {}
+        lost: xr.DataArray | None = None
+        for name, pairing in self.pairings.items():
+            sums = collect(pairing)
+            scores[name] = summarise(sums, valid_times=self.scoring.valid_times, bootstrap=self.scoring.bootstrap)
+            if name:
+                scores[name].attrs["compared_with"] = ", ".join(other for other in self.compared if other != name)
+            pixels = sums.forecast["pixels"]
+            empty = pixels.sum([dim for dim in pixels.dims if dim not in _PAIR]).transpose(*_PAIR) == 0
+            lost = empty if lost is None else lost | empty
+        if lost is not None and (text := _why_left_out(lost, self.compared)):
+            for each in scores.values():
+                each.attrs["left_out"] = text
+            warnings.warn(text, ForecastWarning, stacklevel=3)
+        return scores
+
+    def describe(self) -> str:
+        """Return one line: which forecasts, how many, and against what."""
+        told = self.as_dict()
+        sizes = f"{told['init_times']} forecasts of {len(told['lead_times'])} lead times"
+        return f"{', '.join(self.pairings)}: {sizes}, against {told['reference'] or 'nothing'}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON can hold it."""
+        first = next(iter(self.pairings.values()))
+        labels = [pairing.labels for pairing in self.pairings.values()]
+        return {
+            "archives": {name: dict(pairing.forecast.sizes) for name, pairing in self.pairings.items()},
+            "init_times": first.forecast.sizes[dims.INIT_TIME],
+            "lead_times": [show_step(lead) for lead in first.forecast[dims.LEAD_TIME].values],
+            "metrics": list(dict.fromkeys(name for each in labels for name in each.metrics)),
+            "thresholds": list(labels[0].settings.thresholds) if self.scoring.thresholds is not None else [],
+            "reference": next((each.reference for each in labels if each.reference), None),
+            "left_out": self.left_out,
+        }
+
+
+def plan(
+    forecasts: xr.DataArray | dict[str, xr.DataArray],
+    truth: Truth,
+    scoring: Scoring = Scoring(),  # noqa: B008 - frozen
+    reference: str | xr.DataArray | None = None,
+    *,
+    reference_name: str | None = None,
+    time: Hashable | None = None,
+    lacking: Literal["refuse", "skip"] = "refuse",
+) -> Plan:
+    """Check forecasts against truth and each other; no value of lazy ones is read.
+
+    Parameters
+    ----------
+    forecasts : DataArray or dict of names to DataArrays
+        One forecast, which stands under "" in the plan; or several that are scored on the sample that all have.
+    truth, scoring, reference_name, time
+        As for :func:`verify`.
+    reference : str or DataArray, optional
+        "persistence", a forecast, or the name of one of `forecasts`. A forecast beside several is one of the sample,
+        under `reference_name`.
+    lacking : {"refuse", "skip"}
+        What is done with the init times of several forecasts for which truth lacks a frame.
+    """
+    if not isinstance(forecasts, dict):
+        if isinstance(reference, str) and reference != PERSISTENCE:
+            raise _unknown_reference(reference)
+        pairing = pair(forecasts, truth, scoring, reference, reference_name=reference_name, time=time)
+        compared = {str(forecasts.name or "the forecast"): pairing.forecast}
+        if isinstance(reference, xr.DataArray) and pairing.reference is not None:
+            compared[str(reference_name or reference.name or "the reference")] = pairing.reference
+        return Plan(scoring, {"": pairing}, compared)
+    everything = dict(forecasts)
+    if not everything:
+        raise RecipeError("forecasts", "none are given", "a mapping of names to forecasts")
+    if isinstance(reference, xr.DataArray):
+        everything[str(reference_name)] = reference
+        reference = str(reference_name)
+    if reference is not None and reference not in (known := (*everything, PERSISTENCE)):
+        raise RecipeError("reference", f"{reference!r} is unknown", "one of " + ", ".join(known))
+    needs_init = reference == PERSISTENCE and reference not in everything
+    compared, left_out = _on_common_times(everything, truth if lacking == "skip" else None, needs_init, time)
+    compared = _on_one_grid(compared)
+    present = functools.reduce(lambda a, b: a & b, map(_present, compared.values()))
+    common = {name: forecast.where(present) for name, forecast in compared.items()}
+    told = None if scoring.metrics is None else [metric.name for metric in select_metrics(scoring.metrics)]
+    members = {name for name, forecast in common.items() if forecast.sizes.get(dims.REALIZATION, 1) > 1}
+    pairings = {}
+    for name in forecasts:
+        own = told
+        if told is not None and members and name not in members:
+            own = [metric for metric in told if not METRICS[metric].ensemble]
+            if not own and members.intersection(forecasts):
+                continue
+        against = None if reference == name else common.get(reference or "", reference)
+        pairings[name] = pair(
+            common[name],
+            truth,
+            replace(scoring, metrics=own or told),
+            against,
+            reference_name=reference if isinstance(against, xr.DataArray) else None,
+            time=time,
+        )
+    return Plan(scoring, pairings, compared, left_out)
+
+
+def verify(
+    forecast: xr.DataArray,
+    truth: xr.DataArray | xr.Dataset,
+    metrics: Sequence[str] | None = None,
+    thresholds: Sequence[float | str] | xr.DataArray | None = None,
+    reference: str | xr.DataArray | None = None,
+    *,
+    reference_name: str | None = None,
+    neighbourhoods: Sequence[int] | None = None,
+    data_range: tuple[float, float] = UNIT_RANGE,
+    clip: bool = False,
+    valid_times: str | None = None,
+    bootstrap: Bootstrap | None = None,
+    time: Hashable | None = None,
+) -> xr.Dataset:
+    """Score `forecast` against `truth` by lead time.
+
+    Truth is chosen by coordinate: the frame at init_time + lead_time. A pixel that is missing in the truth, in any
+    member of the forecast or in the reference takes no part. The archive is reduced block by block along init time,
+    by dask where it is dask-backed, so that it may be larger than memory.
+
+    Parameters
+    ----------
+    forecast : DataArray, dims ([realization,] [init_time,] [variable,] lead_time, [channel,] y, x), any order
+        One forecast or an archive. Of an ensemble, the deterministic metrics score the mean of the members.
+    truth : DataArray or Dataset, dims (time, [channel,] y, x)
+        The observations, in the forecast's units and on its grid.
+    metrics : sequence of str, optional
+        Names from :data:`sa_nowcast.verification.METRICS`, in any case; "ssim" and "psnr" stand for all their
+        conventions. By default mse, and csi where there are thresholds.
+    thresholds : sequence of float or str, or DataArray, optional
+        Events are values ``>=`` a threshold in the data's units, both as float32; text such as ``"1 mm h-1"`` is
+        checked against them. By default 0.1 to 30 mm h-1 for rain rates.
+    reference : "persistence" or DataArray, optional
+        Adds scores named ``mse_persistence`` and skills ``mse_skill``. Persistence is the truth at init time; a
+        DataArray has at least the forecast's init and lead times.
+    reference_name : str, optional
+        Stands in place of "reference" in the names where `reference` is a DataArray without a name.
+    neighbourhoods : sequence of int, optional
+        Odd window widths of the FSS in pixels; 1, 5 and 11 by default.
+    data_range : tuple of float, default (0, 1)
+        The physical values that stand for 0 and 1 in frame_mse, frame_mae, ssim and psnr.
+    clip : bool, default False
+        Clip the forecast to `data_range` in those metrics.
+    valid_times : {"common", "all"}, optional
+        The sample: all pairs, or those whose valid times all lead times share, so that lead times are compared on
+        the same truth. By default "common" with a reference and "all" without. Where the lead times share none, as in
+        a single forecast, all pairs are taken, and the attribute ``sample`` says so.
+    bootstrap : Bootstrap, optional
+        How the interval of the skill is made: 1000 samples, 90 % by default.
+    time : hashable, optional
+        The time dimension of `truth`; found by its CF attributes, type or name otherwise.
+
+    Returns
+    -------
+    Dataset, dims (lead_time, [variable,] [channel,] and threshold, neighbourhood, rank where a metric has them)
+        A variable for each metric, with ``<metric>_<reference>``, ``<metric>_skill``, ``<metric>_skill_lower`` and
+        ``<metric>_skill_upper``; the pixels and forecasts that count as ``count`` and ``forecasts``. Scores are NaN
+        where they are undefined, such as the CSI without any event.
+
+    Warns
+    -----
+    ForecastWarning
+        Where no pixel of some forecasts is scored, as those of a reference that found too little rain: it is said how
+        many, and which of the forecast, the reference and the truth has no value. The attribute ``left_out`` keeps it.
+
+    Raises
+    ------
+    DataError
+        If truth lacks valid times, or the units, grids or labels differ.
+    RecipeError
+        If a metric, threshold or other argument is not valid.
+
+    Notes
+    -----
+    Skill is ``1 - score / score of the reference`` for scores that are 0 when perfect, else
+    ``(score - reference) / (perfect - reference)``.
+    """
+    scoring = Scoring(metrics, thresholds, neighbourhoods, data_range, clip, valid_times, bootstrap)
+    return plan(forecast, truth, scoring, reference, reference_name=reference_name, time=time).compute()[""]
+
+
+def collect_statistics(
+    forecast: xr.DataArray,
+    truth: xr.DataArray | xr.Dataset,
+    metrics: Sequence[str] | None = None,
+    *,
+    thresholds: Sequence[float | str] | xr.DataArray | None = None,
+    neighbourhoods: Sequence[int] | None = None,
+    reference: str | xr.DataArray | None = None,
+    reference_name: str | None = None,
+    data_range: tuple[float, float] = UNIT_RANGE,
+    clip: bool = False,
+    time: Hashable | None = None,
+) -> Statistics:
+    """Return the sums that the scores of `forecast` against `truth` are formulas over.
+
+    Parameters
+    ----------
+    forecast, truth, metrics, thresholds, neighbourhoods, reference, reference_name, data_range, clip, time
+        As for :func:`sa_nowcast.verification.verify`.
+
+    Returns
+    -------
+    Statistics
+        To be added to those of other archives, and given to :func:`sa_nowcast.verification.summarise`.
+    """
+    scoring = Scoring(metrics, thresholds, neighbourhoods, data_range, clip)
+    return collect(plan(forecast, truth, scoring, reference, reference_name=reference_name, time=time).pairings[""])
+
+
+def compare(
+    forecasts: Mapping[str, xr.DataArray],
+    truth: xr.DataArray | xr.Dataset,
+    metrics: Sequence[str] | None = None,
+    thresholds: Sequence[float | str] | xr.DataArray | None = None,
+    reference: str | None = None,
+    *,
+    neighbourhoods: Sequence[int] | None = None,
+    data_range: tuple[float, float] = UNIT_RANGE,
+    clip: bool = False,
+    valid_times: str = "common",
+    bootstrap: Bootstrap | None = None,
+    time: Hashable | None = None,
+) -> dict[str, xr.Dataset]:
+    """Score several forecasts against one truth, all on the same init times, lead times and pixels.
+
+    What one of them lacks takes no part in the scores of any: an init time or lead time that is not in all of them, and
+    a pixel that is missing in one of them, such as what an extrapolation brings in from outside. So the scores differ
+    by the forecasts and not by the samples.
+
+    Parameters
+    ----------
+    forecasts : mapping of names to DataArrays
+        Forecasts or archives, on one grid; networks, references and ensembles alike. Backed by dask, each block is read
+        once for each forecast, and memory stays bounded as in `verify`.
+    truth, metrics, thresholds, neighbourhoods, data_range, clip, bootstrap, time
+        As for `verify`. Metrics that need members (crps_fair, spread, spread_skill, rank_histogram) are given for
+        those forecasts that have some.
+    reference : str, optional
+        Adds skills against this one: a name in `forecasts`, or "persistence", which is made from the truth.
+    valid_times : {"common", "all"}, default "common"
+        As for `verify`.
+
+    Returns
+    -------
+    dict of names to Datasets
+        For `to_table` and `sa_nowcast.plotting.plot_scores`. The reference's own scores have no skill.
+
+    Warns
+    -----
+    ForecastWarning
+        As for `verify`: where one of the forecasts has no value at all from some init times, which then take no part in
+        the scores of any, it is named.
+
+    Raises
+    ------
+    DataError
+        If the forecasts share no init time or lead time, or as for `verify`.
+    RecipeError
+        If there are no forecasts or `reference` is none of them, or as for `verify`.
+    """
+    scoring = Scoring(metrics, thresholds, neighbourhoods, data_range, clip, valid_times, bootstrap)
+    named = dict(forecasts) if isinstance(forecasts, Mapping) else {}
+    return plan(named, truth, scoring, reference, time=time).compute()
+
+
+def _unknown_reference(name: str) -> RecipeError:
+    training = ", training=truth" if name == "climatology" else ""
+    made = f"sa_nowcast.reference({name!r}{training}).forecast(truth, "
+    return RecipeError(
+        "reference",
+        f"{name!r} is unknown",
+        '"persistence", None or a forecast DataArray',
+        f"pass reference={made}lead_times=forecast.lead_time, init_time=forecast.init_time)"
+        if name in REFERENCES
+        else None,
+    )
+
+
+def _on_common_times(
+    forecasts: Mapping[str, xr.DataArray], truth: Truth | None, needs_init: bool, time: Hashable | None
+) -> tuple[dict[str, xr.DataArray], str]:
+    """Return forecasts at the times that all have, and `truth` where given, in one order; and what is left out."""
+    archives = {}
+    for name, forecast in forecasts.items():
+        check_lead_time(forecast, name)
+        archives[name] = as_archive(forecast, name)
+    shared: dict[str, npt.NDArray[Any]] = {}
+    for dim, word in zip(_PAIR, ("init time", "lead time"), strict=True):
+        shared[dim] = functools.reduce(np.intersect1d, (each[dim].values for each in archives.values()))
+        if not shared[dim].size:
+            shown = "; ".join(f"{name} {_span(each[dim].values)}" for name, each in archives.items())
+            raise DataError(
+                "forecasts",
+                f"share no {word}: {shown}",
+                f"some {word}s that all have",
+                "make them from the same data, with the same steps",
+            )
+    if truth is not None:
+        observed = single_array(truth, next(iter(archives.values())))
+        times = read_times(observed, dims.find_dim(observed, "time", time), "truth")
+        shared[dims.INIT_TIME] = _with_truth(shared[dims.INIT_TIME], shared[dims.LEAD_TIME], times, needs_init)
+    parts = []
+    for dim, word in zip(_PAIR, ("init times", "lead times"), strict=True):
+        total = max(each.sizes[dim] for each in archives.values())
+        if total > shared[dim].size:
+            parts.append(f"{total - shared[dim].size} of {total} {word}")
+    left_out = f"left out: {' and '.join(parts)} that truth or another archive does not have" if parts else ""
+    return {name: each.sel(shared) for name, each in archives.items()}, left_out
+
+
+def _with_truth(init: Any, lead: Any, times: Any, needs_init: bool) -> Any:
+    """Return the init times for which truth, with frames at `times`, has every frame that is needed."""
+    there = nearest(times, valid_times(init, lead, "forecast"))[1].all(axis=1)
+    if needs_init:
+        there &= nearest(times, init)[1]
+    if not there.any():
+        ends = (times.min(), times.max(), init.min() + lead.min(), init.max() + lead.max())
+        first, last, begin, end = (np.datetime64(one, "m") for one in ends)
+        periods = f"truth from {first} to {last}, forecasts for {begin} to {end}"
+        raise DataError(
+            "truth",
+            f"has no init time's frames at all lead times ({periods})",
+            expected="frames at init_time + lead_time",
+            fix="give truth of the forecasts' period",
+        )
+    return init[there]
+
+
+def _span(values: npt.NDArray[Any]) -> str:
+    if not values.size:
+        return "has none"
+    ends = values.min(), values.max()
+    if values.dtype.kind == "M":
+        return " to ".join(show_time(end) for end in ends)
+    return " to ".join(f"{end / np.timedelta64(1, 'm'):g} min" for end in ends)
+
+
+def _on_one_grid(forecasts: Mapping[str, xr.DataArray]) -> dict[str, xr.DataArray]:
+    """Return the forecasts with their spatial axes in the direction of the first one's."""
+    first, *others = forecasts
+    model, spatial, _ = horizontal(forecasts[first])
+    aligned = {first: forecasts[first]}
+    for name in others:
+        found, theirs, channel = horizontal(forecasts[name])
+        if set(theirs) != set(spatial):
+            raise DataError(name, f"has the spatial dims {theirs}", f"{spatial}, as {first} has", "rename them")
+        found = on_grid(found, model, spatial, name)
+        for dim in (dims.VARIABLE, "channel"):
+            found = check_labels(found, model, dim, name)
+        aligned[name] = found.rename(channel=channel) if "channel" in found.dims else found
+    return aligned
+
+
+def _present(forecast: xr.DataArray) -> xr.DataArray:
+    """Return where all members are finite, without labels: axes that nearly agree are one grid."""
+    there = forecast.copy(data=np.isfinite(forecast.data)).drop_vars(list(forecast.coords))
+    return there.all(dims.REALIZATION) if dims.REALIZATION in there.dims else there
+
+
+def _why_left_out(lost: xr.DataArray, compared: Mapping[str, xr.DataArray]) -> str:
+    """Say of which init times no pixel is scored, and which of `compared`, or the truth, is the reason; "" of none.
+
+    `lost` is True where no pixel of an init time and lead time is scored.
+    """
+    lost = lost[lost.any(dims.LEAD_TIME).values]
+    if not lost.size:
+        return ""
+    reasons = []
+    explained = np.zeros(lost.shape, dtype=bool)
+    for name, forecast in compared.items():
+        there = _present(forecast.sel({dim: lost[dim].values for dim in _PAIR}))
+        there = there.any([dim for dim in there.dims if dim not in _PAIR]).transpose(*_PAIR)
+        blank = lost.values & ~there.values
+        explained |= blank
+        if blank.any():
+            reasons.append(f"{name} has no value for {int(blank.any(axis=1).sum())}")
+    rest = lost.values & ~explained
+    if rest.any():
+        reasons.append(f"the truth, or no pixel of all at once, for {int(rest.any(axis=1).sum())}")
+    count, first = lost.sizes[dims.INIT_TIME], show_time(lost[dims.INIT_TIME].values[0])
+    return f"{count} init times are left out of all scores at some lead time, first {first}: {'; '.join(reasons)}"
