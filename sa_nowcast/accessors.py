@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import xarray as xr
 
 from sa_nowcast.errors import DataError
-from sa_nowcast.forecasts.defaults import as_nowcaster, get_default_model
+from sa_nowcast.forecasts.defaults import as_nowcaster
 from sa_nowcast.metadata import dims
 from sa_nowcast.metadata.attributes import normalised
 from sa_nowcast.times import Gaps, show_step, show_time
@@ -278,8 +278,7 @@ class _Gridded:
         RecipeError
             An argument that is not allowed.
         """
-        nowcaster = get_default_model() if model is None else as_nowcaster(model)
-        return nowcaster.forecast(
+        return as_nowcaster(model).forecast(
             self._obj, steps, lead_times=lead_times, init_time=init_time, grid=grid, time=time, y=y, x=x,
             channel=channel, tile=tile, device=device,
         )  # fmt: skip
@@ -596,10 +595,9 @@ class _Gridded:
         """
         from sa_nowcast.plotting import plot_attention
 
-        nowcaster = get_default_model() if model is None else as_nowcaster(model)
         return plot_attention(
-            nowcaster, self._obj, point, init_time=init_time, layers=layers, shown=shown, coastlines=coastlines,
-            grid=grid, time=time, y=y, x=x, channel=channel, device=device, title=title,
+            as_nowcaster(model), self._obj, point, init_time=init_time, layers=layers, shown=shown,
+            coastlines=coastlines, grid=grid, time=time, y=y, x=x, channel=channel, device=device, title=title,
         )  # fmt: skip
 
     def to_convention(self, name: Convention) -> xr.Dataset | xr.DataArray:

@@ -436,7 +436,7 @@ def test_a_place_that_cannot_be_written_is_said_before_anything_is_computed(
     nowcaster: Nowcaster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(Nowcaster, "forecast_batch", lambda *a: pytest.fail("computed"))
+    monkeypatch.setattr(Nowcaster, "block", lambda *a: pytest.fail("computed"))
     with pytest.raises(StorageError, match="cannot be written"):
         hindcast(rain(), nowcaster, to=tmp_path / "file" / "a.zarr")
     if os.geteuid() == 0:

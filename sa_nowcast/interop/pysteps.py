@@ -18,7 +18,7 @@ import xarray as xr
 
 from sa_nowcast.computing.installing import pip_install
 from sa_nowcast.errors import DataError, MissingLibraryError, ModelError, RecipeError
-from sa_nowcast.forecasts.defaults import as_nowcaster, get_default_model
+from sa_nowcast.forecasts.defaults import as_nowcaster
 from sa_nowcast.forecasts.labels import require_one
 from sa_nowcast.interop import projection
 from sa_nowcast.interop.pysteps_names import PYSTEPS_THRESHOLD, pysteps_units
@@ -132,7 +132,7 @@ def forecast(
             f"no option {', '.join(sorted(others))}",
             expected="model, metadata, timestep, kmperpixel, device, measure_time",
         )
-    nowcaster = get_default_model() if model is None else as_nowcaster(model)
+    nowcaster = as_nowcaster(model)
     wanted = _time_steps(timesteps)
     data = _labelled(precip, nowcaster, metadata or {}, timestep, kmperpixel)
     if velocity is not None and np.shape(velocity) != (2, *data.shape[1:]):

@@ -29,7 +29,8 @@ FALLBACK_COUNT, FALLBACK, FALLBACK_TIMES = "fallback_count", "fallback", "fallba
 
 # The values that pysteps' examples take for rain rates in mm h-1: the least rain, and what stands for less, in dB.
 _LEAST_RAIN, _LEAST_DECIBELS, _DRY_DECIBELS = 0.1, -10.0, -15.0
-_AUTOREGRESSION = 2
+AUTOREGRESSION = 2
+HISTORY, MEMBERS = 3, 20
 _KILOMETRES_PER_DEGREE = 111.2
 
 
@@ -39,7 +40,7 @@ def extrapolation(
     init_time: Any = None,
     lead_times: Any,
     time: Hashable | None = None,
-    history: int = 3,
+    history: int = HISTORY,
 ) -> xr.DataArray:
     """Return the last frame moved along the motion of the last few.
 
@@ -137,7 +138,7 @@ def sprog(
     def method(frames: Array, multiples: list[float], start: np.datetime64) -> tuple[Array, str]:
         return flow.develop(run, frames, multiples)
 
-    return _forecast(data, init_time, lead_times, time, _AUTOREGRESSION + 1, 0, method, "sprog")
+    return _forecast(data, init_time, lead_times, time, AUTOREGRESSION + 1, 0, method, "sprog")
 
 
 def steps(
@@ -146,7 +147,7 @@ def steps(
     init_time: Any = None,
     lead_times: Any,
     time: Hashable | None = None,
-    members: int = 20,
+    members: int = MEMBERS,
     seed: int = 0,
     kilometres_per_pixel: float | None = None,
 ) -> xr.DataArray:
@@ -217,7 +218,7 @@ def steps(
         values, how = flow.develop(run, frames, multiples)
         return np.broadcast_to(values, (members, *values.shape[1:])), how
 
-    return _forecast(data, init_time, lead_times, time, _AUTOREGRESSION + 1, members, method, "steps")
+    return _forecast(data, init_time, lead_times, time, AUTOREGRESSION + 1, members, method, "steps")
 
 
 def _forecast(
@@ -259,10 +260,8 @@ def _forecast(
     template = without_times(ordered.isel({told: found[:, -1]}).rename({told: dims.INIT_TIME}), dims.INIT_TIME)
     template = template.expand_dims({dims.LEAD_TIME: leads}).transpose(dims.INIT_TIME, dims.LEAD_TIME, ...)
     if members:
-        template = template.expand_dims({dims.REALIZATION: np.arange(members)})
+        template = template.expand_dims({dims.REALIZATION: members})
     forecast = label_forecast(template.copy(data=result if members else result[0]), starts, leads, name)
-    if members:
-        forecast[dims.REALIZATION].attrs.update(dims.REALIZATION_ATTRS)
     where = describe(data, "data")
     if blank:
         count, first = len(set(blank)), show_time(init[blank[0]])
@@ -331,13 +330,13 @@ class _Flow:
         The result is (members, lead_time, y, x) in mm h-1, and how it was made where not by order 2.
         """
         count, decibels = self.varying(frames), _to_decibels(frames)
-        for order in range(min(count - 1, _AUTOREGRESSION), 0, -1):
+        for order in range(min(count - 1, AUTOREGRESSION), 0, -1):
             used = frames[-(order + 1) :]
             # What pysteps raises where a scale has no variance or no echo is left.
             with contextlib.suppress(np.linalg.LinAlgError, IndexError, ValueError):
                 result = run(decibels[-(order + 1) :], self.motion(used), multiples, order)
                 if self._reaches(result, used, multiples):
-                    how = "" if order == _AUTOREGRESSION else f"autoregression of order {order}"
+                    how = "" if order == AUTOREGRESSION else f"autoregression of order {order}"
                     return _from_decibels(result), how
         dry = not (decibels[-1] >= _LEAST_DECIBELS).any()
         how = "" if dry else "extrapolation" if count > 1 else "persistence"
