@@ -63,13 +63,7 @@ class DefaultNowcaster(Nowcaster):
     def accept(
         self, data: xr.DataArray | xr.Dataset, names: dims.DimNames = dims.UNNAMED, grid: GridCheck = "check"
     ) -> tuple[Nowcaster, Frames]:
-        """Return `data` as checked frames, and this model with their terms, channels and physical bounds.
-
-        Raises
-        ------
-        DataError
-            Times or dimensions that cannot be used, or an attribute that is no bound.
-        """
+        """Return `data` as checked frames, and this model with their terms, channels and physical bounds."""
         frames = Frames.from_xarray(data, gaps="skip", **names._asdict())
         model = replace(
             self,

@@ -184,15 +184,7 @@ class Nowcaster:
     def accept(
         self, data: xr.DataArray | xr.Dataset, names: dims.DimNames = dims.UNNAMED, grid: GridCheck = "check"
     ) -> tuple[Nowcaster, Frames]:
-        """Return `data` as checked frames, and the nowcaster that forecasts from them: only the default model adapts.
-
-        Raises
-        ------
-        DataError
-            Times or dimensions that cannot be used.
-        ModelError
-            Other units, cadence, channels or grid than the model was trained for.
-        """
+        """Return this nowcaster, or the default model as it is for `data`, and the data as checked frames."""
         known = [name for name, _ in self.terms.channels]
         variables = None
         if isinstance(data, xr.Dataset) and all(name in data.data_vars for name in known):
@@ -207,11 +199,6 @@ class Nowcaster:
         """Return how many init times are computed at once, and the width of tiles; 0 is the whole grid at once.
 
         On a cluster (`device` is None) the memory of this process stands for that of the workers.
-
-        Raises
-        ------
-        RecipeError
-            A tile below 16 pixels, or a device that is not there.
         """
         if tile is not None and whole("tile", tile) < LEAST_TILE:
             raise RecipeError("tile", f"{tile}", expected=f"at least {LEAST_TILE} pixels")
@@ -241,33 +228,7 @@ class Nowcaster:
     ) -> tuple[Values, Statuses]:
         """Forecast from many init times in one call of the network, each from its own history alone.
 
-        Parameters
-        ----------
-        frames : Frames
-            From `accept`.
-        positions : ndarray of int, shape (B,)
-            Positions of the init times, each with `history` frames before and including it in one segment. Frames
-            that several histories share are read once.
-        steps : int
-            Lead times, at least 1.
-        device : str
-        tile : int
-            Width of tiles in pixels; 0 is the whole grid at once.
-
-        Returns
-        -------
-        values : ndarray of float32, shape (B, [variable,] lead, [channel,] y, x)
-            In the data's own directions; NaN where a pixel's whole history was missing, and all NaN where there is no
-            forecast.
-        status : ndarray of uint8, shape (B,)
-            No forecast is possible where a frame of the history has no valid value.
-
-        Raises
-        ------
-        DataError
-            Infinite values, or a chunk that storage cannot give.
-        ModelError
-            A batch that memory cannot hold.
+        Frames that several histories share are read once. A pixel is NaN where its whole history was missing.
         """
         needed, place = np.unique(positions[:, None] + np.arange(1 - self.history, 1), return_inverse=True)
         cuts = [0, *(np.flatnonzero(np.diff(needed) > 1) + 1).tolist(), len(needed)]
@@ -368,13 +329,7 @@ class Nowcaster:
         }
 
     def require_memory(self, grid: tuple[int, int], batch: int, steps: int, device: str | torch.device) -> None:
-        """Refuse forecasts from `batch` init times at once, of a whole grid or a tile, that memory cannot hold.
-
-        Raises
-        ------
-        ModelError
-            What they need, and what is free.
-        """
+        """Refuse forecasts from `batch` init times at once, of a whole grid or a tile, that memory cannot hold."""
         require_memory(
             self.network.config, grid, batch, history=self.history, steps=steps, training=False, device=device
         )

@@ -105,14 +105,16 @@ class Terms:
         if grid not in ("check", "any"):
             raise RecipeError("grid", f"{grid!r}", expected="'check' or 'any'")
         found = [(c.name, c.units) for c in frames.channels]
-        if len(found) != len(self.channels) or (
-            len(found) > 1 and [n for n, _ in found] != [n for n, _ in self.channels]
-        ):
+        known = [name for name, _ in self.channels]
+        if len(found) != len(known) or (len(found) > 1 and [n for n, _ in found] != known):
             raise ModelError(
                 frames.name,
                 f"channels {', '.join(n for n, _ in found)}",
-                expected=", ".join(n for n, _ in self.channels),
-                fix=self._selection(frames),
+                expected=", ".join(known),
+                # Variables of a Dataset are selected by themselves.
+                fix=f"ds.sel({frames.channel_dim}={known!r})"
+                if {*known} <= {c.name for c in frames.channels}
+                else "give the channels of training, by the same names",
             )
         for (name, units), (_, wanted) in zip(found, self.channels, strict=True):
             if wanted is not None and dims.canonical_units(units) != dims.canonical_units(wanted):
@@ -133,13 +135,6 @@ class Terms:
             )
         if grid == "check":
             self._check_grid(frames)
-
-    def _selection(self, frames: Frames) -> str:
-        """Return what gives the channels of training, in their order."""
-        names = [name for name, _ in self.channels]
-        if {*names} <= {c.name for c in frames.channels}:  # variables of a Dataset are selected by themselves
-            return f"ds.sel({frames.channel_dim}={names!r})"
-        return "give the channels of training, by the same names"
 
     def _check_grid(self, frames: Frames) -> None:
         found = frames.grid

@@ -99,7 +99,7 @@ def sprog(
     """Return the S-PROG nowcast: extrapolated rain that loses its small scales as they become unpredictable.
 
     By pysteps with its default six scales and autoregression of order 2 on three frames (Seed 2003,
-    doi:10.1175/1520-0450(2003)042<0381:ADASSS>2.0.CO;2).
+    doi:10.1175/1520-0450(2003)042<0381:ADASSA>2.0.CO;2).
 
     Parameters
     ----------
@@ -176,16 +176,12 @@ def steps(
     Warns
     -----
     ForecastWarning
-        Once, where the history of some init times has too little rain to estimate how it develops: a frame without any,
-        the same everywhere, missing, or with too few echoes. The forecast then is of autoregression of order 1 on the
-        frames after it, else extrapolation, else persistence, all members alike. The attributes
-        ``fallback_count``, ``fallback`` and ``fallback_init_times`` say which. Where the frame at init time has no
-        rain, none is forecast.
+        As for :func:`sprog`; all members are then alike.
 
     Raises
     ------
     DataError
-        If `data` lacks one of the three frames, is not in mm h-1, or does not tell its spacing.
+        As for :func:`sprog`, or `data` does not tell its spacing.
     MissingLibraryError
         If pysteps or OpenCV is not installed.
     """
