@@ -108,13 +108,7 @@ class DefaultNowcaster(Nowcaster):
 
 @functools.cache
 def default_model() -> DefaultNowcaster:
-    """Return the model that ships.
-
-    Raises
-    ------
-    ModelError
-        This installation lacks it, or it was damaged.
-    """
+    """Return the model that ships, or raise `ModelError` where this installation lacks it, or it was damaged."""
     if not FOLDER.is_dir():
         raise ModelError(str(FOLDER), "the model that ships is not there", fix="install sa_nowcast again")
     shipped = Nowcaster.load(FOLDER)

@@ -377,13 +377,7 @@ def _no_value(method: Method) -> str:
 
 
 def history_at(frames: Frames, last: int, history: int) -> Values:
-    """Return the frames up to position `last`, (time, channel, row, column).
-
-    Raises
-    ------
-    DataError
-        There are too few without a gap, or one has no value.
-    """
+    """Return the frames up to position `last`, (time, channel, row, column); refuse a gap, and one without a value."""
     require_history(frames, np.array([last]), history, one=True)
     begin = last - history + 1
     values = frames.read(begin, last + 1)

@@ -53,20 +53,10 @@ _ORDER = (dims.REALIZATION, dims.INIT_TIME, dims.VARIABLE, dims.LEAD_TIME)
 
 
 def labelled(values: xr.DataArray, init: Times, leads: Leads, attrs: Mapping[str, Any]) -> xr.DataArray:
-    """Give values the dimension order, times, members and attributes of a forecast.
+    """Give `values` with lead_time, and maybe realization and init_time, the order, times and attributes of a forecast.
 
-    Parameters
-    ----------
-    values : DataArray, with the dimensions lead_time, init_time where `init` has one, and realization for members
-        With the coordinates of its grid, and the attributes of what is forecast.
-    init : ndarray of datetime64[ns], 0-d or of shape (init times,)
-    leads : ndarray of timedelta64[ns]
-    attrs : mapping
-        What the method adds.
-
-    Returns
-    -------
-    DataArray, dims ([realization,] [init_time,] [variable,] lead_time, ...)
+    `init` is 0-d where it has no dimension; `values` have the coordinates of their grid and the attributes of what is
+    forecast, to which `attrs` are added. Dimensions: ([realization,] [init_time,] [variable,] lead_time, ...).
     """
     each = (dims.INIT_TIME,) if init.ndim else ()
     valid = valid_times(init, leads, str(values.name or "forecast"))
@@ -169,13 +159,7 @@ def init_positions(frames: Frames, history: int, init_times: Any = None, stride:
 
 
 def require_history(frames: Frames, positions: Positions, history: int, *, one: bool = False) -> None:
-    """Refuse init times without `history` frames up to them in one segment; `one` that was asked for by itself.
-
-    Raises
-    ------
-    DataError
-        The first that lacks some, and how many more do.
-    """
+    """Refuse init times without `history` frames up to them in one segment; `one` that was asked for by itself."""
     begins = np.array([a for a, _ in frames.segments])
     have = positions - begins[np.searchsorted(begins, positions, side="right") - 1] + 1
     lacking = np.flatnonzero(have < history)
@@ -213,21 +197,7 @@ def _bounds(frames: Frames, wanted: slice) -> tuple[int, int]:
 
 
 def lead_positions(lead_times: Any, step: np.timedelta64, steps: int | None = None) -> npt.NDArray[np.int64]:
-    """Return the positions of lead times among all multiples of `step`; 0 is the first one.
-
-    Parameters
-    ----------
-    lead_times : sequence of timedelta64 or str
-        Ascending; a str is read as pandas does, such as "10min".
-    step : timedelta64
-    steps : int, optional
-        How many there are at most.
-
-    Raises
-    ------
-    RecipeError
-        No lead times, one that is no multiple of `step`, or one beyond `steps`; the line names it.
-    """
+    """Return the positions of lead times among all multiples of `step`; 0 is the first one, `steps` is the most."""
     leads = read_leads(lead_times)
     multiples, rest = np.divmod(leads, step.astype("timedelta64[ns]"))
     if rest.astype(np.int64).any():
@@ -246,13 +216,7 @@ def lead_positions(lead_times: Any, step: np.timedelta64, steps: int | None = No
 
 
 def steps_until(lead_time: str, step: np.timedelta64) -> int:
-    """Return how many steps lead to `lead_time`, such as ``30min`` or ``PT2H``.
-
-    Raises
-    ------
-    RecipeError
-        No duration, or none that is a multiple of the step.
-    """
+    """Return how many steps lead to `lead_time`, such as ``30min`` or ``PT2H``."""
     wanted: Any = pd.NaT
     try:
         wanted = pd.Timedelta(lead_time)

@@ -62,13 +62,7 @@ class Terms:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Terms:
-        """Read the fields as JSON holds them.
-
-        Raises
-        ------
-        ModelError
-            A field is missing, unknown or cannot be what it says.
-        """
+        """Read the fields as JSON holds them; refuse what is missing, unknown or cannot be what it says."""
         try:
             channels = tuple((name, units) for name, units in fields["channels"])
             terms = cls(**{**fields, "channels": channels, "projection": dict(fields["projection"])})
@@ -93,15 +87,7 @@ class Terms:
         return np.timedelta64(self.step_ns, "ns")
 
     def require(self, frames: Frames, grid: str = "check") -> None:
-        """Refuse frames of other channels, units, cadence or grid; `grid` is "any" where another grid is tried.
-
-        Raises
-        ------
-        ModelError
-            What differs, both shown.
-        RecipeError
-            `grid` is neither "check" nor "any".
-        """
+        """Refuse frames of other channels, units, cadence or grid; `grid` is "any" where another grid is tried."""
         if grid not in ("check", "any"):
             raise RecipeError("grid", f"{grid!r}", expected="'check' or 'any'")
         found = [(c.name, c.units) for c in frames.channels]

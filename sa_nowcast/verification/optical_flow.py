@@ -35,12 +35,7 @@ _KILOMETRES_PER_DEGREE = 111.2
 
 
 def extrapolation(
-    data: xr.DataArray,
-    *,
-    init_time: Any = None,
-    lead_times: Any,
-    time: Hashable | None = None,
-    history: int = HISTORY,
+    data: xr.DataArray, *, init_time: Any = None, lead_times: Any, time: Hashable | None = None, history: int = HISTORY
 ) -> xr.DataArray:
     """Return the last frame moved along the motion of the last few.
 
@@ -89,13 +84,7 @@ def extrapolation(
     return _forecast(data, init_time, lead_times, time, history, 0, method, "extrapolation")
 
 
-def sprog(
-    data: xr.DataArray,
-    *,
-    init_time: Any = None,
-    lead_times: Any,
-    time: Hashable | None = None,
-) -> xr.DataArray:
+def sprog(data: xr.DataArray, *, init_time: Any = None, lead_times: Any, time: Hashable | None = None) -> xr.DataArray:
     """Return the S-PROG nowcast: extrapolated rain that loses its small scales as they become unpredictable.
 
     By pysteps with its default six scales and autoregression of order 2 on three frames (Seed 2003,
@@ -276,13 +265,7 @@ def _forecast(
 
 
 def cadence(data: xr.DataArray, time: str) -> np.timedelta64:
-    """Return the step of `data`: the most common difference between its times.
-
-    Raises
-    ------
-    DataError
-        If there are fewer than two frames.
-    """
+    """Return the step of `data`: the most common difference between its times."""
     times = np.unique(read_times(data, time, describe(data, "data")))
     if times.size < 2:
         raise DataError(describe(data, "data"), f"has {times.size} frame", "at least 2, to tell the step")
@@ -366,10 +349,7 @@ def _from_pysteps(module: str, name: str) -> Callable[..., Any]:
         return getattr(quiet.load(module), name)  # type: ignore[no-any-return]
     except ImportError as error:
         raise MissingLibraryError(
-            module.rpartition(".")[2],
-            f"{error.name or error} is not installed",
-            None,
-            install("pysteps"),
+            module.rpartition(".")[2], f"{error.name or error} is not installed", None, install("pysteps")
         ) from None
 
 

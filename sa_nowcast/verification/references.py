@@ -22,11 +22,7 @@ _DAY = np.timedelta64(1, "D").astype("timedelta64[ns]")
 
 
 def persistence(
-    data: xr.DataArray,
-    *,
-    init_time: Any = None,
-    lead_times: Any,
-    time: Hashable | None = None,
+    data: xr.DataArray, *, init_time: Any = None, lead_times: Any, time: Hashable | None = None
 ) -> xr.DataArray:
     """Return the forecast that nothing changes: the frame at init time, for all lead times.
 
