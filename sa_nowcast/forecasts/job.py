@@ -226,11 +226,10 @@ class Job:
         """Give values with the dimensions `dims` their labels."""
         frames, array = self.frames, self.frames.arrays[0]
         several = len(frames.arrays) > 1
-        coords = grid_coords(frames)
         name = "forecast" if several else (array.name or "forecast")
-        result = xr.DataArray(values, dims=self.dims, coords=coords, name=name, attrs={} if several else array.attrs)
-        for coord in result.coords:
-            result[coord].encoding["_FillValue"] = None  # as of the times
+        result = xr.DataArray(
+            values, dims=self.dims, coords=grid_coords(frames), name=name, attrs={} if several else array.attrs
+        )
         mapping = [n for n, c in frames.coords.items() if "grid_mapping_name" in c.attrs or "crs_wkt" in c.attrs]
         if mapping:
             result.encoding["grid_mapping"] = mapping[0]

@@ -60,35 +60,44 @@ def labelled(values: xr.DataArray, init: Times, leads: Leads, attrs: Mapping[str
     """
     each = (dims.INIT_TIME,) if init.ndim else ()
     valid = valid_times(init, leads, str(values.name or "forecast"))
-    coords: dict[Hashable, Any] = {
-        dims.LEAD_TIME: (dims.LEAD_TIME, leads, dims.LEAD_TIME_ATTRS),
-        dims.INIT_TIME: (each, init, dims.INIT_TIME_ATTRS),
-        dims.VALID_TIME: ((*each, dims.LEAD_TIME), valid, dims.VALID_TIME_ATTRS),
+    coords = {
+        dims.LEAD_TIME: _coord((dims.LEAD_TIME,), leads, dims.LEAD_TIME_ATTRS),
+        dims.INIT_TIME: _coord(each, init, dims.INIT_TIME_ATTRS, stored_as(init)),
+        dims.VALID_TIME: _coord((*each, dims.LEAD_TIME), valid, dims.VALID_TIME_ATTRS, stored_as(valid)),
     }
     if dims.REALIZATION in values.dims:
         members = np.arange(values.sizes[dims.REALIZATION])
-        coords[dims.REALIZATION] = (dims.REALIZATION, members, dims.REALIZATION_ATTRS)
-    result = values.transpose(*(d for d in _ORDER if d in values.dims), ...).assign_coords(coords)
+        coords[dims.REALIZATION] = _coord((dims.REALIZATION,), members, dims.REALIZATION_ATTRS)
+    first = tuple(d for d in _ORDER if d in values.dims)
+    if values.dims[: len(first)] != first:
+        values = values.transpose(*first, ...)
+    result = values.assign_coords(coords)
     result.attrs = {k: v for k, v in values.attrs.items() if k not in DROPPED_ATTRS} | dict(attrs)
-    for name in coords:
-        # So that a plain to_netcdf is CF too: coordinates have no fill value (section 2.5.1).
-        result[name].encoding["_FillValue"] = None
-    for name in (dims.INIT_TIME, dims.VALID_TIME):
-        result[name].encoding |= stored_as(result[name].values)
     return result
 
 
-def grid_coords(frames: Frames) -> dict[Hashable, Any]:
+def _coord(
+    names: tuple[Hashable, ...],
+    values: Any,
+    attrs: Mapping[Any, Any] | None = None,
+    encoding: Mapping[str, Any] | None = None,
+) -> xr.Variable:
+    # So that a plain to_netcdf is CF too: coordinates have no fill value (section 2.5.1).
+    return xr.Variable(names, values, attrs, {"_FillValue": None, **(encoding or {})})
+
+
+def grid_coords(frames: Frames) -> dict[Hashable, xr.Variable]:
     """Return the coordinates of a forecast from `frames` that are not its times: of the grid, and of variables."""
-    coords: dict[Hashable, Any] = {}
+    coords: dict[Hashable, xr.Variable] = {}
     known = {frames.grid.y, frames.grid.x, frames.channel_dim}
     if len(frames.arrays) > 1:
-        coords[dims.VARIABLE] = [c.name for c in frames.channels]
+        coords[dims.VARIABLE] = _coord((dims.VARIABLE,), [c.name for c in frames.channels])
         for key in dims.PER_VARIABLE:
             texts = [text(c.attrs.get(key)) or "" for c in frames.channels]
             if any(texts) or key == dims.UNITS:
-                coords[key] = (dims.VARIABLE, texts, {"long_name": f"{key} of the variable"})
-    return coords | {name: c for name, c in frames.coords.items() if set(c.dims) <= known}
+                coords[key] = _coord((dims.VARIABLE,), texts, {"long_name": f"{key} of the variable"})
+    own = {name: c.variable for name, c in frames.coords.items() if set(c.dims) <= known}
+    return coords | {name: _coord(c.dims, c.data, c.attrs) for name, c in own.items()}
 
 
 def init_position(frames: Frames, init_time: Any) -> int:
