@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import xarray as xr
 
 from sa_nowcast.errors import DataError
-from sa_nowcast.forecasts.defaults import as_nowcaster, get_default_model
+from sa_nowcast.forecasts.defaults import as_nowcaster
 from sa_nowcast.metadata import dims
 from sa_nowcast.metadata.attributes import normalised
 from sa_nowcast.metadata.bounds import UNIT_RANGE
@@ -241,29 +241,16 @@ class _Gridded:
         tile: int | None = None,
         device: str = "auto",
     ) -> xr.DataArray:
-        """Forecast the frames after `init_time`; see `sa_nowcast.Nowcaster.forecast`.
+        """Forecast the frames after `init_time`.
 
         Parameters
         ----------
-        steps : int, optional
-            Lead times; by default as many as the model was trained for. More are allowed.
         model : Nowcaster or path, optional
             By default the one set with `sa_nowcast.set_default_model`, or the one that the environment variable
             ``SA_NOWCAST_MODEL`` names, or else the model that ships, which forecasts any field.
-        lead_times : sequence of timedelta64 or str, optional
-            Which lead times are wanted, such as ``["10min", "30min"]``: multiples of the model's step, ascending. By
-            default all up to `steps`.
-        init_time : datetime-like, optional
-            The time of the last known frame, in UTC; by default the last one.
-        grid : {"check", "any"}
-            Whether a grid of another spacing or projection than the model's is refused (default) or allowed.
-        time, y, x, channel : hashable, optional
-            Dimension names, where CF attributes and common names do not tell.
-        tile : int, optional
-            Forecast in overlapping square tiles of so many pixels, blended. By default the whole grid at once where
-            memory can hold that, else the largest tile that it can hold.
-        device : str, default "auto"
-            ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        steps, lead_times, init_time, grid, time, y, x, channel, tile, device
+            As for `sa_nowcast.Nowcaster.forecast`: lead times, the time of the last known frame, dimension names where
+            attributes and common names do not tell, and how to compute.
 
         Returns
         -------
@@ -272,15 +259,10 @@ class _Gridded:
 
         Raises
         ------
-        DataError
-            Too few frames, a gap or an all-missing frame in the history, a time that is not there.
-        ModelError
-            Other units, cadence, channels or grid than the model was trained for, or a grid that memory cannot hold.
-        RecipeError
-            An argument that is not allowed.
+        DataError, ModelError, RecipeError
+            As for `sa_nowcast.Nowcaster.forecast`.
         """
-        nowcaster = get_default_model() if model is None else as_nowcaster(model)
-        return nowcaster.forecast(
+        return as_nowcaster(model).forecast(
             self._obj, steps, lead_times=lead_times, init_time=init_time, grid=grid, time=time, y=y, x=x,
             channel=channel, tile=tile, device=device,
         )  # fmt: skip
@@ -308,40 +290,18 @@ class _Gridded:
         progress: Callable[[int, int], None] | None = None,
         dry_run: bool = False,
     ) -> xr.DataArray:
-        """Forecast from many init times, lazily or to a Zarr archive; see `sa_nowcast.hindcast.hindcast`.
+        """Forecast from many init times, lazily or to a Zarr archive.
 
         Parameters
         ----------
-        steps : int, optional
-            Lead times; by default as many as the model was trained for. Needed for a reference.
         model : Nowcaster, path, Reference or str, optional
             A nowcaster, or a reference such as "persistence"; by default the default model.
-        init_times : slice or sequence of times, optional
-            A slice of times (both ends included), or the times themselves, in UTC; by default all with a whole history.
-        stride : int, default 1
-            Take every so many of them, counted anew after each gap.
-        to : path, optional
-            Where a Zarr archive is written; by default nothing is computed before it is used.
-        missing : {"nan", "refuse"}
-            A forecast that is missing, or `DataError`, where a frame of a history has no valid value at all.
-        batch_size : int, optional
-            Init times in one call of the network; by default up to 16.
-        tile : int, optional
-            Width of tiles in pixels, as for `forecast`.
-        shard_size : int, optional
-            Init times in one file of the archive; by default up to 64, at most 64 MiB.
-        cluster : str, dask Client or cluster, optional
-            Whose workers write the archive; by default this process does.
-        device : str, default "auto"
-            ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; on a cluster that of each worker.
-        grid, time, y, x, channel
-            As for `forecast`.
-        existing : {"resume", "replace"}
-            What to do where `to` exists, or was begun.
-        progress : callable, optional
-            Called with the number of init times that are in the archive and of all.
-        dry_run : bool, default False
-            With `to`: check everything, write nothing, and return the hindcast as without `to`.
+        steps, init_times, stride
+            Lead times, needed for a reference; and which init times: a slice (both ends included) or a sequence.
+        to, missing, batch_size, tile, shard_size, cluster, device, grid, existing, progress, dry_run
+            As for `sa_nowcast.hindcast.hindcast`.
+        time, y, x, channel : hashable, optional
+            Dimension names, where CF attributes and common names do not tell.
 
         Returns
         -------
@@ -579,10 +539,9 @@ class _Gridded:
         """
         from sa_nowcast.plotting import plot_attention
 
-        nowcaster = get_default_model() if model is None else as_nowcaster(model)
         return plot_attention(
-            nowcaster, self._obj, point, init_time=init_time, layers=layers, shown=shown, coastlines=coastlines,
-            grid=grid, time=time, y=y, x=x, channel=channel, device=device, title=title,
+            as_nowcaster(model), self._obj, point, init_time=init_time, layers=layers, shown=shown,
+            coastlines=coastlines, grid=grid, time=time, y=y, x=x, channel=channel, device=device, title=title,
         )  # fmt: skip
 
     def to_convention(self, name: Convention) -> xr.Dataset | xr.DataArray:

@@ -183,7 +183,7 @@ def test_it_is_one_model_whatever_the_data_and_lead_times_are_told_in_their_cade
     hourly = rain(8, step="1h")
     forecast = model.forecast(hourly, lead_times=["2h", "3h"])
     assert forecast.sizes["lead_time"] == 2
-    assert forecast.attrs["sa_nowcast_model"] == model.digest == model.for_data(weather(8)).digest
+    assert forecast.attrs["sa_nowcast_model"] == model.digest == model.accept(weather(8))[0].digest
     saved = model.save(tmp_path / "mine.nowcaster")
     assert Nowcaster.load(saved).digest == model.digest
 
@@ -199,7 +199,7 @@ def test_data_that_cannot_be_used_are_refused_in_one_line() -> None:
 def test_the_first_use_in_a_process_says_so_in_one_line_and_the_second_does_not(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    room.say_that_none_was_named.cache_clear()
+    room.warn_of_default_model.cache_clear()
     with caplog.at_level(logging.WARNING, "sa_nowcast"):
         rain(8).sa_nowcast.forecast()
         rain(8).sa_nowcast.forecast()

@@ -313,6 +313,9 @@ def test_an_ensemble_is_archived_with_members_first(tmp_path: Path) -> None:
     assert archive.dims == ("realization", "init_time", "lead_time", "y", "x")
     own = model.forecast(data, 2, init_time=archive["init_time"].values[1])
     np.testing.assert_allclose(archive[:, 1], own, rtol=1e-4, atol=1e-4)
+    one = model.plan(data, 2, init_time=archive["init_time"].values[1]).compute()
+    assert one.dims == ("realization", "lead_time", "y", "x")
+    np.testing.assert_array_equal(one, archive[:, 1])
 
 
 # The store
@@ -436,7 +439,7 @@ def test_a_place_that_cannot_be_written_is_said_before_anything_is_computed(
     nowcaster: Nowcaster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(Nowcaster, "forecast_batch", lambda *a: pytest.fail("computed"))
+    monkeypatch.setattr(Nowcaster, "block", lambda *a: pytest.fail("computed"))
     with pytest.raises(StorageError, match="cannot be written"):
         hindcast(rain(), nowcaster, to=tmp_path / "file" / "a.zarr")
     if os.geteuid() == 0:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,11 @@ import xarray as xr
 from sequences import NETWORK, OPTIONS, georeferenced, rain, traffic, weather
 
 import sa_nowcast
+from sa_nowcast import cli
 from sa_nowcast.errors import DataError, ModelError, RecipeError, SaNowcastError
 from sa_nowcast.forecasts.nowcaster import Nowcaster
+from sa_nowcast.frames import Frames
+from sa_nowcast.hindcast import hindcast
 from sa_nowcast.metadata import dims
 from sa_nowcast.training.fit import fit
 
@@ -546,3 +550,63 @@ def test_a_weight_that_half_precision_cannot_hold_is_refused(nowcaster: Nowcaste
         network.head.bias[0] = 1e6
     with pytest.raises(ModelError, match=r"weight head\.bias: is beyond the range of float16"):
         replace(nowcaster, network=network).half()
+
+
+# One request, one check
+
+
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What `Frames.from_xarray` was called with since."""
+    calls: list[object] = []
+    check = Frames.from_xarray.__func__  # type: ignore[attr-defined]
+
+    def counted(cls: type[Frames], obj: object, **options: Any) -> Frames:
+        calls.append(obj)
+        frames: Frames = check(cls, obj, **options)
+        return frames
+
+    monkeypatch.setattr(Frames, "from_xarray", classmethod(counted))
+    return calls
+
+
+def test_data_are_checked_once_a_request(
+    checks: list[object], nowcaster: Nowcaster, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rain().to_netcdf(tmp_path / "rain.nc")
+
+    def command(*options: str) -> None:
+        arguments = ["forecast", str(tmp_path / "rain.nc"), "-o", str(tmp_path / "a.nc"), "--replace", *options]
+        monkeypatch.setattr(sys, "argv", ["sa-nowcast", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert not ended.value.code
+
+    requests: dict[str, Callable[[], object]] = {
+        "forecast by a named model": lambda: nowcaster.forecast(rain()),
+        "forecast by a saved model": lambda: rain().sa_nowcast.forecast(model=saved),
+        "forecast by the default model": lambda: rain().sa_nowcast.forecast(steps=2),
+        "hindcast by a named model": lambda: hindcast(rain(), nowcaster).compute(),
+        "hindcast by the default model": lambda: hindcast(rain(), steps=2).compute(),
+        "hindcast by a reference": lambda: hindcast(rain(), "persistence", 2).compute(),
+        "archive": lambda: hindcast(rain(), nowcaster, to=tmp_path / "a.zarr"),
+        "command by the default model": command,
+        "command by a saved model": lambda: command("--model", str(saved)),
+        "dry run of a command": lambda: command("--dry-run"),
+    }
+    counts = {}
+    for name, request in requests.items():
+        checks.clear()
+        request()
+        counts[name] = len(checks)
+    assert counts == dict.fromkeys(requests, 1)
+
+
+def test_a_plan_is_the_forecast_that_it_computes(nowcaster: Nowcaster) -> None:
+    one = nowcaster.plan(rain(), 2, init_time="2020-06-01T01:00")
+    assert (one.dims, one.shape) == (("lead_time", "y", "x"), (2, 24, 20))
+    xr.testing.assert_identical(one.compute(), nowcaster.forecast(rain(), 2, init_time="2020-06-01T01:00"))
+    many = nowcaster.plan(rain(), 2, init_times=slice(None), missing="nan")
+    assert (many.dims[0], many.shape[0]) == ("init_time", 17)
+    xr.testing.assert_identical(many.compute(), hindcast(rain(), nowcaster, 2).compute())
+    assert nowcaster.plan(rain(), "20min").steps == 4

@@ -19,7 +19,8 @@ import sa_nowcast
 import sa_nowcast.training.engine as engine
 from sa_nowcast.computing.installing import install
 from sa_nowcast.errors import DataError, Interrupted, MissingLibraryError, RecipeError, StorageError
-from sa_nowcast.hindcast import archive, call
+from sa_nowcast.forecasts import job
+from sa_nowcast.hindcast import archive
 from sa_nowcast.recipe import Recipe
 from sa_nowcast.workflow import RunResult, drawing, period, run
 
@@ -522,7 +523,7 @@ def test_a_hindcast_that_is_stopped_goes_on_where_it_stopped(
     copied: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = same(copied, finished, output={"format": "zarr"})
-    made = sa_nowcast.Nowcaster.forecast_batch
+    made = sa_nowcast.Nowcaster.block
     calls: list[int] = []
 
     def stopping(self: Any, frames: Any, positions: Any, *args: Any) -> Any:
@@ -532,9 +533,9 @@ def test_a_hindcast_that_is_stopped_goes_on_where_it_stopped(
             raise KeyboardInterrupt
         return made(self, frames, positions, *args)
 
-    monkeypatch.setattr(call, "LARGEST_BATCH", 2)
+    monkeypatch.setattr(job, "LARGEST_BATCH", 2)
     monkeypatch.setattr(archive, "MOST_PER_SHARD", 2)
-    monkeypatch.setattr(sa_nowcast.Nowcaster, "forecast_batch", stopping)
+    monkeypatch.setattr(sa_nowcast.Nowcaster, "block", stopping)
     with pytest.raises(Interrupted):
         quietly(recipe)
     assert not (copied / "forecast.zarr").exists()

@@ -2,56 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from sa_nowcast.forecasts.terms import Terms
 from sa_nowcast.metadata.dims import canonical_units
 from sa_nowcast.times import show_step
 
 if TYPE_CHECKING:
-    from sa_nowcast.forecasts.nowcaster import Nowcaster
+    from sa_nowcast.models import Network
 
 # The notebook's own colours are inherited, in light and in dark.
 _CELL = "text-align:left;vertical-align:top;padding:0.1em 0.8em 0.1em 0;background:none"
 
 
-def to_html(nowcaster: Nowcaster) -> str:
+def to_html(network: Network, terms: Terms, provenance: Mapping[str, Any], digest: str) -> str:
     """Return what a nowcaster is, what it takes and how good it is, as an HTML table that loads nothing.
 
-    Parameters
-    ----------
-    nowcaster : Nowcaster
-
-    Returns
-    -------
-    str
-        Every text from the data or the model's file is escaped.
+    Every text from the data or the model's file is escaped.
     """
     rows = "".join(
         f'<tr><th style="{_CELL};font-weight:600">{escape(name)}</th><td style="{_CELL}">{escape(text)}</td></tr>'
-        for name, text in _facts(nowcaster).items()
+        for name, text in _facts(network, terms, provenance, digest).items()
         if text
     )
     return f'<div><strong>Nowcaster</strong><table style="border-collapse:collapse">{rows}</table></div>'
 
 
-def _facts(nowcaster: Nowcaster) -> dict[str, str]:
-    terms, known, config = nowcaster.terms, nowcaster.provenance, nowcaster.network.config
-    count = sum(weight.numel() for weight in nowcaster.network.state_dict().values())
+def _facts(network: Network, terms: Terms, known: Mapping[str, Any], digest: str) -> dict[str, str]:
+    config = network.config
+    count = sum(weight.numel() for weight in network.state_dict().values())
+    layers = f"{len(config.hidden)} layers" if len(config.hidden) > 1 else "1 layer"
     hidden = ", ".join(str(width) for width in config.hidden)
     step = show_step(terms.step)
     reach = show_step(terms.step * terms.steps)
     return {
-        "network": f"{config.name}, {len(config.hidden)} layers ({hidden} channels), {count:,} parameters"
-        if len(config.hidden) > 1
-        else f"{config.name}, 1 layer ({hidden} channels), {count:,} parameters",
+        "network": f"{config.name}, {layers} ({hidden} channels), {count:,} parameters",
         "channels": ", ".join(f"{name} ({units})" if units else name for name, units in terms.channels),
         "forecast": f"{terms.history} frames to {terms.steps}, every {step}: {reach} ahead",
         "grid spacing": _grid(terms.dy, terms.dx, terms.grid_units, terms.projection.get("grid_mapping_name")),
         "trained on": _period(known.get("training_period")),
         "validated on": _period(known.get("validation_period")),
         "validation loss": _loss(known.get("validation_loss"), known.get("validation_persistence")),
-        "digest": nowcaster.digest,
+        "digest": digest,
     }
 
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
 
 import typer
 
 from sa_nowcast.cli import options, terminal
 from sa_nowcast.cli.terminal import app
 from sa_nowcast.errors import RecipeError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import xarray as xr
+
+    from sa_nowcast.forecasts.job import Job
+    from sa_nowcast.forecasts.nowcaster import Nowcaster
+
+_GEOTIFF: Final = (".tif", ".tiff")
 
 
 @app.command()
@@ -50,39 +60,70 @@ def forecast(
 
     Example: sa-nowcast forecast radar.zarr --model rain.nowcaster --lead-time 30min -o nowcast.nc
     """
+    from sa_nowcast.forecasts.defaults import as_nowcaster
+    from sa_nowcast.metadata.dims import DimNames
     from sa_nowcast.sources.opening import open_data
-    from sa_nowcast.workflow.forecasting import plan_forecast
+    from sa_nowcast.sources.optional import require
+    from sa_nowcast.storage.whole import require_place
 
     if grid not in ("check", "any"):
         raise RecipeError("--grid", f"{grid!r}", expected="check or any")
     if steps is not None and lead_time is not None:
         raise RecipeError("--lead-time", "given beside --steps", expected="one of the two")
-    plan = plan_forecast(
-        open_data(
-            data,
-            engine=engine,
-            options=options.reader_options(option, time_pattern),
-            variables=variable or None,
-            time=time,
-        ),
-        output,
-        model=model,
-        steps=steps,
-        lead_time=lead_time,
-        init_time=init_time,
-        tile=tile,
-        grid=cast(Literal["check", "any"], grid),
-        device=device,
-        replace=replace,
-        time=time,
-        y=y,
-        x=x,
-        channel=channel,
+    given = options.reader_options(option, time_pattern)
+    frames = open_data(data, engine=engine, options=given, variables=variable or None, time=time)
+    target = require_place(output, (".nc", ".zarr", *_GEOTIFF), replace)
+    if target.suffix in _GEOTIFF:
+        require("rasterio", "geotiff")
+    job = as_nowcaster(model).plan(
+        frames, steps if lead_time is None else lead_time, init_time=init_time, tile=tile,
+        grid=cast(Literal["check", "any"], grid), names=DimNames(time, y, x, channel), device=device,
+    )  # fmt: skip
+    found = _found(job, tile)
+    tiles = "" if found["tile"] is None else f", in tiles of {found['tile']} pixels"
+    terminal.report(
+        f"{job.frames.name} from {found['init_time']}, {job.steps} lead times up to {found['lead_times'][-1]}, about "
+        f"{found['memory'] / 2**30:.2f} GiB for the whole grid{tiles}"
     )
-    terminal.report(plan.describe())
     if not dry_run:
-        plan.compute()
+        _write(job.compute(), target)
     if json:
-        terminal.emit({**plan.as_dict(), "dry_run": dry_run})
+        terminal.emit({"output": str(target), **found, "dry_run": dry_run})
     elif not dry_run:
-        terminal.result(plan.target)
+        terminal.result(target)
+
+
+def _found(job: Job, tile: int | None) -> dict[str, Any]:
+    """Return what the forecast would be, as JSON can hold it; refuse one that memory cannot hold."""
+    from sa_nowcast.computing.devices import resolve_device
+    from sa_nowcast.models.estimate import estimate_memory
+    from sa_nowcast.times import show_step
+
+    model = cast("Nowcaster", job.method)
+    frames, grid, where = job.frames, (job.frames.grid.height, job.frames.grid.width), resolve_device(job.device)
+    model.require_memory((job.tile, job.tile) if job.tile else grid, 1, job.steps, where)
+    return {
+        "model": model.digest,
+        "variables": [c.name for c in frames.channels],
+        "units": [c.units for c in frames.channels],
+        "init_time": frames.label(int(job.positions[0])),
+        "lead_times": [show_step((i + 1) * frames.step) for i in range(job.steps)],
+        "steps_beyond_training": max(0, job.steps - model.terms.steps),
+        "grid": list(grid),
+        "tile": tile or job.tile or None,
+        "device": job.device,
+        "memory": estimate_memory(
+            model.network.config, grid, 1, history=model.history, steps=job.steps, training=False, device=where
+        ),
+    }
+
+
+def _write(forecast: xr.DataArray, target: Path) -> None:
+    if target.suffix in _GEOTIFF:
+        from sa_nowcast.interop.geotiff import to_geotiff
+
+        to_geotiff(forecast, target, overwrite=True)
+    else:
+        from sa_nowcast.forecasts.cf import write_forecast
+
+        write_forecast(forecast, target, "zarr" if target.suffix == ".zarr" else "netcdf")

@@ -54,7 +54,7 @@ def plot(
     Example: sa-nowcast plot archive.zarr --truth radar.zarr --init-time 2019-06-10T00:30 -o forecast.png
     """
     from sa_nowcast.sources.opening import open_data
-    from sa_nowcast.workflow.forecasting import require_place
+    from sa_nowcast.storage.whole import require_place
     from sa_nowcast.workflow.pictures import FILMS, PICTURES, draw
 
     name = output if output is not None else Path(file.rstrip("/")).with_suffix(".png").name

@@ -52,9 +52,9 @@ def verify(
     Example: sa-nowcast verify archive.zarr radar.zarr --threshold 1 --threshold 5 -o scores.csv
     """
     from sa_nowcast.sources.opening import open_data
+    from sa_nowcast.storage.whole import require_place
     from sa_nowcast.verification.metrics import default_metrics
     from sa_nowcast.verification.scoring import Scoring
-    from sa_nowcast.workflow.forecasting import require_place
     from sa_nowcast.workflow.scoring import SCORE_SUFFIXES, plan_scores, table_of, write_scores
 
     place = None if output is None else require_place(output, SCORE_SUFFIXES, replace)

@@ -1,4 +1,4 @@
-"""The model that ships: it forecasts any regularly stepped field, and was trained for none in particular.
+"""The default model, which ships: it forecasts any regularly stepped field.
 
 See docs/explanation/default-model.md for what it is, and how good on data that it had never seen.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Hashable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,11 +16,14 @@ import numpy.typing as npt
 import xarray as xr
 
 from sa_nowcast.errors import ModelError
+from sa_nowcast.forecasts.job import GridCheck
 from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.forecasts.terms import Terms
 from sa_nowcast.frames import Frames
+from sa_nowcast.metadata import dims
 from sa_nowcast.models import build
 from sa_nowcast.scaling import Scaling, are_counts
+from sa_nowcast.windows import Positions
 
 if TYPE_CHECKING:
     import torch
@@ -32,8 +34,7 @@ FOLDER: Final = Path(__file__).parent.parent / "data" / "default.nowcaster"
 """Where it lies within the package."""
 
 PROVENANCE: Final = (
-    "sa_nowcast's default model, trained for no data in particular: on made fields, MRMS rain of 2019-06-10 and ERA5 "
-    "temperature of March 2019"
+    "the default model, trained on synthetic fields, MRMS rain of 2019-06-10 and ERA5 temperature of 2019"
 )
 
 _LOG = logging.getLogger("sa_nowcast")
@@ -42,7 +43,7 @@ _LEAST: Final = 0.01  # share of values at the minimum from which on it stands f
 
 @dataclass(frozen=True, eq=False)
 class DefaultNowcaster(Nowcaster):
-    """A nowcaster of whatever it is given: `for_data` returns it with the terms of the data.
+    """A nowcaster of whatever it is given: `accept` returns it with the terms of the data.
 
     Every window is scaled by its own statistics, so units do not matter; each channel is forecast alone, by the same
     weights; grid and cadence are free. Made by `default_model`.
@@ -59,39 +60,29 @@ class DefaultNowcaster(Nowcaster):
     shipped: Nowcaster = field(kw_only=True)
     counted: tuple[bool, ...] = field(default=(), kw_only=True)
 
-    def for_data(
-        self,
-        data: xr.DataArray | xr.Dataset,
-        *,
-        time: Hashable | None = None,
-        y: Hashable | None = None,
-        x: Hashable | None = None,
-        channel: Hashable | None = None,
-    ) -> Nowcaster:
-        """Return this model with the terms, channels and physical bounds of `data`.
-
-        Raises
-        ------
-        DataError
-            Times or dimensions that cannot be used, or an attribute that is no bound.
-        """
-        frames = Frames.from_xarray(data, time=time, y=y, x=x, channel=channel, gaps="skip")
-        return replace(
+    def accept(
+        self, data: xr.DataArray | xr.Dataset, names: dims.DimNames = dims.UNNAMED, grid: GridCheck = "check"
+    ) -> tuple[Nowcaster, Frames]:
+        """Return `data` as checked frames, and this model with their terms, channels and physical bounds."""
+        frames = Frames.from_xarray(data, gaps="skip", **names._asdict())
+        model = replace(
             self,
             network=_of_channels(len(frames.channels)),
             scaling=Scaling.bounds_alone(frames.channels),
             terms=Terms.of(frames, self.terms.history, self.terms.steps),
             counted=tuple(c.counts for c in frames.channels),
         )
+        model.terms.require(frames, grid)
+        return model, frames
 
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of the model as it ships: the same whatever the data."""
         return self.shipped.digest
 
-    def provenance_attrs(self, steps: int) -> dict[str, Any]:
-        """Return the attributes that say which model a forecast is by, and that it was trained for no such data."""
-        return {**super().provenance_attrs(steps), "sa_nowcast_provenance": PROVENANCE}
+    def attributes(self, frames: Frames, positions: Positions, steps: int) -> dict[str, Any]:
+        """Return the attributes that say which model a forecast is by, and what that was trained on."""
+        return {**super().attributes(frames, positions, steps), "sa_nowcast_provenance": PROVENANCE}
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the model as it ships to a folder; see `sa_nowcast.Nowcaster.save`."""
@@ -102,7 +93,7 @@ class DefaultNowcaster(Nowcaster):
         return f"<DefaultNowcaster {self.network.config.name}: any field, {history} -> {steps} frames>"
 
     def _predict(
-        self, values: npt.NDArray[np.float32], steps: int, device: torch.device, tile: int | None = None
+        self, values: npt.NDArray[np.float32], steps: int, device: torch.device, tile: int
     ) -> npt.NDArray[np.float32]:
         forecast = super()._predict(values, steps, device, tile)
         for channel in np.flatnonzero(self.counted):
@@ -117,13 +108,7 @@ class DefaultNowcaster(Nowcaster):
 
 @functools.cache
 def default_model() -> DefaultNowcaster:
-    """Return the model that ships.
-
-    Raises
-    ------
-    ModelError
-        This installation lacks it, or it was damaged.
-    """
+    """Return the model that ships, or raise `ModelError` where this installation lacks it, or it was damaged."""
     if not FOLDER.is_dir():
         raise ModelError(str(FOLDER), "the model that ships is not there", fix="install sa_nowcast again")
     shipped = Nowcaster.load(FOLDER)
@@ -143,10 +128,10 @@ def _of_channels(channels: int) -> Network:
 
 
 @functools.cache
-def say_that_none_was_named() -> None:
-    """Say, once in a process, which model forecasts: a warning of the logger ``sa_nowcast``, one line on stderr."""
+def warn_of_default_model() -> None:
+    """Warn by the logger ``sa_nowcast``, once in a process, that the default model forecasts: one line on stderr."""
     _LOG.warning(
-        "no model was named: sa_nowcast's default model forecasts, which was trained for no data in particular; "
+        "no model was named: sa_nowcast's default model forecasts, which was not trained on your data; "
         "train your own with ds.sa_nowcast.fit(history=4, steps=4)"
     )
 

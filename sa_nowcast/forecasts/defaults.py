@@ -48,16 +48,18 @@ def get_default_model() -> Nowcaster:
     path = os.environ.get(ENVIRONMENT)
     if path:
         return as_nowcaster(path)
-    from sa_nowcast.forecasts.default_model import default_model, say_that_none_was_named
+    from sa_nowcast.forecasts.default_model import default_model, warn_of_default_model
 
-    say_that_none_was_named()
+    warn_of_default_model()
     return default_model()
 
 
-def as_nowcaster(model: Nowcaster | str | Path) -> Nowcaster:
-    """Return `model`, loaded where it is a path."""
+def as_nowcaster(model: Nowcaster | str | Path | None) -> Nowcaster:
+    """Return `model`, loaded where it is a path; the default model where it is None."""
     from sa_nowcast.forecasts.nowcaster import Nowcaster
 
+    if model is None:
+        return get_default_model()
     if isinstance(model, Nowcaster):
         return model
     if isinstance(model, str | Path):

@@ -22,10 +22,12 @@ from sa_nowcast.bundle import files as bundle
 from sa_nowcast.bundle.summary import to_html
 from sa_nowcast.computing.devices import resolve_device
 from sa_nowcast.computing.threads import sharing_cores
-from sa_nowcast.errors import DataError, ModelError, RecipeError
-from sa_nowcast.forecasts.labels import init_position, labelled, lead_positions, whole
+from sa_nowcast.errors import ModelError, RecipeError
+from sa_nowcast.forecasts.job import AS_ASKED, NONE_POSSIBLE, GridCheck, Statuses, Values, batch_of, plan
+from sa_nowcast.forecasts.labels import whole
 from sa_nowcast.forecasts.terms import Terms
 from sa_nowcast.frames import Frames
+from sa_nowcast.metadata import dims
 from sa_nowcast.models import NetworkConfig, build
 from sa_nowcast.models.estimate import fitting_tile, require_memory
 from sa_nowcast.models.rollout import Network
@@ -33,6 +35,7 @@ from sa_nowcast.models.tiles import LEAST_TILE, blend
 from sa_nowcast.scaling import Scaling
 from sa_nowcast.stream import prepare
 from sa_nowcast.times import show_step
+from sa_nowcast.windows import Positions
 
 Storage = Literal["float32", "float16"]
 
@@ -52,7 +55,7 @@ class Nowcaster:
     provenance : mapping
         Plain JSON data: package version, training period, options, validation scores.
     card : str
-        The model card in Markdown, for people; see `sa_nowcast.bundle.card.model_card`. Empty where there is none.
+        The model card in Markdown; see `sa_nowcast.bundle.card.model_card`. Empty where there is none.
     recipe : str
         The recipe that reproduces the model, as YAML; empty where it did not come from one.
     storage : {"float32", "float16"}
@@ -96,7 +99,7 @@ class Nowcaster:
         *,
         lead_times: Any = None,
         init_time: Any = None,
-        grid: Literal["check", "any"] = "check",
+        grid: GridCheck = "check",
         time: Hashable | None = None,
         y: Hashable | None = None,
         x: Hashable | None = None,
@@ -145,107 +148,110 @@ class Nowcaster:
         RecipeError
             `steps` below 1, lead times that are no multiples of the step or beyond `steps`, or a tile below 16 pixels.
         """
-        model = self.for_data(data, time=time, y=y, x=x, channel=channel)
-        wanted = None
-        if lead_times is None:
-            steps = model.terms.steps if steps is None else whole("steps", steps)
-        else:
-            wanted = lead_positions(lead_times, model.terms.step, steps)
-            steps = int(wanted[-1]) + 1
-        frames = model.accept(data, grid=grid, time=time, y=y, x=x, channel=channel)
-        last = init_position(frames, init_time)
-        values = model._history(frames, last)
-        forecast = model._predict(values[None], steps, resolve_device(device), checked_tile(tile))[0]
-        forecast[:, ~np.isfinite(values).any(axis=0)] = np.nan
-        result = labelled(frames, last, forecast, model.provenance_attrs(steps))
-        return result if wanted is None else result.isel(lead_time=wanted)
+        job = self.plan(
+            data, steps, lead_times=lead_times, init_time=init_time, tile=tile, grid=grid, device=device,
+            names=dims.DimNames(time, y, x, channel),
+        )  # fmt: skip
+        return job.compute()
 
-    def for_data(
-        self,
-        data: xr.DataArray | xr.Dataset,
-        *,
-        time: Hashable | None = None,
-        y: Hashable | None = None,
-        x: Hashable | None = None,
-        channel: Hashable | None = None,
-    ) -> Nowcaster:
-        """Return the model that forecasts from `data`: this one, whatever they are; only the default model adapts."""
-        return self
+    plan = plan
+
+    @property
+    def name(self) -> str:
+        """What messages call it: the name of its network."""
+        return self.network.config.name
+
+    @property
+    def identity(self) -> str:
+        """What tells it from others."""
+        return f"{self.name} {self.digest}"
+
+    @property
+    def history(self) -> int:
+        """Frames up to an init time that a forecast needs."""
+        return self.terms.history
+
+    @property
+    def usual_steps(self) -> int:
+        """Lead times that it was trained for."""
+        return self.terms.steps
+
+    @property
+    def members(self) -> int:
+        """Members of a forecast: 0, it gives one."""
+        return 0
 
     def accept(
-        self,
-        data: xr.DataArray | xr.Dataset,
-        *,
-        grid: Literal["check", "any"] = "check",
-        time: Hashable | None = None,
-        y: Hashable | None = None,
-        x: Hashable | None = None,
-        channel: Hashable | None = None,
-    ) -> Frames:
-        """Return `data` as checked frames that this model can forecast from; the options are those of `forecast`.
-
-        Raises
-        ------
-        DataError
-            Times or dimensions that cannot be used.
-        ModelError
-            Other units, cadence, channels or grid than the model was trained for.
-        """
-        frames = self._frames(data, time, y, x, channel)
+        self, data: xr.DataArray | xr.Dataset, names: dims.DimNames = dims.UNNAMED, grid: GridCheck = "check"
+    ) -> tuple[Nowcaster, Frames]:
+        """Return this nowcaster, or the default model as it is for `data`, and the data as checked frames."""
+        known = [name for name, _ in self.terms.channels]
+        variables = None
+        if isinstance(data, xr.Dataset) and all(name in data.data_vars for name in known):
+            variables = known  # other variables may stand beside those that the model knows, in any order
+        frames = Frames.from_xarray(data, variables=variables, gaps="skip", step=self.terms.step, **names._asdict())
         self.terms.require(frames, grid)
-        return frames
+        return self, frames
 
-    def forecast_batch(
-        self,
-        frames: Frames,
-        positions: npt.NDArray[np.int64],
-        steps: int,
-        device: torch.device,
-        tile: int | None = None,
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    def tiling(
+        self, frames: Frames, steps: int, batch_size: int | None, tile: int | None, device: str | None
+    ) -> tuple[int, int]:
+        """Return how many init times are computed at once, and the width of tiles; 0 is the whole grid at once.
+
+        On a cluster (`device` is None) the memory of this process stands for that of the workers.
+        """
+        if tile is not None and whole("tile", tile) < LEAST_TILE:
+            raise RecipeError("tile", f"{tile}", expected=f"at least {LEAST_TILE} pixels")
+        where = "cpu" if device is None else resolve_device(device)
+        config, grid = self.network.config, (frames.grid.height, frames.grid.width)
+        height, width = (-(-min(n, tile or n) // config.patch) for n in grid)
+        batch = batch_size or batch_of(height, width)
+        if tile is not None:
+            return batch, tile if max(grid) > tile else 0
+        return batch, fitting_tile(config, grid, batch, history=self.history, steps=steps, device=where) or 0
+
+    def attributes(self, frames: Frames, positions: Positions, steps: int) -> dict[str, Any]:
+        """Return the attributes that say which model a forecast of `steps` lead times is by."""
+        attrs: dict[str, Any] = {
+            "sa_nowcast_version": __version__,
+            "sa_nowcast_model": self.digest,
+            "sa_nowcast_network": self.name,
+            "sa_nowcast_training_period": str(self.provenance.get("training_period", "unknown")),
+            "sa_nowcast_recipe": str(self.provenance.get("recipe", "unknown")),
+        }
+        if steps > self.terms.steps:
+            attrs["sa_nowcast_steps_beyond_training"] = steps - self.terms.steps
+        return attrs
+
+    def block(
+        self, frames: Frames, positions: Positions, steps: int, device: str, tile: int = 0
+    ) -> tuple[Values, Statuses]:
         """Forecast from many init times in one call of the network, each from its own history alone.
 
-        Parameters
-        ----------
-        frames : Frames
-            From `accept`.
-        positions : ndarray of int, shape (B,)
-            Positions of the init times, each with `history` frames before and including it in one segment. Frames
-            that several histories share are read once.
-        steps : int
-            Lead times, at least 1.
-        device : torch.device
-        tile : int, optional
-            As for `forecast`; 0 is the whole grid at once, whatever memory there is.
-
-        Returns
-        -------
-        values : ndarray of float32, shape (B, lead, channel, row, column)
-            In the layout of `Frames`; NaN where a pixel's whole history was missing, and all NaN where `complete`
-            is False.
-        complete : ndarray of bool, shape (B,)
-            False where a frame of the history has no valid value, which `forecast` refuses.
-
-        Raises
-        ------
-        DataError
-            Infinite values, or a chunk that storage cannot give.
-        ModelError
-            A batch that memory cannot hold.
+        Frames that several histories share are read once. A pixel is NaN where its whole history was missing.
         """
-        values = _histories(frames, positions, self.terms.history)
-        valid = np.isfinite(values)
+        needed, place = np.unique(positions[:, None] + np.arange(1 - self.history, 1), return_inverse=True)
+        cuts = [0, *(np.flatnonzero(np.diff(needed) > 1) + 1).tolist(), len(needed)]
+        parts = [frames.read(int(needed[a]), int(needed[b - 1]) + 1) for a, b in itertools.pairwise(cuts)]
+        histories = (np.concatenate(parts) if len(parts) > 1 else parts[0])[place]
+        valid = np.isfinite(histories)
         complete = np.asarray(np.asarray(valid.any(axis=(2, 3, 4))).all(axis=1))
         known = valid.any(axis=1) & complete[:, None, None, None]
-        forecast = self._predict(values, steps, device, tile)
+        if complete.any():
+            forecast = self._predict(histories, steps, resolve_device(device), tile)
+        else:
+            forecast = np.empty((len(positions), steps, *frames.shape[1:]), dtype=np.float32)
         if not known.all():
             np.copyto(forecast, np.nan, where=~known[:, None])
-        return forecast, complete
+        values, status = frames.field(forecast), np.where(complete, AS_ASKED, NONE_POSSIBLE).astype(np.uint8)
+        if frames.channel_dim is None:
+            return values[:, :, 0], status
+        return values.swapaxes(1, 2) if len(frames.arrays) > 1 else values, status
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the model to a folder and return its path.
 
-        It holds ``weights.safetensors`` and ``model.json``, and beside them for people ``README.md`` (the card) and
+        It holds ``weights.safetensors`` and ``model.json``, and beside them ``README.md`` (the card) and
         ``recipe.yaml``, where there are any.
 
         Raises
@@ -307,7 +313,7 @@ class Nowcaster:
         )
 
     def _repr_html_(self) -> str:
-        return to_html(self)
+        return to_html(self.network, self.terms, self.provenance, self.digest)
 
     def _stored(self) -> dict[str, torch.Tensor]:
         return {n: w.detach().to(getattr(torch, self.storage)) for n, w in self.network.state_dict().items()}
@@ -322,61 +328,21 @@ class Nowcaster:
             "provenance": dict(self.provenance),
         }
 
-    def _frames(
-        self,
-        data: xr.DataArray | xr.Dataset,
-        time: Hashable | None,
-        y: Hashable | None,
-        x: Hashable | None,
-        channel: Hashable | None,
-    ) -> Frames:
-        names = [name for name, _ in self.terms.channels]
-        variables = None
-        if isinstance(data, xr.Dataset) and all(name in data.data_vars for name in names):
-            variables = names  # other variables may stand beside those that the model knows, in any order
-        return Frames.from_xarray(
-            data, variables=variables, time=time, y=y, x=x, channel=channel, gaps="skip", step=self.terms.step
+    def require_memory(self, grid: tuple[int, int], batch: int, steps: int, device: str | torch.device) -> None:
+        """Refuse forecasts from `batch` init times at once, of a whole grid or a tile, that memory cannot hold."""
+        require_memory(
+            self.network.config, grid, batch, history=self.history, steps=steps, training=False, device=device
         )
 
-    def _history(self, frames: Frames, last: int) -> npt.NDArray[np.float32]:
-        history = self.terms.history
-        begin = next(a for a, b in frames.segments if a <= last < b)
-        if last - begin + 1 < history:
-            have = last - begin + 1
-            gap = f" since the gap after {frames.label(begin - 1)}" if begin else ""
-            raise DataError(
-                f"{frames.name}, {frames.label(last)}",
-                f"needs {history} frames, has {have}{gap}",
-                fix="give earlier frames, fill the gap, or choose another init_time",
-            )
-        values = frames.read(last - history + 1, last + 1)
-        missing = np.flatnonzero(~np.isfinite(values).any(axis=(1, 2, 3)))
-        if len(missing):
-            # Zarr 2 says a fill value of 0 where nothing was asked for; in a NetCDF file somebody declared it.
-            zero = any("chunks" in a.encoding and _is_zero(a.encoding.get("_FillValue")) for a in frames.arrays)
-            raise DataError(
-                f"{frames.name}, {frames.label(last - history + 1 + int(missing[0]))}",
-                "every value is missing" + (" (the fill value is 0, which xarray takes for missing)" if zero else ""),
-                expected="some valid values in each frame of the history",
-                fix="choose another init_time"
-                + (", or open with sa_nowcast.sources.open_source(path), which keeps 0" if zero else ""),
-            )
-        return values
-
     def _predict(
-        self, values: npt.NDArray[np.float32], steps: int, device: torch.device, tile: int | None = None
+        self, values: npt.NDArray[np.float32], steps: int, device: torch.device, tile: int
     ) -> npt.NDArray[np.float32]:
-        """Run the network on histories (B, T, C, H, W), in tiles where it has to; return (B, steps, C, H, W)."""
-        config, (batch, history) = self.network.config, values.shape[:2]
-        if tile is None:
-            tile = fitting_tile(config, values.shape[-2:], batch, history=history, steps=steps, device=device)
-        if not tile or max(values.shape[-2:]) <= tile:
-            require_memory(
-                config, values.shape[-2:], batch, history=history, steps=steps, training=False, device=device
-            )
-            return self._run(values, steps, device)
-        require_memory(config, (tile, tile), batch, history=history, steps=steps, training=False, device=device)
-        return blend(values, tile, lambda part: self._run(part, steps, device), steps)
+        """Run the network on histories (B, T, C, H, W), in tiles where there are any; return (B, steps, C, H, W)."""
+        height, width = values.shape[-2:]
+        self.require_memory((tile, tile) if tile else (height, width), len(values), steps, device)
+        if tile:
+            return blend(values, tile, lambda part: self._run(part, steps, device), steps)
+        return self._run(values, steps, device)
 
     def _run(self, values: npt.NDArray[np.float32], steps: int, device: torch.device) -> npt.NDArray[np.float32]:
         self.network.to(device).eval()
@@ -394,36 +360,3 @@ class Nowcaster:
                 fix="give another model, or train this one again",
             )
         return result
-
-    def provenance_attrs(self, steps: int) -> dict[str, Any]:
-        """Return the attributes that say which model a forecast of `steps` lead times is by."""
-        attrs: dict[str, Any] = {
-            "sa_nowcast_version": __version__,
-            "sa_nowcast_model": self.digest,
-            "sa_nowcast_network": self.network.config.name,
-            "sa_nowcast_training_period": str(self.provenance.get("training_period", "unknown")),
-            "sa_nowcast_recipe": str(self.provenance.get("recipe", "unknown")),
-        }
-        if steps > self.terms.steps:
-            attrs["sa_nowcast_steps_beyond_training"] = steps - self.terms.steps
-        return attrs
-
-
-def _is_zero(fill: Any) -> bool:
-    return fill is not None and np.ndim(fill) == 0 and bool(fill == 0)
-
-
-def _histories(frames: Frames, positions: npt.NDArray[np.int64], history: int) -> npt.NDArray[np.float32]:
-    """Return the `history` frames up to each position, (B, T, C, H, W); a frame that several share is read once."""
-    needed, place = np.unique(positions[:, None] + np.arange(1 - history, 1), return_inverse=True)
-    cuts = [0, *(np.flatnonzero(np.diff(needed) > 1) + 1).tolist(), len(needed)]
-    parts = [frames.read(int(needed[a]), int(needed[b - 1]) + 1) for a, b in itertools.pairwise(cuts)]
-    values: npt.NDArray[np.float32] = (np.concatenate(parts) if len(parts) > 1 else parts[0])[place]
-    return values
-
-
-def checked_tile(tile: int | None) -> int | None:
-    """Return the width of tiles that a user asks for, or refuse it."""
-    if tile is not None and whole("tile", tile) < LEAST_TILE:
-        raise RecipeError("tile", f"{tile}", expected=f"at least {LEAST_TILE} pixels")
-    return tile

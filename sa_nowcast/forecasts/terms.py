@@ -62,13 +62,7 @@ class Terms:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Terms:
-        """Read the fields as JSON holds them.
-
-        Raises
-        ------
-        ModelError
-            A field is missing, unknown or cannot be what it says.
-        """
+        """Read the fields as JSON holds them; refuse what is missing, unknown or cannot be what it says."""
         try:
             channels = tuple((name, units) for name, units in fields["channels"])
             terms = cls(**{**fields, "channels": channels, "projection": dict(fields["projection"])})
@@ -93,26 +87,20 @@ class Terms:
         return np.timedelta64(self.step_ns, "ns")
 
     def require(self, frames: Frames, grid: str = "check") -> None:
-        """Refuse frames of other channels, units, cadence or grid; `grid` is "any" where another grid is tried.
-
-        Raises
-        ------
-        ModelError
-            What differs, both shown.
-        RecipeError
-            `grid` is neither "check" nor "any".
-        """
+        """Refuse frames of other channels, units, cadence or grid; `grid` is "any" where another grid is tried."""
         if grid not in ("check", "any"):
             raise RecipeError("grid", f"{grid!r}", expected="'check' or 'any'")
         found = [(c.name, c.units) for c in frames.channels]
-        if len(found) != len(self.channels) or (
-            len(found) > 1 and [n for n, _ in found] != [n for n, _ in self.channels]
-        ):
+        known = [name for name, _ in self.channels]
+        if len(found) != len(known) or (len(found) > 1 and [n for n, _ in found] != known):
             raise ModelError(
                 frames.name,
                 f"channels {', '.join(n for n, _ in found)}",
-                expected=", ".join(n for n, _ in self.channels),
-                fix=self._selection(frames),
+                expected=", ".join(known),
+                # Variables of a Dataset are selected by themselves.
+                fix=f"ds.sel({frames.channel_dim}={known!r})"
+                if {*known} <= {c.name for c in frames.channels}
+                else "give the channels of training, by the same names",
             )
         for (name, units), (_, wanted) in zip(found, self.channels, strict=True):
             if wanted is not None and dims.canonical_units(units) != dims.canonical_units(wanted):
@@ -133,13 +121,6 @@ class Terms:
             )
         if grid == "check":
             self._check_grid(frames)
-
-    def _selection(self, frames: Frames) -> str:
-        """Return what gives the channels of training, in their order."""
-        names = [name for name, _ in self.channels]
-        if {*names} <= {c.name for c in frames.channels}:  # variables of a Dataset are selected by themselves
-            return f"ds.sel({frames.channel_dim}={names!r})"
-        return "give the channels of training, by the same names"
 
     def _check_grid(self, frames: Frames) -> None:
         found = frames.grid

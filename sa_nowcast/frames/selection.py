@@ -20,10 +20,7 @@ _PACKING = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsig
 def select(
     obj: xr.DataArray | xr.Dataset,
     variables: Sequence[str] | None,
-    time: Hashable | None,
-    y: Hashable | None,
-    x: Hashable | None,
-    channel: Hashable | None,
+    names: dims.DimNames,
 ) -> tuple[tuple[xr.DataArray, ...], tuple[Hashable, Hashable, Hashable], Hashable | None]:
     """Return the variables, each (time, [channel,] y, x), these dimensions, and that of the channels.
 
@@ -32,23 +29,21 @@ def select(
     if not isinstance(obj, xr.DataArray | xr.Dataset):
         raise DataError("data", f"a {type(obj).__name__}", expected="an xarray Dataset or DataArray")
     if isinstance(obj, xr.DataArray):
-        t_dim, y_dim, x_dim = (
-            dims.find_dim(obj, "time", time), dims.find_dim(obj, "y", y), dims.find_dim(obj, "x", x)
-        )  # fmt: skip
+        t_dim, y_dim, x_dim = (dims.find_dim(obj, role, getattr(names, role)) for role in dims.ROLES)
         if variables is not None:
             raise DataError(str(obj.name or "data"), "variables= was given for a DataArray", expected="a Dataset")
         chosen = [obj]
     else:
-        (t_dim, y_dim, x_dim), names = _variables(obj, variables, {"time": time, "y": y, "x": x})
+        (t_dim, y_dim, x_dim), chosen_names = _variables(obj, variables, {r: getattr(names, r) for r in dims.ROLES})
         keys = {str(n): n for n in obj.data_vars}  # names need not be text
-        chosen = [obj[keys[n]] for n in names]
+        chosen = [obj[keys[n]] for n in chosen_names]
     if len({t_dim, y_dim, x_dim}) < 3:
         raise DataError("data", f"time={t_dim!r}, y={y_dim!r}, x={x_dim!r}", expected="three different dimensions")
     chosen = [_decoded(a) for a in chosen]
     channel_dim: Hashable | None
     known = (t_dim, y_dim, x_dim)
     if len(chosen) == 1:
-        channel_dim = dims.find_channel(chosen[0], known, channel)
+        channel_dim = dims.find_channel(chosen[0], known, names.channel)
     else:
         plain = [str(a.name) for a in chosen if set(a.dims) == set(known)]
         for array in chosen:

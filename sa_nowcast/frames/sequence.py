@@ -98,7 +98,7 @@ class Frames:
         """
         obj = attributes.normalised(obj) if isinstance(obj, xr.DataArray | xr.Dataset) else obj
         obj = dims.with_positions(obj) if isinstance(obj, xr.Dataset) else obj
-        arrays, found_dims, channel_dim = select(obj, variables, time, y, x, channel)
+        arrays, found_dims, channel_dim = select(obj, variables, dims.DimNames(time, y, x, channel))
         t_dim, y_dim, x_dim = found_dims
         name = str(arrays[0].name or "data")
         times = read_times(arrays[0], t_dim, name)

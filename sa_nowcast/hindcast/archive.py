@@ -28,9 +28,8 @@ from sa_nowcast.conversion import COMPLETE, VariablePlan
 from sa_nowcast.conversion.shards import ShardRecord, clear_but
 from sa_nowcast.errors import ForecastWarning, Interrupted, StorageError
 from sa_nowcast.forecasts.cf import to_dataset
-from sa_nowcast.hindcast.histories import sha256
-from sa_nowcast.hindcast.job import Job, Opaque, Work
-from sa_nowcast.hindcast.methods import AS_ASKED, FELL_BACK, NONE_POSSIBLE, ByReference, shortcomings
+from sa_nowcast.forecasts.job import AS_ASKED, FELL_BACK, NONE_POSSIBLE, Job, Opaque, Work, sha256, shortcomings
+from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.hindcast.shard import Shard, run_shard, same
 from sa_nowcast.metadata import dims
 from sa_nowcast.sources.manifest import MANIFEST, may_be_replaced, write_manifest
@@ -339,14 +338,14 @@ class Archive:
         method = self.job.method
         with client_of(cluster) as client:
             tasks = Tasks(client, str(self.place), "batch_size")
-            if isinstance(method, ByReference):
+            if not isinstance(method, Nowcaster):
                 model: Any = tasks.submit(same, method)
             else:
                 # A file beside the archive, which every worker can read: sent once, checked, and not lost with a
                 # worker that dies.
                 model = str(self.journal / _MODEL)
                 with storage(self.journal):
-                    method.nowcaster.save(model, overwrite=True)
+                    method.save(model, overwrite=True)
             waiting = iter(todo)
             running: dict[Any, Shard] = {}
             try:

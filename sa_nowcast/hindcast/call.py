@@ -7,10 +7,9 @@ import os
 import threading
 import uuid
 import warnings
-import weakref
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import dask
 import dask.array
@@ -18,25 +17,18 @@ import numpy as np
 import xarray as xr
 from dask.highlevelgraph import HighLevelGraph
 
-from sa_nowcast.computing.devices import resolve_device
 from sa_nowcast.conversion import open_zarr
 from sa_nowcast.errors import ForecastWarning, RecipeError
 from sa_nowcast.forecasts.cf import to_dataset
+from sa_nowcast.forecasts.job import GridCheck, Job, Method, Missing, Opaque, Sent, Values, shortcomings
 from sa_nowcast.forecasts.labels import whole
-from sa_nowcast.forecasts.nowcaster import Nowcaster, checked_tile
-from sa_nowcast.frames import Frames
 from sa_nowcast.hindcast.archive import LARGEST_CHUNK, MOST_PER_SHARD, NO_FORECAST_COUNT, Archive, Existing, Progress
-from sa_nowcast.hindcast.init_times import init_positions
-from sa_nowcast.hindcast.job import Job, Missing, Opaque, Sent
-from sa_nowcast.hindcast.methods import ByNetwork, Method, Values, method_of, shortcomings
 from sa_nowcast.metadata import dims
-from sa_nowcast.models.estimate import fitting_tile
-from sa_nowcast.verification.named import Reference
+from sa_nowcast.verification.named import Reference, method_of
 from sa_nowcast.verification.optical_flow import FALLBACK_COUNT
 
-# More positions or samples at once are hardly faster on a CPU or a GPU, and take memory.
-POSITIONS_AT_ONCE: Final = 2**16
-LARGEST_BATCH: Final = 16
+if TYPE_CHECKING:
+    from sa_nowcast.forecasts.nowcaster import Nowcaster
 
 
 def hindcast(
@@ -53,7 +45,7 @@ def hindcast(
     shard_size: int | None = None,
     cluster: Any = None,
     device: str = "auto",
-    grid: Literal["check", "any"] = "check",
+    grid: GridCheck = "check",
     time: Hashable | None = None,
     y: Hashable | None = None,
     x: Hashable | None = None,
@@ -138,27 +130,11 @@ def hindcast(
             expected="an archive to write",
             fix="to='archive.zarr', or compute the lazy hindcast while a dask client is active",
         )
-    method = method_of(model)
-    # On a cluster nothing is known of the workers' devices, and the memory of this process stands for theirs.
-    where = "cpu"
-    if isinstance(method, ByNetwork):
-        method = ByNetwork(method.nowcaster.for_data(data, time=time, y=y, x=x, channel=channel))
-        frames = method.nowcaster.accept(data, grid=grid, time=time, y=y, x=x, channel=channel)
-        steps = method.nowcaster.terms.steps if steps is None else whole("steps", steps)
-        checked_tile(tile)
-        if cluster is None:
-            where = str(resolve_device(device))
-    else:
-        frames = Frames.from_xarray(data, time=time, y=y, x=x, channel=channel, gaps="skip")
-        if steps is None:
-            raise RecipeError("steps", f"not given for {method.reference.name}", expected="how many lead times")
-        steps = whole("steps", steps)
-        if tile is not None:
-            raise RecipeError("tile", f"given for {method.reference.name}", expected="a network", fix="leave tile out")
-    positions = init_positions(frames, method.history, init_times, stride)
-    one = method.one(frames, positions, steps)
-    batch, used = _batch_and_tile(frames, method, batch_size, tile, steps, where)
-    job = Job(method, frames, positions, steps, one, batch, missing, device, used, tile is not None)
+    job = method_of(model).plan(
+        data, steps, init_times=slice(None) if init_times is None else init_times, stride=stride, missing=missing,
+        batch_size=batch_size, tile=tile, grid=grid, names=dims.DimNames(time, y, x, channel), device=device,
+        here=cluster is None,
+    )  # fmt: skip
     if to is None:
         return _lazy(job)
     place = _local(to)
@@ -168,33 +144,6 @@ def hindcast(
         return _lazy(job)
     archive.write(existing, cluster, progress)
     return _opened(job, place)
-
-
-def _batch_and_tile(
-    frames: Frames,
-    method: Method,
-    batch_size: int | None,
-    tile: int | None,
-    steps: int,
-    device: str,
-) -> tuple[int, int]:
-    """Return how many init times are computed at once, and in what tiles; 0 is the whole grid at once."""
-    size, patch = (frames.grid.height, frames.grid.width), 1
-    if isinstance(method, ByNetwork):
-        patch = method.nowcaster.network.config.patch
-
-    def batch_on(height: int, width: int) -> int:
-        positions = -(-height // patch) * -(-width // patch)
-        return batch_size or max(1, min(LARGEST_BATCH, POSITIONS_AT_ONCE // positions))
-
-    if tile is not None and max(size) > tile:
-        return batch_on(min(tile, size[0]), min(tile, size[1])), tile
-    batch = batch_on(*size)
-    if tile is not None or not isinstance(method, ByNetwork):
-        return batch, 0
-    config = method.nowcaster.network.config
-    found = fitting_tile(config, size, batch, history=method.history, steps=steps, device=device)
-    return batch, found or 0
 
 
 def _lazy(job: Job) -> xr.DataArray:
@@ -207,7 +156,8 @@ def _lazy(job: Job) -> xr.DataArray:
     before, after = (0,) * axis, (0,) * (len(job.shape) - axis - 1)
     # As a graph of its own: from_delayed and concatenate take milliseconds for each block.
     tasks: dict[Any, Any] = {
-        (name, *before, i, *after): (_computed, Opaque(job, positions), method.key) for i, positions in enumerate(parts)
+        (name, *before, i, *after): (_computed, Opaque(job, positions), method.key, token)
+        for i, positions in enumerate(parts)
     }
     graph = HighLevelGraph.from_collections(name, tasks, dependencies=[method])
     chunks: list[tuple[int, ...]] = [(size,) for size in job.shape]
@@ -215,19 +165,19 @@ def _lazy(job: Job) -> xr.DataArray:
     return job.labelled(array.Array(graph, name, tuple(chunks), dtype=np.float32))
 
 
-# Lazy hindcasts, by their methods, of which it was said already that something was not as asked for.
-_said: weakref.WeakSet[Method] = weakref.WeakSet()
+# Lazy hindcasts, by the token of each, of which it was said already that something was not as asked for.
+_said: set[str] = set()
 _said_lock = threading.Lock()
 
 
-def _computed(opaque: Opaque | Sent, method: Method) -> Values:
+def _computed(opaque: Opaque | Sent, method: Method, token: str) -> Values:
     work = opaque.work
     values, status = work.compute(method)
     text = shortcomings(method, work.frames, work.positions, status)
     if text:
         with _said_lock:
-            first = method not in _said
-            _said.add(method)
+            first = token not in _said
+            _said.add(token)
         if first:
             text += "; of the first part that was computed of this hindcast, whose other parts are not told of"
             warnings.warn(text, ForecastWarning, stacklevel=2)

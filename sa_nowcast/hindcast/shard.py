@@ -13,9 +13,8 @@ import xarray as xr
 
 from sa_nowcast.conversion import VariablePlan
 from sa_nowcast.conversion.shards import ShardRecord, write_shard
+from sa_nowcast.forecasts.job import FELL_BACK, NONE_POSSIBLE, Method, Opaque, Statuses, Values
 from sa_nowcast.forecasts.nowcaster import Nowcaster
-from sa_nowcast.hindcast.job import Opaque
-from sa_nowcast.hindcast.methods import FELL_BACK, NONE_POSSIBLE, ByNetwork, ByReference, Method, Statuses, Values
 from sa_nowcast.storage.whole import storage, write_whole
 
 
@@ -75,7 +74,7 @@ class Shard:
         return entry
 
 
-_models: dict[str, ByNetwork] = {}
+_models: dict[str, Nowcaster] = {}
 _models_lock = threading.Lock()
 
 
@@ -85,13 +84,13 @@ def run_shard(shard: Shard, work: Opaque, model: Any) -> dict[str, Any]:
     if entry is not None:
         return entry
     method: Method
-    if isinstance(model, ByReference):
+    if not isinstance(model, str):
         method = model
     else:
         with _models_lock:
             if shard.model not in _models:
                 _models.clear()  # the model of an earlier hindcast is not needed any more
-                _models[shard.model] = ByNetwork(Nowcaster.load(model))
+                _models[shard.model] = Nowcaster.load(model)
             method = _models[shard.model]
     return shard.put(*work.work.compute(method))
 

@@ -18,10 +18,10 @@ import xarray as xr
 
 from sa_nowcast.computing.installing import pip_install
 from sa_nowcast.errors import DataError, MissingLibraryError, ModelError, RecipeError
-from sa_nowcast.forecasts.defaults import as_nowcaster, get_default_model
+from sa_nowcast.forecasts.defaults import as_nowcaster
 from sa_nowcast.forecasts.labels import require_one
 from sa_nowcast.interop import projection
-from sa_nowcast.interop.pysteps_names import PYSTEPS_THRESHOLD, pysteps_units
+from sa_nowcast.interop.pysteps_names import PYSTEPS_THRESHOLD, pysteps_units, rain_limits
 from sa_nowcast.metadata import dims
 from sa_nowcast.sources.optional import require
 from sa_nowcast.times import nearest, read_times, show_time
@@ -132,7 +132,7 @@ def forecast(
             f"no option {', '.join(sorted(others))}",
             expected="model, metadata, timestep, kmperpixel, device, measure_time",
         )
-    nowcaster = get_default_model() if model is None else as_nowcaster(model)
+    nowcaster = as_nowcaster(model)
     wanted = _time_steps(timesteps)
     data = _labelled(precip, nowcaster, metadata or {}, timestep, kmperpixel)
     if velocity is not None and np.shape(velocity) != (2, *data.shape[1:]):
@@ -257,8 +257,7 @@ def to_metadata(forecast: xr.DataArray) -> dict[str, Any]:
     y, x = (projection.regular_axis(forecast, dims.find_dim(forecast, role)) for role in ("y", "x"))
     lead = forecast[dims.LEAD_TIME].values
     step = np.diff(lead).min() if len(lead) > 1 else lead[0]
-    rain = units != "dBZ"
-    lowest = 0.0 if rain else float(forecast.min())
+    threshold, zero = rain_limits(forecast, units)
     return {
         "projection": text,
         "x1": x.edges[0],
@@ -272,8 +271,8 @@ def to_metadata(forecast: xr.DataArray) -> dict[str, Any]:
         "unit": units,
         "transform": None,
         "accutime": float(step / np.timedelta64(1, "s")) / 60.0,
-        "threshold": PYSTEPS_THRESHOLD if rain else float(forecast.where(forecast > lowest).min()),
-        "zerovalue": lowest,
+        "threshold": threshold,
+        "zerovalue": zero,
         "institution": str(forecast.attrs.get("institution", "")),
     }
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Iterable, Mapping
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,7 @@ VALID_TIME_ATTRS: Final = {"standard_name": "time", "long_name": "valid time"}
 REALIZATION_ATTRS: Final = {"standard_name": "realization", "units": "1", "long_name": "ensemble member"}
 
 Role = Literal["time", "y", "x"]
+ROLES: Final[tuple[Role, ...]] = ("time", "y", "x")
 
 _AXIS: Final[Mapping[Role, str]] = {"time": "T", "y": "Y", "x": "X"}
 _STANDARD_NAMES: Final[Mapping[Role, tuple[str, ...]]] = {
@@ -81,6 +82,18 @@ Roles = tuple[Hashable, Hashable, Hashable]
 """The dimensions of time, y and x."""
 
 
+class DimNames(NamedTuple):
+    """Dimension names that a user gave, where CF attributes and common names do not tell; None is to be found."""
+
+    time: Hashable | None = None
+    y: Hashable | None = None
+    x: Hashable | None = None
+    channel: Hashable | None = None
+
+
+UNNAMED: Final = DimNames()
+
+
 def find_dim(obj: xr.DataArray | xr.Dataset, role: Role, told: Hashable | None = None) -> Hashable:
     """Return the dimension of `obj` that plays the given role.
 
@@ -105,7 +118,7 @@ def find_dim(obj: xr.DataArray | xr.Dataset, role: Role, told: Hashable | None =
         return told
     found = []
     if isinstance(obj, xr.Dataset):
-        found = list(dict.fromkeys(roles[_ORDER[role]] for roles in grids(obj)))
+        found = list(dict.fromkeys(roles[ROLES.index(role)] for roles in grids(obj)))
     found = found or _found(dims, {n: c.variable for n, c in obj.coords.items()}, role)
     if len(found) == 1:
         return found[0]
@@ -143,7 +156,7 @@ def grids(ds: xr.Dataset, told: Mapping[Role, Hashable | None] | None = None) ->
         key = frozenset(variable.dims)
         if key not in known:
             own = {n: c for n, c in coords.items() if set(c.dims) <= key}
-            each = [[told[r]] if r in told else _found(variable.dims, own, r) for r in _ORDER]
+            each = [[told[r]] if r in told else _found(variable.dims, own, r) for r in ROLES]
             known[key] = (each[0][0], each[1][0], each[2][0]) if all(len(e) == 1 for e in each) else None
             if known[key] is not None and len(set(known[key] or ())) < 3:
                 known[key] = None
@@ -230,9 +243,6 @@ def times_along(coords: Mapping[Hashable, xr.Variable], dim: Hashable) -> list[H
     return found
 
 
-_ORDER: Final[Mapping[Role, int]] = {"time": 0, "y": 1, "x": 2}
-
-
 def _found(dims: Iterable[Hashable], coords: Mapping[Hashable, xr.Variable], role: Role) -> list[Hashable]:
     """Return the dimensions that play a role by the first of the tests that any of them passes."""
     dims = list(dims)
@@ -255,7 +265,7 @@ def _found(dims: Iterable[Hashable], coords: Mapping[Hashable, xr.Variable], rol
     pairs = {c.dims[-2:] for n, c in coords.items() if is_position(str(n), c)}
     pairs = {pair for pair in pairs if set(pair) <= set(dims)}
     if len(pairs) != 1:
-        return [pair[_ORDER[role] - 1] for pair in sorted(pairs, key=str)]
+        return [pair[ROLES.index(role) - 1] for pair in sorted(pairs, key=str)]
     one = pairs.pop()
     if role == "x":
         (y,) = _found(dims, coords, "y")[:1] or (None,)

@@ -11,8 +11,10 @@ import numpy.typing as npt
 import xarray as xr
 
 from sa_nowcast.errors import RecipeError
+from sa_nowcast.forecasts.job import history_at
 from sa_nowcast.forecasts.labels import init_position
 from sa_nowcast.frames import Frames
+from sa_nowcast.metadata.dims import DimNames
 from sa_nowcast.plotting.canvas import (
     MINUS,
     PANEL_CELLS,
@@ -128,7 +130,7 @@ def plot_attention(
     10.1609/aaai.v34i07.6819.
     """
     numbers = _layer_numbers(layers, len(nowcaster.network.layers))
-    frames = nowcaster.accept(data, grid=grid, time=time, y=y, x=x, channel=channel)
+    nowcaster, frames = nowcaster.accept(data, DimNames(time, y, x, channel), grid)
     found = _attention(nowcaster, frames, init_position(frames, init_time), point, numbers, shown, device)
     return _draw(found, coastlines, title)
 
@@ -225,7 +227,7 @@ def _attention(
         raise RecipeError("shown", f"{shown} is not in the data", f"one of {', '.join(names)}")
     number = 0 if shown is None else names.index(str(shown))
 
-    values = nowcaster._history(frames, last)
+    values = history_at(frames, last, nowcaster.history)
     size = values.shape[-2:]
     row, column = (int(i) for i in frames.field(np.indices(size, dtype=np.float32))[:, *place])
     network, history, where = nowcaster.network, nowcaster.terms.history, resolve_device(device)

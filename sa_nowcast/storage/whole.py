@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
 
-from sa_nowcast.errors import StorageError
+from sa_nowcast.errors import RecipeError, StorageError
 
 _PARTIAL: Final = ".partial"
 _ME: Final = "process {} on {}"
@@ -243,3 +243,24 @@ def require_writable(place: Path) -> None:
             folder = folder.parent
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable."):
             pass
+
+
+def require_place(target: str | Path, suffixes: tuple[str, ...], replace: bool) -> Path:
+    """Return `target` as a path that can be written: by its ending, by what stands there, and by a trial.
+
+    Nothing is left behind; missing folders are made by the writer.
+
+    Raises
+    ------
+    RecipeError
+        Another ending.
+    StorageError
+        Something stands there and is not to be replaced, or nothing can be written there.
+    """
+    place = Path(target).expanduser()
+    if place.suffix.lower() not in suffixes:
+        raise RecipeError(f"output {place}", f"ends in {place.suffix!r}", expected=f"one of {', '.join(suffixes)}")
+    if place.exists() and not replace:
+        raise StorageError(str(place), "exists already", fix="name another path, or give replace=True")
+    require_writable(place)
+    return place

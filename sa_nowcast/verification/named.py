@@ -4,18 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
-from sa_nowcast.errors import RecipeError
+from sa_nowcast._version import __version__
+from sa_nowcast.computing import quiet
+from sa_nowcast.errors import DataError, ForecastWarning, RecipeError
+from sa_nowcast.forecasts.defaults import as_nowcaster
+from sa_nowcast.forecasts.job import (
+    AS_ASKED,
+    FELL_BACK,
+    NONE_POSSIBLE,
+    GridCheck,
+    Statuses,
+    Values,
+    batch_of,
+    content,
+    plan,
+    taken,
+)
 from sa_nowcast.forecasts.labels import lead_positions, whole
-from sa_nowcast.frames import one_grid
+from sa_nowcast.frames import Frames, one_grid
 from sa_nowcast.metadata import dims
 from sa_nowcast.metadata.attributes import normalised
-from sa_nowcast.verification.optical_flow import cadence, extrapolation, sprog, steps
+from sa_nowcast.times import show_time
+from sa_nowcast.verification.optical_flow import (
+    AUTOREGRESSION,
+    FALLBACK_TIMES,
+    HISTORY,
+    MEMBERS,
+    cadence,
+    extrapolation,
+    sprog,
+    steps,
+)
 from sa_nowcast.verification.references import climatology, persistence
+from sa_nowcast.windows import Positions
+
+if TYPE_CHECKING:
+    from sa_nowcast.forecasts.nowcaster import Nowcaster
 
 REFERENCES: dict[str, Callable[..., xr.DataArray]] = {
     "persistence": persistence,
@@ -91,6 +122,118 @@ class Reference:
         if isinstance(options.get("training"), xr.Dataset):
             options["training"] = as_array(options["training"], time)
         return REFERENCES[self.name](array, init_time=init_time, lead_times=lead_times, time=told, **options)
+
+    plan = plan
+
+    @property
+    def identity(self) -> str:
+        """What tells it from others, with its options."""
+        options = {}
+        for key, value in self.options.items():
+            if isinstance(value, xr.DataArray | xr.Dataset):
+                value = content(Frames.from_xarray(value, gaps="skip"))
+            options[key] = value
+        shown = ", ".join(f"{k}={v}" for k, v in sorted(options.items()))
+        return self.name + (f" ({shown})" if shown else "")
+
+    @property
+    def history(self) -> int:
+        """Frames up to an init time that a forecast needs."""
+        least = {"extrapolation": HISTORY, "sprog": AUTOREGRESSION + 1, "steps": AUTOREGRESSION + 1}
+        return int(self.options.get("history", least.get(self.name, 1)))
+
+    @property
+    def usual_steps(self) -> None:
+        """None: the number of lead times has to be asked for."""
+
+    @property
+    def members(self) -> int:
+        """Members of the ensemble; 0 where it gives one forecast."""
+        return int(self.options.get("members", MEMBERS)) if self.name == "steps" else 0
+
+    def accept(
+        self, data: xr.DataArray | xr.Dataset, names: dims.DimNames = dims.UNNAMED, grid: GridCheck = "check"
+    ) -> tuple[Reference, Frames]:
+        """Return `data` as checked frames, on any grid."""
+        return self, Frames.from_xarray(data, gaps="skip", **names._asdict())
+
+    def tiling(
+        self, frames: Frames, steps: int, batch_size: int | None, tile: int | None, device: str | None
+    ) -> tuple[int, int]:
+        """Return how many init times are computed at once, and 0: it takes no tiles."""
+        if tile is not None:
+            raise RecipeError("tile", f"given for {self.name}", expected="a network", fix="leave tile out")
+        return batch_size or batch_of(frames.grid.height, frames.grid.width), 0
+
+    def attributes(self, frames: Frames, positions: Positions, steps: int) -> dict[str, Any]:
+        """Return the attributes of its forecasts.
+
+        A first forecast shows what is missing (a library, a training period, units) before anything is written.
+        """
+        first, place = taken(frames, positions[:1], self.history)
+        _, attrs, _ = self._values(first.load(), place, steps)
+        return {"sa_nowcast_version": __version__, "model": self.name, **attrs}
+
+    def block(
+        self, frames: Frames, positions: Positions, steps: int, device: str, tile: int
+    ) -> tuple[Values, Statuses]:
+        """Return the forecasts in the layout that a network's have, after the members, and how each was possible."""
+        windows = positions[:, None] + np.arange(1 - self.history, 1)
+        seen = np.isfinite(frames.read(0, len(frames))).any(axis=(1, 2, 3))
+        # The mean of other times needs no history.
+        complete = np.asarray(seen)[windows].all(axis=1) | (self.name == "climatology")
+        values, _, fallen = self._values(frames, positions, steps)
+        values[(slice(None),) * bool(self.members) + (~complete,)] = np.nan
+        return values, np.where(complete, np.where(fallen, FELL_BACK, AS_ASKED), NONE_POSSIBLE).astype(np.uint8)
+
+    def _values(
+        self, frames: Frames, positions: Positions, steps: int
+    ) -> tuple[Values, dict[str, Any], npt.NDArray[np.bool_]]:
+        """Return values ([member,] init, [variable,] lead, [channel,] y, x), attributes, and where it fell back."""
+        leads = (np.arange(1, steps + 1) * frames.step).astype("timedelta64[ns]")
+        # pysteps' methods look for y and x by their names, which the user may have told.
+        names: dict[Hashable, Hashable] = {frames.grid.y: "y", frames.grid.x: "x"}
+        flow = self.name not in ("persistence", "climatology")
+        parts = []
+        attrs: dict[str, Any] = {}
+        fallen = np.zeros(len(positions), dtype=bool)
+        shown = [show_time(t) for t in frames.times[positions]]
+        values = frames.field(frames.read(0, len(frames)))
+        for i, array in enumerate(frames.arrays):
+            # The values as they were read and checked, once.
+            stacked = len(frames.arrays) > 1 or frames.channel_dim is None
+            array = array.copy(data=values[:, i] if stacked else values)
+            # As they were checked: the data may call them otherwise than by their dimension.
+            array = array.assign_coords({frames.time_dim: (frames.time_dim, frames.times)})
+            told = self
+            training = told.options.get("training")
+            if isinstance(training, xr.Dataset) and array.name in training:
+                told = Reference(told.name, told.options | {"training": training[array.name]})
+            known = array.rename({k: v for k, v in names.items() if flow and k != v and v not in array.coords})
+            with quiet.warnings_ignored(ForecastWarning):  # told for the whole hindcast
+                result = told.forecast(known, lead_times=leads, init_time=frames.times[positions], time=frames.time_dim)
+            result = result.rename({v: k for k, v in names.items() if v in result.dims and k not in result.dims})
+            for axis in (frames.grid.y, frames.grid.x):
+                shared = axis in result.coords and axis in array.coords
+                if shared and not dims.same_axis(array[axis].values, result[axis].values):
+                    raise DataError(
+                        f"reference {told.name}, {axis}",
+                        "its grid is another than the data's",
+                        fix="give the same grid",
+                    )
+            space = [d for d in array.dims if d != frames.time_dim]
+            order = [*([dims.REALIZATION] if self.members else []), dims.INIT_TIME, dims.LEAD_TIME, *space]
+            parts.append(np.array(result.transpose(*order).values, dtype=np.float32))
+            attrs = {str(k): v for k, v in result.attrs.items() if k in ("training_period", "cycle")}
+            fallen |= np.isin(shown, result.attrs.get(FALLBACK_TIMES, []))
+        return (np.stack(parts, 1 + bool(self.members)) if len(parts) > 1 else parts[0]), attrs, fallen
+
+
+def method_of(model: Nowcaster | Reference | str | Path | None) -> Nowcaster | Reference:
+    """Return what forecasts: see `sa_nowcast.hindcast.hindcast`."""
+    if isinstance(model, Reference):
+        return model
+    return reference(model) if isinstance(model, str) and model in REFERENCES else as_nowcaster(model)
 
 
 def reference(name: str, **options: Any) -> Reference:

@@ -29,17 +29,13 @@ FALLBACK_COUNT, FALLBACK, FALLBACK_TIMES = "fallback_count", "fallback", "fallba
 
 # The values that pysteps' examples take for rain rates in mm h-1: the least rain, and what stands for less, in dB.
 _LEAST_RAIN, _LEAST_DECIBELS, _DRY_DECIBELS = 0.1, -10.0, -15.0
-_AUTOREGRESSION = 2
+AUTOREGRESSION = 2
+HISTORY, MEMBERS = 3, 20
 _KILOMETRES_PER_DEGREE = 111.2
 
 
 def extrapolation(
-    data: xr.DataArray,
-    *,
-    init_time: Any = None,
-    lead_times: Any,
-    time: Hashable | None = None,
-    history: int = 3,
+    data: xr.DataArray, *, init_time: Any = None, lead_times: Any, time: Hashable | None = None, history: int = HISTORY
 ) -> xr.DataArray:
     """Return the last frame moved along the motion of the last few.
 
@@ -88,13 +84,7 @@ def extrapolation(
     return _forecast(data, init_time, lead_times, time, history, 0, method, "extrapolation")
 
 
-def sprog(
-    data: xr.DataArray,
-    *,
-    init_time: Any = None,
-    lead_times: Any,
-    time: Hashable | None = None,
-) -> xr.DataArray:
+def sprog(data: xr.DataArray, *, init_time: Any = None, lead_times: Any, time: Hashable | None = None) -> xr.DataArray:
     """Return the S-PROG nowcast: extrapolated rain that loses its small scales as they become unpredictable.
 
     By pysteps with its default six scales and autoregression of order 2 on three frames (Seed 2003,
@@ -137,7 +127,7 @@ def sprog(
     def method(frames: Array, multiples: list[float], start: np.datetime64) -> tuple[Array, str]:
         return flow.develop(run, frames, multiples)
 
-    return _forecast(data, init_time, lead_times, time, _AUTOREGRESSION + 1, 0, method, "sprog")
+    return _forecast(data, init_time, lead_times, time, AUTOREGRESSION + 1, 0, method, "sprog")
 
 
 def steps(
@@ -146,7 +136,7 @@ def steps(
     init_time: Any = None,
     lead_times: Any,
     time: Hashable | None = None,
-    members: int = 20,
+    members: int = MEMBERS,
     seed: int = 0,
     kilometres_per_pixel: float | None = None,
 ) -> xr.DataArray:
@@ -175,16 +165,12 @@ def steps(
     Warns
     -----
     ForecastWarning
-        Once, where the history of some init times has too little rain to estimate how it develops: a frame without any,
-        the same everywhere, missing, or with too few echoes. The forecast then is of autoregression of order 1 on the
-        frames after it, else extrapolation, else persistence, all members alike. The attributes
-        ``fallback_count``, ``fallback`` and ``fallback_init_times`` say which. Where the frame at init time has no
-        rain, none is forecast.
+        As for :func:`sprog`; all members are then alike.
 
     Raises
     ------
     DataError
-        If `data` lacks one of the three frames, is not in mm h-1, or does not tell its spacing.
+        As for :func:`sprog`, or `data` does not tell its spacing.
     MissingLibraryError
         If pysteps or OpenCV is not installed.
     """
@@ -217,7 +203,7 @@ def steps(
         values, how = flow.develop(run, frames, multiples)
         return np.broadcast_to(values, (members, *values.shape[1:])), how
 
-    return _forecast(data, init_time, lead_times, time, _AUTOREGRESSION + 1, members, method, "steps")
+    return _forecast(data, init_time, lead_times, time, AUTOREGRESSION + 1, members, method, "steps")
 
 
 def _forecast(
@@ -259,10 +245,8 @@ def _forecast(
     template = without_times(ordered.isel({told: found[:, -1]}).rename({told: dims.INIT_TIME}), dims.INIT_TIME)
     template = template.expand_dims({dims.LEAD_TIME: leads}).transpose(dims.INIT_TIME, dims.LEAD_TIME, ...)
     if members:
-        template = template.expand_dims({dims.REALIZATION: np.arange(members)})
+        template = template.expand_dims({dims.REALIZATION: members})
     forecast = label_forecast(template.copy(data=result if members else result[0]), starts, leads, name)
-    if members:
-        forecast[dims.REALIZATION].attrs.update(dims.REALIZATION_ATTRS)
     where = describe(data, "data")
     if blank:
         count, first = len(set(blank)), show_time(init[blank[0]])
@@ -281,13 +265,7 @@ def _forecast(
 
 
 def cadence(data: xr.DataArray, time: str) -> np.timedelta64:
-    """Return the step of `data`: the most common difference between its times.
-
-    Raises
-    ------
-    DataError
-        If there are fewer than two frames.
-    """
+    """Return the step of `data`: the most common difference between its times."""
     times = np.unique(read_times(data, time, describe(data, "data")))
     if times.size < 2:
         raise DataError(describe(data, "data"), f"has {times.size} frame", "at least 2, to tell the step")
@@ -331,13 +309,13 @@ class _Flow:
         The result is (members, lead_time, y, x) in mm h-1, and how it was made where not by order 2.
         """
         count, decibels = self.varying(frames), _to_decibels(frames)
-        for order in range(min(count - 1, _AUTOREGRESSION), 0, -1):
+        for order in range(min(count - 1, AUTOREGRESSION), 0, -1):
             used = frames[-(order + 1) :]
             # What pysteps raises where a scale has no variance or no echo is left.
             with contextlib.suppress(np.linalg.LinAlgError, IndexError, ValueError):
                 result = run(decibels[-(order + 1) :], self.motion(used), multiples, order)
                 if self._reaches(result, used, multiples):
-                    how = "" if order == _AUTOREGRESSION else f"autoregression of order {order}"
+                    how = "" if order == AUTOREGRESSION else f"autoregression of order {order}"
                     return _from_decibels(result), how
         dry = not (decibels[-1] >= _LEAST_DECIBELS).any()
         how = "" if dry else "extrapolation" if count > 1 else "persistence"
@@ -371,10 +349,7 @@ def _from_pysteps(module: str, name: str) -> Callable[..., Any]:
         return getattr(quiet.load(module), name)  # type: ignore[no-any-return]
     except ImportError as error:
         raise MissingLibraryError(
-            module.rpartition(".")[2],
-            f"{error.name or error} is not installed",
-            None,
-            install("pysteps"),
+            module.rpartition(".")[2], f"{error.name or error} is not installed", None, install("pysteps")
         ) from None
 
 

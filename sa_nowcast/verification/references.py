@@ -11,29 +11,18 @@ import numpy.typing as npt
 import xarray as xr
 
 from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.forecasts.labels import DROPPED_ATTRS
+from sa_nowcast.forecasts.labels import Leads, labelled
 from sa_nowcast.metadata import dims
-from sa_nowcast.times import nearest, read_leads, read_time, read_times, valid_times, with_times
+from sa_nowcast.times import Times, nearest, read_leads, read_time, read_times, valid_times, with_times
 from sa_nowcast.verification.inputs import describe, positions
 
-Times = npt.NDArray[np.datetime64]
-Leads = npt.NDArray[np.timedelta64]
 Cycle = Literal["day", "week"]
 
-TIME_ATTRS = {
-    dims.LEAD_TIME: dims.LEAD_TIME_ATTRS,
-    dims.INIT_TIME: dims.INIT_TIME_ATTRS,
-    dims.VALID_TIME: dims.VALID_TIME_ATTRS,
-}
 _DAY = np.timedelta64(1, "D").astype("timedelta64[ns]")
 
 
 def persistence(
-    data: xr.DataArray,
-    *,
-    init_time: Any = None,
-    lead_times: Any,
-    time: Hashable | None = None,
+    data: xr.DataArray, *, init_time: Any = None, lead_times: Any, time: Hashable | None = None
 ) -> xr.DataArray:
     """Return the forecast that nothing changes: the frame at init time, for all lead times.
 
@@ -176,22 +165,10 @@ def plan(data: xr.DataArray, init_time: Any, lead_times: Any, time: Hashable | N
 
 
 def label_forecast(values: xr.DataArray, starts: Times, leads: Leads, model: str) -> xr.DataArray:
-    """Return `values` with dims ([init_time,] [variable,] lead_time, ...) and the coordinates of a forecast."""
-    order = (dims.REALIZATION, dims.INIT_TIME, dims.VARIABLE, dims.LEAD_TIME)
-    first = [dim for dim in order if dim in values.dims]
-    values = values.transpose(*first, ...)
-    values = values.assign_coords(lead_time=leads)
-    if starts.ndim == 0:
-        values = values.isel(init_time=0, drop=True).assign_coords(
-            init_time=starts, valid_time=("lead_time", valid_times(starts, leads, describe(values)))
-        )
-    else:
-        valid = valid_times(starts, leads, describe(values))
-        values = values.assign_coords(init_time=starts, valid_time=(("init_time", "lead_time"), valid))
-    for name, attrs in TIME_ATTRS.items():
-        values[name].attrs.update(attrs)
+    """Return `values`, with init_time and lead_time among their dims, as the forecast of a reference."""
+    values = values if starts.ndim else values.isel(init_time=0, drop=True)
+    forecast = labelled(values, starts, leads, {"model": model})
     mapping = values.attrs.get("grid_mapping", values.encoding.get("grid_mapping"))
-    values.attrs = {key: text for key, text in values.attrs.items() if key not in DROPPED_ATTRS} | {"model": model}
-    # What else it holds describes how the observations were stored.
-    values.encoding = {"grid_mapping": mapping} if mapping in values.coords else {}
-    return values
+    # What else the encoding holds describes how the observations were stored.
+    forecast.encoding = {"grid_mapping": mapping} if mapping in forecast.coords else {}
+    return forecast

@@ -24,7 +24,7 @@ ROWS = [
     {"frames", "windows", "sources.samples", "computing.devices"},
     {"forecasts.cf", "forecasts.labels", "scaling", "recipe", "models", "sources"},
     {"computing.clusters"},
-    {"bundle.files", "conversion"},
+    {"bundle.files", "conversion", "forecasts.job"},
     {"sources.opening"},
     {"stream", "verification", "computing.slurm"},
     {"forecasts.terms"},

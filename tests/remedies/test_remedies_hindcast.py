@@ -125,7 +125,7 @@ def test_an_archive_on_another_machine(tmp_path):
     yield lambda: open_zarr(tmp_path / "a.zarr").load()
 
 
-@remedy("hindcast/call.py", "leave tile out")
+@remedy("verification/named.py", "leave tile out")
 def test_tiles_of_a_reference():
     yield lambda: _made(tile=64)
     yield _made
@@ -134,7 +134,7 @@ def test_tiles_of_a_reference():
 # --- init times
 
 
-@remedy("hindcast/init_times.py", "stride=… beside the slice", "stride=2 beside the slice")
+@remedy("forecasts/labels.py", "stride=… beside the slice", "stride=2 beside the slice")
 @pytest.mark.parametrize("step", [3, "10min"])
 def test_a_slice_with_a_step(step):
     times = rain()["time"].values
@@ -142,7 +142,7 @@ def test_a_slice_with_a_step(step):
     yield lambda: _made(init_times=slice(times[4], None), **keywords(fix))
 
 
-@remedy("hindcast/init_times.py", "give earlier frames, or choose other init times")
+@remedy("forecasts/labels.py", "give earlier frames, or choose other init times")
 @pytest.mark.parametrize("how", ["earlier", "others"])
 def test_a_period_without_history(how, nowcaster):
     whole = rain()
@@ -156,7 +156,7 @@ def test_a_period_without_history(how, nowcaster):
 
 
 @remedy(
-    "hindcast/init_times.py",
+    "forecasts/labels.py",
     "give earlier frames, fill the gap, or pass a slice of init times, which leaves such ones out",
 )
 @pytest.mark.parametrize("how", ["earlier", "fill", "slice"])
@@ -171,7 +171,7 @@ def test_an_init_time_without_history(how, nowcaster):
         yield lambda: hindcast(whole, nowcaster, init_times=times[[10, 13]])
 
 
-@remedy("hindcast/job.py", "leave this init time out, or pass missing='nan'")
+@remedy("forecasts/job.py", "leave this init time out, or pass missing='nan'")
 @pytest.mark.parametrize("how", ["leave out", "nan"])
 def test_a_history_without_a_value(how, nowcaster):
     data = rain()
@@ -184,7 +184,7 @@ def test_a_history_without_a_value(how, nowcaster):
         yield lambda: hindcast(data, nowcaster, init_times=times[[5]], missing="refuse").compute()
 
 
-@remedy("hindcast/job.py", "write the file again from its source")
+@remedy("forecasts/job.py", "write the file again from its source")
 def test_a_source_that_cannot_be_read(tmp_path):
     store = tmp_path / "rain.zarr"
     options = {"zarr_format": 3, "consolidated": False, "encoding": {"rain": {"chunks": (1, 24, 20)}}}
@@ -194,7 +194,7 @@ def test_a_source_that_cannot_be_read(tmp_path):
     rain().to_dataset().to_zarr(store, mode="w", **options)
 
 
-@remedy("hindcast/methods.py", "give the same grid")
+@remedy("verification/named.py", "give the same grid")
 def test_the_climatology_of_another_grid():
     data = rain(600)
     other = data.assign_coords(x=data["x"] + 500)

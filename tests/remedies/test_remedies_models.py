@@ -166,7 +166,7 @@ def test_weights_and_description_that_do_not_fit(saved):
     again.save(saved, overwrite=True)
 
 
-@remedy("forecasts/nowcaster.py", "give earlier frames, fill the gap, or choose another init_time")
+@remedy("forecasts/labels.py", "give earlier frames, fill the gap, or choose another init_time")
 @pytest.mark.parametrize("how", ["earlier", "fill", "choose"])
 def test_a_history_that_is_too_short(how, nowcaster):
     whole = rain()
@@ -178,7 +178,7 @@ def test_a_history_that_is_too_short(how, nowcaster):
         yield lambda: nowcaster.forecast(whole.isel(time=slice(12)))
 
 
-@remedy("forecasts/nowcaster.py", "choose another init_time")
+@remedy("forecasts/job.py", "choose another init_time")
 def test_a_frame_of_the_history_without_a_value(nowcaster):
     data = rain()
     data[18] = float("nan")
@@ -187,7 +187,7 @@ def test_a_frame_of_the_history_without_a_value(nowcaster):
 
 
 @remedy(
-    "forecasts/nowcaster.py",
+    "forecasts/job.py",
     "choose another init_time, or open with sa_nowcast.sources.open_source(path), which keeps 0",
 )
 @pytest.mark.parametrize("how", ["time", "open"])

@@ -17,6 +17,7 @@ from sequences import NETWORK, OPTIONS, georeferenced, rain
 from remedies.trial import assert_installs, command, flags, remedy, uninstalled
 from remedies.trial import value as evaluated
 from sa_nowcast.bundle import files as bundle
+from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.hindcast import hindcast
 from sa_nowcast.recipe import ComparisonRecipe, OutputRecipe, Recipe, SetRecipe, read_any, read_recipe
 from sa_nowcast.survey.bundles import check_bundle
@@ -28,7 +29,6 @@ from sa_nowcast.training.fit import fit
 from sa_nowcast.workflow import run as run_recipe
 from sa_nowcast.workflow.comparing import run_comparison
 from sa_nowcast.workflow.data import open_experiment
-from sa_nowcast.workflow.forecasting import plan_forecast
 from sa_nowcast.workflow.identity import data_identity as identify
 from sa_nowcast.workflow.scoring import plan_scores
 from sa_nowcast.workflow.tables import run_tables
@@ -331,15 +331,15 @@ def test_a_first_recipe_for_too_few_frames_in_a_row(how):
     yield lambda: look(whole, history=4, steps=3)
 
 
-@remedy("workflow/forecasting.py", "give earlier frames, fill the gap, or choose another init_time")
+@remedy("forecasts/labels.py", "give earlier frames, fill the gap, or choose another init_time")
 @pytest.mark.parametrize("how", ["earlier", "fill", "choose"])
-def test_a_forecast_without_its_history(how, saved, tmp_path):
+def test_a_forecast_without_its_history(how, saved):
     whole = georeferenced(rain())
     times = whole["time"].values
     part = whole.isel(time=slice(6, None)) if how == "earlier" else whole.isel(time=[*range(6), *range(7, 20)])
 
     def plan(data, at):
-        return plan_forecast(data, tmp_path / "a.nc", model=str(saved), init_time=str(times[at]))
+        return Nowcaster.load(saved).plan(data, init_time=str(times[at]))
 
     yield lambda: plan(part, 8)
     yield lambda: plan(part, 15) if how == "choose" else plan(whole, 8)
@@ -385,7 +385,7 @@ def test_a_truth_with_a_dimension_in_the_way(archives, source):
     yield lambda: named_like(evaluated(fix, ds=ds), forecast, y="row")
 
 
-@remedy("workflow/forecasting.py", "name another path, or give replace=True")
+@remedy("storage/whole.py", "name another path, or give replace=True")
 @pytest.mark.parametrize("how", ["another", "replace"])
 def test_a_forecast_stands_there(how, source, run, saved, tmp_path):
     given = ("forecast", source, "--model", saved, "-o")
