@@ -5,13 +5,12 @@ The conventions are written out, with their sources, on the documentation page a
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import xarray as xr
 
-from sa_nowcast.errors import RecipeError
+from sa_nowcast.errors import RecipeError, nearest
 
 Formula = Callable[[xr.Dataset], xr.DataArray]
 
@@ -257,12 +256,8 @@ def select_metrics(names: Iterable[str]) -> tuple[Metric, ...]:
     for told in names:
         name = plain_name(told)
         if name not in METRICS:
-            near = difflib.get_close_matches(name, METRICS, n=1)
-            if name == "bias":
-                near = ["mean_error or frequency_bias"]
-            raise RecipeError(
-                "metrics", f"{told!r} is unknown", near[0] if near else "one of " + ", ".join(sorted(METRICS))
-            )
+            near = "mean_error or frequency_bias" if name == "bias" else nearest(name, METRICS)
+            raise RecipeError("metrics", f"{told!r} is unknown", near or "one of " + ", ".join(sorted(METRICS)))
         for member in GROUPS.get(name, (name,)):
             chosen[member] = METRICS[member]
     if not chosen:
