@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sa_nowcast.errors import Interrupted, RecipeError
-from sa_nowcast.sources.optional import require
+from sa_nowcast.sources.reading import require
 
 LOOK_EVERY: Final = 5.0
 """Seconds between two looks at whether there are workers at all."""

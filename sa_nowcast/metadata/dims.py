@@ -112,9 +112,7 @@ def find_dim(obj: xr.DataArray | xr.Dataset, role: Role, told: Hashable | None =
     if found:
         raise DataError(label, f"dimensions {_listed(found)} could each be {role}", fix=f"name one with {role}=")
     raise DataError(
-        label,
-        f"no {role} dimension among {_listed(dims)}",
-        fix=f"name it with {role}=, or set its CF attributes",
+        label, f"no {role} dimension among {_listed(dims)}", fix=f"name it with {role}=, or set its CF attributes"
     )
 
 
@@ -277,9 +275,7 @@ def find_channel(da: xr.DataArray, known: Iterable[Hashable], told: Hashable | N
     if told is not None:
         if told not in left:
             raise DataError(
-                _label(da),
-                f"no channel dimension {told!r} (left: {_listed(left)})",
-                fix="name one with channel=",
+                _label(da), f"no channel dimension {told!r} (left: {_listed(left)})", fix="name one with channel="
             )
         left.remove(told)
         if not left:

@@ -18,11 +18,9 @@ import xarray as xr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.sources.damage import reading_numpy
-from sa_nowcast.sources.lazy import outer
-from sa_nowcast.sources.names import nearest
+from sa_nowcast.errors import DataError, RecipeError, one_of
 from sa_nowcast.sources.paths import PathLike, expand
+from sa_nowcast.sources.reading import outer, reading_numpy
 
 SUFFIXES: Final = (".npy", ".npz")
 _EITHER: Final = " or ".join(SUFFIXES)
@@ -157,7 +155,7 @@ def _key(path: Path, names: Sequence[str], key: str | None) -> str:
             str(path), f"the arrays {', '.join(names)}", expected="one, or key=", fix=f"give key={names[0]!r}"
         )
     if key is not None and key not in names:
-        raise RecipeError("key", f"no array {key!r} in {path.name}", expected=nearest(key, names))
+        raise RecipeError("key", f"no array {key!r} in {path.name}", expected=one_of(key, names))
     return names[0] if key is None else key
 
 

@@ -11,7 +11,7 @@ import xarray as xr
 
 from sa_nowcast.errors import DataError
 from sa_nowcast.metadata import dims
-from sa_nowcast.sources.optional import require
+from sa_nowcast.sources.reading import require
 
 _NAMES: Final = ("precipitation", "rain_amount", "rain_rate", "rainfall_rate", "rainfall", "reflectivity")
 _UNITS: Final = {"mm": "mm", "kg m-2": "mm", "mm h-1": "mm/h", "kg m-2 h-1": "mm/h", "dBZ": "dBZ"}

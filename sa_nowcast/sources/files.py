@@ -14,11 +14,10 @@ from typing import Any, Final
 import numpy as np
 import xarray as xr
 
-from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.errors import DataError, RecipeError, one_of
 from sa_nowcast.metadata import dims
-from sa_nowcast.sources.damage import reading
-from sa_nowcast.sources.names import nearest
 from sa_nowcast.sources.paths import PathLike, expand, is_zarr, pattern_remedy, sort_by_time, time_from_name
+from sa_nowcast.sources.reading import reading
 from sa_nowcast.sources.store import finished, open_zarr
 from sa_nowcast.times import with_times
 
@@ -68,7 +67,7 @@ def open_files(
     """
     if isinstance(engine, str) and engine not in xr.backends.list_engines():
         raise RecipeError(
-            "engine", f"{engine!r} is not known to xarray", expected=nearest(engine, xr.backends.list_engines())
+            "engine", f"{engine!r} is not known to xarray", expected=one_of(engine, xr.backends.list_engines())
         )
     paths = expand(source, SUFFIXES)
     options = dict(options or {})

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sa_nowcast.errors import DataError
-from sa_nowcast.sources.optional import require
+from sa_nowcast.sources.reading import require
 
 REFLECTIVITY: Final = ("correctedreflectivity", "reflectivity", "dbz", "dbzh")
 GAIN, OFFSET = 0.5, -32.0

@@ -17,8 +17,6 @@ import xarray as xr
 from sa_nowcast.computing import quiet
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.metadata import dims
-from sa_nowcast.sources.damage import reading
-from sa_nowcast.sources.optional import require
 from sa_nowcast.sources.paths import (
     PathLike,
     expand,
@@ -29,6 +27,7 @@ from sa_nowcast.sources.paths import (
     times_from_names,
 )
 from sa_nowcast.sources.projection import CRS_NAME, crs_attrs
+from sa_nowcast.sources.reading import reading, require
 
 SUFFIXES: Final = (".tif", ".tiff")
 BAND: Final = "band"

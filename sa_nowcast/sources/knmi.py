@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.sources.odim import text
-from sa_nowcast.sources.optional import require
+from sa_nowcast.sources.reading import require
 
 UNITS: Final = {"ACRR": "mm", "DBZH": "dBZ", "RATE": "mm/h"}
 _NUMBER: Final = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"

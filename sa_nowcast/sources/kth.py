@@ -18,10 +18,9 @@ import numpy.typing as npt
 import xarray as xr
 
 from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.sources.damage import reading
 from sa_nowcast.sources.moving_mnist import film_time_attrs, film_times
-from sa_nowcast.sources.optional import require
 from sa_nowcast.sources.paths import PathLike, expand
+from sa_nowcast.sources.reading import reading, require
 
 EXTRA: Final = "kth"
 FRAMES_A_SECOND: Final = 25.0

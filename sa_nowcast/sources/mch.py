@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.sources.optional import require
+from sa_nowcast.sources.reading import require
 
 # Product: units, minutes where the file has none, and the scale that its table is for (None: by colour).
 _PRODUCTS: Final[Mapping[str, tuple[str, float | None, str | None]]] = {

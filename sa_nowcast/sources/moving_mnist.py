@@ -17,8 +17,7 @@ from xarray.backends import BackendArray, BackendEntrypoint
 from xarray.core import indexing
 
 from sa_nowcast.errors import DataError
-from sa_nowcast.sources.damage import reading_numpy
-from sa_nowcast.sources.lazy import outer
+from sa_nowcast.sources.reading import outer, reading_numpy
 
 FILE: Final = "mnist_test_seq.npy"
 SHA256: Final = "c2a3e8d3939c001ab77bf543f130157424efa486bb4d0974d2cebb773b13f8b3"

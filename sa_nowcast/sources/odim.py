@@ -16,8 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sa_nowcast.errors import DataError
-from sa_nowcast.sources.damage import reading
-from sa_nowcast.sources.optional import require
+from sa_nowcast.sources.reading import reading, require
 
 DRY_REFLECTIVITY: Final = -30.0
 """dBZ that stands for no echo; what a file's own code would be scaled to may be -327 dBZ, or above real echoes."""

@@ -10,7 +10,7 @@ import xarray as xr
 
 from sa_nowcast.computing import quiet
 from sa_nowcast.errors import DataError
-from sa_nowcast.sources.optional import require
+from sa_nowcast.sources.reading import require
 
 CRS_NAME: Final = "crs"
 Corner = Literal["upper", "lower"]

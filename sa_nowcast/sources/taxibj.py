@@ -20,12 +20,9 @@ import xarray as xr
 from xarray.backends import BackendArray, BackendEntrypoint
 from xarray.core import indexing
 
-from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.sources.damage import reading
-from sa_nowcast.sources.lazy import outer
-from sa_nowcast.sources.names import nearest
-from sa_nowcast.sources.optional import require
+from sa_nowcast.errors import DataError, RecipeError, one_of
 from sa_nowcast.sources.paths import PathLike, expand
+from sa_nowcast.sources.reading import outer, reading, require
 from sa_nowcast.sources.taxibj_split import BENCHMARK, label_benchmark
 
 EXTRA: Final = "taxibj"
@@ -110,7 +107,7 @@ def open_taxibj(
         A file that is not TaxiBJ's, an impossible date or slot, times out of order, or one time in two files.
     """
     if split is not None and split != BENCHMARK:
-        raise RecipeError("split", f"{split!r} is not known", expected=nearest(split, [BENCHMARK]))
+        raise RecipeError("split", f"{split!r} is not known", expected=one_of(split, [BENCHMARK]))
     years = [_read_times(path) for path in expand(source, (".h5", ".hdf5")) if path.name != "BJ_Meteorology.h5"]
     years.sort(key=lambda year: year[1][0])
     for (path, before, *_), (next_path, after, *_) in itertools.pairwise(years):

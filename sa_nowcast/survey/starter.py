@@ -111,10 +111,7 @@ def look(
     values = _sample(frames)
     if not np.isfinite(values).any():
         raise DataError(
-            frames.name,
-            "no valid value in a sample of frames",
-            expected="some",
-            fix="name data with values",
+            frames.name, "no valid value in a sample of frames", expected="some", fix="name data with values"
         )
     gaps = gaps or not np.isfinite(values).any(axis=(1, 2, 3)).all()
     past, ahead, shares, guard = _window(frames, history, steps)
@@ -251,10 +248,7 @@ def starter_recipe(
         parts.append(
             "  references: [persistence] # what skill is measured against: nothing moves; extrapolation needs pysteps"
         )
-    parts += [
-        "output:",
-        f"  folder: {_text(f'runs/{called}')} # model, forecasts, scores and picture",
-    ]
+    parts += ["output:", f"  folder: {_text(f'runs/{called}')} # model, forecasts, scores and picture"]
     return "\n".join(parts) + "\n"
 
 

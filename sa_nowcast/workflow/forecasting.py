@@ -151,7 +151,7 @@ def plan_forecast(
 
     place = require_place(target, _WRITERS, replace)
     if place.suffix in (".tif", ".tiff"):
-        from sa_nowcast.sources.optional import require
+        from sa_nowcast.sources.reading import require
 
         require("rasterio", "geotiff")
     if steps is not None and lead_time is not None:

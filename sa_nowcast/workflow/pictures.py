@@ -14,7 +14,7 @@ import xarray as xr
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.metadata import dims
 from sa_nowcast.sources.opening import kind_of, named_like, open_data, open_forecast
-from sa_nowcast.sources.optional import require
+from sa_nowcast.sources.reading import require
 from sa_nowcast.storage.whole import partial_beside, put_in_place, storage
 from sa_nowcast.times import nearest, read_time, show_time
 from sa_nowcast.verification.table import from_table

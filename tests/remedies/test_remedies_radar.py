@@ -109,7 +109,7 @@ def test_a_time_in_two_composites(tmp_path):
     (tmp_path / "again.h5").unlink()
 
 
-@remedy("sources/detect.py", "name …")
+@remedy("sources/open.py", "name …")
 def test_a_folder_of_several_kinds(tmp_path):
     _two_odim(tmp_path)
     stack_of(tmp_path)
