@@ -20,26 +20,18 @@ _PACKING = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsig
 def select(
     obj: xr.DataArray | xr.Dataset,
     variables: Sequence[str] | None,
-    time: Hashable | None,
-    y: Hashable | None,
-    x: Hashable | None,
-    channel: Hashable | None,
-) -> tuple[tuple[xr.DataArray, ...], tuple[Hashable, Hashable, Hashable], Hashable | None]:
-    """Return the variables, each (time, [channel,] y, x), these dimensions, and that of the channels.
-
-    The parameters are those of `Frames.from_xarray`.
-    """
+    told: dims.DimNames,
+) -> tuple[tuple[xr.DataArray, ...], dims.Roles, Hashable | None]:
+    """Return the variables, each (time, [channel,] y, x), these dimensions, and that of the channels."""
     if not isinstance(obj, xr.DataArray | xr.Dataset):
         raise DataError("data", f"a {type(obj).__name__}", expected="an xarray Dataset or DataArray")
     if isinstance(obj, xr.DataArray):
-        t_dim, y_dim, x_dim = (
-            dims.find_dim(obj, "time", time), dims.find_dim(obj, "y", y), dims.find_dim(obj, "x", x)
-        )  # fmt: skip
+        t_dim, y_dim, x_dim = (dims.find_dim(obj, role, dim) for role, dim in told.by_role.items())
         if variables is not None:
             raise DataError(str(obj.name or "data"), "variables= was given for a DataArray", expected="a Dataset")
         chosen = [obj]
     else:
-        (t_dim, y_dim, x_dim), names = _variables(obj, variables, {"time": time, "y": y, "x": x})
+        (t_dim, y_dim, x_dim), names = _variables(obj, variables, told.by_role)
         keys = {str(n): n for n in obj.data_vars}  # names need not be text
         chosen = [obj[keys[n]] for n in names]
     if len({t_dim, y_dim, x_dim}) < 3:
@@ -48,7 +40,7 @@ def select(
     channel_dim: Hashable | None
     known = (t_dim, y_dim, x_dim)
     if len(chosen) == 1:
-        channel_dim = dims.find_channel(chosen[0], known, channel)
+        channel_dim = dims.find_channel(chosen[0], known, told.channel)
     else:
         plain = [str(a.name) for a in chosen if set(a.dims) == set(known)]
         for array in chosen:
@@ -76,12 +68,11 @@ def _variables(
     """Return the dimensions of time, y and x, looked for on the chosen variables alone, and the variables."""
     if wanted is not None:
         unknown = [n for n in wanted if n not in map(str, ds.data_vars)]
-        if unknown:
+        if unknown or not wanted:
             known = ", ".join(n for names in dims.grids(ds, told).values() for n in names)
+            if not wanted:
+                raise DataError("data", "an empty list of variables", expected=f"some of {known}")
             raise DataError("data", f"no variable {unknown[0]!r}", expected=f"one of {known or 'none'}")
-        if not wanted:
-            known = ", ".join(n for names in dims.grids(ds, told).values() for n in names)
-            raise DataError("data", "an empty list of variables", expected=f"some of {known}")
         ds = ds[[n for n in ds.data_vars if str(n) in wanted]]
     found = dims.grids(ds, told)
     gridded = [n for names in found.values() for n in names]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Iterable, Mapping
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,25 @@ VALID_TIME_ATTRS: Final = {"standard_name": "time", "long_name": "valid time"}
 REALIZATION_ATTRS: Final = {"standard_name": "realization", "units": "1", "long_name": "ensemble member"}
 
 Role = Literal["time", "y", "x"]
+ROLES: Final[tuple[Role, ...]] = ("time", "y", "x")
+
+
+class DimNames(NamedTuple):
+    """The names of dimensions, where a user gives them: attributes and common names do not tell all of them."""
+
+    time: Hashable | None = None
+    y: Hashable | None = None
+    x: Hashable | None = None
+    channel: Hashable | None = None
+
+    @property
+    def by_role(self) -> dict[Role, Hashable | None]:
+        """The names of time, y and x by their role."""
+        return dict(zip(ROLES, self, strict=False))
+
+
+NO_NAMES: Final = DimNames()
+"""All dimensions are found by their attributes and common names."""
 
 _AXIS: Final[Mapping[Role, str]] = {"time": "T", "y": "Y", "x": "X"}
 _STANDARD_NAMES: Final[Mapping[Role, tuple[str, ...]]] = {
@@ -105,15 +124,14 @@ def find_dim(obj: xr.DataArray | xr.Dataset, role: Role, told: Hashable | None =
         return told
     found = []
     if isinstance(obj, xr.Dataset):
-        found = list(dict.fromkeys(roles[_ORDER[role]] for roles in grids(obj)))
+        found = list(dict.fromkeys(roles[ROLES.index(role)] for roles in grids(obj)))
     found = found or _found(dims, {n: c.variable for n, c in obj.coords.items()}, role)
     if len(found) == 1:
         return found[0]
     if found:
         raise DataError(label, f"dimensions {_listed(found)} could each be {role}", fix=f"name one with {role}=")
-    raise DataError(
-        label, f"no {role} dimension among {_listed(dims)}", fix=f"name it with {role}=, or set its CF attributes"
-    )
+    fix = f"name it with {role}=, or set its CF attributes"
+    raise DataError(label, f"no {role} dimension among {_listed(dims)}", fix=fix)
 
 
 def grids(ds: xr.Dataset, told: Mapping[Role, Hashable | None] | None = None) -> dict[Roles, list[str]]:
@@ -141,10 +159,9 @@ def grids(ds: xr.Dataset, told: Mapping[Role, Hashable | None] | None = None) ->
         key = frozenset(variable.dims)
         if key not in known:
             own = {n: c for n, c in coords.items() if set(c.dims) <= key}
-            each = [[told[r]] if r in told else _found(variable.dims, own, r) for r in _ORDER]
-            known[key] = (each[0][0], each[1][0], each[2][0]) if all(len(e) == 1 for e in each) else None
-            if known[key] is not None and len(set(known[key] or ())) < 3:
-                known[key] = None
+            each = [[told[r]] if r in told else _found(variable.dims, own, r) for r in ROLES]
+            only = [e[0] for e in each if len(e) == 1]
+            known[key] = (only[0], only[1], only[2]) if len(set(only)) == 3 else None
         roles = known[key]
         if roles is not None:
             found.setdefault(roles, []).append(name)
@@ -228,9 +245,6 @@ def times_along(coords: Mapping[Hashable, xr.Variable], dim: Hashable) -> list[H
     return found
 
 
-_ORDER: Final[Mapping[Role, int]] = {"time": 0, "y": 1, "x": 2}
-
-
 def _found(dims: Iterable[Hashable], coords: Mapping[Hashable, xr.Variable], role: Role) -> list[Hashable]:
     """Return the dimensions that play a role by the first of the tests that any of them passes."""
     dims = list(dims)
@@ -253,7 +267,7 @@ def _found(dims: Iterable[Hashable], coords: Mapping[Hashable, xr.Variable], rol
     pairs = {c.dims[-2:] for n, c in coords.items() if is_position(str(n), c)}
     pairs = {pair for pair in pairs if set(pair) <= set(dims)}
     if len(pairs) != 1:
-        return [pair[_ORDER[role] - 1] for pair in sorted(pairs, key=str)]
+        return [pair[ROLES.index(role) - 1] for pair in sorted(pairs, key=str)]
     one = pairs.pop()
     if role == "x":
         (y,) = _found(dims, coords, "y")[:1] or (None,)
@@ -274,9 +288,8 @@ def find_channel(da: xr.DataArray, known: Iterable[Hashable], told: Hashable | N
     left = [d for d in da.dims if d not in known]
     if told is not None:
         if told not in left:
-            raise DataError(
-                _label(da), f"no channel dimension {told!r} (left: {_listed(left)})", fix="name one with channel="
-            )
+            found = f"no channel dimension {told!r} (left: {_listed(left)})"
+            raise DataError(_label(da), found, fix="name one with channel=")
         left.remove(told)
         if not left:
             return told

@@ -19,6 +19,7 @@ from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.metadata import dims
 from sa_nowcast.sources.paths import (
     PathLike,
+    differs,
     expand,
     pattern_remedy,
     recognised_pattern,
@@ -169,32 +170,26 @@ def _require_alike(headers: Sequence[_Header], paths: Sequence[Path]) -> None:
         raise DataError(str(paths[0]), f"values of type {first.dtypes[0]}", expected="real numbers")
     axes = _axes(first)
     for header, path in zip(headers[1:], paths[1:], strict=True):
-        found = (header.shape, header.crs, len(header.bands))
-        for what, value, wanted in zip(("size", "CRS", "number of bands"), found, _told(first), strict=True):
+        for what, value, wanted in (
+            ("size", header.shape, first.shape),
+            ("CRS", header.crs, first.crs),
+            ("number of bands", len(header.bands), len(first.bands)),
+        ):
             if value != wanted:
                 shown = [" x ".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in (value, wanted)]
-                raise _differs(path, f"{what} {shown[0]}", shown[1], paths[0])
+                raise differs(path, f"{what} {shown[0]}", shown[1], paths[0])
         if not all(dims.same_axis(a, b) for a, b in zip(axes, _axes(header), strict=True)):
-            raise _differs(path, f"its corner at {header.transform.c:g}, {header.transform.f:g}",
+            raise differs(path, f"its corner at {header.transform.c:g}, {header.transform.f:g}",
                            f"{first.transform.c:g}, {first.transform.f:g}", paths[0])  # fmt: skip
         several = len(first.bands) > 1  # of one band, the description may say the time or what else differs
         if several and header.descriptions != first.descriptions and _band_times(header) is None:
-            raise _differs(path, f"bands {_listed(header)}", _listed(first), paths[0])
+            raise differs(path, f"bands {_listed(header)}", _listed(first), paths[0])
         if header.units != first.units:
-            raise _differs(path, f"units {header.units[0] or 'none'}", str(first.units[0] or "none"), paths[0])
-
-
-def _told(header: _Header) -> tuple[Any, ...]:
-    return header.shape, header.crs, len(header.bands)
+            raise differs(path, f"units {header.units[0] or 'none'}", str(first.units[0] or "none"), paths[0])
 
 
 def _listed(header: _Header) -> str:
     return ", ".join(str(d) for d in header.descriptions)
-
-
-def _differs(path: Path, found: str, expected: str, first: Path) -> DataError:
-    fix = "open the files of each grid on their own"
-    return DataError(str(path), found, expected=f"{expected} as in {first.name}", fix=fix)
 
 
 def _axes(header: _Header) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

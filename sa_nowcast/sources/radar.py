@@ -21,7 +21,7 @@ from sa_nowcast.sources.fmi import fmi_time, read_fmi
 from sa_nowcast.sources.knmi import knmi_time, read_knmi
 from sa_nowcast.sources.mch import mch_options
 from sa_nowcast.sources.odim import choose_quantity, odim_time, read_odim
-from sa_nowcast.sources.paths import PathLike, expand, sort_by_time, time_from_name
+from sa_nowcast.sources.paths import PathLike, differs, expand, sort_by_time, time_from_name
 from sa_nowcast.sources.projection import CRS_NAME, image_coords
 from sa_nowcast.sources.reading import reading, require
 
@@ -289,7 +289,7 @@ def open_radar(
     dtype = np.float64 if packed else np.float32
     # The importer goes to workers by name: its functions need not be pickled then.
     frames = [
-        array.from_delayed(read(engine, path, options, expected, paths[0].name, packed, convert), first.shape, dtype)
+        array.from_delayed(read(engine, path, options, expected, paths[0], packed, convert), first.shape, dtype)
         for path in paths
     ]
     unit = "mm/h" if convert else str(metadata["unit"])
@@ -358,7 +358,7 @@ def _frame(
     path: Path,
     options: Mapping[str, Any],
     expected: Mapping[str, str],
-    first: str,
+    first: Path,
     packed: bool,
     convert: bool,
 ) -> Fields | Values:
@@ -366,12 +366,7 @@ def _frame(
     values, metadata = importer.read(path, options)
     for key, found in _signature(values, metadata).items():
         if found != expected[key]:
-            raise DataError(
-                str(path),
-                f"{key} {found}",
-                expected=f"{expected[key]} as in {first}",
-                fix="open the files of each grid on their own",
-            )
+            raise differs(path, f"{key} {found}", expected[key], first)
     if convert:
         return rain_rate(values, metadata, metadata["dry_value"])
     if not packed:

@@ -21,7 +21,7 @@ from xarray.backends import BackendArray, BackendEntrypoint
 from xarray.core import indexing
 
 from sa_nowcast.errors import DataError, RecipeError, one_of
-from sa_nowcast.sources.paths import PathLike, expand
+from sa_nowcast.sources.paths import PathLike, expand, same_time
 from sa_nowcast.sources.reading import outer, reading, require
 from sa_nowcast.sources.taxibj_split import BENCHMARK, label_benchmark
 
@@ -113,12 +113,7 @@ def open_taxibj(
     for (path, before, *_), (next_path, after, *_) in itertools.pairwise(years):
         shared = np.intersect1d(before, after)
         if shared.size:
-            raise DataError(
-                f"{path.name} and {next_path.name}",
-                f"both have the time {_minute(shared[0])}",
-                expected="each time in one file",
-                fix="leave one of them out",
-            )
+            raise same_time(path, next_path, shared[0])
     array = _YearsArray(tuple((path, shape) for path, _, shape, _ in years), np.result_type(*(y[3] for y in years)))
     time = np.concatenate([times for _, times, _, _ in years])
     rows, columns = array.shape[2:]

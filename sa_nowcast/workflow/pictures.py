@@ -109,7 +109,7 @@ def draw(
         return _frames(source, target, last, init_time, engine, options, {**chosen_labels, **where}, dry_run)
     forecast = open_forecast(source)
     truth, history = (
-        None if data is None else named_like(data, forecast, time=time, y=y, x=x) for data in (truth, history)
+        None if data is None else named_like(data, forecast, dims.DimNames(time, y, x)) for data in (truth, history)
     )
     chosen = _init_time(forecast, init_time, truth)
     options_of: dict[str, Any] = {"init_time": chosen, **chosen_labels}

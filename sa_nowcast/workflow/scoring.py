@@ -150,7 +150,7 @@ def plan_scores(
         assert reference is not None
         other = _one_archive(open_forecast(reference))
         others["reference"] = other
-    truth = named_like(truth, next(iter(opened.values())), time=time, y=y, x=x, channel=channel)
+    truth = named_like(truth, next(iter(opened.values())), dims.DimNames(time, y, x, channel))
     truth_times = _truth_times(truth, next(iter(opened.values())))
     init, lead = _common(others, truth_times, needs_init=reference == PERSISTENCE)
     all_inits = max(a.sizes[dims.INIT_TIME] for a in others.values())

@@ -317,7 +317,7 @@ def test_a_folder_that_cannot_be_written(how, server, tmp_path):
 # --- TaxiBJ
 
 
-@remedy("sources/taxibj.py", "leave one of them out")
+@remedy("sources/paths.py", "leave one of them out")
 def test_a_time_in_two_years(tmp_path):
     write_taxibj(tmp_path / "BJ13_M32x32_T30_InOut.h5", taxibj_stamps("2013-07-01", 2))
     other = tmp_path / "BJ14_M32x32_T30_InOut.h5"
