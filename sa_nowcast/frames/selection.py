@@ -80,7 +80,8 @@ def _variables(
     if wrong is not None or not found:
         if wrong is not None and ds[wrong].ndim < 3:
             have = ", ".join(map(str, ds[wrong].dims))
-            raise DataError(wrong, f"dimensions {have}", expected=f"at least {', '.join(_dims_of(found))}")
+            needed = map(str, next(iter(found))) if len(found) == 1 else dims.ROLES
+            raise DataError(wrong, f"dimensions {have}", expected=f"at least {', '.join(needed)}")
         one = ds if wrong is None else ds[wrong]
         roles = [dims.find_dim(one, role, dim) for role, dim in told.items()]  # which says what is missing
         raise DataError("data", f"no variable has the dimensions {', '.join(map(str, roles))}", expected="one with all")
@@ -101,10 +102,6 @@ def one_grid(ds: xr.Dataset, found: Mapping[dims.Roles, list[str]]) -> dims.Role
         expected="one grid",
         fix=f"ds[{[name, *([mapping] if mapping in ds.data_vars else [])]!r}]",
     )
-
-
-def _dims_of(found: Mapping[dims.Roles, Sequence[str]]) -> tuple[str, ...]:
-    return tuple(map(str, next(iter(found)))) if len(found) == 1 else ("time", "y", "x")
 
 
 def _some(names: Sequence[str]) -> str:

@@ -277,12 +277,9 @@ def _found(dims: Iterable[Hashable], coords: Mapping[Hashable, xr.Variable], rol
 
 
 def find_channel(da: xr.DataArray, known: Iterable[Hashable], told: Hashable | None = None) -> Hashable | None:
-    """Return the channel dimension of `da`: the one left beside `known`, or None where there is none.
+    """Return the dimension beside `known`, which is that of channels, or None where there is none.
 
-    Raises
-    ------
-    DataError
-        More dimensions are left than one, or the one that is left is not like channels and was not told.
+    More dimensions than one, or one that is not called like channels and was not told, are refused.
     """
     known = set(known)
     left = [d for d in da.dims if d not in known]
@@ -308,10 +305,7 @@ def find_channel(da: xr.DataArray, known: Iterable[Hashable], told: Hashable | N
 def same_axis(one: npt.ArrayLike, other: npt.ArrayLike) -> bool:
     """Say whether two coordinates are of one grid: they agree to a thousandth of a cell, or to float32's rounding.
 
-    Parameters
-    ----------
-    one, other : array
-        Values along a dimension, or of a two-dimensional coordinate; anything but numbers must be equal.
+    They are the values along a dimension, or of a two-dimensional coordinate; anything but numbers must be equal.
     """
     a, b = np.asarray(one), np.asarray(other)
     if a.shape != b.shape:

@@ -157,10 +157,7 @@ def with_overrides(tree: Tree, overrides: Sequence[str]) -> Tree:
 def expanded(tree: Tree) -> Tree:
     """Return `tree` with the environment variables of its paths put in.
 
-    Raises
-    ------
-    RecipeError
-        A variable that is not set, or is empty, and has no default; or ``${`` that names none.
+    Refused are a variable that is not set, or is empty, and has no default; and ``${`` that names none.
     """
     values = copy.deepcopy(tree.values)
     for keys in PATHS:

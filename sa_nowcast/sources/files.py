@@ -44,19 +44,7 @@ def open_files(
 ) -> xr.Dataset:
     """Open one or many files or Zarr stores (format 2 or 3) with xarray, joined along time.
 
-    Parameters
-    ----------
-    source : path or iterable of paths
-        A file, a Zarr store, a folder, a pattern, or several.
-    engine : str or BackendEntrypoint, optional
-        An engine of xarray (``netcdf4``, ``h5netcdf``, ``zarr``, ``cfgrib``, ``taxibj``, ...); xarray guesses where
-        none is named.
-    time : hashable, optional
-        The time dimension, where CF attributes and common names do not tell.
-    time_pattern : str, optional
-        The time in the files' names, as ``datetime.strptime`` takes it, for files that hold none.
-    options : mapping, optional
-        Passed to ``xarray.open_dataset``.
+    Parameters are those of `sa_nowcast.sources.open_source`, which has `options` as keywords.
 
     Returns
     -------
@@ -85,8 +73,8 @@ def open_files(
             raise DataError(str(paths[0]), "the file holds no time step", expected="at least one frame")
         return ds if _has_time(ds, time) or not _scalar_times(ds)[0] else _with_time(ds.chunk(), paths[0], None, time)
     opened = [(_open(path, engine, {}, options), path) for path in paths]
-    held = _with_frames(opened, time)
-    paths, parts = [path for _, path in held], [_with_time(ds, path, time_pattern, time) for ds, path in held]
+    filled = _with_frames(opened, time)
+    paths, parts = [path for _, path in filled], [_with_time(ds, path, time_pattern, time) for ds, path in filled]
     names = {dims.find_dim(part, "time", time) for part in parts}
     if len(names) > 1:
         shown = " and ".join(sorted(map(str, names)))
@@ -159,14 +147,14 @@ def _with_frames(opened: Sequence[tuple[xr.Dataset, Path]], time: Hashable | Non
         shown = ", ".join(str(path) for path in empty[:3]) + (", ..." if len(empty) > 3 else "")
         noun = "1 file that holds" if len(empty) == 1 else f"{len(empty)} files that hold"
         warnings.warn(f"left out {noun} no time step: {shown}", stacklevel=4)
-    held = [(ds, path) for ds, path in opened if path not in empty]
-    for ds, path in held:
+    filled = [(ds, path) for ds, path in opened if path not in empty]
+    for ds, path in filled:
         for variable in ds.data_vars.values():
             bare = [str(d) for d in variable.dims if variable.sizes[d] == 0]
             if bare and variable.ndim >= 2:
                 found = f"{variable.name} has no entry along {bare[0]}"
                 raise DataError(str(path), found, expected="at least one", fix="leave the file out")
-    return held
+    return filled
 
 
 def _is_empty(ds: xr.Dataset, time: Hashable | None) -> bool:
@@ -193,7 +181,8 @@ def _with_time(ds: xr.Dataset, path: Path, time_pattern: str | None, told: Hasha
         value, attrs = ds[named[0]].values, dict(ds[named[0]].attrs)
     else:
         raise DataError(str(path), "the file holds no time", fix=pattern_remedy(path.name, asked=True))
-    gridded = [n for n, v in ds.data_vars.items() if v.ndim >= 2 and not _is_bounds(ds, str(n))]
+    bounds = {v.attrs.get("bounds") for v in ds.variables.values()}
+    gridded = [n for n, v in ds.data_vars.items() if v.ndim >= 2 and n not in bounds]
     ds = ds.drop_vars(named).set_coords([n for n in ds.data_vars if n not in gridded and n not in named])
     growing = [*gridded, *(n for n in scalars if n not in named)]
     grown = {
@@ -217,10 +206,6 @@ def _scalar_times(ds: xr.Dataset) -> tuple[list[Hashable], list[Hashable]]:
     scalars = [n for n, v in ds.variables.items() if v.ndim == 0 and np.issubdtype(v.dtype, np.datetime64)]
     named = [n for n in scalars if ds[n].attrs.get("standard_name") == "time"]
     return named or [n for n in scalars if n == "time"], scalars
-
-
-def _is_bounds(ds: xr.Dataset, name: str) -> bool:
-    return any(v.attrs.get("bounds") == name for v in ds.variables.values())
 
 
 def _on_grid(part: xr.Dataset, path: Path, first: xr.Dataset, first_path: Path, time: Hashable) -> xr.Dataset:

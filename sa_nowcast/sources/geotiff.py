@@ -27,7 +27,7 @@ from sa_nowcast.sources.paths import (
     time_from_name,
     times_from_names,
 )
-from sa_nowcast.sources.projection import CRS_NAME, crs_attrs
+from sa_nowcast.sources.projection import CRS_NAME, map_coords
 from sa_nowcast.sources.reading import reading, require
 
 SUFFIXES: Final = (".tif", ".tiff")
@@ -120,7 +120,8 @@ def open_geotiff(
     _require_order(moments, paths)
     time = xr.Variable("time", moments, {"standard_name": "time", "long_name": "time", "axis": "T"})
     if BAND in dim:
-        coords[BAND] = _band_labels(first)
+        labels = [d or str(b) for d, b in zip(first.descriptions, first.bands, strict=True)]
+        coords[BAND] = xr.Variable(BAND, labels if len(set(labels)) == len(labels) else list(map(str, first.bands)))
     attrs = {"Conventions": "CF-1.11", "source": "GeoTIFF files"}
     ds = xr.Dataset({label: variable}, {"time": time, **coords}, attrs)
     ds.encoding["source"] = str(paths[0])
@@ -314,31 +315,19 @@ def _coords(header: _Header, path: Path) -> tuple[str, str, dict[str, Any]]:
     y, x = _axes(header)
     t = header.transform
     if header.crs is None or not header.crs:
-        placed = (t.a, t.b, t.c, t.d, t.e, t.f) != (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-        attrs = [{"long_name": n, "units": "1", "axis": a} for n, a in (("row", "Y"), ("column", "X"))]
-        if not placed:
+        attrs = [{"long_name": f"{a.lower()} of the pixel's centre", "axis": a} for a in "YX"]
+        if (t.a, t.b, t.c, t.d, t.e, t.f) == (1.0, 0.0, 0.0, 0.0, 1.0, 0.0):  # no place is said
+            attrs = [{"long_name": n, "units": "1", "axis": a} for n, a in (("row", "Y"), ("column", "X"))]
             y, x = np.arange(len(y), dtype=np.float64), np.arange(len(x), dtype=np.float64)
-        else:
-            attrs = [{"long_name": f"{a.lower()} of the pixel's centre", "axis": a} for a in "YX"]
         return "y", "x", {"y": ("y", y, attrs[0]), "x": ("x", x, attrs[1])}
     pyproj = require("pyproj", "geotiff")
     with quiet.warnings_ignored(UserWarning):
         crs = pyproj.CRS.from_wkt(header.crs.to_wkt())
-    mapping = xr.Variable((), np.int32(0), crs_attrs(crs))
-    if crs.is_geographic:
-        names, standard, units = ("latitude", "longitude"), ("latitude", "longitude"), ("degrees_north", "degrees_east")
-    else:
-        names, standard = ("y", "x"), ("projection_y_coordinate", "projection_x_coordinate")
-        factor = float(header.crs.linear_units_factor[1]) if header.crs.is_projected else 1.0
-        y, x, units = y * factor, x * factor, ("m", "m")
-        if factor != 1.0:  # a grid mapping counts in the units of its coordinates; metres are what others expect
-            mapping = xr.Variable((), np.int32(0), crs_attrs(_in_metres(pyproj, crs)))
-    attrs = [
-        {"standard_name": s, "long_name": s.replace("_", " "), "units": u, "axis": a}
-        for s, u, a in zip(standard, units, "YX", strict=True)
-    ]
-    coords = {names[0]: (names[0], y, attrs[0]), names[1]: (names[1], x, attrs[1]), CRS_NAME: mapping}
-    return names[0], names[1], coords
+    factor = float(header.crs.linear_units_factor[1]) if header.crs.is_projected else 1.0
+    # A grid mapping counts in the units of its coordinates; metres are what others expect.
+    coords = map_coords(crs if factor == 1.0 else _in_metres(pyproj, crs), y * factor, x * factor)
+    y_dim, x_dim, _ = coords
+    return y_dim, x_dim, coords
 
 
 def _in_metres(pyproj: Any, crs: Any) -> Any:
@@ -382,8 +371,3 @@ def _name(header: _Header, paths: Sequence[Path]) -> str:
         shared = {re.split(r"\d", path.stem)[0] for path in paths}
         told = shared.pop() if len(shared) == 1 else ""
     return re.sub(r"\W+", "_", told).strip("_") or tags.get("standard_name") or "value"
-
-
-def _band_labels(header: _Header) -> xr.Variable:
-    labels = [d or str(b) for d, b in zip(header.descriptions, header.bands, strict=True)]
-    return xr.Variable(BAND, np.array(labels if len(set(labels)) == len(labels) else list(map(str, header.bands))))

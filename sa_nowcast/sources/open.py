@@ -124,7 +124,9 @@ def _detect(source: PathLike | Iterable[PathLike]) -> tuple[str | None, list[Pat
     paths = expand(source, known)
     kinds: dict[str, list[Path]] = {}
     for path in paths:
-        kinds.setdefault(_kind(path), []).append(path)
+        name = path.name.lower()
+        kind = "geotiff" if name.endswith(GEOTIFFS) else "images" if name.endswith(_IMAGES) else "files"
+        kinds.setdefault(kind, []).append(path)
     if len(kinds) > 1 and "images" in kinds and _of_image(kinds["images"][0]) is None:
         del kinds["images"]  # pictures beside the data
     if len(kinds) > 1:
@@ -138,13 +140,6 @@ def _detect(source: PathLike | Iterable[PathLike]) -> tuple[str | None, list[Pat
     if kind == "images":
         return _of_image(found[0]), found
     return _of_hdf5(found[0]), found
-
-
-def _kind(path: Path) -> str:
-    name = path.name.lower()
-    if name.endswith(GEOTIFFS):
-        return "geotiff"
-    return "images" if name.endswith(_IMAGES) else "files"
 
 
 def _of_image(path: Path) -> str | None:

@@ -101,10 +101,7 @@ def chosen(ds: xr.Dataset, variables: Sequence[str] | None) -> xr.Dataset:
 def named_like(data: xr.Dataset | xr.DataArray, forecast: xr.DataArray, told: dims.DimNames) -> Any:
     """Return observations with the dimensions that were told renamed to those of a forecast, and to ``time``.
 
-    Raises
-    ------
-    DataError
-        No such dimension, or one whose new name is taken.
+    A dimension that is not there, and one whose new name is taken, are refused.
     """
     wanted = {"time": dims.TIME}
     known = {dims.INIT_TIME, dims.LEAD_TIME, dims.VARIABLE, dims.REALIZATION}

@@ -67,19 +67,10 @@ def stamp(source: PathLike | Iterable[PathLike]) -> str | None:
 
 
 def expand(source: PathLike | Iterable[PathLike], suffixes: Sequence[str] = ()) -> list[Path]:
-    """Return the files that `source` names, sorted by name.
+    """Return the files that `source` names, sorted by name, or refuse a source that names none.
 
-    Parameters
-    ----------
-    source : path or iterable of paths
-        A file, a Zarr store, a folder (searched in depth), a pattern with ``*``, ``?`` or ``[``, or several of these.
-    suffixes : sequence of str
-        In a folder, only files that end in one of these; all visible files where empty.
-
-    Raises
-    ------
-    DataError
-        Nothing is there.
+    Each is a file, a Zarr store, a folder (searched in depth) or a pattern with ``*``, ``?`` or ``[``. In a folder,
+    only files that end in one of `suffixes` count; all visible files where it is empty.
     """
     if not isinstance(source, str | os.PathLike):
         return [path for one in source for path in expand(one, suffixes)]
@@ -116,20 +107,11 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def time_from_name(path: Path, pattern: str) -> np.datetime64:
-    """Read the time in a file's name.
+    """Read the time in a file's name, or refuse a name without one.
 
-    Parameters
-    ----------
-    path : Path
-    pattern : str
-        The time's format as ``datetime.strptime`` takes it (``%Y%m%d%H%M``), found anywhere in the name; text around
-        it (``AQC%y%j%H%M``) must match literally. With a ``/`` in it, the folders' names count too
-        (``%Y/%m/%d/rain_%H%M``). ``unix``: seconds since 1970-01-01.
-
-    Raises
-    ------
-    DataError
-        The name holds no such time.
+    `pattern` is the time's format as ``datetime.strptime`` takes it (``%Y%m%d%H%M``), found anywhere in the name; text
+    around it (``AQC%y%j%H%M``) must match literally. With a ``/`` in it, the folders' names count too
+    (``%Y/%m/%d/rain_%H%M``). ``unix``: seconds since 1970-01-01.
     """
     if pattern == UNIX:
         match = re.search(r"(?<!\d)\d{9,10}(?!\d)", path.name)

@@ -88,14 +88,10 @@ Reader = Callable[..., tuple[Values, dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Importer:
-    """A format of radar composites.
+    """A format of radar composites, by the engine's name and the endings of its files.
 
     Attributes
     ----------
-    name : str
-        The engine's name here.
-    suffixes : tuple of str
-        How the format's files end.
     time_pattern : str
         The time in a file's name, as strptime takes it.
     reader : callable, optional
@@ -109,7 +105,7 @@ class Importer:
     dry_reflectivity : float, optional
         The reflectivity (dBZ) that stands for nothing seen, where the reader does not say.
     lock : context manager
-        Held while a file is read, where the format's library takes one thread at a time.
+        Entered while a file is read, where the format's library takes one thread at a time.
     """
 
     name: str
@@ -161,17 +157,10 @@ class Importer:
 
 
 def rain_rate(values: Values, metadata: Mapping[str, Any], dry: float | None) -> Fields:
-    """Convert an amount or a reflectivity to the rain rate in mm h-1.
+    """Convert an amount (mm in ``accutime`` minutes) or a reflectivity (dBZ) to the rain rate in mm h-1.
 
-    Parameters
-    ----------
-    values : ndarray
-        mm in `accutime` minutes, mm/h, or dBZ, as ``metadata["unit"]`` says.
-    metadata : mapping
-        pysteps' metadata; the coefficients of Z = a R^b are ``zr_a`` and ``zr_b`` (200 and 1.6, Marshall and Palmer
-        1948, where the format gives none).
-    dry : float or None
-        The reflectivity that stands for no echo; it becomes exactly 0.
+    The coefficients of Z = a R^b are ``zr_a`` and ``zr_b`` of the metadata: 200 and 1.6 (Marshall and Palmer 1948)
+    where the format gives none. The reflectivity `dry`, which stands for no echo, becomes exactly 0.
     """
     unit = metadata["unit"]
     if unit == "mm":
@@ -294,16 +283,7 @@ def open_radar(
     ]
     unit = "mm/h" if convert else str(metadata["unit"])
     name, attrs = _VARIABLES[unit]
-    coords = image_coords(
-        metadata["projection"],
-        first.shape,
-        (metadata["x1"], metadata["x2"]),
-        (metadata["y1"], metadata["y2"]),
-        (metadata.get("xpixelsize"), metadata.get("ypixelsize")),
-        metadata.get("cartesian_unit", "m"),
-        metadata["yorigin"],
-        str(paths[0]),
-    )
+    coords = image_coords(metadata, first.shape, str(paths[0]))
     dims = ("latitude", "longitude") if "y" not in coords else ("y", "x")
     attrs = {**attrs, "grid_mapping": CRS_NAME}
     if unit == "dBZ" and metadata["dry_value"] is not None:

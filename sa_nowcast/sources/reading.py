@@ -19,20 +19,7 @@ CHECK: Final = "replace the file by a whole one, leave it out, or give the right
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import `module` and return it, or say which command installs it.
-
-    Parameters
-    ----------
-    module : str
-        Dotted name of the module.
-    extra : str
-        The extra of this package that brings the library.
-
-    Raises
-    ------
-    MissingLibraryError
-        The library is not installed, or what is installed cannot be imported.
-    """
+    """Import `module` by its dotted name, or raise a MissingLibraryError with the command that installs its `extra`."""
     library = module.partition(".")[0]
     try:
         return quiet.load(module)

@@ -51,12 +51,8 @@ def check_data(
 
     Parameters
     ----------
-    source, engine, options
-        As for `sa_nowcast.sources.opening.open_data`.
-    variables : sequence of str, optional
-        By default all gridded ones.
-    told : DimNames
-        Dimensions, where attributes and common names do not tell.
+    source, engine, options, variables, told
+        As for `sa_nowcast.survey.inspection.inspect_path`.
     full : bool
         Whether every stored chunk is read, in place of a few frames.
     progress : callable
@@ -74,8 +70,8 @@ def check_data(
         ds = chosen(ds, variables) if set(variables or ()) <= set(ds.data_vars) else ds  # else `Frames` says which
     except SaNowcastError as error:
         return [Finding.failure("opens", error)]
-    found = [Finding("opens", "PASS", _size_line(ds))]
-    found += _completion(source)
+    sizes = ", ".join(f"{d} {n}" for d, n in ds.sizes.items())
+    found = [Finding("opens", "PASS", f"{_counted(len(ds.data_vars), 'variable')}; {sizes}"), *_completion(source)]
     names: dict[str, Any] = {}
     looked_at, left_out = dims.with_positions(ds), ""
     if variables is None and len(dims.grids(looked_at)) > 1:
@@ -100,11 +96,6 @@ def check_data(
 
 def _counted(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
-
-
-def _size_line(ds: xr.Dataset) -> str:
-    sizes = ", ".join(f"{d} {n}" for d, n in ds.sizes.items())
-    return f"{_counted(len(ds.data_vars), 'variable')}; {sizes}"
 
 
 def _completion(source: str) -> list[Finding]:
@@ -194,9 +185,8 @@ def _grid(frames: Frames) -> Finding:
     if grid.dy is None or grid.dx is None:
         return Finding("grid", "WARN", f"{line}; a model cannot refuse another spacing, and forecasts have no place")
     for dim, step in ((grid.y, grid.dy), (grid.x, grid.dx)):
-        torn = jump(array[dim])
-        if torn is not None:
-            return Finding("grid", "WARN", f"{line}; {torn.found} of {dim}; {torn.fix} puts it together")
+        if (fault := jump(array[dim])) is not None:
+            return Finding("grid", "WARN", f"{line}; {fault.found} of {dim}; {fault.fix} puts it together")
         gaps = np.diff(dims.unwrapped(array[dim]))
         off = float(np.abs(gaps / step - 1).max())
         if off > 0.01:
@@ -217,8 +207,8 @@ def _storage(frames: Frames) -> Finding:
         text = f"{array.name} as {stored}" + (f" ({', '.join(packed)})" if packed else "")
         if stored == np.float64:
             warnings.append(f"{array.name} is stored as float64: twice the bytes that are used")
-        chunks = _chunks(array)
-        if chunks is not None:
+        chunks = encoding.get("chunksizes") or encoding.get("chunks")
+        if chunks and len(chunks) == array.ndim:
             text += f", chunks {' x '.join(map(str, chunks))}"
             ratio = _read_ratio(array, frames, chunks)
             if ratio > _MOST_READ and frames.nbytes > _SMALL:
@@ -234,12 +224,7 @@ def _storage(frames: Frames) -> Finding:
     return Finding("storage", "PASS", line)
 
 
-def _chunks(array: xr.DataArray) -> tuple[int, ...] | None:
-    chunks = array.encoding.get("chunksizes") or array.encoding.get("chunks")
-    return tuple(chunks) if chunks and len(chunks) == array.ndim else None
-
-
-def _read_ratio(array: xr.DataArray, frames: Frames, chunks: tuple[int, ...]) -> float:
+def _read_ratio(array: xr.DataArray, frames: Frames, chunks: Sequence[int]) -> float:
     """Return how many bytes a window reads, as a multiple of its own; chunks are in the order of the file."""
     order = array.encoding.get("original_shape")
     along = chunks[0] if order is None or len(order) == array.ndim else 1

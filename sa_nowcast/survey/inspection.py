@@ -43,11 +43,6 @@ def inspect_path(
     dict
         ``path``, ``kind`` ("model", "recipe", "run", "forecast", "archive", "scores" or "data"), ``bytes`` on disk, and
         what belongs to the kind. Plain data for JSON.
-
-    Raises
-    ------
-    SaNowcastError
-        Whatever keeps it from being opened.
     """
     kind: str = kind_of(source)
     path = Path(source).expanduser()

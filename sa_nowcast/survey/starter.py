@@ -35,21 +35,14 @@ _RAIN_RATES: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen of the data, and what follows from it.
+    """What was seen of the data, and what follows from it for a recipe.
 
     Attributes
     ----------
-    frames : Frames
     variables : tuple of str or None
         Those that are taken, where not all gridded ones are.
-    left_out : tuple of str
     gaps : bool
         Whether times or whole frames are missing.
-    history, steps, patch : int
-    crop : int or None
-    validation, test : float
-    guard : int or None
-    thresholds : tuple of float
     low, high : float
         Of a sample of frames.
     counts : bool
@@ -88,7 +81,6 @@ def look(
 
     Parameters
     ----------
-    ds : Dataset
     variables : sequence of str, optional
         By default all gridded ones that can be channels together, at most four.
     history, steps : int, optional
@@ -153,19 +145,12 @@ def starter_recipe(
 
     Parameters
     ----------
-    ds : Dataset
-        From `sa_nowcast.sources.opening.open_data`.
     source, engine, options
         What it was opened from, as the recipe will say.
     variables, history, steps, told
         As for `look`; the recipe says what was given.
     name : str, optional
         By default made from the file's name.
-
-    Raises
-    ------
-    DataError
-        Frames that cannot be trained on.
     """
     seen = look(ds, variables=variables, history=history, steps=steps, told=told)
     frames = seen.frames
@@ -244,19 +229,7 @@ def starter_recipe(
 
 
 def channels_of(ds: xr.Dataset, told: dims.DimNames = dims.NO_NAMES) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the variables that can be channels together, and the other gridded ones.
-
-    Parameters
-    ----------
-    ds : Dataset
-    told : DimNames
-        Dimensions, where the user gave them.
-
-    Raises
-    ------
-    DataError
-        No gridded variable.
-    """
+    """Return the variables that can be channels together, and the other gridded ones; refuse data without any."""
     ds = dims.with_positions(ds)
     of_grids = dims.grids(ds, told.by_role)
     found = {roles: [n for n in names if ds[n].dtype.kind in "fiub"] for roles, names in of_grids.items()}

@@ -51,7 +51,9 @@ def read_times(array: xr.DataArray | xr.Dataset, dim: Hashable, name: str) -> Ti
     label = coord.name
     base = "ds" if label == dim else f"ds.swap_dims({{{dim!r}: {label!r}}})"
     where = f"{name}, {label}"
-    values: Any = _in_utc(coord)
+    values: Any = coord.values
+    if not isinstance(coord.dtype, np.dtype):  # pandas' times with a time zone
+        values = pd.DatetimeIndex(coord.to_index()).tz_convert("UTC").tz_localize(None).to_numpy()
     calendar = getattr(values.flat[0], "calendar", None) if values.dtype == object and values.size else None
     if calendar is not None:
         _require_years(where, base, label, np.array([v.year for v in values.flat]))
@@ -112,13 +114,7 @@ def stored_rounding(array: xr.DataArray | xr.Dataset, dim: Hashable) -> int:
 
 
 def valid_times(init: Times, leads: npt.NDArray[np.timedelta64], name: str) -> Times:
-    """Return init times, scalar or (n,), plus lead times (m,); nanoseconds end in the year 2262.
-
-    Raises
-    ------
-    DataError
-        A valid time beyond that.
-    """
+    """Return init times, scalar or (n,), plus lead times (m,), or refuse those beyond the year 2262."""
     starts, ahead = (part.astype(np.int64) for part in (init.astype("datetime64[ns]"), leads.astype("timedelta64[ns]")))
     last = np.iinfo(np.int64).max
     if starts.size and ahead.size and int(starts.max()) + int(ahead.max()) > last:
@@ -158,13 +154,6 @@ def _time_coordinate(array: xr.DataArray | xr.Dataset, dim: Hashable, name: str)
 def _is_plain(coord: xr.DataArray) -> bool:
     """Say whether a coordinate is of datetime64; pandas' types with a time zone are no dtypes of numpy."""
     return isinstance(coord.dtype, np.dtype) and coord.dtype.kind == "M"
-
-
-def _in_utc(coord: xr.DataArray) -> npt.NDArray[Any]:
-    """Return the values of a coordinate, times with a time zone in UTC."""
-    if isinstance(coord.dtype, np.dtype):
-        return coord.values
-    return pd.DatetimeIndex(coord.to_index()).tz_convert("UTC").tz_localize(None).to_numpy()
 
 
 def _holds_times(coord: xr.DataArray) -> bool:
@@ -225,11 +214,7 @@ def _require_years(where: str, base: str, label: Hashable, years: npt.NDArray[np
 
 
 def _without_rounding(times: Times, rounding: int) -> Times:
-    """Return times in the finest unit that all of them are near to, or as they are.
-
-    Near is within what their file's type adds, or within a hundredth of the unit where that is not known; then none
-    moves by more than `tolerance`. The result does not depend on which part of a sequence is given.
-    """
+    """Return times in the finest unit that all of them are near to, or as they are; of every part alike."""
     values = times.astype(np.int64)
     apart = np.abs(np.diff(values))
     most = rounding or (tolerance(int(np.median(apart))) if apart.any() else LEAST_TOLERANCE)

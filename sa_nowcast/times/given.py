@@ -76,12 +76,7 @@ def read_period(wanted: slice, where: str) -> tuple[np.datetime64 | None, np.dat
     """Return the first and the last nanosecond of a slice of times; None where it is open.
 
     Text without a time of day, or without seconds, means all of that day or minute: slice('2019-06', '2019-08') ends
-    with August, as in pandas.
-
-    Raises
-    ------
-    RecipeError
-        A bound that is no time, by its text.
+    with August, as in pandas. A bound that is no time is refused by its text.
     """
     expected = "a slice of times in UTC, such as slice('2019-06', '2019-08')"
     first = None if wanted.start is None else read_time(wanted.start, where, expected)

@@ -148,9 +148,9 @@ def most_common_step(differences: npt.NDArray[np.int64], rounding: int = 0) -> i
     values, counts = np.unique(alike, return_counts=True)
     if not rounding and counts.max() * 2 > len(alike):
         return int(values[np.argmax(counts)])
-    mean, spread = round(float(alike.mean())), int(alike[-1] - alike[0])
+    mean, width = round(float(alike.mean())), int(alike[-1] - alike[0])
     whole = (round(mean / unit) * unit for unit in reversed(UNITS) if unit <= mean)
-    return next((w for w in whole if abs(w - mean) * len(alike) <= 2 * spread), mean)
+    return next((w for w in whole if abs(w - mean) * len(alike) <= 2 * width), mean)
 
 
 def _round_off(times: Times, dim: Hashable) -> str | None:
