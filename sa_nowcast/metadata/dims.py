@@ -41,24 +41,6 @@ REALIZATION_ATTRS: Final = {"standard_name": "realization", "units": "1", "long_
 Role = Literal["time", "y", "x"]
 ROLES: Final[tuple[Role, ...]] = ("time", "y", "x")
 
-
-class DimNames(NamedTuple):
-    """The names of dimensions, where a user gives them: attributes and common names do not tell all of them."""
-
-    time: Hashable | None = None
-    y: Hashable | None = None
-    x: Hashable | None = None
-    channel: Hashable | None = None
-
-    @property
-    def by_role(self) -> dict[Role, Hashable | None]:
-        """The names of time, y and x by their role."""
-        return dict(zip(ROLES, self, strict=False))
-
-
-NO_NAMES: Final = DimNames()
-"""All dimensions are found by their attributes and common names."""
-
 _AXIS: Final[Mapping[Role, str]] = {"time": "T", "y": "Y", "x": "X"}
 _STANDARD_NAMES: Final[Mapping[Role, tuple[str, ...]]] = {
     "time": ("time",),
@@ -98,6 +80,23 @@ _TIME_STAMPS: Final = ("valid_time", "time", "xtime", "times", "ocean_time", "ti
 
 Roles = tuple[Hashable, Hashable, Hashable]
 """The dimensions of time, y and x."""
+
+
+class DimNames(NamedTuple):
+    """Dimension names that a user gave, where CF attributes and common names do not tell; None is to be found."""
+
+    time: Hashable | None = None
+    y: Hashable | None = None
+    x: Hashable | None = None
+    channel: Hashable | None = None
+
+    @property
+    def by_role(self) -> dict[Role, Hashable | None]:
+        """The names of time, y and x by their role."""
+        return dict(zip(ROLES, self, strict=False))
+
+
+UNNAMED: Final = DimNames()
 
 
 def find_dim(obj: xr.DataArray | xr.Dataset, role: Role, told: Hashable | None = None) -> Hashable:

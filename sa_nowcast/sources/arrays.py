@@ -15,12 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import xarray as xr
-from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from sa_nowcast.errors import DataError, RecipeError, one_of
 from sa_nowcast.sources.paths import PathLike, expand
-from sa_nowcast.sources.reading import outer, reading_numpy
+from sa_nowcast.sources.reading import MappedFile, reading_numpy
 
 SUFFIXES: Final = (".npy", ".npz")
 _EITHER: Final = " or ".join(SUFFIXES)
@@ -119,30 +118,13 @@ def _number(name: str, value: Any) -> float:
     return float(value)
 
 
-class _MappedFile(BackendArray):
-    """A .npy file, mapped anew for each read so that it can go to another process."""
-
-    def __init__(self, path: Path, stored: npt.NDArray[Any]) -> None:
-        self.path, self.shape, self.dtype = path, stored.shape, stored.dtype
-
-    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
-
-    def _read(self, key: tuple[Any, ...]) -> npt.NDArray[Any]:
-        with reading_numpy(self.path, _EITHER):
-            stored = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        if stored.shape != self.shape or stored.dtype != self.dtype:
-            raise DataError(str(self.path), "the file was changed since it was opened", fix="open it again")
-        return outer(stored, key)
-
-
 def _open(path: Path, key: str | None) -> Any:
     with reading_numpy(path, _EITHER):
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(stored, np.lib.npyio.NpzFile):
             if key is not None:
                 raise RecipeError("key", f"{key!r} for {path.name}, which is one array", expected="no key")
-            return indexing.LazilyIndexedArray(_MappedFile(path, stored))
+            return indexing.LazilyIndexedArray(MappedFile(path, _EITHER))
         with stored:
             return stored[_key(path, stored.files, key)]
 

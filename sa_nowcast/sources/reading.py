@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from xarray.backends import BackendArray
+from xarray.core import indexing
 
 from sa_nowcast.computing import quiet
 from sa_nowcast.computing.installing import install, pip_install
@@ -87,3 +89,27 @@ def outer(array: npt.NDArray[Any], key: tuple[Any, ...]) -> npt.NDArray[Any]:
             part = np.take(part, k, axis=axis)
     drop = tuple(axis for axis, k in enumerate(key) if isinstance(k, int | np.integer))
     return np.ascontiguousarray(part.squeeze(axis=drop))
+
+
+class MappedFile(BackendArray):
+    """A .npy file, mapped anew for each read so that it can go to another process."""
+
+    def __init__(self, path: Path, expected: str) -> None:
+        self.path, self.expected = path, expected
+        stored = self.mapped()
+        self.shape, self.dtype = stored.shape, stored.dtype
+
+    def mapped(self) -> npt.NDArray[Any]:
+        """Map the file; one that is damaged is refused, `expected` says what it should be."""
+        with reading_numpy(self.path, self.expected):
+            stored: npt.NDArray[Any] = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        return stored
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
+
+    def _read(self, key: tuple[Any, ...]) -> npt.NDArray[Any]:
+        stored = self.mapped()
+        if stored.shape != self.shape or stored.dtype != self.dtype:
+            raise DataError(str(self.path), "the file was changed since it was opened", fix="open it again")
+        return outer(stored, key)

@@ -39,11 +39,11 @@ def check_bundle(path: str) -> list[Finding]:
     count = sum(w.numel() for w in weights.values())
     found.append(Finding("weights", "PASS", f"{count:,} parameters as {nowcaster.storage}, all finite"))
     found += [_terms(nowcaster), _provenance(nowcaster), _skill(nowcaster)]
-    missing = [name for name, text in (("card", nowcaster.card), ("recipe", nowcaster.recipe)) if not text]
+    there = [name for name, text in (("card", nowcaster.card), ("recipe", nowcaster.recipe)) if text]
     found.append(
-        Finding("card", "WARN", f"no {' and no '.join(missing)}: how it was made is not recorded")
-        if len(missing) == 2
-        else Finding("card", "PASS", "with " + " and ".join({"card", "recipe"} - set(missing)))
+        Finding("card", "PASS", f"with {' and '.join(there)}")
+        if there
+        else Finding("card", "WARN", "no card and no recipe: how it was made is not recorded")
     )
     try:
         found.append(_forecast(nowcaster, path))

@@ -43,7 +43,7 @@ def check_data(
     engine: str | None = None,
     options: Mapping[str, Any] | None = None,
     variables: Sequence[str] | None = None,
-    told: dims.DimNames = dims.NO_NAMES,
+    told: dims.DimNames = dims.UNNAMED,
     full: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> list[Finding]:

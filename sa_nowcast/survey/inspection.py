@@ -27,7 +27,7 @@ def inspect_path(
     engine: str | None = None,
     options: Mapping[str, Any] | None = None,
     variables: Sequence[str] | None = None,
-    told: dims.DimNames = dims.NO_NAMES,
+    told: dims.DimNames = dims.UNNAMED,
 ) -> dict[str, Any]:
     """Describe what `source` holds; no value of it is read, but for a model every byte is checked.
 

@@ -75,7 +75,7 @@ def look(
     variables: Sequence[str] | None = None,
     history: int | None = None,
     steps: int | None = None,
-    told: dims.DimNames = dims.NO_NAMES,
+    told: dims.DimNames = dims.UNNAMED,
 ) -> Look:
     """Look at frames, and choose what a recipe for them says; a few frames are read.
 
@@ -139,7 +139,7 @@ def starter_recipe(
     history: int | None = None,
     steps: int | None = None,
     name: str | None = None,
-    told: dims.DimNames = dims.NO_NAMES,
+    told: dims.DimNames = dims.UNNAMED,
 ) -> str:
     """Return a commented recipe for `ds`, which `source` was opened as; it runs as it is.
 
@@ -228,7 +228,7 @@ def starter_recipe(
     return "\n".join(parts) + "\n"
 
 
-def channels_of(ds: xr.Dataset, told: dims.DimNames = dims.NO_NAMES) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def channels_of(ds: xr.Dataset, told: dims.DimNames = dims.UNNAMED) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the variables that can be channels together, and the other gridded ones; refuse data without any."""
     ds = dims.with_positions(ds)
     of_grids = dims.grids(ds, told.by_role)

@@ -68,7 +68,7 @@ def test_several_files_of_arrays(array, tmp_path):
     yield lambda: [open_array(tmp_path / name, **ARRAY) for name in ("a.npy", "b.npy")]
 
 
-@remedy("sources/arrays.py", "open it again")
+@remedy("sources/reading.py", "open it again")
 def test_an_array_that_was_changed_since(array):
     opened = open_array(array, **ARRAY)
     np.save(array, np.zeros((7, 4, 3)))
