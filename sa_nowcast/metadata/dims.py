@@ -47,11 +47,7 @@ _STANDARD_NAMES: Final[Mapping[Role, tuple[str, ...]]] = {
     "y": ("projection_y_coordinate", "latitude", "grid_latitude"),
     "x": ("projection_x_coordinate", "longitude", "grid_longitude"),
 }
-_UNITS: Final[Mapping[Role, tuple[str, ...]]] = {
-    "time": (),
-    "y": ("degrees_north", "degree_north", "degree_n", "degrees_n", "degreen", "degreesn"),
-    "x": ("degrees_east", "degree_east", "degree_e", "degrees_e", "degreee", "degreese"),
-}
+_UNITS: Final[Mapping[Role, str]] = {"time": "", "y": "degrees_north", "x": "degrees_east"}
 _NAMES: Final[Mapping[Role, tuple[str, ...]]] = {
     "time": ("time", "times", "t", "date", "datetime", "valid_time", "time_counter", "ocean_time", "xtime"),
     # Those of WRF, ROMS, NEMO, MOM, HYCOM and satellite swaths too, where latitude and longitude are two-dimensional.
@@ -187,7 +183,7 @@ def is_longitude(coord: xr.DataArray) -> bool:
     """Say whether a coordinate along one dimension holds longitudes, by CF attributes or its name."""
     return (
         coord.attrs.get("standard_name") in ("longitude", "grid_longitude")
-        or str(coord.attrs.get("units", "")).lower() in _UNITS["x"]
+        or canonical_units(coord.attrs.get("units")) == _UNITS["x"]
         or str(coord.name).lower() in ("lon", "long", "longitude", "rlon")
     )
 
@@ -216,7 +212,7 @@ def is_position(name: str, variable: xr.Variable) -> bool:
     attrs = variable.attrs
     return (
         attrs.get("standard_name") in ("latitude", "longitude")
-        or str(attrs.get("units", "")).lower() in (*_UNITS["y"], *_UNITS["x"])
+        or canonical_units(attrs.get("units")) in (_UNITS["y"], _UNITS["x"])
         or ("units" not in attrs and _POSITION.fullmatch(name.lower()) is not None)
     )
 
@@ -251,7 +247,7 @@ def _found(dims: Iterable[Hashable], coords: Mapping[Hashable, xr.Variable], rol
     tests: list[list[Hashable]] = [
         [d for d, c in own.items() if str(c.attrs.get("axis", "")).upper() == _AXIS[role]],
         [d for d, c in own.items() if c.attrs.get("standard_name") in _STANDARD_NAMES[role]],
-        [d for d, c in own.items() if str(c.attrs.get("units", "")).lower() in _UNITS[role]],
+        [d for d, c in own.items() if canonical_units(c.attrs.get("units")) == _UNITS[role]],
     ]
     if role == "time":
         tests.append([d for d, c in own.items() if c.dtype.kind == "M"])  # with a time zone too
