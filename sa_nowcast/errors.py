@@ -13,7 +13,21 @@ Every message is one line: ``KIND where: what was found, expected what. Fix: the
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import ClassVar
+
+
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Return the known name that is most like a word; None where none is, by difflib's ratio of 0 to 1."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)), None)
+
+
+def one_of(word: str, known: Iterable[str]) -> str:
+    """Return known names as an error prints them, the one that is most like a word first."""
+    known = sorted(known)
+    near, listed = nearest(word, known, 0.5), ", ".join(known)
+    return f"{near!r}, the nearest of {listed}" if near else f"one of {listed}"
 
 
 class SaNowcastError(Exception):

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from sa_nowcast.errors import DataError
 from sa_nowcast.metadata.dims import (
+    UNNAMED,
+    DimNames,
     canonical_units,
     find_channel,
     find_dim,
@@ -222,7 +224,8 @@ def test_the_grid_of_each_variable_is_found_on_it_alone() -> None:
         ("time_model", "y", "x"): ["model"],
         ("time", "ys", "xs"): ["satellite"],
     }
-    assert list(grids(ds, {"y": "ys"})) == [("time", "ys", "xs")]
+    assert list(grids(ds, {"y": "ys"})) == list(grids(ds, DimNames(y="ys").by_role)) == [("time", "ys", "xs")]
+    assert grids(ds, UNNAMED.by_role) == grids(ds)
     with pytest.raises(DataError, match="dimensions time, time_model could each be time"):
         find_dim(ds, "time")
     assert find_dim(ds[["model"]], "time") == "time_model"

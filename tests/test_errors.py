@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from sa_nowcast import errors
-from sa_nowcast.errors import SaNowcastError
+from sa_nowcast.errors import SaNowcastError, nearest, one_of
 
 TREE = {
     "SaNowcastError": 70,
@@ -45,3 +45,12 @@ def test_errors_are_also_the_builtin_ones_that_callers_catch() -> None:
     assert issubclass(errors.RecipeError, ValueError)
     assert issubclass(errors.ModelError, ValueError)
     assert issubclass(errors.MissingLibraryError, ImportError)
+
+
+def test_the_nearest_name_is_the_one_that_is_most_alike_above_the_cutoff() -> None:
+    assert nearest("netcdf5", ["zarr", "netcdf4", "h5netcdf"]) == "netcdf4"
+    assert nearest("mas", ("mse", "mae"), cutoff=0.6) == "mse"
+    assert nearest("mas", ("mse", "mae"), cutoff=0.7) is None
+    assert nearest("anything", []) is None
+    assert one_of("netcdf5", {"zarr", "netcdf4"}) == "'netcdf4', the nearest of netcdf4, zarr"
+    assert one_of("x", {"zarr", "netcdf4"}) == "one of netcdf4, zarr"

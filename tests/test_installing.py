@@ -18,7 +18,7 @@ import sa_nowcast
 from sa_nowcast.computing import installing
 from sa_nowcast.computing.installing import extras, install, pip_install, requirements
 from sa_nowcast.errors import MissingLibraryError
-from sa_nowcast.sources.optional import require
+from sa_nowcast.sources.reading import require
 
 ROOT = Path(__file__).parents[1]
 DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]

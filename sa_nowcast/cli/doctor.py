@@ -11,6 +11,7 @@ from sa_nowcast.cli import options, recipes, shipped, terminal
 from sa_nowcast.cli.terminal import app
 
 if TYPE_CHECKING:
+    from sa_nowcast.metadata.dims import DimNames
     from sa_nowcast.recipe import Recipe
 
 
@@ -42,7 +43,9 @@ def doctor(
 
     found: dict[str, Any] = {"environment": environment()}
     if target is not None:
-        told = {"time": time, "y": y, "x": x, "channel": channel}
+        from sa_nowcast.metadata.dims import DimNames
+
+        told = DimNames(time, y, x, channel)
         found["plan"] = _plan(
             target, workers, seconds, engine, options.reader_options(option, time_pattern), variable or None, told
         )
@@ -61,7 +64,7 @@ def _plan(
     engine: str | None,
     given: Mapping[str, Any],
     variables: list[str] | None,
-    told: Mapping[str, Any],
+    told: DimNames,
 ) -> dict[str, Any]:
     from sa_nowcast.computing.devices import resolve_device
     from sa_nowcast.recipe import network_config, parse_recipe
@@ -76,8 +79,8 @@ def _plan(
         from sa_nowcast.sources.opening import open_data
         from sa_nowcast.survey.starter import starter_recipe
 
-        ds = open_data(target, engine=engine, options=given, variables=variables, time=told["time"])
-        parsed = parse_recipe(starter_recipe(ds, target, engine=engine, options=given, variables=variables, **told))
+        ds = open_data(target, engine=engine, options=given, variables=variables, time=told.time)
+        parsed = parse_recipe(starter_recipe(ds, target, engine=engine, options=given, variables=variables, told=told))
     experiment = open_experiment(parsed)
     return plan(
         experiment.test_frames,

@@ -63,7 +63,7 @@ def forecast(
     from sa_nowcast.forecasts.defaults import as_nowcaster
     from sa_nowcast.metadata.dims import DimNames
     from sa_nowcast.sources.opening import open_data
-    from sa_nowcast.sources.optional import require
+    from sa_nowcast.sources.reading import require
     from sa_nowcast.storage.whole import require_place
 
     if grid not in ("check", "any"):

@@ -35,6 +35,7 @@ def init(
 
     Example: sa-nowcast init radar.zarr -o radar.yaml
     """
+    from sa_nowcast.metadata.dims import DimNames
     from sa_nowcast.recipe import parse_recipe
     from sa_nowcast.sources.opening import open_data
     from sa_nowcast.storage.whole import require_writable, storage, write_whole
@@ -54,10 +55,7 @@ def init(
         history=history,
         steps=steps,
         name=place.stem,
-        time=time,
-        y=y,
-        x=x,
-        channel=channel,
+        told=DimNames(time, y, x, channel),
     )
     parse_recipe(text, str(place))
     if dry_run:

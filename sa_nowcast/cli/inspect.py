@@ -35,6 +35,7 @@ def inspect(
 
     Example: sa-nowcast inspect rain.nowcaster --json
     """
+    from sa_nowcast.metadata.dims import DimNames
     from sa_nowcast.recipe import find_recipe
     from sa_nowcast.survey.inspection import inspect_path
 
@@ -44,10 +45,7 @@ def inspect(
         engine=engine,
         options=options.reader_options(option, time_pattern),
         variables=variable or None,
-        time=time,
-        y=y,
-        x=x,
-        channel=channel,
+        told=DimNames(time, y, x, channel),
     )
     if json:
         terminal.emit(found)

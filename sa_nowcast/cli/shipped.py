@@ -22,7 +22,7 @@ def complete(incomplete: str) -> list[str]:
 
 
 def _names() -> set[str]:
-    from sa_nowcast.recipe.shipped import recipe_folders
+    from sa_nowcast.recipe.tree import recipe_folders
 
     return {
         f.relative_to(folder).with_suffix("").as_posix() for folder in recipe_folders() for f in folder.rglob("*.yaml")

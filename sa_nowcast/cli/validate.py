@@ -55,6 +55,7 @@ def validate(
     elif kind == "recipe":
         found = _recipe(target)
     elif kind == "data":
+        from sa_nowcast.metadata.dims import DimNames
         from sa_nowcast.survey.data import check_data
 
         with terminal.progress(quiet or not full) as bar:
@@ -64,10 +65,7 @@ def validate(
                 engine=engine,
                 options=options.reader_options(option, time_pattern),
                 variables=variable or None,
-                time=time,
-                y=y,
-                x=x,
-                channel=channel,
+                told=DimNames(time, y, x, channel),
                 full=full,
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
             )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sa_nowcast.errors import Interrupted, RecipeError
-from sa_nowcast.sources.optional import require
+from sa_nowcast.sources.reading import require
 
 ANSWER_WITHIN: Final = 10.0
 """Seconds in which a scheduler has to answer."""

@@ -46,7 +46,7 @@ class Grid:
 
 
 def grid_of(array: xr.DataArray, y: Hashable, x: Hashable, name: str, mapping: xr.DataArray | None) -> Grid:
-    """Return the grid along `y` and `x`, or refuse coordinates that are no sequence; a hole in one is logged."""
+    """Return the grid along `y` and `x`, or refuse coordinates that are no sequence; a jump in one is logged."""
     spacings: list[float | None] = []
     for dim in (y, x):
         if dim not in array.coords or array.coords[dim].dtype.kind not in "fiu" or array.sizes[dim] < 2:
@@ -56,9 +56,8 @@ def grid_of(array: xr.DataArray, y: Hashable, x: Hashable, name: str, mapping: x
         differences = np.diff(values)
         if not np.isfinite(differences).all() or not ((differences > 0).all() or (differences < 0).all()):
             raise _unordered(f"{name}, {dim}", dim, array.coords[dim])
-        torn = jump(array.coords[dim])
-        if torn is not None:
-            _say(f"{name}: {torn}")
+        if (fault := jump(array.coords[dim])) is not None:
+            _say(f"{name}: {fault}")
         spacings.append(float(np.median(differences)))
     units = array.coords[y].attrs.get("units") if y in array.coords else None
     return Grid(
@@ -89,7 +88,7 @@ def _unordered(where: str, dim: Hashable, coord: xr.DataArray) -> DataError:
         fix = f"ds.drop_duplicates({dim!r}).sortby({dim!r})" if few else f"ds.drop_vars({dim!r})"
         return DataError(where, twice, "each once", fix)
     turned = coord.copy(data=np.sort(values % 360))
-    if dims.is_longitude(coord) and _torn(np.diff(turned.values)) is None:
+    if dims.is_longitude(coord) and _jump_at(np.diff(turned.values)) is None:
         return DataError(where, found, fix=f"{_modulo(dim)}.sortby({dim!r})")
     return DataError(where, found, fix=f"ds.sortby({dim!r})")
 
@@ -98,7 +97,7 @@ def _modulo(dim: Hashable) -> str:
     return f"ds.assign_coords({{{dim!r}: ds[{dim!r}] % 360}})"
 
 
-def _torn(differences: npt.NDArray[np.float64]) -> int | None:
+def _jump_at(differences: npt.NDArray[np.float64]) -> int | None:
     """Return the place of a jump between parts of a regular grid; uneven spacings, as of latitudes, are no jumps."""
     sizes = np.abs(differences)
     usual = float(np.median(sizes))
@@ -109,17 +108,17 @@ def _torn(differences: npt.NDArray[np.float64]) -> int | None:
 
 
 def jump(coord: xr.DataArray) -> DataError | None:
-    """Return what is wrong with a regular grid that has a hole, as one line, or None.
+    """Return what is wrong with a regular grid with a jump in it, as one line, or None.
 
-    Sorting longitudes that cross the antimeridian makes such holes; networks see pixels, and so no hole.
+    Sorting longitudes that cross the antimeridian makes such jumps, which networks, which see pixels, do not notice.
     """
     values = dims.unwrapped(coord)
     sizes = np.abs(np.diff(values))
-    at = _torn(sizes)
+    at = _jump_at(sizes)
     if at is None:
         return None
     name = coord.name
-    if dims.is_longitude(coord) and _torn(np.diff(np.sort(values % 360))) is None:
+    if dims.is_longitude(coord) and _jump_at(np.diff(np.sort(values % 360))) is None:
         fix = f"{_modulo(name)}.sortby({name!r})"
     else:
         cuts = np.flatnonzero(sizes > LARGEST_JUMP * np.median(sizes)) + 1

@@ -20,30 +20,27 @@ _PACKING = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsig
 def select(
     obj: xr.DataArray | xr.Dataset,
     variables: Sequence[str] | None,
-    names: dims.DimNames,
-) -> tuple[tuple[xr.DataArray, ...], tuple[Hashable, Hashable, Hashable], Hashable | None]:
-    """Return the variables, each (time, [channel,] y, x), these dimensions, and that of the channels.
-
-    The parameters are those of `Frames.from_xarray`.
-    """
+    told: dims.DimNames,
+) -> tuple[tuple[xr.DataArray, ...], dims.Roles, Hashable | None]:
+    """Return the variables, each (time, [channel,] y, x), these dimensions, and that of the channels."""
     if not isinstance(obj, xr.DataArray | xr.Dataset):
         raise DataError("data", f"a {type(obj).__name__}", expected="an xarray Dataset or DataArray")
     if isinstance(obj, xr.DataArray):
-        t_dim, y_dim, x_dim = (dims.find_dim(obj, role, getattr(names, role)) for role in dims.ROLES)
+        t_dim, y_dim, x_dim = (dims.find_dim(obj, role, dim) for role, dim in told.by_role.items())
         if variables is not None:
             raise DataError(str(obj.name or "data"), "variables= was given for a DataArray", expected="a Dataset")
         chosen = [obj]
     else:
-        (t_dim, y_dim, x_dim), chosen_names = _variables(obj, variables, {r: getattr(names, r) for r in dims.ROLES})
+        (t_dim, y_dim, x_dim), names = _variables(obj, variables, told.by_role)
         keys = {str(n): n for n in obj.data_vars}  # names need not be text
-        chosen = [obj[keys[n]] for n in chosen_names]
+        chosen = [obj[keys[n]] for n in names]
     if len({t_dim, y_dim, x_dim}) < 3:
         raise DataError("data", f"time={t_dim!r}, y={y_dim!r}, x={x_dim!r}", expected="three different dimensions")
     chosen = [_decoded(a) for a in chosen]
     channel_dim: Hashable | None
     known = (t_dim, y_dim, x_dim)
     if len(chosen) == 1:
-        channel_dim = dims.find_channel(chosen[0], known, names.channel)
+        channel_dim = dims.find_channel(chosen[0], known, told.channel)
     else:
         plain = [str(a.name) for a in chosen if set(a.dims) == set(known)]
         for array in chosen:
@@ -71,12 +68,11 @@ def _variables(
     """Return the dimensions of time, y and x, looked for on the chosen variables alone, and the variables."""
     if wanted is not None:
         unknown = [n for n in wanted if n not in map(str, ds.data_vars)]
-        if unknown:
+        if unknown or not wanted:
             known = ", ".join(n for names in dims.grids(ds, told).values() for n in names)
+            if not wanted:
+                raise DataError("data", "an empty list of variables", expected=f"some of {known}")
             raise DataError("data", f"no variable {unknown[0]!r}", expected=f"one of {known or 'none'}")
-        if not wanted:
-            known = ", ".join(n for names in dims.grids(ds, told).values() for n in names)
-            raise DataError("data", "an empty list of variables", expected=f"some of {known}")
         ds = ds[[n for n in ds.data_vars if str(n) in wanted]]
     found = dims.grids(ds, told)
     gridded = [n for names in found.values() for n in names]
@@ -84,7 +80,8 @@ def _variables(
     if wrong is not None or not found:
         if wrong is not None and ds[wrong].ndim < 3:
             have = ", ".join(map(str, ds[wrong].dims))
-            raise DataError(wrong, f"dimensions {have}", expected=f"at least {', '.join(_dims_of(found))}")
+            needed = map(str, next(iter(found))) if len(found) == 1 else dims.ROLES
+            raise DataError(wrong, f"dimensions {have}", expected=f"at least {', '.join(needed)}")
         one = ds if wrong is None else ds[wrong]
         roles = [dims.find_dim(one, role, dim) for role, dim in told.items()]  # which says what is missing
         raise DataError("data", f"no variable has the dimensions {', '.join(map(str, roles))}", expected="one with all")
@@ -105,10 +102,6 @@ def one_grid(ds: xr.Dataset, found: Mapping[dims.Roles, list[str]]) -> dims.Role
         expected="one grid",
         fix=f"ds[{[name, *([mapping] if mapping in ds.data_vars else [])]!r}]",
     )
-
-
-def _dims_of(found: Mapping[dims.Roles, Sequence[str]]) -> tuple[str, ...]:
-    return tuple(map(str, next(iter(found)))) if len(found) == 1 else ("time", "y", "x")
 
 
 def _some(names: Sequence[str]) -> str:

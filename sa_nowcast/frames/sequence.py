@@ -98,8 +98,8 @@ class Frames:
         """
         obj = attributes.normalised(obj) if isinstance(obj, xr.DataArray | xr.Dataset) else obj
         obj = dims.with_positions(obj) if isinstance(obj, xr.Dataset) else obj
-        arrays, found_dims, channel_dim = select(obj, variables, dims.DimNames(time, y, x, channel))
-        t_dim, y_dim, x_dim = found_dims
+        told = dims.DimNames(time, y, x, channel)
+        arrays, (t_dim, y_dim, x_dim), channel_dim = select(obj, variables, told)
         name = str(arrays[0].name or "data")
         times = read_times(arrays[0], t_dim, name)
         step_ns, segments = regular_segments(
@@ -171,8 +171,7 @@ class Frames:
             values = self._values(part.transpose(*order), start, stop)
             parts.append(values[:, None] if self._stacked else values)
         stacked = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
-        stacked = stacked[:, :, :: -1 if self._flip_y else 1, :: -1 if self._flip_x else 1]
-        stacked = np.ascontiguousarray(stacked)
+        stacked = np.ascontiguousarray(self.field(stacked))
         require_usable(stacked, self.channels, lambda t: self.label(start + t), self._whole)
         return stacked
 

@@ -74,22 +74,11 @@ def _channel(name: str, array: xr.DataArray, more: Mapping[Hashable, Any] | None
 def require_usable(
     values: npt.NDArray[np.float32], channels: Sequence[Channel], label: Callable[[int], str], whole: bool = False
 ) -> None:
-    """Refuse values that are infinite, and fill values that nobody declared; NaN is missing, and passes.
+    """Refuse values (time, channel, row, column) that are infinite or fill values that nobody declared; NaN passes.
 
-    Parameters
-    ----------
-    values : ndarray, (time, channel, row, column)
-    channels : sequence of Channel
-    label : callable
-        The time of a position, as errors print it.
-    whole : bool
-        Whether some are stored as integers without packing.
-
-    Raises
-    ------
-    DataError
-        Infinite values; values of at least 1e20; what netCDF fills integers with; and, of rain and counts, repeated
-        whole numbers of -1 or below that are codes and no noise. Variable, time and value are named.
+    Fill values are those of at least 1e20; what netCDF fills integers with, where some values are stored as integers
+    without packing (`whole`); and, of rain and counts, repeated whole numbers of -1 or below that are codes, no noise.
+    The error names variable, time (which `label` returns for a position) and value.
     """
     low, high = np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None)
     limit = 2.0**31 if whole else LARGEST
@@ -115,11 +104,7 @@ def require_usable(
 
 
 def _codes(part: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-    """Return which values of a quantity that is never negative are codes for missing: none, all below -1, or the least.
-
-    Codes are whole numbers, and there is more than one value of them. Where noise is below -1 as well, the least value
-    is one if it is far from the others.
-    """
+    """Return which values of a quantity that is never negative mean missing: none, all below -1, or the least."""
     low: npt.NDArray[np.bool_] = part <= -1
     values, counts = np.unique(part[low], return_counts=True)
     if not values.size:

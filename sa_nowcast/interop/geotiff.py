@@ -15,7 +15,7 @@ from sa_nowcast.errors import DataError, RecipeError, StorageError
 from sa_nowcast.forecasts.labels import require_one
 from sa_nowcast.interop import projection
 from sa_nowcast.metadata import dims
-from sa_nowcast.sources.optional import require
+from sa_nowcast.sources.reading import require
 from sa_nowcast.storage.whole import partial_beside, put_in_place
 
 SUFFIXES = (".tif", ".tiff")

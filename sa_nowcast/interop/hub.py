@@ -19,7 +19,7 @@ from sa_nowcast.bundle.card import model_card
 from sa_nowcast.bundle.files import CARD, FILES, MODEL, require_free
 from sa_nowcast.errors import ModelError, RecipeError, StorageError
 from sa_nowcast.metadata import dims
-from sa_nowcast.sources.optional import require
+from sa_nowcast.sources.reading import require
 from sa_nowcast.storage.whole import partial_beside, put_in_place
 
 if TYPE_CHECKING:

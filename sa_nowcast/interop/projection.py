@@ -12,7 +12,7 @@ import xarray as xr
 from sa_nowcast.computing import quiet
 from sa_nowcast.errors import DataError
 from sa_nowcast.metadata import dims
-from sa_nowcast.sources.optional import require
+from sa_nowcast.sources.reading import require
 
 # Latitude and longitude without a grid mapping: CF (section 5.6) then leaves the figure of the earth open, and this
 # is what tools that need one assume.

@@ -62,8 +62,7 @@ def plain(value: Any) -> Any:
 
 def normalised(data: _Data) -> _Data:
     """Return `data` with all attributes as `plain` reads them; the same object where they are so already."""
-    variables: list[xr.Variable] = _variables(data)
-    if not any(_differs(v) for attrs in (data.attrs, *(x.attrs for x in variables)) for v in attrs.values()):
+    if not any(plain(v) is not v for each in (data, *_variables(data)) for v in each.attrs.values()):
         return data
     result: Any = data.copy(deep=False)
     for each in (result, *_variables(result)):
@@ -77,12 +76,6 @@ def _variables(data: xr.DataArray | xr.Dataset) -> list[xr.Variable]:
     return [data.variable, *(coord.variable for coord in data.coords.values())]
 
 
-def _differs(value: Any) -> bool:
-    if type(value) is str:
-        return value[-1:] != "" and value[-1] in "\0 \t\r\n"
-    return plain(value) is not value
-
-
 class _LeftOut(Exception):
     """No file can hold it, not even as text."""
 
@@ -93,10 +86,6 @@ def storable(ds: xr.Dataset) -> xr.Dataset:
     Names that NetCDF or Zarr cannot hold (with a slash, empty, longer than a file's name may be, no text) are replaced
     by safe ones, and stay as ``long_name`` where there is none. Times become ISO 8601, dictionaries and nested lists
     JSON, and what is left its text; what has no text worth keeping is left out, with one warning.
-
-    Parameters
-    ----------
-    ds : Dataset
     """
     ds = renamed(ds)
     lost: list[str] = []
@@ -133,15 +122,8 @@ def _say_left_out(names: str) -> None:
 def storable_attrs(attrs: Mapping[Any, Any], of: str, lost: list[str], *, zarr: bool = False) -> dict[str, Any]:
     """Return attributes that NetCDF and Zarr can both hold, or Zarr alone.
 
-    Parameters
-    ----------
-    attrs : mapping
-    of : str
-        The variable's name, for `lost`.
-    lost : list of str
-        Gets the names of those that are left out.
-    zarr : bool
-        Whether dictionaries, nested lists, None and true may stay what they are.
+    `lost` gets the names of those that are left out, as ``variable.attribute`` where `of` names a variable. With
+    `zarr`, dictionaries, nested lists, None and true stay what they are.
     """
     result: dict[str, Any] = {}
     for key, value in attrs.items():
@@ -241,15 +223,12 @@ def _held_list(value: Any) -> Any:
             return numbers.tolist()
     if len(entries) == 1:
         return _held(entries[0])
+    nested = (list, tuple, Mapping, set, np.ndarray)
     if not isinstance(value, np.ndarray) or value.ndim == 1:
-        held = [_held(e) for e in entries if e is not None] if not any(map(_is_nested, entries)) else []
+        held = [_held(e) for e in entries if e is not None] if not any(isinstance(e, nested) for e in entries) else []
         if held and len(held) == len(entries) and all(isinstance(h, str) for h in held):
             return held
     return json.dumps(_json(value), ensure_ascii=False)
-
-
-def _is_nested(entry: Any) -> bool:
-    return isinstance(entry, list | tuple | Mapping | set | np.ndarray)
 
 
 def _json(value: Any) -> Any:

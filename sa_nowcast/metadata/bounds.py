@@ -21,17 +21,10 @@ UNIT_RANGE: Final = (0.0, 1.0)
 def physical_bounds(
     attrs: Mapping[Hashable, Any], encoding: Mapping[Any, Any], dtype: np.dtype[Any]
 ) -> dict[Hashable, Any]:
-    """Return the attributes with those of `KEYS` in physical units.
+    """Return the attributes with those of `KEYS` in physical units; attributes and encoding are those after decoding.
 
     Attributes that are no bounds stay as they are, for `read_bounds` to refuse. Whole numbers that are stored without
-    sign and without packing are at least 0.
-
-    Parameters
-    ----------
-    attrs, encoding : mapping
-        As xarray has them after decoding.
-    dtype : dtype
-        Of the decoded values.
+    sign and without packing are at least 0. `dtype` is that of the decoded values.
     """
     attrs = dict(attrs)
     factor, offset = (encoding.get(key) for key in ("scale_factor", "add_offset"))

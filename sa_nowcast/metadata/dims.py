@@ -47,11 +47,7 @@ _STANDARD_NAMES: Final[Mapping[Role, tuple[str, ...]]] = {
     "y": ("projection_y_coordinate", "latitude", "grid_latitude"),
     "x": ("projection_x_coordinate", "longitude", "grid_longitude"),
 }
-_UNITS: Final[Mapping[Role, tuple[str, ...]]] = {
-    "time": (),
-    "y": ("degrees_north", "degree_north", "degree_n", "degrees_n", "degreen", "degreesn"),
-    "x": ("degrees_east", "degree_east", "degree_e", "degrees_e", "degreee", "degreese"),
-}
+_UNITS: Final[Mapping[Role, str]] = {"time": "", "y": "degrees_north", "x": "degrees_east"}
 _NAMES: Final[Mapping[Role, tuple[str, ...]]] = {
     "time": ("time", "times", "t", "date", "datetime", "valid_time", "time_counter", "ocean_time", "xtime"),
     # Those of WRF, ROMS, NEMO, MOM, HYCOM and satellite swaths too, where latitude and longitude are two-dimensional.
@@ -90,6 +86,11 @@ class DimNames(NamedTuple):
     x: Hashable | None = None
     channel: Hashable | None = None
 
+    @property
+    def by_role(self) -> dict[Role, Hashable | None]:
+        """The names of time, y and x by their role."""
+        return dict(zip(ROLES, self, strict=False))
+
 
 UNNAMED: Final = DimNames()
 
@@ -124,11 +125,8 @@ def find_dim(obj: xr.DataArray | xr.Dataset, role: Role, told: Hashable | None =
         return found[0]
     if found:
         raise DataError(label, f"dimensions {_listed(found)} could each be {role}", fix=f"name one with {role}=")
-    raise DataError(
-        label,
-        f"no {role} dimension among {_listed(dims)}",
-        fix=f"name it with {role}=, or set its CF attributes",
-    )
+    fix = f"name it with {role}=, or set its CF attributes"
+    raise DataError(label, f"no {role} dimension among {_listed(dims)}", fix=fix)
 
 
 def grids(ds: xr.Dataset, told: Mapping[Role, Hashable | None] | None = None) -> dict[Roles, list[str]]:
@@ -157,9 +155,8 @@ def grids(ds: xr.Dataset, told: Mapping[Role, Hashable | None] | None = None) ->
         if key not in known:
             own = {n: c for n, c in coords.items() if set(c.dims) <= key}
             each = [[told[r]] if r in told else _found(variable.dims, own, r) for r in ROLES]
-            known[key] = (each[0][0], each[1][0], each[2][0]) if all(len(e) == 1 for e in each) else None
-            if known[key] is not None and len(set(known[key] or ())) < 3:
-                known[key] = None
+            only = [e[0] for e in each if len(e) == 1]
+            known[key] = (only[0], only[1], only[2]) if len(set(only)) == 3 else None
         roles = known[key]
         if roles is not None:
             found.setdefault(roles, []).append(name)
@@ -186,7 +183,7 @@ def is_longitude(coord: xr.DataArray) -> bool:
     """Say whether a coordinate along one dimension holds longitudes, by CF attributes or its name."""
     return (
         coord.attrs.get("standard_name") in ("longitude", "grid_longitude")
-        or str(coord.attrs.get("units", "")).lower() in _UNITS["x"]
+        or canonical_units(coord.attrs.get("units")) == _UNITS["x"]
         or str(coord.name).lower() in ("lon", "long", "longitude", "rlon")
     )
 
@@ -215,7 +212,7 @@ def is_position(name: str, variable: xr.Variable) -> bool:
     attrs = variable.attrs
     return (
         attrs.get("standard_name") in ("latitude", "longitude")
-        or str(attrs.get("units", "")).lower() in (*_UNITS["y"], *_UNITS["x"])
+        or canonical_units(attrs.get("units")) in (_UNITS["y"], _UNITS["x"])
         or ("units" not in attrs and _POSITION.fullmatch(name.lower()) is not None)
     )
 
@@ -250,7 +247,7 @@ def _found(dims: Iterable[Hashable], coords: Mapping[Hashable, xr.Variable], rol
     tests: list[list[Hashable]] = [
         [d for d, c in own.items() if str(c.attrs.get("axis", "")).upper() == _AXIS[role]],
         [d for d, c in own.items() if c.attrs.get("standard_name") in _STANDARD_NAMES[role]],
-        [d for d, c in own.items() if str(c.attrs.get("units", "")).lower() in _UNITS[role]],
+        [d for d, c in own.items() if canonical_units(c.attrs.get("units")) == _UNITS[role]],
     ]
     if role == "time":
         tests.append([d for d, c in own.items() if c.dtype.kind == "M"])  # with a time zone too
@@ -275,22 +272,16 @@ def _found(dims: Iterable[Hashable], coords: Mapping[Hashable, xr.Variable], rol
 
 
 def find_channel(da: xr.DataArray, known: Iterable[Hashable], told: Hashable | None = None) -> Hashable | None:
-    """Return the channel dimension of `da`: the one left beside `known`, or None where there is none.
+    """Return the dimension beside `known`, which is that of channels, or None where there is none.
 
-    Raises
-    ------
-    DataError
-        More dimensions are left than one, or the one that is left is not like channels and was not told.
+    More dimensions than one, or one that is not called like channels and was not told, are refused.
     """
     known = set(known)
     left = [d for d in da.dims if d not in known]
     if told is not None:
         if told not in left:
-            raise DataError(
-                _label(da),
-                f"no channel dimension {told!r} (left: {_listed(left)})",
-                fix="name one with channel=",
-            )
+            found = f"no channel dimension {told!r} (left: {_listed(left)})"
+            raise DataError(_label(da), found, fix="name one with channel=")
         left.remove(told)
         if not left:
             return told
@@ -309,10 +300,7 @@ def find_channel(da: xr.DataArray, known: Iterable[Hashable], told: Hashable | N
 def same_axis(one: npt.ArrayLike, other: npt.ArrayLike) -> bool:
     """Say whether two coordinates are of one grid: they agree to a thousandth of a cell, or to float32's rounding.
 
-    Parameters
-    ----------
-    one, other : array
-        Values along a dimension, or of a two-dimensional coordinate; anything but numbers must be equal.
+    They are the values along a dimension, or of a two-dimensional coordinate; anything but numbers must be equal.
     """
     a, b = np.asarray(one), np.asarray(other)
     if a.shape != b.shape:

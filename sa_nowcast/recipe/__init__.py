@@ -1,8 +1,8 @@
 """Recipes: the frozen models of a recipe YAML, with every default in one place, and its strict reader.
 
 `blocks`, `training`, `network` and `model` say what the recipe of an experiment may hold, `comparison` that of a
-comparison, `tables` that of a publication's tables; `tree` reads files, `reading` checks them, `schema` tells editors,
-`shipped` finds those that ship. The same models check the arguments of `sa_nowcast.fit`; so a notebook and a batch job
+comparison, `tables` that of a publication's tables; `tree` finds and reads files, `reading` checks them and tells
+editors their schema. The same models check the arguments of `sa_nowcast.fit`; so a notebook and a batch job
 mean the same by a word.
 """
 
@@ -21,46 +21,25 @@ from sa_nowcast.recipe.blocks import (
 from sa_nowcast.recipe.comparison import ComparisonRecipe, SetRecipe
 from sa_nowcast.recipe.model import Recipe
 from sa_nowcast.recipe.network import network_config, require_together
-from sa_nowcast.recipe.reading import AnyRecipe, checked, parse_recipe, read_any, read_recipe, resolve
-from sa_nowcast.recipe.schema import comparison_schema, recipe_schema, tables_schema
-from sa_nowcast.recipe.shipped import find_recipe
+from sa_nowcast.recipe.reading import (
+    AnyRecipe,
+    checked,
+    comparison_schema,
+    parse_recipe,
+    read_any,
+    read_recipe,
+    recipe_schema,
+    resolve,
+    tables_schema,
+)
 from sa_nowcast.recipe.tables import ColumnRecipe, TableRecipe, TablesRecipe
 from sa_nowcast.recipe.training import TRAINING_PRESETS, TrainingRecipe
-from sa_nowcast.recipe.tree import Tree, parse_tree, read_tree, with_overrides
+from sa_nowcast.recipe.tree import Tree, find_recipe, parse_tree, read_tree, with_overrides
 
 __all__ = [
-    "REFERENCE_NAMES",
-    "SAMPLE_PREFIX",
-    "TRAINING_PRESETS",
-    "AnyRecipe",
-    "BootstrapRecipe",
-    "ColumnRecipe",
-    "ComparisonRecipe",
-    "ConversionRecipe",
-    "DataRecipe",
-    "ForecastRecipe",
-    "OutputRecipe",
-    "PicturesRecipe",
-    "Recipe",
-    "SetRecipe",
-    "SplitRecipe",
-    "TableRecipe",
-    "TablesRecipe",
-    "TrainingRecipe",
-    "Tree",
-    "VerificationRecipe",
-    "checked",
-    "comparison_schema",
-    "find_recipe",
-    "network_config",
-    "parse_recipe",
-    "parse_tree",
-    "read_any",
-    "read_recipe",
-    "read_tree",
-    "recipe_schema",
-    "require_together",
-    "resolve",
-    "tables_schema",
-    "with_overrides",
-]
+    "REFERENCE_NAMES", "SAMPLE_PREFIX", "TRAINING_PRESETS", "AnyRecipe", "BootstrapRecipe", "ColumnRecipe",
+    "ComparisonRecipe", "ConversionRecipe", "DataRecipe", "ForecastRecipe", "OutputRecipe", "PicturesRecipe", "Recipe",
+    "SetRecipe", "SplitRecipe", "TableRecipe", "TablesRecipe", "TrainingRecipe", "Tree", "VerificationRecipe",
+    "checked", "comparison_schema", "find_recipe", "network_config", "parse_recipe", "parse_tree", "read_any",
+    "read_recipe", "read_tree", "recipe_schema", "require_together", "resolve", "tables_schema", "with_overrides",
+]  # fmt: skip

@@ -35,7 +35,7 @@ class Recipe(Block):
     """One experiment, from the source to the pictures."""
 
     name: str = Field(description="What the run is called in titles and provenance.")
-    description: str = Field("", description="For people.")
+    description: str = Field("", description="What the experiment is about.")
     history: int = Field(ge=1, description="Frames that a forecast starts from.")
     steps: int = Field(ge=1, description="Frames that are forecast.")
     data: DataRecipe

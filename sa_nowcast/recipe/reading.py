@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from sa_nowcast.errors import RecipeError, SaNowcastError
+from sa_nowcast.errors import RecipeError, SaNowcastError, nearest
 from sa_nowcast.recipe.comparison import ComparisonRecipe
 from sa_nowcast.recipe.model import Recipe
 from sa_nowcast.recipe.network import network_fields
@@ -111,12 +110,12 @@ def _explained(error: ValidationError, model: type[BaseModel], tree: Tree) -> Re
     if first["type"] == "missing":
         return RecipeError(where, f"missing{more}", fix="add it")
     allowed = re.findall(r"'([^']+)'", first["ctx"]["expected"]) if first["type"] == "literal_error" else []
-    near = difflib.get_close_matches(str(first["input"]), allowed, n=1, cutoff=0.5)
+    near = nearest(str(first["input"]), allowed, 0.5)
     return RecipeError(
         where,
         f"{first['input']!r:.60}{more}",
         expected=_expected(first["msg"]),
-        fix=f"write {near[0]!r}" if near else None,
+        fix=f"write {near!r}" if near else None,
     )
 
 
@@ -143,9 +142,9 @@ def _of_network(inner: SaNowcastError, keys: Key, tree: Tree, more: str) -> Reci
 
 
 def _unknown(keys: Key, known: list[str], tree: Tree, more: str) -> RecipeError:
-    near = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
+    near = nearest(keys[-1], known, 0.5)
     if near:
-        return RecipeError(tree.where(keys), f"unknown key{more}", fix=f"write {near[0]!r}")
+        return RecipeError(tree.where(keys), f"unknown key{more}", fix=f"write {near!r}")
     return RecipeError(tree.where(keys), f"unknown key{more}", expected=f"one of {', '.join(known)}", fix="remove it")
 
 
@@ -161,3 +160,41 @@ def _fields(model: type[BaseModel], path: Key) -> list[str]:
             return []
         model = inner[0]
     return [*model.model_fields, *([EXTENDS] if whole else [])]
+
+
+def comparison_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of the recipe of a comparison."""
+    return _titled("sa_nowcast comparison", ComparisonRecipe.model_json_schema())
+
+
+def tables_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of the recipe of a publication's tables."""
+    return _titled("sa_nowcast tables", TablesRecipe.model_json_schema())
+
+
+def recipe_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of a recipe file.
+
+    Returns
+    -------
+    dict
+        Every key with type, default, limits and description. A file that extends another recipe need not hold the
+        required keys; that the two together do is checked by `read_recipe`.
+    """
+    schema = Recipe.model_json_schema()
+    required = schema.pop("required")
+    schema["properties"] = {
+        EXTENDS: {
+            "type": "string",
+            "minLength": 1,
+            "description": "Another recipe, by path from this file's folder or by the name of one that ships; what "
+            "stands here goes over it, block by block.",
+        },
+        **schema["properties"],
+    }
+    return {**_titled("sa_nowcast recipe", schema), "anyOf": [{"required": [EXTENDS]}, {"required": required}]}
+
+
+def _titled(title: str, schema: dict[str, Any]) -> dict[str, Any]:
+    rest = {key: value for key, value in schema.items() if key != "title"}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **rest}

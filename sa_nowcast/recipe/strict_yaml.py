@@ -35,18 +35,9 @@ _StrictLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:t
 
 
 def load_strict(text: str, name: str) -> tuple[Any, dict[tuple[str, ...], int]]:
-    """Return what a YAML text holds, and the line of every key and list item by its path.
+    """Return what a YAML text holds, and the line of every key and list item by its path; errors call it `name`.
 
-    Parameters
-    ----------
-    text : str
-    name : str
-        What errors call it.
-
-    Raises
-    ------
-    RecipeError
-        No YAML, or one with tags, anchors, aliases, duplicate keys or deep nesting; the message names the line.
+    Tags, anchors, aliases, duplicate keys and deep nesting are refused by their line.
     """
     lines: dict[tuple[str, ...], int] = {}
     try:

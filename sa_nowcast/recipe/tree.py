@@ -12,11 +12,11 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from sa_nowcast.errors import RecipeError
-from sa_nowcast.recipe.shipped import find_recipe
+from sa_nowcast.errors import RecipeError, nearest
 from sa_nowcast.recipe.strict_yaml import load_strict
 from sa_nowcast.storage.whole import nearest_to
 
@@ -60,6 +60,44 @@ class Tree:
         place = next((self.places[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in self.places), self.name)
         path = ".".join(keys)
         return place if not keys or place == f"override {path}" else f"{place}, {path}"
+
+
+def find_recipe(name: str) -> Path:
+    """Return the file of a recipe that is named by its path, or by its name where it ships.
+
+    Raises
+    ------
+    RecipeError
+        There is neither; the message lists the recipes that ship.
+    """
+    path = Path(name)
+    try:
+        there = path.is_file()
+    except OSError as error:  # such as a name that is too long for any file
+        raise RecipeError(
+            f"{name:.60}", f"cannot be read ({error.strerror})", expected="the path or name of a recipe"
+        ) from error
+    if there or path.suffix or path.is_absolute() or ".." in path.parts:
+        return path
+    folders = recipe_folders()
+    for folder in folders:
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    shipped = sorted({str(f.relative_to(folder).with_suffix("")) for folder in folders for f in folder.rglob("*.yaml")})
+    near = nearest(name, shipped, 0.7)
+    raise RecipeError(
+        name,
+        "no such file or shipped recipe",
+        expected=f"a path, or one of {', '.join(shipped)}",
+        fix=f"write {near!r}" if near else None,
+    )
+
+
+def recipe_folders() -> list[Path]:
+    """Return where recipes that ship may lie."""
+    package = Path(str(files("sa_nowcast")))
+    # The wheel carries the recipes inside the package; a checkout has them beside it.
+    return [package / "_recipes", package.parent / "recipes"]
 
 
 def read_tree(path: str | Path) -> Tree:
@@ -119,10 +157,7 @@ def with_overrides(tree: Tree, overrides: Sequence[str]) -> Tree:
 def expanded(tree: Tree) -> Tree:
     """Return `tree` with the environment variables of its paths put in.
 
-    Raises
-    ------
-    RecipeError
-        A variable that is not set, or is empty, and has no default; or ``${`` that names none.
+    Refused are a variable that is not set, or is empty, and has no default; and ``${`` that names none.
     """
     values = copy.deepcopy(tree.values)
     for keys in PATHS:

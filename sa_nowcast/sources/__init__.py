@@ -17,18 +17,7 @@ from sa_nowcast.sources.taxibj import TaxiBJBackendEntrypoint, open_taxibj
 from sa_nowcast.sources.taxibj_split import TaxiBJSplit, benchmark_split
 
 __all__ = [
-    "MovingMnist",
-    "MovingMnistBackendEntrypoint",
-    "TaxiBJBackendEntrypoint",
-    "TaxiBJSplit",
-    "benchmark_split",
-    "chain",
-    "fetch",
-    "open_array",
-    "open_film",
-    "open_geotiff",
-    "open_kth",
-    "open_radar",
-    "open_source",
+    "MovingMnist", "MovingMnistBackendEntrypoint", "TaxiBJBackendEntrypoint", "TaxiBJSplit", "benchmark_split",
+    "chain", "fetch", "open_array", "open_film", "open_geotiff", "open_kth", "open_radar", "open_source",
     "open_taxibj",
-]
+]  # fmt: skip

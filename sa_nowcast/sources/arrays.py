@@ -15,14 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import xarray as xr
-from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.sources.damage import reading_numpy
-from sa_nowcast.sources.lazy import outer
-from sa_nowcast.sources.names import nearest
+from sa_nowcast.errors import DataError, RecipeError, one_of
 from sa_nowcast.sources.paths import PathLike, expand
+from sa_nowcast.sources.reading import MappedFile, reading_numpy
 
 SUFFIXES: Final = (".npy", ".npz")
 _EITHER: Final = " or ".join(SUFFIXES)
@@ -121,30 +118,13 @@ def _number(name: str, value: Any) -> float:
     return float(value)
 
 
-class _MappedFile(BackendArray):
-    """A .npy file, mapped anew for each read so that it can go to another process."""
-
-    def __init__(self, path: Path, stored: npt.NDArray[Any]) -> None:
-        self.path, self.shape, self.dtype = path, stored.shape, stored.dtype
-
-    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
-
-    def _read(self, key: tuple[Any, ...]) -> npt.NDArray[Any]:
-        with reading_numpy(self.path, _EITHER):
-            stored = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        if stored.shape != self.shape or stored.dtype != self.dtype:
-            raise DataError(str(self.path), "the file was changed since it was opened", fix="open it again")
-        return outer(stored, key)
-
-
 def _open(path: Path, key: str | None) -> Any:
     with reading_numpy(path, _EITHER):
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(stored, np.lib.npyio.NpzFile):
             if key is not None:
                 raise RecipeError("key", f"{key!r} for {path.name}, which is one array", expected="no key")
-            return indexing.LazilyIndexedArray(_MappedFile(path, stored))
+            return indexing.LazilyIndexedArray(MappedFile(path, _EITHER))
         with stored:
             return stored[_key(path, stored.files, key)]
 
@@ -153,11 +133,10 @@ def _key(path: Path, names: Sequence[str], key: str | None) -> str:
     if not names:
         raise DataError(str(path), "the file holds no array", expected="one")
     if key is None and len(names) > 1:
-        raise DataError(
-            str(path), f"the arrays {', '.join(names)}", expected="one, or key=", fix=f"give key={names[0]!r}"
-        )
+        found = f"the arrays {', '.join(names)}"
+        raise DataError(str(path), found, expected="one, or key=", fix=f"give key={names[0]!r}")
     if key is not None and key not in names:
-        raise RecipeError("key", f"no array {key!r} in {path.name}", expected=nearest(key, names))
+        raise RecipeError("key", f"no array {key!r} in {path.name}", expected=one_of(key, names))
     return names[0] if key is None else key
 
 

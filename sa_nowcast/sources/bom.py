@@ -11,7 +11,8 @@ import xarray as xr
 
 from sa_nowcast.errors import DataError
 from sa_nowcast.metadata import dims
-from sa_nowcast.sources.optional import require
+from sa_nowcast.sources.projection import place
+from sa_nowcast.sources.reading import require
 
 _NAMES: Final = ("precipitation", "rain_amount", "rain_rate", "rainfall_rate", "rainfall", "reflectivity")
 _UNITS: Final = {"mm": "mm", "kg m-2": "mm", "mm h-1": "mm/h", "kg m-2 h-1": "mm/h", "dBZ": "dBZ"}
@@ -25,13 +26,7 @@ def bom_time(path: Path) -> np.datetime64:
 
 
 def read_bom(path: Path) -> tuple[npt.NDArray[np.float64], dict[str, Any]]:
-    """Read the field, NaN where it is missing; metadata under pysteps' names.
-
-    Raises
-    ------
-    DataError
-        No field of rain or reflectivity, other units, or an amount that does not say when it began.
-    """
+    """Read the field, NaN where it is missing; metadata under pysteps' names."""
     pyproj = require("pyproj", "pysteps")
     with xr.open_dataset(path, engine="netcdf4") as ds:
         names = [n for n in _NAMES if n in ds] or [str(n) for n, v in ds.data_vars.items() if v.dims[-2:] == ("y", "x")]
@@ -83,11 +78,5 @@ def _place(pyproj: Any, ds: xr.Dataset, field: xr.DataArray, path: Path) -> dict
         raise DataError(str(path), "x and y in other units than m or km", expected="m or km")
     scale = 1000.0 if unit == "km" else 1.0
     x, y = (ds[axis].values.astype(np.float64) * scale for axis in ("x", "y"))
-    width, height = (abs(float(v[-1] - v[0])) / (len(v) - 1) for v in (x, y))
-    return {
-        "projection": crs.to_wkt(),
-        "x1": x.min(), "x2": x.max(), "y1": y.min(), "y2": y.max(),
-        "xpixelsize": width, "ypixelsize": height,
-        "cartesian_unit": "m",
-        "yorigin": "upper" if y[0] > y[-1] else "lower",
-    }  # fmt: skip
+    pixel = [abs(float(v[-1] - v[0])) / (len(v) - 1) for v in (x, y)]
+    return place(crs.to_wkt(), x, y, pixel, "m", upper=bool(y[0] > y[-1]))

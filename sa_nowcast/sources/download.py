@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sa_nowcast.errors import DataError, RecipeError, StorageError
+from sa_nowcast.errors import DataError, RecipeError, StorageError, one_of
 from sa_nowcast.sources.moving_mnist import FILE, SHA256
-from sa_nowcast.sources.names import nearest
-from sa_nowcast.sources.optional import require
 from sa_nowcast.sources.paths import PathLike
+from sa_nowcast.sources.reading import require
 
 EXTRA: Final = "download"
 
@@ -51,7 +50,7 @@ PUBLIC: Final[dict[str, tuple[RemoteFile, ...]]] = {
     ),
 }
 _NOT_PUBLIC: Final = {
-    "taxibj": "its authors share BJ13 to BJ16 from their pages by hand; no stable address or hash is published",
+    "taxibj": "its authors share BJ13 to BJ16 from their pages by hand; no stable address or hash is published"
 }
 
 
@@ -85,7 +84,7 @@ def fetch(name: str, folder: PathLike) -> Path:
             fix="get the files, then open them with engine='taxibj'",
         )
     if name not in PUBLIC:
-        raise RecipeError("name", f"{name!r} is not a known dataset", expected=nearest(name, [*PUBLIC, *_NOT_PUBLIC]))
+        raise RecipeError("name", f"{name!r} is not a known dataset", expected=one_of(name, [*PUBLIC, *_NOT_PUBLIC]))
     target = Path(folder).expanduser()
     for file in PUBLIC[name]:
         fetch_file(file, target)
@@ -103,10 +102,7 @@ def fetch_file(file: RemoteFile, folder: Path) -> Path:
         pooch.retrieve(file.url, known_hash=file.hash, fname=file.name, path=folder, processor=processor)
     except ValueError as error:
         raise DataError(
-            file.url,
-            "what was downloaded has another hash",
-            expected=file.hash,
-            fix="try again",
+            file.url, "what was downloaded has another hash", expected=file.hash, fix="try again"
         ) from error
     except (requests.RequestException, TimeoutError) as error:
         raise StorageError(

@@ -14,11 +14,19 @@ from typing import Any, Final
 import numpy as np
 import xarray as xr
 
-from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.errors import DataError, RecipeError, one_of
 from sa_nowcast.metadata import dims
-from sa_nowcast.sources.damage import reading
-from sa_nowcast.sources.names import nearest
-from sa_nowcast.sources.paths import PathLike, expand, is_zarr, pattern_remedy, sort_by_time, time_from_name
+from sa_nowcast.sources.paths import (
+    PathLike,
+    differs,
+    expand,
+    is_zarr,
+    pattern_remedy,
+    same_time,
+    sort_by_time,
+    time_from_name,
+)
+from sa_nowcast.sources.reading import reading
 from sa_nowcast.sources.store import finished, open_zarr
 from sa_nowcast.times import with_times
 
@@ -36,19 +44,7 @@ def open_files(
 ) -> xr.Dataset:
     """Open one or many files or Zarr stores (format 2 or 3) with xarray, joined along time.
 
-    Parameters
-    ----------
-    source : path or iterable of paths
-        A file, a Zarr store, a folder, a pattern, or several.
-    engine : str or BackendEntrypoint, optional
-        An engine of xarray (``netcdf4``, ``h5netcdf``, ``zarr``, ``cfgrib``, ``taxibj``, ...); xarray guesses where
-        none is named.
-    time : hashable, optional
-        The time dimension, where CF attributes and common names do not tell.
-    time_pattern : str, optional
-        The time in the files' names, as ``datetime.strptime`` takes it, for files that hold none.
-    options : mapping, optional
-        Passed to ``xarray.open_dataset``.
+    Parameters are those of `sa_nowcast.sources.open_source`, which has `options` as keywords.
 
     Returns
     -------
@@ -67,19 +63,18 @@ def open_files(
         or two files with one time.
     """
     if isinstance(engine, str) and engine not in xr.backends.list_engines():
-        raise RecipeError(
-            "engine", f"{engine!r} is not known to xarray", expected=nearest(engine, xr.backends.list_engines())
-        )
+        known = one_of(engine, xr.backends.list_engines())
+        raise RecipeError("engine", f"{engine!r} is not known to xarray", expected=known)
     paths = expand(source, SUFFIXES)
     options = dict(options or {})
     if len(paths) == 1 and time_pattern is None:
         ds = _open(paths[0], engine, None, options)
         if _is_empty(ds, time):
             raise DataError(str(paths[0]), "the file holds no time step", expected="at least one frame")
-        return ds if _has_time(ds, time) or not _scalar_times(ds) else _with_time(ds.chunk(), paths[0], None, time)
+        return ds if _has_time(ds, time) or not _scalar_times(ds)[0] else _with_time(ds.chunk(), paths[0], None, time)
     opened = [(_open(path, engine, {}, options), path) for path in paths]
-    held = _with_frames(opened, time)
-    paths, parts = [path for _, path in held], [_with_time(ds, path, time_pattern, time) for ds, path in held]
+    filled = _with_frames(opened, time)
+    paths, parts = [path for _, path in filled], [_with_time(ds, path, time_pattern, time) for ds, path in filled]
     names = {dims.find_dim(part, "time", time) for part in parts}
     if len(names) > 1:
         shown = " and ".join(sorted(map(str, names)))
@@ -89,16 +84,11 @@ def open_files(
     paths, parts = [paths[i] for i in order], [parts[i] for i in order]
     for i, path in enumerate(paths[1:], 1):
         parts[i] = _on_grid(parts[i], path, parts[0], paths[0], axis)
-    _no_overlap(parts, paths, axis)
-    joined: xr.Dataset = xr.concat(
-        parts,
-        dim=axis,
-        data_vars="minimal",
-        coords="minimal",
-        compat="override",
-        join="override",
-        combine_attrs="override",
-    )
+    for (before, path), (after, next_path) in itertools.pairwise(zip(parts, paths, strict=True)):
+        if (shared := np.intersect1d(before[axis].values, after[axis].values)).size:
+            raise same_time(path, next_path, shared[0])
+    how: dict[str, Any] = {"compat": "override", "join": "override", "combine_attrs": "override"}
+    joined: xr.Dataset = xr.concat(parts, dim=axis, data_vars="minimal", coords="minimal", **how)
     _keep_packing(joined, parts)
     return joined
 
@@ -157,14 +147,14 @@ def _with_frames(opened: Sequence[tuple[xr.Dataset, Path]], time: Hashable | Non
         shown = ", ".join(str(path) for path in empty[:3]) + (", ..." if len(empty) > 3 else "")
         noun = "1 file that holds" if len(empty) == 1 else f"{len(empty)} files that hold"
         warnings.warn(f"left out {noun} no time step: {shown}", stacklevel=4)
-    held = [(ds, path) for ds, path in opened if path not in empty]
-    for ds, path in held:
+    filled = [(ds, path) for ds, path in opened if path not in empty]
+    for ds, path in filled:
         for variable in ds.data_vars.values():
             bare = [str(d) for d in variable.dims if variable.sizes[d] == 0]
             if bare and variable.ndim >= 2:
                 found = f"{variable.name} has no entry along {bare[0]}"
                 raise DataError(str(path), found, expected="at least one", fix="leave the file out")
-    return held
+    return filled
 
 
 def _is_empty(ds: xr.Dataset, time: Hashable | None) -> bool:
@@ -183,8 +173,7 @@ def _with_time(ds: xr.Dataset, path: Path, time_pattern: str | None, told: Hasha
     if _has_time(ds, told):
         ds = dims.with_positions(ds)
         return with_times(ds, dims.find_dim(ds, "time", told), path.name)
-    scalars = [n for n, v in ds.variables.items() if v.ndim == 0 and np.issubdtype(v.dtype, np.datetime64)]
-    named = _scalar_times(ds)
+    named, scalars = _scalar_times(ds)
     if time_pattern is not None:
         value: Any = time_from_name(path, time_pattern)
         attrs: dict[Any, Any] = {"standard_name": "time", "axis": "T"}
@@ -192,13 +181,12 @@ def _with_time(ds: xr.Dataset, path: Path, time_pattern: str | None, told: Hasha
         value, attrs = ds[named[0]].values, dict(ds[named[0]].attrs)
     else:
         raise DataError(str(path), "the file holds no time", fix=pattern_remedy(path.name, asked=True))
-    gridded = [n for n, v in ds.data_vars.items() if v.ndim >= 2 and not _is_bounds(ds, str(n))]
+    bounds = {v.attrs.get("bounds") for v in ds.variables.values()}
+    gridded = [n for n, v in ds.data_vars.items() if v.ndim >= 2 and n not in bounds]
     ds = ds.drop_vars(named).set_coords([n for n in ds.data_vars if n not in gridded and n not in named])
-    moments = [n for n in scalars if n not in named]
+    growing = [*gridded, *(n for n in scalars if n not in named)]
     grown = {
-        n: xr.Variable(("time", *v.dims), v.data[np.newaxis], v.attrs, v.encoding)
-        if n in gridded or n in moments
-        else v
+        n: xr.Variable(("time", *v.dims), v.data[np.newaxis], v.attrs, v.encoding) if n in growing else v
         for n, v in ds.variables.items()
     }
     coords = {n: v for n, v in grown.items() if n not in gridded}
@@ -213,67 +201,40 @@ def _has_time(ds: xr.Dataset, told: Hashable | None) -> bool:
     )
 
 
-def _scalar_times(ds: xr.Dataset) -> list[Hashable]:
-    """Return the scalars that are the frame's time: by standard name, or by the name ``time``."""
+def _scalar_times(ds: xr.Dataset) -> tuple[list[Hashable], list[Hashable]]:
+    """Return the scalars that are the frame's time, by standard name or the name ``time``, and all that are times."""
     scalars = [n for n, v in ds.variables.items() if v.ndim == 0 and np.issubdtype(v.dtype, np.datetime64)]
-    return [n for n in scalars if ds[n].attrs.get("standard_name") == "time"] or [n for n in scalars if n == "time"]
-
-
-def _is_bounds(ds: xr.Dataset, name: str) -> bool:
-    return any(v.attrs.get("bounds") == name for v in ds.variables.values())
+    named = [n for n in scalars if ds[n].attrs.get("standard_name") == "time"]
+    return named or [n for n in scalars if n == "time"], scalars
 
 
 def _on_grid(part: xr.Dataset, path: Path, first: xr.Dataset, first_path: Path, time: Hashable) -> xr.Dataset:
-    """Return a file's part with its axes in the first one's direction.
-
-    Raises
-    ------
-    DataError
-        It differs from the first in what must be shared; the message names both.
-    """
-
-    def differ(found: str, expected: str) -> DataError:
-        return DataError(
-            str(path), found, expected=f"{expected} as in {first_path.name}", fix="open each grid's files on their own"
-        )
-
+    """Return a file's part with its axes in the first one's direction, or refuse one on another grid."""
     if set(part.data_vars) != set(first.data_vars):
-        raise differ(f"variables {_names(part)}", _names(first))
+        raise differs(path, f"variables {_names(part)}", _names(first), first_path)
     for dim, size in first.sizes.items():
         if dim != time and part.sizes.get(dim) != size:
-            raise differ(f"{dim} has {part.sizes.get(dim, 0)} entries", str(size))
+            raise differs(path, f"{dim} has {part.sizes.get(dim, 0)} entries", str(size), first_path)
     for name, coord in first.coords.items():
         if name == time or time in coord.dims or not _places(coord, first):
             continue
         if name not in part.coords:
-            raise differ(f"no coordinate {name}", "one")
+            raise differs(path, f"no coordinate {name}", "one", first_path)
         if dims.same_axis(coord.values, part[name].values):
             continue
         if coord.ndim > 1 or not dims.same_axis(coord.values, part[name].values[::-1]):
-            raise differ(f"other values of {name}", "the same")
+            raise differs(path, f"other values of {name}", "the same", first_path)
         part = part.isel({name: slice(None, None, -1)})
     for name, variable in first.data_vars.items():
         found, expected = (v.attrs.get("units") for v in (part[name], variable))
         if found != expected and dims.canonical_units(str(found)) != dims.canonical_units(str(expected)):
-            raise differ(f"{name} in {found}", str(expected))
+            raise differs(path, f"{name} in {found}", str(expected), first_path)
     return part
 
 
 def _places(coord: xr.DataArray, ds: xr.Dataset) -> bool:
     """Say whether a coordinate says where the cells are: of a dimension, or of a grid that has no such."""
     return coord.dims == (coord.name,) or (coord.ndim == 2 and not any(d in ds.coords for d in coord.dims))
-
-
-def _no_overlap(parts: Sequence[xr.Dataset], paths: Sequence[Path], time: Hashable) -> None:
-    for (before, path), (after, next_path) in itertools.pairwise(zip(parts, paths, strict=True)):
-        shared = np.intersect1d(before[time].values, after[time].values)
-        if shared.size:
-            raise DataError(
-                f"{path.name} and {next_path.name}",
-                f"both have the time {shared[0].astype('datetime64[s]')!s}",
-                expected="each time in one file",
-                fix="leave one of them out",
-            )
 
 
 def _keep_packing(joined: xr.Dataset, parts: Sequence[xr.Dataset]) -> None:

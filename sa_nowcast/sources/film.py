@@ -9,9 +9,8 @@ import numpy as np
 import xarray as xr
 
 from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.sources.damage import reading
-from sa_nowcast.sources.optional import require
 from sa_nowcast.sources.paths import PathLike, expand
+from sa_nowcast.sources.reading import reading, require
 
 EXTRA: Final = "kth"
 SUFFIXES: Final = (".avi", ".mp4", ".mkv", ".mov", ".webm")

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sa_nowcast.errors import DataError
-from sa_nowcast.sources.optional import require
+from sa_nowcast.sources.projection import place
+from sa_nowcast.sources.reading import require
 
 REFLECTIVITY: Final = ("correctedreflectivity", "reflectivity", "dbz", "dbzh")
 GAIN, OFFSET = 0.5, -32.0
@@ -64,13 +65,7 @@ _NAME: Final = "take the time from the names: time_pattern='%Y%m%d%H%M'"
 
 
 def read_fmi(path: Path) -> tuple[npt.NDArray[np.float64], dict[str, Any]]:
-    """Read an image, NaN where it is missing; metadata under pysteps' names.
-
-    Raises
-    ------
-    DataError
-        Another quantity or projection, a file that is cut short, or a header that lacks what is needed.
-    """
+    """Read an image, NaN where it is missing; metadata under pysteps' names."""
     pyproj = require("pyproj", "pysteps")
     header, content, at = read_header(path)
     match = re.match(rb"\s*(\d+)\s+(\d+)\s+(\d+)\s", content[at:])
@@ -107,12 +102,6 @@ def _place(pyproj: Any, header: dict[str, str], path: Path) -> dict[str, Any]:
     lon_0, lat_0, lat_ts = (float(header[k]) for k in ("centrallongitude", "centrallatitude", "truelatitude"))
     definition = f"+proj=stere +lon_0={lon_0:g}E +lat_0={lat_0:g}N +lat_ts={lat_ts:g} {_EARTH}"
     project = pyproj.Proj(definition)
-    x1, y1 = project(*(float(v) for v in header["bottomleft"].split()))
-    x2, y2 = project(*(float(v) for v in header["topright"].split()))
-    return {
-        "projection": definition,
-        "x1": x1, "x2": x2, "y1": y1, "y2": y2,
-        "xpixelsize": float(header["metersperpixel_x"]), "ypixelsize": float(header["metersperpixel_y"]),
-        "cartesian_unit": "m",
-        "yorigin": "upper",
-    }  # fmt: skip
+    x, y = zip(*(project(*map(float, header[corner].split())) for corner in ("bottomleft", "topright")), strict=True)
+    pixel = (float(header["metersperpixel_x"]), float(header["metersperpixel_y"]))
+    return place(definition, x, y, pixel, "m", upper=True)

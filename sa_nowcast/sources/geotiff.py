@@ -17,10 +17,9 @@ import xarray as xr
 from sa_nowcast.computing import quiet
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.metadata import dims
-from sa_nowcast.sources.damage import reading
-from sa_nowcast.sources.optional import require
 from sa_nowcast.sources.paths import (
     PathLike,
+    differs,
     expand,
     pattern_remedy,
     recognised_pattern,
@@ -28,7 +27,8 @@ from sa_nowcast.sources.paths import (
     time_from_name,
     times_from_names,
 )
-from sa_nowcast.sources.projection import CRS_NAME, crs_attrs
+from sa_nowcast.sources.projection import CRS_NAME, map_coords
+from sa_nowcast.sources.reading import reading, require
 
 SUFFIXES: Final = (".tif", ".tiff")
 BAND: Final = "band"
@@ -120,7 +120,8 @@ def open_geotiff(
     _require_order(moments, paths)
     time = xr.Variable("time", moments, {"standard_name": "time", "long_name": "time", "axis": "T"})
     if BAND in dim:
-        coords[BAND] = _band_labels(first)
+        labels = [d or str(b) for d, b in zip(first.descriptions, first.bands, strict=True)]
+        coords[BAND] = xr.Variable(BAND, labels if len(set(labels)) == len(labels) else list(map(str, first.bands)))
     attrs = {"Conventions": "CF-1.11", "source": "GeoTIFF files"}
     ds = xr.Dataset({label: variable}, {"time": time, **coords}, attrs)
     ds.encoding["source"] = str(paths[0])
@@ -170,32 +171,26 @@ def _require_alike(headers: Sequence[_Header], paths: Sequence[Path]) -> None:
         raise DataError(str(paths[0]), f"values of type {first.dtypes[0]}", expected="real numbers")
     axes = _axes(first)
     for header, path in zip(headers[1:], paths[1:], strict=True):
-        found = (header.shape, header.crs, len(header.bands))
-        for what, value, wanted in zip(("size", "CRS", "number of bands"), found, _told(first), strict=True):
+        for what, value, wanted in (
+            ("size", header.shape, first.shape),
+            ("CRS", header.crs, first.crs),
+            ("number of bands", len(header.bands), len(first.bands)),
+        ):
             if value != wanted:
                 shown = [" x ".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in (value, wanted)]
-                raise _differs(path, f"{what} {shown[0]}", shown[1], paths[0])
+                raise differs(path, f"{what} {shown[0]}", shown[1], paths[0])
         if not all(dims.same_axis(a, b) for a, b in zip(axes, _axes(header), strict=True)):
-            raise _differs(path, f"its corner at {header.transform.c:g}, {header.transform.f:g}",
+            raise differs(path, f"its corner at {header.transform.c:g}, {header.transform.f:g}",
                            f"{first.transform.c:g}, {first.transform.f:g}", paths[0])  # fmt: skip
         several = len(first.bands) > 1  # of one band, the description may say the time or what else differs
         if several and header.descriptions != first.descriptions and _band_times(header) is None:
-            raise _differs(path, f"bands {_listed(header)}", _listed(first), paths[0])
+            raise differs(path, f"bands {_listed(header)}", _listed(first), paths[0])
         if header.units != first.units:
-            raise _differs(path, f"units {header.units[0] or 'none'}", str(first.units[0] or "none"), paths[0])
-
-
-def _told(header: _Header) -> tuple[Any, ...]:
-    return header.shape, header.crs, len(header.bands)
+            raise differs(path, f"units {header.units[0] or 'none'}", str(first.units[0] or "none"), paths[0])
 
 
 def _listed(header: _Header) -> str:
     return ", ".join(str(d) for d in header.descriptions)
-
-
-def _differs(path: Path, found: str, expected: str, first: Path) -> DataError:
-    fix = "open the files of each grid on their own"
-    return DataError(str(path), found, expected=f"{expected} as in {first.name}", fix=fix)
 
 
 def _axes(header: _Header) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -320,31 +315,19 @@ def _coords(header: _Header, path: Path) -> tuple[str, str, dict[str, Any]]:
     y, x = _axes(header)
     t = header.transform
     if header.crs is None or not header.crs:
-        placed = (t.a, t.b, t.c, t.d, t.e, t.f) != (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-        attrs = [{"long_name": n, "units": "1", "axis": a} for n, a in (("row", "Y"), ("column", "X"))]
-        if not placed:
+        attrs = [{"long_name": f"{a.lower()} of the pixel's centre", "axis": a} for a in "YX"]
+        if (t.a, t.b, t.c, t.d, t.e, t.f) == (1.0, 0.0, 0.0, 0.0, 1.0, 0.0):  # no place is said
+            attrs = [{"long_name": n, "units": "1", "axis": a} for n, a in (("row", "Y"), ("column", "X"))]
             y, x = np.arange(len(y), dtype=np.float64), np.arange(len(x), dtype=np.float64)
-        else:
-            attrs = [{"long_name": f"{a.lower()} of the pixel's centre", "axis": a} for a in "YX"]
         return "y", "x", {"y": ("y", y, attrs[0]), "x": ("x", x, attrs[1])}
     pyproj = require("pyproj", "geotiff")
     with quiet.warnings_ignored(UserWarning):
         crs = pyproj.CRS.from_wkt(header.crs.to_wkt())
-    mapping = xr.Variable((), np.int32(0), crs_attrs(crs))
-    if crs.is_geographic:
-        names, standard, units = ("latitude", "longitude"), ("latitude", "longitude"), ("degrees_north", "degrees_east")
-    else:
-        names, standard = ("y", "x"), ("projection_y_coordinate", "projection_x_coordinate")
-        factor = float(header.crs.linear_units_factor[1]) if header.crs.is_projected else 1.0
-        y, x, units = y * factor, x * factor, ("m", "m")
-        if factor != 1.0:  # a grid mapping counts in the units of its coordinates; metres are what others expect
-            mapping = xr.Variable((), np.int32(0), crs_attrs(_in_metres(pyproj, crs)))
-    attrs = [
-        {"standard_name": s, "long_name": s.replace("_", " "), "units": u, "axis": a}
-        for s, u, a in zip(standard, units, "YX", strict=True)
-    ]
-    coords = {names[0]: (names[0], y, attrs[0]), names[1]: (names[1], x, attrs[1]), CRS_NAME: mapping}
-    return names[0], names[1], coords
+    factor = float(header.crs.linear_units_factor[1]) if header.crs.is_projected else 1.0
+    # A grid mapping counts in the units of its coordinates; metres are what others expect.
+    coords = map_coords(crs if factor == 1.0 else _in_metres(pyproj, crs), y * factor, x * factor)
+    y_dim, x_dim, _ = coords
+    return y_dim, x_dim, coords
 
 
 def _in_metres(pyproj: Any, crs: Any) -> Any:
@@ -388,8 +371,3 @@ def _name(header: _Header, paths: Sequence[Path]) -> str:
         shared = {re.split(r"\d", path.stem)[0] for path in paths}
         told = shared.pop() if len(shared) == 1 else ""
     return re.sub(r"\W+", "_", told).strip("_") or tags.get("standard_name") or "value"
-
-
-def _band_labels(header: _Header) -> xr.Variable:
-    labels = [d or str(b) for d, b in zip(header.descriptions, header.bands, strict=True)]
-    return xr.Variable(BAND, np.array(labels if len(set(labels)) == len(labels) else list(map(str, header.bands))))

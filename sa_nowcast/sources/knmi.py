@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.sources.odim import text
-from sa_nowcast.sources.optional import require
+from sa_nowcast.sources.projection import place
+from sa_nowcast.sources.reading import require
 
 UNITS: Final = {"ACRR": "mm", "DBZH": "dBZ", "RATE": "mm/h"}
 _NUMBER: Final = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
@@ -64,7 +65,7 @@ def read_knmi(
         name = f"image{image}"
         if name not in file:
             raise DataError(str(path), f"no {name}", expected="an image", fix="leave image out")
-        group, place, overview = file[name], file["geographic"], file["overview"].attrs
+        group, overview = file[name], file["overview"].attrs
         raw = group["image_data"][...]
         calibration = group["calibration"].attrs if "calibration" in group else {}
         gain, offset = _formula(path, calibration)
@@ -73,7 +74,7 @@ def read_knmi(
         if qty is not None and stated is not None and qty != stated:
             raise DataError(str(path), f"holds {stated}", expected=qty, fix=f"leave qty out, or name qty={stated!r}")
         quantity = qty or stated or "ACRR"
-        metadata = {**_place(place), "unit": UNITS[quantity], "zr_a": 200.0, "zr_b": 1.6}
+        metadata = {**_place(file["geographic"]), "unit": UNITS[quantity], "zr_a": 200.0, "zr_b": 1.6}
         metadata["institution"] = "KNMI - Royal Netherlands Meteorological Institute"
         if quantity == "ACRR":
             metadata["accutime"] = _minutes(path, overview, accutime)
@@ -129,9 +130,8 @@ def _minutes(path: Path, overview: Any, told: float | None) -> float:
         begin, end = (_moment(overview[f"product_datetime_{k}"]) for k in ("start", "end"))
         span = float((end - begin) / np.timedelta64(1, "s")) / 60
     if span <= 0 and told is None:
-        raise DataError(
-            str(path), "does not say when its accumulation began", expected="minutes", fix="give accutime=5"
-        )
+        found = "does not say when its accumulation began"
+        raise DataError(str(path), found, expected="minutes", fix="give accutime=5")
     if span > 0 and told is not None and abs(span - told) > 1e-6 * told:
         raise DataError(str(path), f"accumulates {span:g} minutes", expected=f"{told:g}", fix="leave accutime out")
     return span if span > 0 else float(told or 0.0)
@@ -146,12 +146,7 @@ def _place(geographic: Any) -> dict[str, Any]:
     projection = re.sub(r" (?=[xy]_0=)", " +", projection).replace("++", "+")
     width, height = number("geo_pixel_size_x"), number("geo_pixel_size_y")
     left, top = number("geo_column_offset") * width, number("geo_row_offset") * height
-    x = sorted((left, left + number("geo_number_columns") * width))
-    y = sorted((top, top + number("geo_number_rows") * height))
-    return {
-        "projection": projection,
-        "x1": x[0], "x2": x[1], "y1": y[0], "y2": y[1],
-        "xpixelsize": abs(width), "ypixelsize": abs(height),
-        "cartesian_unit": _PIXELS.get(text(geographic.attrs.get("geo_dim_pixel", "KM")).split(",")[0].strip(), "km"),
-        "yorigin": "upper" if height < 0 else "lower",
-    }  # fmt: skip
+    x = (left, left + number("geo_number_columns") * width)
+    y = (top, top + number("geo_number_rows") * height)
+    unit = _PIXELS.get(text(geographic.attrs.get("geo_dim_pixel", "KM")).split(",")[0].strip(), "km")
+    return place(projection, x, y, (abs(width), abs(height)), unit, upper=height < 0)

@@ -18,10 +18,9 @@ import numpy.typing as npt
 import xarray as xr
 
 from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.sources.damage import reading
 from sa_nowcast.sources.moving_mnist import film_time_attrs, film_times
-from sa_nowcast.sources.optional import require
 from sa_nowcast.sources.paths import PathLike, expand
+from sa_nowcast.sources.reading import reading, require
 
 EXTRA: Final = "kth"
 FRAMES_A_SECOND: Final = 25.0
@@ -195,16 +194,8 @@ def _plan(path: Path, known: Segments, length: int, stride: int) -> tuple[_Film,
         starts += list(inside)
         numbers += [number] * len(inside)
     cut = max(last for _, last in known[match.group()]) > frames
-    film = _Film(
-        path,
-        match.group(),
-        int(match["person"]),
-        match["action"],
-        int(match["scenario"]),
-        tuple(starts),
-        tuple(numbers),
-    )
-    return film, cut
+    who, where = int(match["person"]), int(match["scenario"])
+    return _Film(path, match.group(), who, match["action"], where, tuple(starts), tuple(numbers)), cut
 
 
 def _frame_count(path: Path) -> int:
@@ -233,12 +224,8 @@ def _sequences(path: Path, starts: tuple[int, ...], length: int, size: int) -> F
                 kept[number] = resize(frame.to_ndarray(format="gray"), size)
     missing = [n for n in np.flatnonzero(wanted) if n not in kept]
     if missing:
-        raise DataError(
-            str(path),
-            f"the film ends before frame {missing[0] + 1}",
-            expected=f"{last} frames",
-            fix="download it again",
-        )
+        found = f"the film ends before frame {missing[0] + 1}"
+        raise DataError(str(path), found, expected=f"{last} frames", fix="download it again")
     return np.stack([[kept[n] for n in range(start, start + length)] for start in starts])
 
 

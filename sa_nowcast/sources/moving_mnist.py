@@ -13,12 +13,11 @@ from typing import Any, ClassVar, Final
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from xarray.backends import BackendArray, BackendEntrypoint
+from xarray.backends import BackendEntrypoint
 from xarray.core import indexing
 
 from sa_nowcast.errors import DataError
-from sa_nowcast.sources.damage import reading_numpy
-from sa_nowcast.sources.lazy import outer
+from sa_nowcast.sources.reading import MappedFile
 
 FILE: Final = "mnist_test_seq.npy"
 SHA256: Final = "c2a3e8d3939c001ab77bf543f130157424efa486bb4d0974d2cebb773b13f8b3"
@@ -50,7 +49,7 @@ class MovingMnistBackendEntrypoint(BackendEntrypoint):
         DataError
             Another file, or one that was cut short.
         """
-        ds = sequences(indexing.LazilyIndexedArray(_MappedArray(Path(filename_or_obj))), source=FILE)
+        ds = sequences(indexing.LazilyIndexedArray(_MappedSequences(Path(filename_or_obj), FILE)), source=FILE)
         return ds if drop_variables is None else ds.drop_vars(drop_variables)
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:
@@ -103,26 +102,12 @@ def film_time_attrs(comment: str) -> dict[str, str]:
     }
 
 
-class _MappedArray(BackendArray):
-    """The file as (sequence, time, y, x), mapped anew for each read so that it can go to another process."""
+class _MappedSequences(MappedFile):
+    """The file as (sequence, time, y, x)."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        stored = self._map()
+    def mapped(self) -> npt.NDArray[np.uint8]:
+        stored = super().mapped()
         if stored.ndim != 4 or stored.dtype != np.uint8:
-            raise DataError(
-                str(path), f"{stored.dtype} of shape {stored.shape}", expected="uint8 (time, sequence, y, x)"
-            )
-        self.shape = tuple(stored.shape[i] for i in (1, 0, 2, 3))
-        self.dtype = stored.dtype
-
-    def _map(self) -> npt.NDArray[np.uint8]:
-        with reading_numpy(self.path, FILE):
-            mapped: npt.NDArray[np.uint8] = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        return mapped
-
-    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
-
-    def _read(self, key: tuple[Any, ...]) -> npt.NDArray[np.uint8]:
-        return outer(self._map().transpose(1, 0, 2, 3), key)
+            found = f"{stored.dtype} of shape {stored.shape}"
+            raise DataError(str(self.path), found, expected="uint8 (time, sequence, y, x)")
+        return stored.transpose(1, 0, 2, 3)

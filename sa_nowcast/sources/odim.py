@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sa_nowcast.errors import DataError
-from sa_nowcast.sources.damage import reading
-from sa_nowcast.sources.optional import require
+from sa_nowcast.sources.projection import place
+from sa_nowcast.sources.reading import reading, require
 
 DRY_REFLECTIVITY: Final = -30.0
 """dBZ that stands for no echo; what a file's own code would be scaled to may be -327 dBZ, or above real echoes."""
@@ -35,29 +35,18 @@ def is_odim(file: Any) -> bool:
     return "what" in file and "object" in file["what"].attrs and "where" in file
 
 
-def odim_quantities(path: Path) -> list[str]:
-    """Return the quantities (``RATE``, ``ACRR``, ``DBZH``, ...) that an ODIM_H5 file holds."""
+def choose_quantity(path: Path, wanted: str | None) -> str:
+    """Return which quantity of a file to read: the wanted one, or a rate, amount or reflectivity, in this order."""
     h5py = require("h5py", "pysteps")
     with reading(path, "odim_hdf5"), h5py.File(path, "r") as file:
-        return sorted({quantity for quantity, _ in _fields(file)})
-
-
-def choose_quantity(path: Path, wanted: str | None) -> str:
-    """Return which quantity to read: the one that is wanted, or a rate, an amount or a reflectivity, in this order.
-
-    Raises
-    ------
-    DataError
-        The file does not hold it, or holds nothing of these kinds.
-    """
-    held = odim_quantities(path)
-    known = [q for q in _KNOWN if q in held]
+        there = sorted({quantity for quantity, _ in _fields(file)})
+    known = [q for q in _KNOWN if q in there]
     if wanted is None and known:
         return known[0]
     if wanted in known:
         assert wanted is not None
         return wanted
-    found = f"the quantities {', '.join(held) or 'none'}" + (f", no {wanted}" if wanted else "")
+    found = f"the quantities {', '.join(there) or 'none'}" + (f", no {wanted}" if wanted else "")
     fix = f"name one of them, such as qty={known[0]!r}" if known else "give files of one of these quantities"
     raise DataError(str(path), found, expected=wanted if wanted in _KNOWN else ", ".join(_KNOWN), fix=fix)
 
@@ -69,18 +58,10 @@ def odim_time(path: Path) -> np.datetime64:
 
 
 def read_odim(path: Path, qty: str) -> tuple[npt.NDArray[np.float64], dict[str, Any]]:
-    """Read one quantity of a composite or image.
+    """Read one quantity of a composite or image: values (row, column), and metadata under pysteps' names.
 
-    Returns
-    -------
-    ndarray, metadata
-        Values (row, column), NaN where there is no data; where the radar saw nothing (undetect) 0 of a rate or amount,
-        and of a reflectivity `DRY_REFLECTIVITY`. Metadata under pysteps' names, and ``dry_value``.
-
-    Raises
-    ------
-    DataError
-        A polar volume or scan, another projection, or attributes that are missing.
+    NaN is where there is no data. Where the radar saw nothing (undetect), a rate or amount is 0 and a reflectivity is
+    `DRY_REFLECTIVITY`, which is ``dry_value`` of the metadata. Polar volumes and scans are refused.
     """
     h5py, pyproj = require("h5py", "pysteps"), require("pyproj", "pysteps")
     with h5py.File(path, "r") as file:
@@ -93,9 +74,8 @@ def read_odim(path: Path, qty: str) -> tuple[npt.NDArray[np.float64], dict[str, 
             )
         found = [chain for quantity, chain in _fields(file) if quantity == qty]
         if not found:
-            raise DataError(
-                str(path), f"no {qty}", expected="the same quantity in every file", fix="leave the file out"
-            )
+            expected = "the same quantity in every file"
+            raise DataError(str(path), f"no {qty}", expected=expected, fix="leave the file out")
         chain = found[0]
         raw = chain[0]["data"][...]
         gain, offset = (float(_attribute(k, *chain, default=d)) for k, d in (("gain", 1.0), ("offset", 0.0)))
@@ -104,7 +84,7 @@ def read_odim(path: Path, qty: str) -> tuple[npt.NDArray[np.float64], dict[str, 
             **_place(pyproj, chain, path),
             "unit": _UNITS.get(qty, "dBZ"),
             "institution": text(_attribute("source", *chain, default="unknown")),
-            **_relation(chain),
+            **{k: float(v) for k in ("zr_a", "zr_b") if (v := _attribute(k, *chain, default=None)) is not None},
         }
         if qty == "ACRR":
             metadata["accutime"] = _minutes(chain, path)
@@ -167,12 +147,6 @@ def _minutes(chain: tuple[Any, ...], path: Path) -> float:
     )
 
 
-def _relation(chain: tuple[Any, ...]) -> dict[str, float]:
-    """Return the coefficients of Z = a R^b that the file gives."""
-    found = {name: _attribute(key, *chain, default=None) for name, key in (("zr_a", "zr_a"), ("zr_b", "zr_b"))}
-    return {name: float(value) for name, value in found.items() if value is not None}
-
-
 def _place(pyproj: Any, chain: tuple[Any, ...], path: Path) -> dict[str, Any]:
     def where(key: str) -> Any:
         return _attribute(key, *chain, default=None, within=("where",))
@@ -191,20 +165,13 @@ def _place(pyproj: Any, chain: tuple[Any, ...], path: Path) -> dict[str, Any]:
         raise DataError(str(path), f"projdef {definition!r} is no projection") from error
     corners = {c: (where(f"{c}_lon"), where(f"{c}_lat")) for c in _CORNERS}
     known = [(float(lon), float(lat)) for lon, lat in corners.values() if lon is not None and lat is not None]
-    scales = where("xscale"), where("yscale")
     unit, points = "degrees", known
     if not crs.is_geographic:
         project = pyproj.Proj(crs)
         unit, points = "m", [project(*corner) for corner in known]
     x, y = ([float(point[i]) for point in points] for i in (0, 1))
-    return {
-        "projection": definition,
-        "x1": min(x), "x2": max(x), "y1": min(y), "y2": max(y),
-        "xpixelsize": None if scales[0] is None else float(scales[0]),
-        "ypixelsize": None if scales[1] is None else float(scales[1]),
-        "cartesian_unit": unit,
-        "yorigin": "upper",
-    }  # fmt: skip
+    pixel = [None if scale is None else float(scale) for scale in (where("xscale"), where("yscale"))]
+    return place(definition, x, y, pixel, unit, upper=True)
 
 
 def text(value: Any) -> str:

@@ -1,26 +1,37 @@
-"""One door for all sources: `open_source` finds the right reader by name."""
+"""One door for all sources: `open_source` finds the right reader, by name or by the first bytes of a file."""
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import xarray as xr
 
-from sa_nowcast.errors import RecipeError
+from sa_nowcast.errors import DataError, RecipeError, one_of
 from sa_nowcast.sources.arrays import open_array
-from sa_nowcast.sources.detect import detect
+from sa_nowcast.sources.files import SUFFIXES as FILES
 from sa_nowcast.sources.files import open_files
 from sa_nowcast.sources.film import open_film
+from sa_nowcast.sources.fmi import is_fmi
+from sa_nowcast.sources.geotiff import SUFFIXES as GEOTIFFS
 from sa_nowcast.sources.geotiff import open_geotiff
-from sa_nowcast.sources.importers import IMPORTERS
+from sa_nowcast.sources.knmi import is_knmi
 from sa_nowcast.sources.kth import open_kth
+from sa_nowcast.sources.mch import SIGN
 from sa_nowcast.sources.moving_mnist import MovingMnistBackendEntrypoint
-from sa_nowcast.sources.names import nearest
-from sa_nowcast.sources.paths import PathLike, expand
-from sa_nowcast.sources.radar import open_radar
+from sa_nowcast.sources.odim import is_odim
+from sa_nowcast.sources.paths import PathLike, expand, is_zarr
+from sa_nowcast.sources.radar import IMPORTERS, open_radar
+from sa_nowcast.sources.reading import reading, require
 from sa_nowcast.sources.taxibj import open_taxibj
+
+_HDF5: Final = b"\x89HDF\r\n\x1a\n"
+_HDF5_SUFFIXES: Final = (".h5", ".hdf", ".hdf5", ".he5")
+_IMAGES: Final = (".pgm", ".pgm.gz", ".gif")
+_SNIFFED: Final = 2**20
 
 
 def _open_moving_mnist(
@@ -72,7 +83,7 @@ def open_source(
         An unknown engine or option; the nearest known one is named. An option that the reader cannot do without.
     """
     if engine is None:
-        engine, source = detect(source)
+        engine, source = _detect(source)
     elif engine == "rasterio" and engine not in xr.backends.list_engines():
         engine = "geotiff"
     if isinstance(engine, str):
@@ -85,7 +96,7 @@ def open_source(
             return open_radar(source, engine, time_pattern=time_pattern, **options)
         known = {*_READERS, *IMPORTERS, *xr.backends.list_engines()}
         if engine not in known:
-            raise RecipeError("engine", f"{engine!r} is not known", expected=nearest(engine, known))
+            raise RecipeError("engine", f"{engine!r} is not known", expected=one_of(engine, known))
     return open_files(source, engine=engine, time=time, time_pattern=time_pattern, options=options)
 
 
@@ -101,7 +112,55 @@ def _check_options(engine: str, options: Mapping[str, Any]) -> None:
     known = [p.name for p in parameters]
     for name in options:
         if name not in known:
-            raise RecipeError("options", f"{name!r} is not known to engine {engine}", expected=nearest(name, known))
+            raise RecipeError("options", f"{name!r} is not known to engine {engine}", expected=one_of(name, known))
     missing = [p.name for p in parameters if p.default is p.empty and p.name not in options]
     if missing:
         raise RecipeError("options", f"no {' and no '.join(missing)}, which engine {engine} needs")
+
+
+def _detect(source: PathLike | Iterable[PathLike]) -> tuple[str | None, list[Path]]:
+    """Return the reader for a source (None: xarray guesses), and its files: in a folder, those that it is for."""
+    known = tuple(dict.fromkeys((*FILES, *_HDF5_SUFFIXES, *GEOTIFFS, *_IMAGES)))
+    paths = expand(source, known)
+    kinds: dict[str, list[Path]] = {}
+    for path in paths:
+        name = path.name.lower()
+        kind = "geotiff" if name.endswith(GEOTIFFS) else "images" if name.endswith(_IMAGES) else "files"
+        kinds.setdefault(kind, []).append(path)
+    if len(kinds) > 1 and "images" in kinds and _of_image(kinds["images"][0]) is None:
+        del kinds["images"]  # pictures beside the data
+    if len(kinds) > 1:
+        shown = " and ".join(f"{len(found)} like {found[0].name}" for found in kinds.values())
+        one = max(kinds.values(), key=len)[0]
+        pattern = one.parent / f"*{''.join(one.suffixes[-1:])}"
+        raise DataError(str(one.parent), f"files of several kinds: {shown}", expected="one kind", fix=f"name {pattern}")
+    (kind, found), *_ = kinds.items()
+    if kind == "geotiff":
+        return "geotiff", found
+    if kind == "images":
+        return _of_image(found[0]), found
+    return _of_hdf5(found[0]), found
+
+
+def _of_image(path: Path) -> str | None:
+    if path.name.lower().endswith(".gif"):
+        with path.open("rb") as file:
+            return "mch_gif" if SIGN in file.read(4096) else None
+    return "fmi_pgm" if is_fmi(path) else None
+
+
+def _of_hdf5(path: Path) -> str | None:
+    if is_zarr(path) or not path.is_file():
+        return None
+    with path.open("rb") as raw:
+        if raw.read(len(_HDF5)) != _HDF5:
+            return None
+        if path.suffix.lower() in (".nc", ".nc4", ".netcdf", ".cdf"):
+            return None  # NetCDF 4 is HDF5 as well
+        start = raw.read(_SNIFFED)
+    if importlib.util.find_spec("h5py") is None:
+        # Then the reader says which library is missing.
+        return "odim_hdf5" if b"ODIM_H5" in start else "knmi_hdf5" if b"calibration_formulas" in start else None
+    h5py: Any = require("h5py", "pysteps")
+    with reading(path, "HDF5"), h5py.File(path, "r") as file:
+        return "odim_hdf5" if is_odim(file) else "knmi_hdf5" if is_knmi(file) else None

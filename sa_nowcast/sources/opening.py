@@ -98,30 +98,18 @@ def chosen(ds: xr.Dataset, variables: Sequence[str] | None) -> xr.Dataset:
     return ds[[*variables, *dict.fromkeys(mappings)]]
 
 
-def named_like(
-    data: xr.Dataset | xr.DataArray,
-    forecast: xr.DataArray,
-    *,
-    time: str | None = None,
-    y: str | None = None,
-    x: str | None = None,
-    channel: str | None = None,
-) -> Any:
+def named_like(data: xr.Dataset | xr.DataArray, forecast: xr.DataArray, told: dims.DimNames) -> Any:
     """Return observations with the dimensions that were told renamed to those of a forecast, and to ``time``.
 
-    Raises
-    ------
-    DataError
-        No such dimension, or one whose new name is taken.
+    A dimension that is not there, and one whose new name is taken, are refused.
     """
-    told = {"time": time, "y": y, "x": x, "channel": channel}
     wanted = {"time": dims.TIME}
     known = {dims.INIT_TIME, dims.LEAD_TIME, dims.VARIABLE, dims.REALIZATION}
     left = [str(d) for d in forecast.dims if d not in known]
     for role, dim in zip(("channel", "y", "x")[-len(left) :], left[-3:], strict=False):
         wanted[role] = dim
     names = {}
-    for role, name in told.items():
+    for role, name in told._asdict().items():
         if name is None:
             continue
         if name not in data.dims:

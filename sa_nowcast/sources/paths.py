@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.storage.whole import nearest_to
 
 PathLike = str | os.PathLike[str]
-Times = npt.NDArray[np.datetime64]
 
 # What strptime's fields look like in a name.
 _FIELDS: Final = {
@@ -28,22 +26,20 @@ _FIELDS: Final = {
 }  # fmt: skip
 _YEAR, _MONTH, _DAY = r"(?:19|20)\d\d", r"(?:0[1-9]|1[0-2])", r"(?:0[1-9]|[12]\d|3[01])"
 _HOUR, _SIXTY, _NUMBERED = r"(?:[01]\d|2[0-3])", r"[0-5]\d", r"(?:[0-2]\d\d|3[0-6]\d)"
+_DATE = rf"{_YEAR}([-_.]?){_MONTH}\1{_DAY}"
 # Times as names commonly hold them, from the finest: groups are the separators within the date, between date and
 # clock, and within the clock.
 _RECOGNISED: Final = (
     (
-        (
-            rf"{_YEAR}([-_.]?){_MONTH}\1{_DAY}([T_. -]?){_HOUR}([-_.:]?){_SIXTY}\3{_SIXTY}",
-            "%Y{0}%m{0}%d{1}%H{2}%M{2}%S",
-        ),
-        (rf"{_YEAR}([-_.]?){_MONTH}\1{_DAY}([T_. -]?){_HOUR}([-_.:]?){_SIXTY}", "%Y{0}%m{0}%d{1}%H{2}%M"),
+        (rf"{_DATE}([T_. -]?){_HOUR}([-_.:]?){_SIXTY}\3{_SIXTY}", "%Y{0}%m{0}%d{1}%H{2}%M{2}%S"),
+        (rf"{_DATE}([T_. -]?){_HOUR}([-_.:]?){_SIXTY}", "%Y{0}%m{0}%d{1}%H{2}%M"),
         (rf"{_YEAR}{_NUMBERED}([T_.-]?){_HOUR}{_SIXTY}{_SIXTY}", "%Y%j{0}%H%M%S"),
         (rf"{_YEAR}{_NUMBERED}([T_.-]?){_HOUR}{_SIXTY}", "%Y%j{0}%H%M"),
     ),
-    ((rf"{_YEAR}([-_.]?){_MONTH}\1{_DAY}(T?){_HOUR}", "%Y{0}%m{0}%d{1}%H"),),
+    ((rf"{_DATE}(T?){_HOUR}", "%Y{0}%m{0}%d{1}%H"),),
     # Seconds since 1970, from 2001 to 2029: no date begins so.
     ((r"1[0-8]\d{8}", "unix"),),
-    ((rf"{_YEAR}([-_.]?){_MONTH}\1{_DAY}", "%Y{0}%m{0}%d"), (rf"{_YEAR}{_NUMBERED}", "%Y%j")),
+    ((_DATE, "%Y{0}%m{0}%d"), (rf"{_YEAR}{_NUMBERED}", "%Y%j")),
 )
 UNIX: Final = "unix"
 """In place of a pattern: seconds since 1970-01-01."""
@@ -71,19 +67,10 @@ def stamp(source: PathLike | Iterable[PathLike]) -> str | None:
 
 
 def expand(source: PathLike | Iterable[PathLike], suffixes: Sequence[str] = ()) -> list[Path]:
-    """Return the files that `source` names, sorted by name.
+    """Return the files that `source` names, sorted by name, or refuse a source that names none.
 
-    Parameters
-    ----------
-    source : path or iterable of paths
-        A file, a Zarr store, a folder (searched in depth), a pattern with ``*``, ``?`` or ``[``, or several of these.
-    suffixes : sequence of str
-        In a folder, only files that end in one of these; all visible files where empty.
-
-    Raises
-    ------
-    DataError
-        Nothing is there.
+    Each is a file, a Zarr store, a folder (searched in depth) or a pattern with ``*``, ``?`` or ``[``. In a folder,
+    only files that end in one of `suffixes` count; all visible files where it is empty.
     """
     if not isinstance(source, str | os.PathLike):
         return [path for one in source for path in expand(one, suffixes)]
@@ -120,20 +107,11 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def time_from_name(path: Path, pattern: str) -> np.datetime64:
-    """Read the time in a file's name.
+    """Read the time in a file's name, or refuse a name without one.
 
-    Parameters
-    ----------
-    path : Path
-    pattern : str
-        The time's format as ``datetime.strptime`` takes it (``%Y%m%d%H%M``), found anywhere in the name; text around
-        it (``AQC%y%j%H%M``) must match literally. With a ``/`` in it, the folders' names count too
-        (``%Y/%m/%d/rain_%H%M``). ``unix``: seconds since 1970-01-01.
-
-    Raises
-    ------
-    DataError
-        The name holds no such time.
+    `pattern` is the time's format as ``datetime.strptime`` takes it (``%Y%m%d%H%M``), found anywhere in the name; text
+    around it (``AQC%y%j%H%M``) must match literally. With a ``/`` in it, the folders' names count too
+    (``%Y/%m/%d/rain_%H%M``). ``unix``: seconds since 1970-01-01.
     """
     if pattern == UNIX:
         match = re.search(r"(?<!\d)\d{9,10}(?!\d)", path.name)
@@ -213,21 +191,22 @@ def times_from_names(paths: Sequence[Path]) -> list[np.datetime64] | None:
     return None if patterns or pattern is None else [time_from_name(path, pattern) for path in paths]
 
 
-def sort_by_time(paths: Sequence[Path], times: Sequence[np.datetime64]) -> list[int]:
-    """Return the order of the files in time.
+def differs(path: Path, found: str, expected: str, first: Path) -> DataError:
+    """Return the error about a file that lacks what all files of a sequence share."""
+    fix = "open the files of each grid on their own"
+    return DataError(str(path), found, expected=f"{expected} as in {first.name}", fix=fix)
 
-    Raises
-    ------
-    DataError
-        Two files have one time; both are named.
-    """
+
+def same_time(one: Path, other: Path, time: np.datetime64) -> DataError:
+    """Return the error about a time that stands in two files."""
+    found, where = f"both have the time {time.astype('datetime64[s]')!s}", f"{one.name} and {other.name}"
+    return DataError(where, found, expected="each time in one file", fix="leave one of them out")
+
+
+def sort_by_time(paths: Sequence[Path], times: Sequence[np.datetime64]) -> list[int]:
+    """Return the order of the files in time, or refuse two files of one time."""
     order = sorted(range(len(paths)), key=lambda i: times[i])
     for before, after in itertools.pairwise(order):
         if times[before] == times[after]:
-            raise DataError(
-                f"{paths[before].name} and {paths[after].name}",
-                f"both have the time {times[before].astype('datetime64[s]')!s}",
-                expected="one file for each time",
-                fix="leave one of them out",
-            )
+            raise same_time(paths[before], paths[after], times[before])
     return order

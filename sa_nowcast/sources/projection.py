@@ -3,90 +3,74 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from sa_nowcast.computing import quiet
 from sa_nowcast.errors import DataError
-from sa_nowcast.sources.optional import require
+from sa_nowcast.sources.reading import require
 
 CRS_NAME: Final = "crs"
-Corner = Literal["upper", "lower"]
 
 
-def image_coords(
-    proj: str,
-    shape: tuple[int, int],
-    x_range: tuple[float, float],
-    y_range: tuple[float, float],
-    pixel: tuple[float | None, float | None],
-    unit: str,
-    origin: Corner,
-    where: str,
-) -> dict[str, xr.DataArray]:
-    """Return the CF coordinates of an image in a map projection.
+def place(
+    projection: str, x: Iterable[float], y: Iterable[float], pixel: Sequence[float | None], unit: str, *, upper: bool
+) -> dict[str, Any]:
+    """Return where an image lies under pysteps' names: the extremes of x and y, the size of a pixel, the first row."""
+    x, y = list(x), list(y)
+    return {
+        "projection": projection,
+        "x1": min(x), "x2": max(x), "y1": min(y), "y2": max(y),
+        "xpixelsize": pixel[0], "ypixelsize": pixel[1],
+        "cartesian_unit": unit,
+        "yorigin": "upper" if upper else "lower",
+    }  # fmt: skip
 
-    Parameters
-    ----------
-    proj : str
-        PROJ string.
-    shape : (int, int)
-        Rows and columns.
-    x_range, y_range : (float, float)
-        From the lowest to the highest, in `unit`: the image's edges, or its outermost cell centres, whichever the
-        pixel size tells (some formats give the one, some the other).
-    pixel : (float or None, float or None)
-        Width and height of a cell; None where the format does not say, and the ranges are then edges.
-    unit : {"m", "km", "degrees"}
-    origin : {"upper", "lower"}
-        Whether the first row is the northernmost or the southernmost.
 
-    Returns
-    -------
-    dict of DataArray
-        ``y``, ``x`` in metres with two-dimensional ``latitude`` and ``longitude``, or one-dimensional ``latitude`` and
-        ``longitude``; and the scalar ``crs`` with the attributes of CF appendix F and the WKT.
+def image_coords(metadata: Mapping[str, Any], shape: tuple[int, int], where: str) -> dict[str, xr.Variable]:
+    """Return the CF coordinates of an image (rows, columns) in a map projection; `metadata` is that of `place`.
 
-    Raises
-    ------
-    DataError
-        The grid fits neither reading of its ranges.
+    Its ranges are the image's edges, or its outermost cell centres, whichever the pixel size tells (some formats give
+    the one, some the other); they are edges where the format gives no size. Coordinates are ``y``, ``x`` in metres with
+    two-dimensional ``latitude`` and ``longitude``, or one-dimensional ``latitude`` and ``longitude``; and the scalar
+    ``crs`` with the attributes of CF appendix F and the WKT. A grid that fits neither reading of its ranges is refused.
     """
     pyproj = require("pyproj", "pysteps")
-    scale = 1000.0 if unit == "km" else 1.0
-    crs = pyproj.CRS(_in_metres(proj) if unit == "km" else proj)
-    rows, columns = shape
-    x = _centres(x_range, pixel[0], columns, "columns", where) * scale
-    y = _centres(y_range, pixel[1], rows, "rows", where) * scale
-    if origin == "upper":
+    in_km = metadata.get("cartesian_unit", "m") == "km"
+    crs = pyproj.CRS(_in_metres(metadata["projection"]) if in_km else metadata["projection"])
+    y, x = (
+        _centres((metadata[f"{a}1"], metadata[f"{a}2"]), metadata.get(f"{a}pixelsize"), count, name, where)
+        * (1000.0 if in_km else 1.0)
+        for a, count, name in zip("yx", shape, ("rows", "columns"), strict=True)
+    )
+    if metadata["yorigin"] == "upper":
         y = y[::-1]
-    mapping = xr.DataArray(np.int32(0), attrs=crs_attrs(crs))
+    coords = map_coords(crs, y, x)
+    if not crs.is_geographic:
+        to_degrees = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
+        longitude, latitude = to_degrees.transform(*np.meshgrid(x, y))
+        coords["latitude"] = xr.Variable(("y", "x"), latitude, _attrs("latitude", "degrees_north"))
+        coords["longitude"] = xr.Variable(("y", "x"), longitude, _attrs("longitude", "degrees_east"))
+    return coords
+
+
+def map_coords(crs: Any, y: npt.NDArray[np.float64], x: npt.NDArray[np.float64]) -> dict[str, xr.Variable]:
+    """Return y and x (metres), or latitude and longitude, along the dimensions of their names, and the grid mapping."""
     if crs.is_geographic:
-        return {
-            "latitude": xr.DataArray(y, dims="latitude", attrs=_attrs("latitude", "degrees_north", "Y")),
-            "longitude": xr.DataArray(x, dims="longitude", attrs=_attrs("longitude", "degrees_east", "X")),
-            CRS_NAME: mapping,
-        }
-    to_degrees = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
-    longitude, latitude = to_degrees.transform(*np.meshgrid(x, y))
-    return {
-        "y": xr.DataArray(y, dims="y", attrs=_attrs("projection_y_coordinate", "m", "Y")),
-        "x": xr.DataArray(x, dims="x", attrs=_attrs("projection_x_coordinate", "m", "X")),
-        "latitude": xr.DataArray(latitude, dims=("y", "x"), attrs=_attrs("latitude", "degrees_north")),
-        "longitude": xr.DataArray(longitude, dims=("y", "x"), attrs=_attrs("longitude", "degrees_east")),
-        CRS_NAME: mapping,
-    }
+        names, attrs = ("latitude", "longitude"), (("latitude", "degrees_north"), ("longitude", "degrees_east"))
+    else:
+        names, attrs = ("y", "x"), (("projection_y_coordinate", "m"), ("projection_x_coordinate", "m"))
+    axes = zip(names, (y, x), attrs, "YX", strict=True)
+    coords = {name: xr.Variable(name, values, _attrs(*told, axis)) for name, values, told, axis in axes}
+    return {**coords, CRS_NAME: xr.Variable((), np.int32(0), crs_attrs(crs))}
 
 
 def crs_attrs(crs: Any) -> dict[str, Any]:
-    """Return the attributes of a CF grid mapping variable (conventions 1.11, section 5.6 and appendix F).
-
-    Parameters
-    ----------
-    crs : pyproj.CRS
-    """
+    """Return the attributes of a CF grid mapping of a `pyproj.CRS` (conventions 1.11, section 5.6 and appendix F)."""
     # CF's oblique_mercator cannot say what the WKT beside it does (the rectified angle).
     with quiet.warnings_ignored(UserWarning):
         attrs: dict[str, Any] = crs.to_cf()
@@ -112,7 +96,7 @@ def _in_metres(proj: str) -> str:
 
 def _centres(
     limits: tuple[float, float], pixel: float | None, count: int, name: str, where: str
-) -> np.ndarray[Any, np.dtype[np.float64]]:
+) -> npt.NDArray[np.float64]:
     low, high = sorted(float(v) for v in limits)
     if pixel is not None:
         cells = (high - low) / abs(float(pixel))

@@ -17,9 +17,9 @@ from xarray.core import indexing
 
 from sa_nowcast.errors import DataError, RecipeError, SaNowcastError
 from sa_nowcast.metadata import dims
-from sa_nowcast.sources.lazy import outer
 from sa_nowcast.sources.manifest import MANIFEST, METADATA, Manifest, metadata_bytes
 from sa_nowcast.sources.paths import PathLike
+from sa_nowcast.sources.reading import outer
 from sa_nowcast.times import show_time
 
 COMPLETE: Final = "sa_nowcast_complete"

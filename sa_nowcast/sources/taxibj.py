@@ -16,16 +16,14 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import xarray as xr
 from xarray.backends import BackendArray, BackendEntrypoint
 from xarray.core import indexing
 
-from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.sources.damage import reading
-from sa_nowcast.sources.lazy import outer
-from sa_nowcast.sources.names import nearest
-from sa_nowcast.sources.optional import require
-from sa_nowcast.sources.paths import PathLike, expand
+from sa_nowcast.errors import DataError, RecipeError, one_of
+from sa_nowcast.sources.paths import PathLike, expand, same_time
+from sa_nowcast.sources.reading import outer, reading, require
 from sa_nowcast.sources.taxibj_split import BENCHMARK, label_benchmark
 
 EXTRA: Final = "taxibj"
@@ -110,18 +108,13 @@ def open_taxibj(
         A file that is not TaxiBJ's, an impossible date or slot, times out of order, or one time in two files.
     """
     if split is not None and split != BENCHMARK:
-        raise RecipeError("split", f"{split!r} is not known", expected=nearest(split, [BENCHMARK]))
+        raise RecipeError("split", f"{split!r} is not known", expected=one_of(split, [BENCHMARK]))
     years = [_read_times(path) for path in expand(source, (".h5", ".hdf5")) if path.name != "BJ_Meteorology.h5"]
     years.sort(key=lambda year: year[1][0])
     for (path, before, *_), (next_path, after, *_) in itertools.pairwise(years):
         shared = np.intersect1d(before, after)
         if shared.size:
-            raise DataError(
-                f"{path.name} and {next_path.name}",
-                f"both have the time {_minute(shared[0])}",
-                expected="each time in one file",
-                fix="leave one of them out",
-            )
+            raise same_time(path, next_path, shared[0])
     array = _YearsArray(tuple((path, shape) for path, _, shape, _ in years), np.result_type(*(y[3] for y in years)))
     time = np.concatenate([times for _, times, _, _ in years])
     rows, columns = array.shape[2:]
@@ -190,7 +183,7 @@ class _YearsArray(BackendArray):
 def _read_times(path: Path) -> tuple[Path, npt.NDArray[np.datetime64], tuple[int, ...], np.dtype[Any]]:
     h5py = require("h5py", EXTRA)
     with reading(path, "taxibj"), h5py.File(path, "r") as file:
-        stamps, data = _held(path, file["date"])[...], _held(path, file["data"])
+        stamps, data = _plausible(path, file["date"])[...], _plausible(path, file["data"])
         shape, dtype = tuple(data.shape), data.dtype
     if dtype.kind not in "fiu":
         raise DataError(str(path), f"data of type {dtype}", expected="numbers")
@@ -208,7 +201,7 @@ def _read_times(path: Path) -> tuple[Path, npt.NDArray[np.datetime64], tuple[int
     return path, times, shape, dtype
 
 
-def _held(path: Path, dataset: Any) -> Any:
+def _plausible(path: Path, dataset: Any) -> Any:
     """Return an HDF5 dataset, unless its shape says more than the file can hold: all of that would be allocated."""
     size, stored = math.prod(dataset.shape) * dataset.dtype.itemsize, dataset.id.get_storage_size()
     if size > MOST_PACKED * stored:
@@ -224,10 +217,7 @@ def _held(path: Path, dataset: Any) -> Any:
 def parse_slots(stamps: Iterable[Any], where: str) -> npt.NDArray[np.datetime64]:
     """Return the start of each slot ``b"YYYYMMDDSS"`` as datetime64[ns]; slot 01 starts at 00:00.
 
-    Raises
-    ------
-    DataError
-        A stamp is not ten digits, no date that nanoseconds can hold, or its slot is not 01 to 48.
+    Refused are a stamp of other than ten digits, a slot beyond 48, and a date that nanoseconds cannot hold.
     """
     text = [s.decode("ascii", "replace") if isinstance(s, bytes) else str(s) for s in stamps]
     for position, stamp in enumerate(text):
@@ -270,7 +260,7 @@ def _meteorology(path: Path, time: npt.NDArray[np.datetime64]) -> dict[str, xr.V
     h5py = require("h5py", EXTRA)
     with reading(path, "BJ_Meteorology.h5"), h5py.File(path, "r") as file:
         stamps, temperature, wind, weather = (
-            _held(path, file[name])[...] for name in ("date", "Temperature", "WindSpeed", "Weather")
+            _plausible(path, file[name])[...] for name in ("date", "Temperature", "WindSpeed", "Weather")
         )
     if weather.ndim != 2 or weather.shape[1] != _WEATHER_TYPES or not len(weather):
         raise DataError(
@@ -285,10 +275,9 @@ def _meteorology(path: Path, time: npt.NDArray[np.datetime64]) -> dict[str, xr.V
         if values.dtype.kind not in "fiu":
             raise DataError(str(path), f"{name} of type {values.dtype}", expected="numbers")
     reported = parse_slots(stamps, str(path))
-    order = np.argsort(reported, kind="stable")
-    place = np.clip(np.searchsorted(reported, time, sorter=order), 0, len(reported) - 1)
-    found = reported[order[place]] == time
-    rows = order[place]
+    slots, first = np.unique(reported, return_index=True)
+    place = pd.Index(slots).get_indexer(pd.Index(time))
+    found, rows = place >= 0, first[place]
     known = found & (weather[rows].sum(axis=1) == 1)
     code = np.where(known, weather[rows].argmax(axis=1), -1).astype(np.int8)
     flags = np.arange(-1, _WEATHER_TYPES, dtype=np.int8)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import difflib
 import errno
 import fcntl
 import os
@@ -18,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
 
-from sa_nowcast.errors import RecipeError, StorageError
+from sa_nowcast.errors import RecipeError, StorageError, nearest
 
 _PARTIAL: Final = ".partial"
 _ME: Final = "process {} on {}"
@@ -34,8 +33,8 @@ def nearest_to(path: str | Path) -> str | None:
         names = [found.name for found in wanted.parent.iterdir() if not found.name.startswith(".")]
     except OSError:
         return None
-    near = difflib.get_close_matches(wanted.name, names, n=1, cutoff=0.7)
-    return f"write {str(wanted.with_name(near[0]))!r}" if near else None
+    near = nearest(wanted.name, names, 0.7)
+    return f"write {str(wanted.with_name(near))!r}" if near else None
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -20,11 +20,8 @@ GRID: Final = 32
 def check_bundle(path: str) -> list[Finding]:
     """Check a saved nowcaster.
 
-    Returns
-    -------
-    list of Finding
-        ``digests``, ``weights``, ``terms``, ``provenance``, ``skill``, ``card`` and ``forecast``; a failure ends the
-        list where nothing further can be looked at.
+    The checks are ``digests``, ``weights``, ``terms``, ``provenance``, ``skill``, ``card`` and ``forecast``. A failure
+    ends the list where nothing further can be looked at.
     """
     try:
         weights, content = read_bundle(path)
@@ -42,11 +39,11 @@ def check_bundle(path: str) -> list[Finding]:
     count = sum(w.numel() for w in weights.values())
     found.append(Finding("weights", "PASS", f"{count:,} parameters as {nowcaster.storage}, all finite"))
     found += [_terms(nowcaster), _provenance(nowcaster), _skill(nowcaster)]
-    missing = [name for name, text in (("card", nowcaster.card), ("recipe", nowcaster.recipe)) if not text]
+    there = [name for name, text in (("card", nowcaster.card), ("recipe", nowcaster.recipe)) if text]
     found.append(
-        Finding("card", "WARN", f"no {' and no '.join(missing)}: nobody can tell how it was made")
-        if len(missing) == 2
-        else Finding("card", "PASS", "for people: " + ", ".join({"card", "recipe"} - set(missing)))
+        Finding("card", "PASS", f"with {' and '.join(there)}")
+        if there
+        else Finding("card", "WARN", "no card and no recipe: how it was made is not recorded")
     )
     try:
         found.append(_forecast(nowcaster, path))
@@ -91,7 +88,7 @@ def _forecast(nowcaster: Nowcaster, path: str) -> Finding:
     first, second = (nowcaster.forecast(data, grid="any", device="cpu").values for _ in range(2))
     if first.tobytes() != second.tobytes():
         raise ModelError(path, "two forecasts from the same frames differ", expected="the same bits")
-    return Finding("forecast", "PASS", f"twice the same bits on {GRID} x {GRID} made-up frames, on the CPU")
+    return Finding("forecast", "PASS", f"twice the same bits on {GRID} x {GRID} frames of noise, on the CPU")
 
 
 def _frames_for(nowcaster: Nowcaster) -> xr.Dataset:

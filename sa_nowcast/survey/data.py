@@ -43,10 +43,7 @@ def check_data(
     engine: str | None = None,
     options: Mapping[str, Any] | None = None,
     variables: Sequence[str] | None = None,
-    time: str | None = None,
-    y: str | None = None,
-    x: str | None = None,
-    channel: str | None = None,
+    told: dims.DimNames = dims.UNNAMED,
     full: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> list[Finding]:
@@ -54,12 +51,8 @@ def check_data(
 
     Parameters
     ----------
-    source, engine, options
-        As for `sa_nowcast.sources.opening.open_data`.
-    variables : sequence of str, optional
-        By default all gridded ones.
-    time, y, x, channel : str, optional
-        Dimensions, where attributes and common names do not tell.
+    source, engine, options, variables, told
+        As for `sa_nowcast.survey.inspection.inspect_path`.
     full : bool
         Whether every stored chunk is read, in place of a few frames.
     progress : callable
@@ -73,14 +66,13 @@ def check_data(
         say of them; a failure ends the list where nothing further can be looked at.
     """
     try:
-        ds = open_data(source, engine=engine, options=options, time=time)
+        ds = open_data(source, engine=engine, options=options, time=told.time)
         ds = chosen(ds, variables) if set(variables or ()) <= set(ds.data_vars) else ds  # else `Frames` says which
     except SaNowcastError as error:
         return [Finding.failure("opens", error)]
-    found = [Finding("opens", "PASS", _size_line(ds))]
-    found += _completion(source)
+    sizes = ", ".join(f"{d} {n}" for d, n in ds.sizes.items())
+    found = [Finding("opens", "PASS", f"{_counted(len(ds.data_vars), 'variable')}; {sizes}"), *_completion(source)]
     names: dict[str, Any] = {}
-    told: dict[str, Any] = {"time": time, "y": y, "x": x, "channel": channel}
     looked_at, left_out = dims.with_positions(ds), ""
     if variables is None and len(dims.grids(looked_at)) > 1:
         # As a first recipe does: those of one grid.
@@ -88,10 +80,9 @@ def check_data(
         left_out = f"; on other grids, and not looked at: {', '.join(others)}" if others else ""
     if variables and all(n in looked_at.data_vars for n in variables):
         looked_at = looked_at[list(variables)]
-    roles: tuple[dims.Role, ...] = ("time", "y", "x")
-    for role in roles:
+    for role, dim in told.by_role.items():
         try:
-            names[role] = dims.find_dim(looked_at, role, told[role])
+            names[role] = dims.find_dim(looked_at, role, dim)
         except SaNowcastError as error:
             return [*found, Finding.failure("dimensions", error)]
     found.append(Finding("dimensions", "PASS", ", ".join(f"{r}: {d}" for r, d in names.items()) + left_out))
@@ -107,32 +98,25 @@ def _counted(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
-def _size_line(ds: xr.Dataset) -> str:
-    sizes = ", ".join(f"{d} {n}" for d, n in ds.sizes.items())
-    return f"{_counted(len(ds.data_vars), 'variable')}; {sizes}"
-
-
 def _completion(source: str) -> list[Finding]:
     path = Path(source).expanduser()
     if not is_zarr(path):
         return []
     if path.name.endswith(PARTIAL):
-        error = DataError(
-            source, "a store that is still being written", fix="run the same convert or hindcast again to go on"
-        )
-        return [Finding.failure("completion", error)]
+        fix = "run the same convert or hindcast again to go on"
+        return [Finding.failure("completion", DataError(source, "a store that is still being written", fix=fix))]
     if COMPLETE in zarr_attrs(path):
         return [Finding("completion", "PASS", "marked as whole by the conversion that wrote it")]
     line = "no completion mark: other software wrote it, and a chunk that is not there would read as missing values"
     return [Finding("completion", "WARN", f"{line}; sa-nowcast convert writes a store that is whole or not there")]
 
 
-def _frames(ds: xr.Dataset, variables: Sequence[str] | None, told: Mapping[str, Any]) -> tuple[Frames | None, Finding]:
+def _frames(ds: xr.Dataset, variables: Sequence[str] | None, told: dims.DimNames) -> tuple[Frames | None, Finding]:
     try:
-        frames = Frames.from_xarray(ds, variables=variables, **told)
+        frames = Frames.from_xarray(ds, variables=variables, **told._asdict())
     except SaNowcastError as error:
         try:
-            frames = Frames.from_xarray(ds, variables=variables, gaps="skip", **told)
+            frames = Frames.from_xarray(ds, variables=variables, gaps="skip", **told._asdict())
         except SaNowcastError:
             return None, Finding.failure("time", error)
         steps = (np.diff(frames.times) / frames.step).astype(float)
@@ -201,9 +185,8 @@ def _grid(frames: Frames) -> Finding:
     if grid.dy is None or grid.dx is None:
         return Finding("grid", "WARN", f"{line}; a model cannot refuse another spacing, and forecasts have no place")
     for dim, step in ((grid.y, grid.dy), (grid.x, grid.dx)):
-        torn = jump(array[dim])
-        if torn is not None:
-            return Finding("grid", "WARN", f"{line}; {torn.found} of {dim}; {torn.fix} puts it together")
+        if (fault := jump(array[dim])) is not None:
+            return Finding("grid", "WARN", f"{line}; {fault.found} of {dim}; {fault.fix} puts it together")
         gaps = np.diff(dims.unwrapped(array[dim]))
         off = float(np.abs(gaps / step - 1).max())
         if off > 0.01:
@@ -224,8 +207,8 @@ def _storage(frames: Frames) -> Finding:
         text = f"{array.name} as {stored}" + (f" ({', '.join(packed)})" if packed else "")
         if stored == np.float64:
             warnings.append(f"{array.name} is stored as float64: twice the bytes that are used")
-        chunks = _chunks(array)
-        if chunks is not None:
+        chunks = encoding.get("chunksizes") or encoding.get("chunks")
+        if chunks and len(chunks) == array.ndim:
             text += f", chunks {' x '.join(map(str, chunks))}"
             ratio = _read_ratio(array, frames, chunks)
             if ratio > _MOST_READ and frames.nbytes > _SMALL:
@@ -241,12 +224,7 @@ def _storage(frames: Frames) -> Finding:
     return Finding("storage", "PASS", line)
 
 
-def _chunks(array: xr.DataArray) -> tuple[int, ...] | None:
-    chunks = array.encoding.get("chunksizes") or array.encoding.get("chunks")
-    return tuple(chunks) if chunks and len(chunks) == array.ndim else None
-
-
-def _read_ratio(array: xr.DataArray, frames: Frames, chunks: tuple[int, ...]) -> float:
+def _read_ratio(array: xr.DataArray, frames: Frames, chunks: Sequence[int]) -> float:
     """Return how many bytes a window reads, as a multiple of its own; chunks are in the order of the file."""
     order = array.encoding.get("original_shape")
     along = chunks[0] if order is None or len(order) == array.ndim else 1
@@ -359,13 +337,14 @@ class _Extremes:
                         f"{max(near, far):g}): where they mean missing, ds.where(ds != {value:g}) says so"
                     )
         lower, upper = read_bounds(channel.attrs) or (None, None)
-        for bound, value, beyond in ((lower, self.low, "below valid_min"), (upper, self.high, "above valid_max")):
-            margin = 1e-5 * max(abs(bound or 0.0), abs(value)) if self.size else 0.0
-            if (
-                bound is not None
-                and self.size
-                and (value < bound - margin if bound is lower else value > bound + margin)
-            ):
+        # A margin of float32's rounding; signs make the one test serve both bounds.
+        for sign, bound, value, beyond in (
+            (1, lower, self.low, "below valid_min"),
+            (-1, upper, self.high, "above valid_max"),
+        ):
+            if bound is None or not self.size:
+                continue
+            if sign * (bound - value) > 1e-5 * max(abs(bound), abs(value)):
                 found.append(f"values {beyond} ({bound:g}), to which forecasts are cut")
         return found
 

@@ -19,7 +19,6 @@ class Finding:
     ----------
     check : str
         What was looked at: a stable name, such as ``time`` or ``digests``.
-    status : {"PASS", "WARN", "FAIL"}
     detail : str
         What was found; of a failure the line that the work itself would end with.
     error : SaNowcastError or None

@@ -1,4 +1,4 @@
-"""What a file is, in plain data: for people as a table, for programs as JSON."""
+"""What a file is, in plain data, which the command line prints as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -27,10 +27,7 @@ def inspect_path(
     engine: str | None = None,
     options: Mapping[str, Any] | None = None,
     variables: Sequence[str] | None = None,
-    time: str | None = None,
-    y: str | None = None,
-    x: str | None = None,
-    channel: str | None = None,
+    told: dims.DimNames = dims.UNNAMED,
 ) -> dict[str, Any]:
     """Describe what `source` holds; no value of it is read, but for a model every byte is checked.
 
@@ -38,7 +35,7 @@ def inspect_path(
     ----------
     source, engine, options, variables
         As for `sa_nowcast.sources.opening.open_data`.
-    time, y, x, channel : str, optional
+    told : DimNames
         Dimensions of frames, where attributes and common names do not tell.
 
     Returns
@@ -46,30 +43,26 @@ def inspect_path(
     dict
         ``path``, ``kind`` ("model", "recipe", "run", "forecast", "archive", "scores" or "data"), ``bytes`` on disk, and
         what belongs to the kind. Plain data for JSON.
-
-    Raises
-    ------
-    SaNowcastError
-        Whatever keeps it from being opened.
     """
-    kind = kind_of(source)
+    kind: str = kind_of(source)
     path = Path(source).expanduser()
-    size = {"bytes": _bytes(source)}
-    if kind == "model":
-        return {"path": source, "kind": kind, **size, **_model(source)}
-    if kind == "recipe":
-        return {"path": source, "kind": kind, **size, "recipe": read_recipe(path).model_dump(mode="json")}
-    if kind == "run":
-        return {"path": source, "kind": kind, **size, **_run(path)}
-    if kind == "scores":
-        return {"path": source, "kind": kind, **size, **_scores(source)}
-    if kind == "forecast":
-        forecast = open_forecast(source)
-        what = "archive" if forecast.sizes.get(dims.INIT_TIME, 1) > 1 else "forecast"
-        return {"path": source, "kind": what, **size, **_forecast(forecast), **_store(path)}
-    ds = open_data(source, engine=engine, options=options, variables=variables, time=time)
-    told = {"time": time, "y": y, "x": x, "channel": channel}
-    return {"path": source, "kind": kind, **size, **_data(ds, told), **_store(path)}
+    match kind:
+        case "model":
+            found = _model(source)
+        case "recipe":
+            found = {"recipe": read_recipe(path).model_dump(mode="json")}
+        case "run":
+            found = _run(path)
+        case "scores":
+            found = _scores(source)
+        case "forecast":
+            forecast = open_forecast(source)
+            kind = "archive" if forecast.sizes.get(dims.INIT_TIME, 1) > 1 else "forecast"
+            found = _forecast(forecast) | _store(path)
+        case _:
+            ds = open_data(source, engine=engine, options=options, variables=variables, time=told.time)
+            found = _data(ds, told) | _store(path)
+    return {"path": source, "kind": kind, "bytes": _bytes(source), **found}
 
 
 def _model(source: str) -> dict[str, Any]:
@@ -132,7 +125,7 @@ def _forecast(forecast: xr.DataArray) -> dict[str, Any]:
     }
 
 
-def _data(ds: xr.Dataset, told: Mapping[str, str | None]) -> dict[str, Any]:
+def _data(ds: xr.Dataset, told: dims.DimNames) -> dict[str, Any]:
     variables = {}
     for name, variable in ds.data_vars.items():
         encoding = variable.encoding
@@ -141,27 +134,25 @@ def _data(ds: xr.Dataset, told: Mapping[str, str | None]) -> dict[str, Any]:
             "shape": [int(n) for n in variable.shape],
             "dtype": str(variable.dtype),
             "stored_as": str(encoding.get("dtype", variable.dtype)),
-            "units": _json(variable.attrs.get("units")),
-            "standard_name": _json(variable.attrs.get("standard_name")),
-            "long_name": _json(variable.attrs.get("long_name")),
+            **{key: _json(variable.attrs.get(key)) for key in ("units", "standard_name", "long_name")},
             "packing": {k: _json(encoding[k]) for k in ("scale_factor", "add_offset") if k in encoding},
             "chunks": _json(encoding.get("chunksizes") or encoding.get("chunks")),
             "shards": _json(encoding.get("shards")),
             "nbytes": int(variable.nbytes),
         }
     roles: dict[str, str | None] = {}
-    for role in ("time", "y", "x"):
+    for role, dim in told.by_role.items():
         try:
-            roles[role] = str(dims.find_dim(ds, role, told[role]))
+            roles[role] = str(dims.find_dim(ds, role, dim))
         except DataError:
-            if told[role] is not None:
+            if dim is not None:
                 raise
             roles[role] = None
-    if told["channel"] is not None:
-        if told["channel"] not in ds.dims:
-            found = f"no dimension {told['channel']!r} (dimensions: {', '.join(map(str, ds.dims))})"
+    if told.channel is not None:
+        if told.channel not in ds.dims:
+            found = f"no dimension {told.channel!r} (dimensions: {', '.join(map(str, ds.dims))})"
             raise DataError("data", found, fix="name one with channel=")
-        roles["channel"] = told["channel"]
+        roles["channel"] = str(told.channel)
     times: Any = np.empty(0)
     if roles["time"] is not None:
         with contextlib.suppress(DataError):

@@ -21,11 +21,8 @@ from sa_nowcast.workflow.scoring import require_scoring
 def check_recipe(recipe: Recipe) -> list[Finding]:
     """Check what a recipe asks for, in the order in which its run meets it.
 
-    Returns
-    -------
-    list of Finding
-        ``recipe``, ``output``, ``conversion`` where there is one, ``libraries``, ``device``, ``data`` and ``memory``;
-        what depends on a check that failed is left out.
+    These are ``recipe``, ``output``, ``conversion`` where there is one, ``libraries``, ``device``, ``data`` and
+    ``memory``; what depends on a check that failed is left out.
     """
     found = [Finding("recipe", "PASS", f"{recipe.name}: {recipe.history} to {recipe.steps} frames")]
     opened: list[Experiment] = []

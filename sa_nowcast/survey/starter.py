@@ -26,7 +26,6 @@ _WINDOWS: Final = ((10, 10), (8, 8), (6, 6), (4, 4), (3, 3), (2, 2), (2, 1), (1,
 _DAILY: Final = ((24, 6), (12, 6))
 _SHARES: Final = ((0.15, 0.2), (0.2, 0.25), (0.25, 0.3), (0.3, 0.3))
 _MANY, _SOME = 24, 4
-_ROLES: Final[tuple[dims.Role, ...]] = ("time", "y", "x")
 _MOST_CHANNELS: Final = 4
 _SAMPLED: Final = 16
 _RARE: Final = 1e-3
@@ -36,21 +35,14 @@ _RAIN_RATES: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen of the data, and what follows from it.
+    """What was seen of the data, and what follows from it for a recipe.
 
     Attributes
     ----------
-    frames : Frames
     variables : tuple of str or None
         Those that are taken, where not all gridded ones are.
-    left_out : tuple of str
     gaps : bool
         Whether times or whole frames are missing.
-    history, steps, patch : int
-    crop : int or None
-    validation, test : float
-    guard : int or None
-    thresholds : tuple of float
     low, high : float
         Of a sample of frames.
     counts : bool
@@ -83,21 +75,17 @@ def look(
     variables: Sequence[str] | None = None,
     history: int | None = None,
     steps: int | None = None,
-    time: str | None = None,
-    y: str | None = None,
-    x: str | None = None,
-    channel: str | None = None,
+    told: dims.DimNames = dims.UNNAMED,
 ) -> Look:
     """Look at frames, and choose what a recipe for them says; a few frames are read.
 
     Parameters
     ----------
-    ds : Dataset
     variables : sequence of str, optional
         By default all gridded ones that can be channels together, at most four.
     history, steps : int, optional
         In place of what the number of frames and the step would suggest.
-    time, y, x, channel : str, optional
+    told : DimNames
         Dimensions, where attributes and common names do not tell.
 
     Raises
@@ -105,17 +93,13 @@ def look(
     DataError
         Frames that cannot be trained on; the message says why.
     """
-    told = {"time": time, "y": y, "x": x, "channel": channel}
     chosen, left_out = _variables(ds, told) if variables is None else (tuple(variables), ())
-    frames, gaps = _frames(ds, chosen if left_out or variables is not None else None, told)
+    taken = chosen if left_out or variables is not None else None
+    frames, gaps = _frames(ds, taken, told)
     values = _sample(frames)
     if not np.isfinite(values).any():
-        raise DataError(
-            frames.name,
-            "no valid value in a sample of frames",
-            expected="some",
-            fix="name data with values",
-        )
+        found = "no valid value in a sample of frames"
+        raise DataError(frames.name, found, expected="some", fix="name data with values")
     gaps = gaps or not np.isfinite(values).any(axis=(1, 2, 3)).all()
     past, ahead, shares, guard = _window(frames, history, steps)
     smallest, largest = min(frames.grid.height, frames.grid.width), max(frames.grid.height, frames.grid.width)
@@ -127,7 +111,7 @@ def look(
     counts = all(c.counts for c in frames.channels) and are_counts(valid)
     return Look(
         frames=frames,
-        variables=chosen if left_out or variables is not None else None,
+        variables=taken,
         left_out=left_out,
         gaps=gaps,
         history=past,
@@ -155,31 +139,20 @@ def starter_recipe(
     history: int | None = None,
     steps: int | None = None,
     name: str | None = None,
-    time: str | None = None,
-    y: str | None = None,
-    x: str | None = None,
-    channel: str | None = None,
+    told: dims.DimNames = dims.UNNAMED,
 ) -> str:
     """Return a commented recipe for `ds`, which `source` was opened as; it runs as it is.
 
     Parameters
     ----------
-    ds : Dataset
-        From `sa_nowcast.sources.opening.open_data`.
     source, engine, options
         What it was opened from, as the recipe will say.
-    variables, history, steps, time, y, x, channel
+    variables, history, steps, told
         As for `look`; the recipe says what was given.
     name : str, optional
         By default made from the file's name.
-
-    Raises
-    ------
-    DataError
-        Frames that cannot be trained on.
     """
-    told = {"time": time, "y": y, "x": x, "channel": channel}
-    seen = look(ds, variables=variables, history=history, steps=steps, **told)
+    seen = look(ds, variables=variables, history=history, steps=steps, told=told)
     frames = seen.frames
     called = name or recipe_name(source)
     step, grid = show_step(frames.step), frames.grid
@@ -200,7 +173,7 @@ def starter_recipe(
         parts.append(f"  engine: {_text(engine)}")
     if options:
         parts.append(f"  options: {json.dumps(dict(options))}")
-    parts += [f"  {role}: {_text(dim)} # dimension" for role, dim in told.items() if dim is not None]
+    parts += [f"  {role}: {_text(str(dim))} # dimension" for role, dim in told._asdict().items() if dim is not None]
     if seen.variables is not None:
         parts.append(f"  variables: {json.dumps(list(seen.variables))} # channels, forecast together")
     if seen.left_out:
@@ -251,39 +224,21 @@ def starter_recipe(
         parts.append(
             "  references: [persistence] # what skill is measured against: nothing moves; extrapolation needs pysteps"
         )
-    parts += [
-        "output:",
-        f"  folder: {_text(f'runs/{called}')} # model, forecasts, scores and picture",
-    ]
+    parts += ["output:", f"  folder: {_text(f'runs/{called}')} # model, forecasts, scores and picture"]
     return "\n".join(parts) + "\n"
 
 
-def channels_of(
-    ds: xr.Dataset, told: Mapping[str, str | None] | None = None
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the variables that can be channels together, and the other gridded ones.
-
-    Parameters
-    ----------
-    ds : Dataset
-    told : mapping, optional
-        Dimensions by role, where the user gave them.
-
-    Raises
-    ------
-    DataError
-        No gridded variable.
-    """
+def channels_of(ds: xr.Dataset, told: dims.DimNames = dims.UNNAMED) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the variables that can be channels together, and the other gridded ones; refuse data without any."""
     ds = dims.with_positions(ds)
-    named: dict[dims.Role, str | None] = {role: (told or {}).get(role) for role in _ROLES}
-    of_grids = dims.grids(ds, named)
+    of_grids = dims.grids(ds, told.by_role)
     found = {roles: [n for n in names if ds[n].dtype.kind in "fiub"] for roles, names in of_grids.items()}
     everything = sorted(n for names in found.values() for n in names)
     found = {roles: names for roles, names in found.items() if names}
     known: Sequence[Hashable] = dims.likeliest(ds, found) if found else ()
     gridded = [n for roles, names in found.items() if roles == known for n in names]
     if not gridded:
-        shown = known or [dims.find_dim(ds, role) for role in _ROLES]
+        shown = known or [dims.find_dim(ds, role) for role in dims.ROLES]
         raise DataError(
             "data",
             f"no variable has the dimensions {', '.join(map(str, shown))}",
@@ -293,21 +248,21 @@ def channels_of(
     return tuple(chosen), tuple(n for n in everything if n not in chosen)
 
 
-def _variables(ds: xr.Dataset, told: Mapping[str, str | None]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _variables(ds: xr.Dataset, told: dims.DimNames) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return what a first recipe forecasts, and the other gridded variables."""
     chosen, left_out = channels_of(ds, told)
     few = chosen if len(chosen) <= _MOST_CHANNELS else chosen[:1]
     return few, tuple(sorted({*left_out, *chosen} - {*few}))
 
 
-def _frames(ds: xr.Dataset, variables: Sequence[str] | None, told: Mapping[str, Any]) -> tuple[Frames, bool]:
+def _frames(ds: xr.Dataset, variables: Sequence[str] | None, told: dims.DimNames) -> tuple[Frames, bool]:
+    frames = Frames.from_xarray(ds, variables=variables, gaps="skip", **told._asdict())
     if SEQUENCE in ds.coords:
-        return Frames.from_xarray(ds, variables=variables, gaps="skip", **told), False
-    frames = Frames.from_xarray(ds, variables=variables, gaps="skip", **told)
+        return frames, False
     steps = np.diff(frames.times) / frames.step
     if (np.abs(steps - np.rint(steps)) * int(frames.step.astype(np.int64)) > tolerance(frames.step)).any():
         # Calendar months and the like: no step at all, which this says.
-        Frames.from_xarray(ds, variables=variables, **told)
+        Frames.from_xarray(ds, variables=variables, **told._asdict())
     return frames, len(frames.segments) > 1
 
 

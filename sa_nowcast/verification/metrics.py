@@ -10,7 +10,6 @@ in the first part divides a sum by a count.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
@@ -23,7 +22,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from sa_nowcast.computing.installing import install
-from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError
+from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError, nearest
 from sa_nowcast.metadata.bounds import UNIT_RANGE
 
 Array = npt.NDArray[np.float64]
@@ -484,12 +483,8 @@ def select_metrics(names: Iterable[str]) -> tuple[Metric, ...]:
     for told in names:
         name = plain_name(told)
         if name not in METRICS:
-            near = difflib.get_close_matches(name, METRICS, n=1)
-            if name == "bias":
-                near = ["mean_error or frequency_bias"]
-            raise RecipeError(
-                "metrics", f"{told!r} is unknown", near[0] if near else "one of " + ", ".join(sorted(METRICS))
-            )
+            near = "mean_error or frequency_bias" if name == "bias" else nearest(name, METRICS)
+            raise RecipeError("metrics", f"{told!r} is unknown", near or "one of " + ", ".join(sorted(METRICS)))
         for member in GROUPS.get(name, (name,)):
             chosen[member] = METRICS[member]
     if not chosen:

@@ -14,7 +14,7 @@ import xarray as xr
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.metadata import dims
 from sa_nowcast.sources.opening import kind_of, named_like, open_data, open_forecast
-from sa_nowcast.sources.optional import require
+from sa_nowcast.sources.reading import require
 from sa_nowcast.storage.whole import partial_beside, put_in_place, storage
 from sa_nowcast.times import nearest, read_time, show_time
 from sa_nowcast.verification.table import from_table
@@ -109,7 +109,7 @@ def draw(
         return _frames(source, target, last, init_time, engine, options, {**chosen_labels, **where}, dry_run)
     forecast = open_forecast(source)
     truth, history = (
-        None if data is None else named_like(data, forecast, time=time, y=y, x=x) for data in (truth, history)
+        None if data is None else named_like(data, forecast, dims.DimNames(time, y, x)) for data in (truth, history)
     )
     chosen = _init_time(forecast, init_time, truth)
     options_of: dict[str, Any] = {"init_time": chosen, **chosen_labels}

@@ -93,7 +93,7 @@ def plan_scores(
         against = same[0] if same else open_forecast(reference)
         (name,) = _names([reference])
         name = reference if name in opened else name
-    truth = named_like(truth, next(iter(opened.values())), time=time, y=y, x=x, channel=channel)
+    truth = named_like(truth, next(iter(opened.values())), dims.DimNames(time, y, x, channel))
     return plan(opened, truth, scoring, against, reference_name=name, lacking="skip")
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.frames import Frames
 from sa_nowcast.recipe import parse_recipe
-from sa_nowcast.recipe.shipped import recipe_folders
+from sa_nowcast.recipe.tree import recipe_folders
 from sa_nowcast.scaling import ChannelScaling, Scaling
 from sa_nowcast.sources import open_taxibj
 from sa_nowcast.sources.idx import read_digits

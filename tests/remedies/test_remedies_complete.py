@@ -9,7 +9,7 @@ from remedies.collector import sites
 from remedies.trial import TRIED
 
 WORLD: dict[tuple[str, str], str] = {
-    ("sources/importers.py", "open it with engine='cfgrib'"): "no library of GRIB is among those that tests install",
+    ("sources/radar.py", "open it with engine='cfgrib'"): "no library of GRIB is among those that tests install",
     ("storage/whole.py", "use a file system with locks"): "no file system without locks is here",
     (
         "plotting/coast.py",

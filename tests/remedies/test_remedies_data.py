@@ -101,6 +101,11 @@ TIMES: dict[str, tuple[str, Callable[[], xr.Dataset]]] = {
         lambda: _with_times(MONTHS + pd.to_timedelta([0, 20, -20, 15, 0, -10, 5, 0], "s")),
     ),
 }  # fmt: skip
+ORDERED = (
+    "no times", "numbers of no unit", "times stored too coarsely", "times that are not sorted",
+    "a time that occurs twice", "another coordinate whose times occur twice", "times some seconds off",
+)  # fmt: skip
+"""Those whose remedy stands where order and step are checked."""
 GRIDS: dict[str, tuple[str, Callable[[], xr.Dataset]]] = {
     "rows that are not sorted": ("ds.sortby(…)", lambda: _rows([0.0, 2, 1, 3, 4, 5, 6, 7])),
     "a row that occurs twice": (
@@ -143,10 +148,20 @@ def _read(ds: xr.Dataset | xr.DataArray) -> Frames:
     return frames
 
 
-@pytest.mark.parametrize("case", TIMES)
-@remedy("times/__init__.py", *(text for text, _ in TIMES.values()))
+@pytest.mark.parametrize("case", [case for case in TIMES if case not in ORDERED])
+@remedy("times/data.py", *(text for case, (text, _) in TIMES.items() if case not in ORDERED))
 def test_times(case):
-    text, ds = TIMES[case][0], TIMES[case][1]()
+    yield from _times_given(*TIMES[case])
+
+
+@pytest.mark.parametrize("case", ORDERED)
+@remedy("times/regular.py", *(TIMES[case][0] for case in ORDERED))
+def test_times_in_order(case):
+    yield from _times_given(*TIMES[case])
+
+
+def _times_given(text, data):
+    ds = data()
     fix = yield lambda: _read(ds)
     assert matches(text, fix)
     mended = value(fix, ds=ds)
@@ -199,7 +214,7 @@ def test_a_grid_with_a_hole_is_named_in_a_warning(case):
 
 
 @remedy(
-    "times/__init__.py", "fill in or resample the times, or allow gaps with gaps='skip' (data.gaps: skip in a recipe)"
+    "times/regular.py", "fill in or resample the times, or allow gaps with gaps='skip' (data.gaps: skip in a recipe)"
 )
 @pytest.mark.parametrize("how", ["fill in", "resample", "skip"])
 def test_a_missing_frame(how):
@@ -213,13 +228,13 @@ def test_a_missing_frame(how):
         yield lambda: _read(holed.interp(time=rain(8)["time"]))
 
 
-@remedy("times/__init__.py", "give more frames")
+@remedy("times/regular.py", "give more frames")
 def test_one_frame():
     yield lambda: _read(rain(1))
     yield lambda: _read(rain(2))
 
 
-@remedy("times/__init__.py", "steps=…")
+@remedy("times/data.py", "steps=…")
 def test_valid_times_beyond_what_can_be_stored():
     data = rain(20).assign_coords(time=pd.date_range("2260-05-01", periods=20, freq="30D"))
     fix = yield lambda: hindcast(data, "persistence", 9)

@@ -47,7 +47,7 @@ def test_no_file_there(wrong, tmp_path, monkeypatch):
     rain(4).to_netcdf(tmp_path / "none" / "a.nc")
 
 
-@remedy("sources/files.py", "leave one of them out")
+@remedy("sources/paths.py", "leave one of them out")
 def test_a_time_in_two_files(tmp_path):
     for i, part in enumerate((slice(0, 3), slice(2, 5))):
         rain(5).isel(time=part).to_netcdf(tmp_path / f"{i}.nc")
@@ -63,7 +63,7 @@ def test_a_file_without_rows(tmp_path):
     (tmp_path / "1.nc").unlink()
 
 
-@remedy("sources/files.py", "open each grid's files on their own")
+@remedy("sources/paths.py", "open the files of each grid on their own")
 def test_files_of_two_grids(tmp_path):
     rain(2).to_netcdf(tmp_path / "0.nc")
     rain(4, 10, 10).isel(time=slice(2, 4)).to_netcdf(tmp_path / "1.nc")
@@ -109,7 +109,7 @@ def test_a_time_in_two_composites(tmp_path):
     (tmp_path / "again.h5").unlink()
 
 
-@remedy("sources/detect.py", "name …")
+@remedy("sources/open.py", "name …")
 def test_a_folder_of_several_kinds(tmp_path):
     _two_odim(tmp_path)
     stack_of(tmp_path)
@@ -121,7 +121,7 @@ def test_a_folder_of_several_kinds(tmp_path):
 # --- the formats
 
 
-@remedy("sources/radar.py", "open the files of each grid on their own")
+@remedy("sources/paths.py", "open the files of each grid on their own")
 def test_composites_of_two_grids(tmp_path):
     _two_odim(tmp_path, rows=(4, 5))
     yield lambda: open_radar(tmp_path, "odim_hdf5").load()
@@ -265,7 +265,7 @@ def test_a_turned_grid(tmp_path):
     yield lambda: open_source(words[3])
 
 
-@remedy("sources/geotiff.py", "open the files of each grid on their own")
+@remedy("sources/paths.py", "open the files of each grid on their own")
 def test_pictures_of_two_grids(tmp_path):
     stack_of(tmp_path)
     (tmp_path / "other").mkdir()

@@ -126,7 +126,7 @@ def test_the_channels_of_the_network_left_to_the_data():
     recipe.edit("channels: 2, ", "")
 
 
-@remedy("recipe/shipped.py", "write …")
+@remedy("recipe/tree.py", "write …")
 def test_the_name_of_a_recipe_that_ships():
     fix = yield lambda: find_recipe("quickstar")
     yield lambda: find_recipe(quoted(fix))

@@ -32,7 +32,7 @@ from sa_nowcast.sources.download import RemoteFile, fetch_file
 from sa_nowcast.sources.film import open_film
 from sa_nowcast.sources.idx import read_digits
 from sa_nowcast.sources.manifest import MANIFEST
-from sa_nowcast.sources.optional import require
+from sa_nowcast.sources.reading import require
 from sa_nowcast.sources.taxibj_split import benchmark_split
 
 av = pytest.importorskip("av", reason="films need PyAV: pip install av")
@@ -68,7 +68,7 @@ def test_several_files_of_arrays(array, tmp_path):
     yield lambda: [open_array(tmp_path / name, **ARRAY) for name in ("a.npy", "b.npy")]
 
 
-@remedy("sources/arrays.py", "open it again")
+@remedy("sources/reading.py", "open it again")
 def test_an_array_that_was_changed_since(array):
     opened = open_array(array, **ARRAY)
     np.save(array, np.zeros((7, 4, 3)))
@@ -76,14 +76,14 @@ def test_an_array_that_was_changed_since(array):
     yield lambda: open_array(array, **ARRAY).load()
 
 
-@remedy("sources/damage.py", "save it again as an array of numbers")
+@remedy("sources/reading.py", "save it again as an array of numbers")
 def test_an_array_of_objects(array):
     np.save(array, np.array([[[1, 2.0]]] * 3, dtype=object), allow_pickle=True)
     yield lambda: open_array(array, **ARRAY)
     np.save(array, np.load(array, allow_pickle=True).astype(float))  # by who wrote it
 
 
-@remedy("sources/damage.py", "download it again")
+@remedy("sources/reading.py", "download it again")
 def test_an_array_that_was_cut_short(array, tmp_path):
     whole = array.read_bytes()
     array.write_bytes(whole[:100])
@@ -91,7 +91,7 @@ def test_an_array_that_was_cut_short(array, tmp_path):
     array.write_bytes(whole)
 
 
-@remedy("sources/damage.py", "replace the file by a whole one, leave it out, or give the right engine=")
+@remedy("sources/reading.py", "replace the file by a whole one, leave it out, or give the right engine=")
 @pytest.mark.parametrize("how", ["replace", "leave out", "engine"])
 def test_a_file_that_cannot_be_read(how, tmp_path):
     files = [tmp_path / f"{i}.h5" for i in range(2)]
@@ -317,7 +317,7 @@ def test_a_folder_that_cannot_be_written(how, server, tmp_path):
 # --- TaxiBJ
 
 
-@remedy("sources/taxibj.py", "leave one of them out")
+@remedy("sources/paths.py", "leave one of them out")
 def test_a_time_in_two_years(tmp_path):
     write_taxibj(tmp_path / "BJ13_M32x32_T30_InOut.h5", taxibj_stamps("2013-07-01", 2))
     other = tmp_path / "BJ14_M32x32_T30_InOut.h5"

@@ -377,12 +377,13 @@ def test_a_truth_without_the_dimension_that_is_named(run, archives, source):
 
 @remedy("sources/opening.py", "ds.rename({…: …})")
 def test_a_truth_with_a_dimension_in_the_way(archives, source):
+    from sa_nowcast.metadata.dims import DimNames
     from sa_nowcast.sources.opening import named_like, open_forecast
 
     ds = xr.open_dataset(source).rename(y="row").expand_dims(y=2)
     forecast = open_forecast(str(archives[0]))
-    fix = yield lambda: named_like(ds, forecast, y="row")
-    yield lambda: named_like(evaluated(fix, ds=ds), forecast, y="row")
+    fix = yield lambda: named_like(ds, forecast, DimNames(y="row"))
+    yield lambda: named_like(evaluated(fix, ds=ds), forecast, DimNames(y="row"))
 
 
 @remedy("storage/whole.py", "name another path, or give replace=True")

@@ -14,7 +14,7 @@ from sa_nowcast.computing.installing import install
 from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError
 from sa_nowcast.frames import Frames
 from sa_nowcast.sources import open_source
-from sa_nowcast.sources.optional import require
+from sa_nowcast.sources.reading import require
 from sa_nowcast.survey.data import check_data
 
 

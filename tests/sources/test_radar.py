@@ -10,8 +10,8 @@ from source_files import write_fmi, write_knmi, write_mrms_grib, write_odim
 
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.sources import open_radar, open_source
-from sa_nowcast.sources.importers import IMPORTERS, rain_rate
 from sa_nowcast.sources.paths import time_from_name
+from sa_nowcast.sources.radar import IMPORTERS, rain_rate
 
 pytest.importorskip("pysteps", reason="radar composites are read by pysteps: pip install pysteps")
 

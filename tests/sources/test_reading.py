@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.sources.damage import reading, reading_numpy
+from sa_nowcast.sources.reading import reading, reading_numpy
 
 FILE = Path("a.h5")
 
