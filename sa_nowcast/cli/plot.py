@@ -55,13 +55,13 @@ def plot(
     """
     from sa_nowcast.sources.opening import open_data
     from sa_nowcast.workflow.forecasting import require_place
-    from sa_nowcast.workflow.pictures import FILMS, PICTURES, draw
+    from sa_nowcast.workflow.pictures import ANIMATIONS, PICTURES, draw_file
 
     name = output if output is not None else Path(file.rstrip("/")).with_suffix(".png").name
-    place = require_place(name, (*PICTURES, *FILMS), replace)
+    place = require_place(name, (*PICTURES, *ANIMATIONS), replace)
     given, notes = options.reader_options(option, time_pattern), list[str]()
     opened = partial(open_data, engine=engine, options=given, time=time)
-    drawn = draw(
+    drawn = draw_file(
         file,
         place,
         truth=None if truth is None else opened(truth),
