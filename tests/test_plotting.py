@@ -411,10 +411,10 @@ def test_an_mp4_shows_what_the_gif_shows_on_an_even_number_of_pixels(data, tmp_p
 
 def test_a_film_keeps_colours_and_gets_a_white_edge_where_a_side_is_odd(tmp_path):
     pytest.importorskip("av", reason="films need PyAV: pip install av")
-    from sa_nowcast.plotting.film import write_film
+    from sa_nowcast.plotting.animation import write_animation
 
     colours = [(215, 48, 39), (26, 152, 80), (47, 126, 188)]
-    write_film([np.full((33, 51, 3), colour, np.uint8) for colour in colours], tmp_path / "x.mp4", 4)
+    write_animation([np.full((33, 51, 3), colour, np.uint8) for colour in colours], tmp_path / "x.mp4", 4)
     frames, _ = shown(tmp_path / "x.mp4")
     for colour, frame in zip(colours, frames, strict=True):
         assert frame.shape == (34, 52, 3)
@@ -431,15 +431,15 @@ def test_the_program_ffmpeg_makes_the_film_that_pyav_makes():
     import io
     from fractions import Fraction
 
-    from sa_nowcast.plotting import film
+    from sa_nowcast.plotting import animation
 
     picture = np.full((32, 48, 3), 255, np.uint8)
     picture[8:24, 8:40] = (215, 48, 39)
     both = [
         shown_bytes(io.BytesIO(content))
         for content in (
-            film._by_ffmpeg([picture] * 3, Fraction(4), FFMpegWriter.bin_path()),
-            film._by_av([picture] * 3, Fraction(4)),
+            animation._by_ffmpeg([picture] * 3, Fraction(4), FFMpegWriter.bin_path()),
+            animation._by_av([picture] * 3, Fraction(4)),
         )
     ]
     assert [len(frames) for frames in both] == [3, 3]

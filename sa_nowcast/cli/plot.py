@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,8 +12,10 @@ from sa_nowcast.cli.terminal import app
 
 
 @app.command()
+@options.reads("engine", "option", "time_pattern", "time", "y", "x")
 def plot(
     file: Annotated[str, typer.Argument(help="A forecast, an archive, scores (.csv, .nc), or frames.")],
+    *,
     output: Annotated[
         str | None,
         typer.Option(
@@ -39,12 +40,7 @@ def plot(
     ] = None,
     metric: Annotated[list[str] | None, typer.Option(help="Of scores: what to draw. May be repeated.")] = None,
     threshold: Annotated[list[float] | None, typer.Option(help="Of scores: which thresholds.")] = None,
-    engine: options.Engine = None,
-    option: options.ReaderOptions = None,
-    time_pattern: options.TimePattern = None,
-    time: options.TimeDim = None,
-    y: options.YDim = None,
-    x: options.XDim = None,
+    reading: options.Reading,
     replace: options.Replace = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -53,28 +49,24 @@ def plot(
 
     Example: sa-nowcast plot archive.zarr --truth radar.zarr --init-time 2019-06-10T00:30 -o forecast.png
     """
-    from sa_nowcast.sources.opening import open_data
     from sa_nowcast.workflow.forecasting import require_place
     from sa_nowcast.workflow.pictures import ANIMATIONS, PICTURES, draw_file
 
     name = output if output is not None else Path(file.rstrip("/")).with_suffix(".png").name
     place = require_place(name, (*PICTURES, *ANIMATIONS), replace)
-    given, notes = options.reader_options(option, time_pattern), list[str]()
-    opened = partial(open_data, engine=engine, options=given, time=time)
+    notes: list[str] = []
     drawn = draw_file(
         file,
         place,
-        truth=None if truth is None else opened(truth),
-        history=None if history is None else opened(history),
+        truth=None if truth is None else reading.open(truth),
+        history=None if history is None else reading.open(history),
         init_time=init_time,
         variable=variable,
         channel=channel,
         last=last,
-        engine=engine,
-        options=given,
-        time=time,
-        y=y,
-        x=x,
+        engine=reading.engine,
+        options=reading.options,
+        **reading.dims,
         metrics=metric or (),
         thresholds=threshold or (),
         dry_run=dry_run,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sa_nowcast.cli import options, recipes, shipped, terminal
+from sa_nowcast.cli import options, recipes, terminal
 from sa_nowcast.cli.scores_table import print_comparison, print_scores, print_tables
 from sa_nowcast.cli.terminal import app
 
@@ -18,7 +18,7 @@ RecipeName = Annotated[
     str,
     typer.Argument(
         help="Path of a recipe YAML, or the name of one that ships, such as quickstart.",
-        autocompletion=shipped.complete,
+        autocompletion=recipes.complete,
     ),
 ]
 Seed = Annotated[int | None, typer.Option(help="Replaces training.seed.")]
