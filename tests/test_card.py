@@ -98,7 +98,7 @@ def test_without_a_validation_period_the_card_says_so() -> None:
     card = train(validation=0).card
     assert line(card, "Validation period") == "none"
     assert line(card, "Weights") == "the last ones"
-    assert section(card, "Scores").strip() == "None: no windows were held back."
+    assert section(card, "Scores").strip() == "None: there was no validation period."
 
 
 def test_what_the_card_calls_refused_is_refused(nowcaster: Nowcaster) -> None:

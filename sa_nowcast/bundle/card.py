@@ -30,7 +30,7 @@ def model_card(
     seconds: float | None = None,
     call: str | None = None,
 ) -> str:
-    """Return a page about a model, for people; nothing ever reads it back.
+    """Return a page about a model; no program reads it back.
 
     Parameters
     ----------
@@ -168,7 +168,7 @@ def _scores(terms: Terms, known: Mapping[str, Any]) -> list[str]:
     scores = known.get("validation_mse")
     count = _options(known).get("validation_samples")
     if not isinstance(scores, Mapping) or not scores:
-        return ["None: no windows were held back." if "validation_mse" in known else f"{_UNKNOWN.capitalize()}."]
+        return ["None: there was no validation period." if "validation_mse" in known else f"{_UNKNOWN.capitalize()}."]
     out = [
         f"Mean squared errors of {'' if count is None else f'{count} '}windows from the validation period, and those "
         "of persistence (the last known frame) for the same pixels. These windows chose the weights, so the figures "

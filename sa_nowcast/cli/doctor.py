@@ -54,7 +54,7 @@ def _plan(target: str, workers: list[int] | None, seconds: float, reading: optio
     from sa_nowcast.workflow.data import open_experiment
 
     parsed: Recipe
-    if recipes.is_recipes(target) or kind_of(target) == "recipe":
+    if recipes.is_shipped(target) or kind_of(target) == "recipe":
         parsed = recipes.read(target, None, None)
     else:
         from sa_nowcast.survey.starter import starter_recipe

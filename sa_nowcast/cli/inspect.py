@@ -33,7 +33,7 @@ def inspect(
     from sa_nowcast.recipe import find_recipe
     from sa_nowcast.survey.inspection import inspect_path
 
-    place = str(find_recipe(target)) if recipes.is_recipes(target) else target
+    place = str(find_recipe(target)) if recipes.is_shipped(target) else target
     found = inspect_path(place, **reading.all)
     if json:
         terminal.emit(found)

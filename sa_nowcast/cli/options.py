@@ -104,14 +104,22 @@ def reads(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
             )
             command(**{name: value for name, value in given.items() if name in own}, reading=reading)
 
-        kind = inspect.Parameter.KEYWORD_ONLY
-        shown: list[inspect.Parameter] = []
-        for name, parameter in own.items():
-            options = [inspect.Parameter(n, kind, default=None, annotation=a) for n, a in added.items()]
-            shown += options if name == "reading" else [parameter.replace(kind=kind)]
-        hints = get_type_hints(command, include_extras=True)
-        called.__annotations__ = {name: hint for name, hint in hints.items() if name != "reading"} | added
-        called.__dict__["__signature__"] = inspect.Signature(shown)
+        hints = get_type_hints(command, include_extras=True) | added
+        shown: list[str] = []
+        for name in own:
+            shown += added if name == "reading" else [name]
+        called.__annotations__ = {name: hints[name] for name in shown}
+        called.__dict__["__signature__"] = inspect.Signature(
+            [
+                inspect.Parameter(
+                    name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=own[name].default if name in own else None,
+                    annotation=hints[name],
+                )
+                for name in shown
+            ]
+        )
         return called
 
     return decorated

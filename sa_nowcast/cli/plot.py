@@ -19,7 +19,7 @@ def plot(
     output: Annotated[
         str | None,
         typer.Option(
-            "--output", "-o", help=".png, .svg or .pdf; a film in .gif or .mp4. By default FILE's name, .png."
+            "--output", "-o", help=".png, .svg or .pdf; an animation in .gif or .mp4. By default FILE's name, .png."
         ),
     ] = None,
     truth: Annotated[
@@ -36,7 +36,7 @@ def plot(
     variable: Annotated[str | None, typer.Option(help="Which variable, where there are several.")] = None,
     channel: Annotated[str | None, typer.Option(help="Which channel, where there are several.")] = None,
     last: Annotated[
-        int | None, typer.Option(min=1, help="Of frames: how many, up to the last; by default 6, in a film 24.")
+        int | None, typer.Option(min=1, help="Of frames: how many, up to the last; by default 6, animated 24.")
     ] = None,
     metric: Annotated[list[str] | None, typer.Option(help="Of scores: what to draw. May be repeated.")] = None,
     threshold: Annotated[list[float] | None, typer.Option(help="Of scores: which thresholds.")] = None,
@@ -45,7 +45,7 @@ def plot(
     dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
-    """Draw a forecast by lead time, a film of it, the last frames of data, or curves of scores.
+    """Draw a forecast by lead time, an animation of it, the last frames of data, or curves of scores.
 
     Example: sa-nowcast plot archive.zarr --truth radar.zarr --init-time 2019-06-10T00:30 -o forecast.png
     """

@@ -27,17 +27,7 @@ BT709 = 1  # ITU-T H.273, tables 2 to 4: the value for BT.709 of matrix, primari
 
 
 def write_animation(pictures: Sequence[Picture], path: Path, frames_per_second: float) -> None:
-    """Write `pictures`, all of one size, to `path`, which ends with one of `FORMATS`.
-
-    Raises
-    ------
-    RecipeError
-        If `frames_per_second` cannot be had in this format.
-    StorageError
-        If the file cannot be written.
-    MissingLibraryError
-        If the file is an MP4 and there is neither ffmpeg nor PyAV.
-    """
+    """Write `pictures`, all of one size, to `path`, which ends with one of `FORMATS`; as `plotting.animate` raises."""
     content = _gif(pictures, frames_per_second) if path.suffix.lower() == ".gif" else _mp4(pictures, frames_per_second)
     partial = path.with_name(f".{path.name}.part")
     try:

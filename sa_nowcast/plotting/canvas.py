@@ -69,30 +69,11 @@ def figure_of(
     font: int = 9,
     bars: Sequence[str] = ("right", "right"),
 ) -> tuple[Figure, Any, Any]:
-    """Return a figure of panels in a grid, with a colour bar for each scale beside the panels that have it.
+    """Return a figure of panels in a grid, all rows of one length, with a colour bar beside the panels of each scale.
 
-    Parameters
-    ----------
-    rows : sequence of sequences of Panel
-        All of one length.
-    where : Map
-    title : str
-        Broken into lines where it is wider than the figure.
-    side : float
-        The width of a panel at most, in inches; see :func:`_panel_size`.
-    margins : (float, float)
-        Inches beside and above the panels.
-    gap : float
-        Inches between rows.
-    font : int
-        Of the panels' titles, in points.
-    bars : sequence of {"left", "right"}
-        Where the bars stand, in the order in which the panels have their scales.
-
-    Returns
-    -------
-    figure, axes, images : Figure, ndarray of Axes, ndarray of images
-        The latter two (rows, columns); None where there is no frame.
+    Parameters in inches: the width `side` of a panel at most, `margins` beside and above all panels, the `gap` between
+    rows; `font`, the size of the panels' titles, in points. `bars` says where the bars stand, in the order in which the
+    panels have their scales. With the figure come its axes and images, both (rows, columns).
     """
     width, height = _panel_size(where, side)
     columns = len(rows[0])
@@ -183,17 +164,8 @@ def moving_pictures(
 ) -> list[Picture]:
     """Return the pictures of an animation; the layout is made once, so that nothing moves but the data.
 
-    Parameters
-    ----------
-    sequences : mapping
-        A name for each panel (none above one that has none), and its frames, from
-        :func:`sa_nowcast.plotting.maps.panel`; None where there is none, which the panel then says.
-    heads : sequence of str
-        The second line of the title, for each picture.
-    title : str
-        Its first line.
-    scale : Scale
-    where : Map
+    `sequences` has a name for each panel and its frames, None where there is none, which the panel then says; `heads`
+    the second line of the title, for each picture.
     """
     shown = next(frame for frames in sequences.values() for frame in frames if frame is not None)
     row = [Panel(scale, shown, name) for name in sequences]

@@ -324,15 +324,7 @@ def is_forecast(data: xr.DataArray | xr.Dataset) -> bool:
 
 
 def one_variable(data: xr.DataArray | xr.Dataset, variable: object = None) -> xr.DataArray:
-    """Return the forecast: of a Dataset, such as one that was read back from a file, the variable that was chosen.
-
-    Raises
-    ------
-    DataError
-        If the Dataset holds no forecast.
-    RecipeError
-        If it holds more than one, and none of them is chosen.
-    """
+    """Return the forecast: of a Dataset, such as one that was read back from a file, the variable that was chosen."""
     if isinstance(data, xr.DataArray):
         return data
     names = [str(name) for name, array in data.data_vars.items() if LEAD_TIME in array.dims]

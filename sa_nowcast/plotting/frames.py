@@ -122,13 +122,7 @@ def frames_to_draw(
     y: Hashable | None,
     x: Hashable | None,
 ) -> FramesToDraw:
-    """Return what `plot_frames` draws; no value is read.
-
-    Raises
-    ------
-    RecipeError, DataError
-        As `plot_frames`.
-    """
+    """Return what `plot_frames` draws, or raise what it raises; no value is read."""
     if last < 1:
         raise RecipeError("last", f"is {last}", "at least 1")
     array = _one_variable(data, variable, {"time": time, "y": y, "x": x})

@@ -80,24 +80,9 @@ def on_axes(data: xr.DataArray, y: str) -> bool:
 class Map:
     """Where panels lie.
 
-    Attributes
-    ----------
-    extent : tuple of float or None
-        Outer edges: left, right, bottom, top; None without numeric coordinates.
-    aspect : float
-        The drawn length of a unit of y over that of x.
-    shape : float
-        Height over width of a panel.
-    labels : tuple of str
-        The axis labels of y and x; empty where the ticks say it.
-    ticks : tuple of callable
-        The text of a tick of y and of x.
-    coast : sequence of ndarray, (points, 2)
-        Coastlines within the extent.
-    mesh : tuple of ndarray or None
-        x and y of the corners of all cells, (rows + 1, columns + 1), of a grid that is not even in x and y.
-    graticule : sequence of (ndarray, str)
-        Parallels and meridians with their names, where ticks cannot tell them.
+    Outer edges (left, right, bottom, top; None without numeric coordinates), the drawn length of a unit of y over that
+    of x, height over width of a panel, axis labels and the texts of ticks of y and x, coastlines, the corners of all
+    cells of a grid that is not even in x and y, and named parallels and meridians where ticks cannot tell them.
     """
 
     extent: Extent | None

@@ -38,20 +38,10 @@ _MM = {"mm": 1.0, "kg m-2": 1.0}
 
 
 def choose(data: xr.DataArray, role: str = "forecast", **labels: object) -> xr.DataArray:
-    """Return `data` with one label of each named dimension selected.
+    """Return `data` with one label of each named dimension selected; None drops a dimension of size 1.
 
-    Parameters
-    ----------
-    data : DataArray
-    role : str, default "forecast"
-        What `data` is, for errors.
-    **labels
-        For each dimension the label to take, or None: then a dimension of size 1 is dropped.
-
-    Raises
-    ------
-    RecipeError
-        If a dimension of several labels has none chosen, or the chosen one is not there.
+    `role` says in errors what `data` is. A `RecipeError` is raised where none of several labels is chosen, or one that
+    is not there.
     """
     for dim, label in labels.items():
         if dim not in data.dims:

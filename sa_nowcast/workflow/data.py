@@ -52,15 +52,14 @@ class Experiment:
         Plans the training and validation windows, and fits the scaling; reads the training period once.
     channels : int
     trained_on : str
-        One line about the periods, for people.
-    test : Dataset
-    test_frames : Frames
-    test_period : (int, int)
-        Positions in `test_frames` that are forecast and scored.
+        One line about the periods.
+    test, test_frames : Dataset, Frames
+        What the test period is in.
+    test_period, train_period : (int, int)
+        Positions in `test_frames` of what is forecast and scored, and of the training period; the latter None where
+        training has data of its own.
     blocked : ndarray of int
         Positions without any valid value.
-    train_period : (int, int) or None
-        Positions in `test_frames` of the training period; None where training has data of its own.
     """
 
     training: Callable[[], TrainingData]
@@ -76,16 +75,8 @@ class Experiment:
 def open_experiment(recipe: Recipe, *, read: bool = True) -> Experiment:
     """Open what a recipe names, and check that it can be trained on and scored.
 
-    Parameters
-    ----------
-    recipe : Recipe
-    read : bool
-        Whether the test period is read, for frames without any value; False finds ``blocked`` empty.
-
-    Raises
-    ------
-    DataError, RecipeError
-        Data that are not there, cannot be used, or are too short for the split.
+    With `read` the test period is read, for frames without any value; else ``blocked`` is empty. Data that are not
+    there, cannot be used, or are too short for the split are a `DataError` or `RecipeError`.
     """
     if recipe.data.engine == DIGITS:
         return _digits(recipe)
@@ -138,14 +129,14 @@ def _digits(recipe: Recipe) -> Experiment:
     options |= {"length": recipe.history + recipe.steps}
     folder, seed = Path(recipe.data.source).expanduser(), recipe.training.seed
     try:
-        train = MovingMnist(folder, "train", seed=seed, **options)
-        held = MovingMnist(folder, "train", seed=seed + _VALIDATION_SEED, **options)
+        # Others than those that are trained on, of the same digits, choose the weights.
+        train, other = (MovingMnist(folder, "train", seed=seed + more, **options) for more in (0, _VALIDATION_SEED))
         test = MovingMnist(folder, "test", seed=TEST_SEED, **options)
     except TypeError as error:
         raise RecipeError("data.options", f"cannot be used ({error})") from error
     return _of_own_sequences(
         test.dataset(0, count),
-        lambda frames: TrainingData.from_digits(train, held, frames, recipe.history, recipe.steps, recipe.training),
+        lambda frames: TrainingData.from_digits(train, other, frames, recipe.history, recipe.steps, recipe.training),
         f"training on sequences of {train.digits} training digits made on the fly",
     )
 
@@ -162,7 +153,7 @@ def _made(recipe: Recipe) -> Experiment:
     sources = sources_of(recipe)
     real = [_real_field(source, "data.source" if not i else "data.options.also") for i, source in enumerate(sources)]
     seed, shape = recipe.training.seed, (options.get("size", 80), recipe.history, recipe.steps)
-    train, held, test = (
+    train, other, test = (
         MadeFields(*shape, seed=seed + more, real=real) for more in (0, _VALIDATION_SEED, _MADE_TEST_SEED)
     )
     values = np.stack([test.sequence(number) for number in range(count)])
@@ -171,7 +162,7 @@ def _made(recipe: Recipe) -> Experiment:
     return _of_own_sequences(
         xr.Dataset({"field": ((SEQUENCE, "time", "y", "x"), values)}, {"time": times}),
         lambda frames: TrainingData.from_made(
-            train, held, frames, recipe.history, recipe.steps, recipe.training, named=named
+            train, other, frames, recipe.history, recipe.steps, recipe.training, named=named
         ),
         f"training on fields made on the fly, some of them cut from {named}",
     )
@@ -233,13 +224,7 @@ def _known_options(recipe: Recipe, known: Sequence[str]) -> dict[str, Any]:
 
 
 def open_source(recipe: Recipe) -> xr.Dataset:
-    """Open what ``data.source`` names, or the store of a conversion, lazily; sequences are put one after another.
-
-    Raises
-    ------
-    DataError
-        No such file, or one that cannot be opened.
-    """
+    """Open what ``data.source`` names, or the store of a conversion, lazily; sequences are put one after another."""
     if recipe.conversion is not None:
         ds = chain(open_any(str(Path(recipe.conversion.to).expanduser())))
     else:
@@ -253,13 +238,7 @@ def open_source(recipe: Recipe) -> xr.Dataset:
 
 
 def open_path(source: str, key: str, *, engine: str | None = None, **options: Any) -> xr.Dataset:
-    """Open a sample, a path or a pattern that a recipe names under `key`; sequences are put one after another.
-
-    Raises
-    ------
-    DataError
-        No such file, or one that cannot be opened.
-    """
+    """Open a sample, a path or a pattern that a recipe names under `key`; sequences are put one after another."""
     if source.startswith(SAMPLE_PREFIX):
         return open_sample(source.removeprefix(SAMPLE_PREFIX))
     path = Path(source).expanduser()
@@ -270,13 +249,7 @@ def open_path(source: str, key: str, *, engine: str | None = None, **options: An
 
 
 def sources_of(recipe: Recipe) -> list[str]:
-    """Return all that a recipe reads data from: ``data.source``, and of made fields also ``data.options.also``.
-
-    Raises
-    ------
-    RecipeError
-        Paths that are none.
-    """
+    """Return all that a recipe reads data from: ``data.source``, and of synthetic fields also ``data.options.also``."""
     also = recipe.data.options.get("also", []) if recipe.data.engine == MADE else []
     if not isinstance(also, list) or not all(isinstance(path, str) for path in also):
         raise RecipeError("data.options.also", f"{also!r}", expected="a list of paths")
@@ -323,7 +296,7 @@ def _region(ds: xr.Dataset, bounds: Mapping[str, tuple[float, float]], key: str)
 def _split(frames: int, recipe: Recipe) -> Split:
     split = recipe.split
     if split.test == 0:
-        raise RecipeError("split.test", "0", expected="a share above 0, for a run ends with scores on held-back times")
+        raise RecipeError("split.test", "0", expected="a share above 0, for a run ends with scores of the test period")
     return split_in_time(
         frames,
         recipe.history + recipe.steps,
@@ -335,7 +308,7 @@ def _split(frames: int, recipe: Recipe) -> Split:
 
 
 def period(frames: Frames, part: tuple[int, int]) -> str:
-    """Return the first and last time of a period, for people."""
+    """Return the first and last time of a period, as lines of progress show it."""
     return f"{frames.label(part[0])} to {frames.label(part[1] - 1)}" if part[1] > part[0] else "nothing"
 
 
@@ -351,24 +324,9 @@ def identity_of_all(sources: Sequence[str], known: Mapping[str, Any]) -> dict[st
 
 
 def data_identity(source: str, known: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what tells the data of `source` from others.
+    """Return the ``stamp`` (names, sizes and times of files) and the ``identity`` of what a recipe reads from `source`.
 
-    Parameters
-    ----------
-    source : str
-        Of a recipe: a path, a pattern, or a sample.
-    known : mapping
-        What this function returned before; files of the same sizes and times are not read again.
-
-    Returns
-    -------
-    dict
-        ``stamp`` (names, sizes and times of the files) and ``identity``.
-
-    Raises
-    ------
-    DataError
-        There is no such file.
+    `known` is what this function returned before: files of the same sizes and times are not read again.
     """
     if source.startswith(SAMPLE_PREFIX):
         return {"stamp": source, "identity": digest([source, __version__])}

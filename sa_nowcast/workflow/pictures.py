@@ -63,16 +63,7 @@ class Drawable(Protocol):
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that is asked for.
-
-    Parameters
-    ----------
-    kind : {"forecast", "scores", "animation", "attention"}
-    channel : (int, str)
-        The variable or channel that it shows: its position among the model's, and its name.
-    settings : list
-        What of the recipe matters to it.
-    """
+    """A picture that is asked for: its kind, its channel (number, name), and what of the recipe matters."""
 
     kind: str
     channel: tuple[int, str]
@@ -221,36 +212,13 @@ def draw_file(
     dry_run: bool = False,
     report: Callable[[str], None] = lambda line: None,
 ) -> str:
-    """Draw the file `source` into `target`, and say what was drawn.
+    """Draw what the file `source` holds into `target`, and say in a line what was drawn.
 
-    Parameters
-    ----------
-    source : str
-        A forecast, an archive, scores, or frames.
-    target : Path
-        Ends in ``.png``, ``.svg`` or ``.pdf``; an animation of a forecast or of frames in ``.gif`` or ``.mp4``.
-    truth, history : Dataset, optional
-        Frames to show beside a forecast.
-    init_time, variable, channel : str, optional
-        What to draw of what has several. By default of an archive the last init time that has truth, where truth is
-        given, or else the last one. Of frames the last one that is drawn.
-    last : int, optional
-        Of frames, how many: by default 6, and 24 in an animation.
-    engine, options : optional
-        Of frames, as for `sa_nowcast.sources.opening.open_data`.
-    time, y, x : str, optional
-        Dimensions of frames and of truth, where they cannot be found.
-    metrics, thresholds : sequence, optional
-        What to draw of scores.
-    dry_run : bool
-        Check only: no value is read, nothing is drawn.
-    report : callable
-        Called with a line about what the picture lacks, such as truth.
-
-    Returns
-    -------
-    str
-        What was drawn, in a line.
+    A forecast, an archive or frames become one of `PICTURES` or `ANIMATIONS`, scores one of `PICTURES`. Of an archive
+    the last init time that has truth is drawn by default, where truth is given, or else the last one; of frames the
+    last 6, or 24 in an animation. `engine`, `options`, `time`, `y` and `x` are those of frames and truth, `metrics` and
+    `thresholds` choose among scores. A dry run checks only: no value is read, nothing is drawn. `report` is called with
+    a line about what the picture lacks, such as truth.
 
     Raises
     ------
@@ -258,10 +226,8 @@ def draw_file(
         `source` holds no forecast, no scores and no frames.
     RecipeError
         An animation of scores, an option of another kind of file, or something that has to be chosen.
-    MissingLibraryError
-        What draws is not installed.
-    StorageError
-        The picture cannot be written.
+    MissingLibraryError, StorageError
+        What draws is not installed, or the picture cannot be written.
     """
     require("matplotlib", "plot")
     kind = kind_of(source)
@@ -366,13 +332,7 @@ def _draw_scores(source: str, target: Path, chosen: Mapping[str, Any], dry_run: 
 
 
 def read_scores(source: str) -> dict[str, xr.Dataset]:
-    """Read scores from ``.csv`` or NetCDF; by model, under "" where there is one only.
-
-    Raises
-    ------
-    DataError
-        No such file, or no scores in it.
-    """
+    """Read scores from ``.csv`` or NetCDF; by model, under "" where there is one only."""
     path = Path(source).expanduser()
     try:
         if path.suffix.lower() == ".csv":

@@ -352,30 +352,9 @@ def convert_source(
 ) -> bool:
     """Convert what `recipe` names, where the store is not there, not whole, or was made of other data.
 
-    Parameters
-    ----------
-    recipe : Recipe
-        With a block ``conversion``.
-    identity : str
-        Of the source.
-    report : callable
-        Called with one line.
-    alone : bool
-        Whether no other process may be about to do the same.
-    dry_run : bool
-        Check only: the store is not made.
-
-    Returns
-    -------
-    bool
-        Whether anything was done.
-
-    Raises
-    ------
-    RecipeError
-        The store holds a conversion with other settings, or one that no recipe made.
-    DataError, StorageError
-        As `sa_nowcast.convert`.
+    Return whether anything was done. `identity` is that of the source; `alone` tells whether no other process may be
+    about to do the same; a dry run checks only. A store that holds a conversion with other settings, or one that no
+    recipe made, is a `RecipeError`.
     """
     block = recipe.conversion
     assert block is not None

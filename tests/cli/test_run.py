@@ -51,7 +51,7 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def _ran(out: str, err: str, folder: Path) -> None:
-    assert "trial: held-back times, by lead time" in out
+    assert "trial: test period, by lead time" in out
     assert "persistence" in out
     assert "CSI>=1" in out
     # Paths are not folded, whatever the width of the terminal: they are there to be copied.
