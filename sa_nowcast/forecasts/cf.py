@@ -99,9 +99,9 @@ def raising_template(shape: Sequence[int], dtype: npt.DTypeLike = np.float32, ch
     """Return a lazy array for the layout of a store: it has a shape, a type and chunks, and raises when computed."""
     import dask.array
 
-    whole = dask.array.core.normalize_chunks(chunks, tuple(shape), dtype=np.dtype(dtype))
+    whole = dask.array.core.normalize_chunks(chunks, tuple(shape), dtype=np.dtype(dtype))  # type: ignore[no-untyped-call]
     empty = np.empty((0,) * len(shape), dtype)
-    template: dask.array.Array = dask.array.map_blocks(_no_values, chunks=whole, dtype=empty.dtype, meta=empty)
+    template: dask.array.Array = dask.array.map_blocks(_no_values, chunks=whole, dtype=empty.dtype, meta=empty)  # type: ignore[no-untyped-call]
     return template
 
 

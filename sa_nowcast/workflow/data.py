@@ -257,16 +257,8 @@ def sources_of(recipe: Recipe) -> list[str]:
 
 
 def _frames(ds: xr.Dataset, recipe: Recipe) -> Frames:
-    data = recipe.data
-    return Frames.from_xarray(
-        ds,
-        variables=data.variables,
-        time=data.time,
-        y=data.y,
-        x=data.x,
-        channel=data.channel,
-        gaps="skip" if SEQUENCE in ds.coords else data.gaps,
-    )
+    told = recipe.data.model_dump(include={"variables", "time", "y", "x", "channel"})
+    return Frames.from_xarray(ds, **told, gaps="skip" if SEQUENCE in ds.coords else recipe.data.gaps)
 
 
 def _regions(ds: xr.Dataset, recipe: Recipe) -> tuple[xr.Dataset, xr.Dataset]:

@@ -268,14 +268,8 @@ class _Stages:
             if (reason := self._reason(f"hindcast {name}", inputs)) is not None:
                 self.report(f"forecasting the same by {name}")
                 path = archive_path(self.folder / REFERENCES, name, recipe, self.experiment)
-                self._forecast(
-                    f"hindcast {name}",
-                    inputs,
-                    reference_of(name, self.experiment),
-                    path,
-                    f"{recipe.name}, {name}",
-                    reason,
-                )
+                made_by, title = reference_of(name, self.experiment), f"{recipe.name}, {name}"
+                self._forecast(f"hindcast {name}", inputs, made_by, path, title, reason)
         if recipe.forecast.latest:
             inputs = digest([period_of, recipe.forecast.tile, model, LATEST])
             if self._reason(LATEST, inputs) is not None:
@@ -311,13 +305,8 @@ class _Stages:
 
         recipe = self.recipe
         made = ["hindcast", *(f"hindcast {name}" for name in self.others)]
-        inputs = digest(
-            [
-                [self.ledger.left(stage) for stage in made],
-                recipe.verification.model_dump(mode="json"),
-                self.data["identity"],
-            ]
-        )
+        left = [self.ledger.left(stage) for stage in made]
+        inputs = digest([left, recipe.verification.model_dump(mode="json"), self.data["identity"]])
         if self._reason("verify", inputs) is None:
             return
         first = recipe.verification.references[0]
@@ -399,13 +388,8 @@ def convert_source(
     convert(
         str(Path(source).expanduser()) if isinstance(source, str) else source,
         store,
-        engine=recipe.data.engine,
         options=recipe.data.options or None,
-        variables=recipe.data.variables,
-        time=recipe.data.time,
-        y=recipe.data.y,
-        x=recipe.data.x,
-        channel=recipe.data.channel,
+        **recipe.data.model_dump(include={"engine", "variables", "time", "y", "x", "channel"}),
         window=recipe.history + recipe.steps,
         existing="replace" if store.exists() else "refuse",
         dry_run=dry_run,

@@ -58,7 +58,7 @@ def test_no_cartopy(forecast, monkeypatch):
 
 
 @remedy("computing/installing.py", "… …")
-def test_nothing_that_makes_films(forecast, monkeypatch, tmp_path):
+def test_nothing_that_makes_animations(forecast, monkeypatch, tmp_path):
     from matplotlib.animation import FFMpegWriter
 
     monkeypatch.setattr(FFMpegWriter, "isAvailable", classmethod(lambda cls: False))
