@@ -37,7 +37,6 @@ class _Attention:
 
     frame: xr.DataArray
     rows: dict[str, dict[str, xr.DataArray]]
-    time: np.datetime64
     point: tuple[int, int]
     cell: tuple[int, int, int, int]
     title: str
@@ -240,7 +239,7 @@ def _attention(
         column, cell = size[1] - 1 - column, (*cell[:2], size[1] - cell[3], size[1] - cell[2])
     at = _place_of(frame, row, column)
     text = f"attention of {network.config.name} at {at}, from {clock(frames.times[last])}"
-    return _Attention(frame, rows, frames.times[last], (row, column), cell, text)
+    return _Attention(frame, rows, (row, column), cell, text)
 
 
 def _at_pixels(weights: npt.NDArray[np.float32], config: Any, size: tuple[int, ...]) -> npt.NDArray[np.float32]:
