@@ -46,22 +46,17 @@ def plot_frames(
         How many frames.
     init_time : datetime-like, optional
         The time of the last frame that is drawn; by default the last one of `data`.
-    variable, channel : optional
-        What to draw of several variables and channels.
     columns : int, default 6
         At most as many panels side by side.
-    coastlines : bool, optional
-        As for :func:`sa_nowcast.plotting.plot_forecast`.
     time, y, x : hashable, optional
         The names of these dimensions, where CF attributes and common names do not tell.
-    title : str, optional
-        In place of variable, units and times.
+    variable, channel, coastlines, title : optional
+        As for :func:`sa_nowcast.plotting.plot_forecast`.
 
     Returns
     -------
     matplotlib.figure.Figure
-        All panels share one colour scale. Rain rates have discrete levels spaced like a logarithm. Missing pixels are
-        grey. North is up.
+        As that of :func:`sa_nowcast.plotting.plot_forecast`: one colour scale, missing pixels grey, north up.
 
     Raises
     ------

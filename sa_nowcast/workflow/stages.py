@@ -65,20 +65,17 @@ class RunResult:
 
 
 def train(recipe: Recipe, *, progress: bool = True, report: Report = lambda line: None) -> Path:
-    """Train what a recipe describes, and save the model.
+    """Train what a recipe describes, and save the model; `run` goes on from there without training again.
 
     Parameters
     ----------
-    recipe : Recipe
-    progress : bool
-        Whether training shows a progress bar on standard error.
-    report : callable
-        Called with one line at the start of each stage.
+    recipe, progress, report
+        As for `run`.
 
     Returns
     -------
     Path
-        The model's folder. `run` goes on from there without training again.
+        The model's folder.
 
     Raises
     ------
