@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from inspect import cleandoc
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import xarray as xr
 
@@ -29,8 +31,26 @@ if TYPE_CHECKING:
     from sa_nowcast.stream import SequenceDataset, SequenceLoader
     from sa_nowcast.verification import Bootstrap, Reference
 
-# Signatures are written out, so that help() and completion show them before torch or matplotlib are imported; a test
-# compares them with those of the functions.
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _described_by(*names: str) -> Callable[[F], F]:
+    """Add the docstrings of functions to a method's, read from their source: importing them would import torch.
+
+    The signatures are written out, for help() and completion; a test compares them with those of the functions.
+    """
+
+    def described(method: F) -> F:
+        for module, name in (full.rsplit(".", 1) for full in names):
+            file = Path(__file__).parent / f"{module.replace('.', '/')}.py"
+            source = file.read_text(encoding="utf-8") if file.is_file() else ""  # of an installation of bytecode alone
+            found = re.search(rf'^ *(?:class|def) {name}\b.*?"""(.*?)"""', source, re.M | re.S)
+            if found and method.__doc__:
+                head = f"sa_nowcast.{module}.{name}"
+                method.__doc__ = f"{cleandoc(method.__doc__)}\n\n{head}\n{'-' * len(head)}\n{cleandoc(found[1])}"
+        return method
+
+    return described
 
 
 class _Gridded:
@@ -47,6 +67,7 @@ class _Gridded:
         """Say what was found, and what can be done with it; no value is read."""
         return "\n".join((f"<{type(self).__name__} of sa_nowcast>", *_found(self._obj)))
 
+    @_described_by("training.fit.fit")
     def fit(
         self,
         *,
@@ -72,32 +93,6 @@ class _Gridded:
 
         Parameters
         ----------
-        history : int
-            Frames that a forecast starts from.
-        steps : int
-            Lead times to train for.
-        network : mapping or NetworkConfig, optional
-            Fields of `sa_nowcast.models.NetworkConfig`, and ``preset`` (default ``"small"``, minutes on two cores).
-        scaling : {"auto", "minmax", "standard", "log1p", "db"}
-            Between physical and network values; ``auto`` takes log1p for rain rates and amounts, standard for the rest.
-        validation : float, default 0.2
-            Share of the frames, the latest ones, that chooses the best weights; 0 keeps the last weights.
-        guard : int, optional
-            Frames left unused between training and validation; by default one history.
-        variables : sequence of str, optional
-            Of a Dataset, those that are the channels; by default all that are gridded.
-        time, y, x, channel : hashable, optional
-            Dimension names, where CF attributes and common names do not tell.
-        gaps : {"refuse", "skip"}
-            What to do about missing times and frames without a valid value.
-        folder : path, optional
-            Where checkpoints, the training log and pictures go. Given the same folder again, the run goes on.
-        progress : bool, default True
-            Whether to show a progress bar on standard error.
-        report : callable, optional
-            Called with one line on what the training computes on, and how.
-        loggers : sequence of Lightning loggers, optional
-            Beside ``training.csv`` in `folder`.
         **training
             Fields of `sa_nowcast.recipe.TrainingRecipe`, which says what each is: ``acceleration``, ``augment``,
             ``average``, ``batch_size``, ``checkpoint_every``, ``clip_norm``, ``context_truth_rise``,
@@ -105,21 +100,6 @@ class _Gridded:
             ``max_time``, ``optimizer``, ``patience``, ``pictures``, ``precision``, ``preset``, ``rain_weights``,
             ``reversed_input``, ``schedule``, ``seed``, ``tensorboard``, ``truth_decay``, ``truth_start``,
             ``validate_every``, ``validation_samples``, ``warm_up``, ``weight_decay``, ``workers``.
-
-        Returns
-        -------
-        Nowcaster
-
-        Raises
-        ------
-        DataError
-            Times, units or values that cannot be used, or too few frames.
-        RecipeError
-            An option that is unknown or not allowed.
-        StorageError
-            The folder cannot be written, or another process trains in it.
-        Interrupted
-            A signal stopped the run; it goes on when called again with the same folder.
         """
         from sa_nowcast.training.fit import fit
 
@@ -129,6 +109,7 @@ class _Gridded:
             progress=progress, report=report, loggers=loggers, **training,
         )  # fmt: skip
 
+    @_described_by("stream.dataset.SequenceDataset")
     def loader(
         self,
         *,
@@ -162,59 +143,18 @@ class _Gridded:
         """Return a torch DataLoader over the windows of these data, an epoch an iteration.
 
         It is `sa_nowcast.stream.loader`, which has more ways to go on, over a `sa_nowcast.SequenceDataset`. A batch is
-        (batch, time, channel, y, x) in physical units, NaN where missing.
+        (batch, time, channel, y, x) in physical units, NaN where missing. Other parameters as for the dataset.
 
         Parameters
         ----------
-        history, steps : int
-            Frames given and frames to forecast; a window has ``history + steps`` frames.
         batch_size : int, default 8
             Windows a batch, in this process.
         workers : int, default 0
             Processes that read; 0 reads in this one. The batches are the same with any number.
-        variables : sequence of str, optional
-            Of a Dataset, those that are the channels; by default all that are gridded.
-        time, y, x, channel : hashable, optional
-            Dimension names, where CF attributes and common names do not tell.
-        gaps : {"refuse", "skip"}
-            What to do about missing times.
-        stride : int, default 1
-            Frames between the starts of successive windows.
-        period : {"train", "validation", "test"}, optional
-            One of three periods in time order; by default all windows.
-        validation, test : float, default 0.2
-            Shares of the times, where `period` is given.
-        guard : int, optional
-            Frames left unused between two periods; by default one history.
-        starts : sequence of int, optional
-            Windows that were planned, in place of all windows.
-        crop : int or (int, int), optional
-            Rows and columns of a random crop of each window; by default the whole grid.
-        wet_threshold, wet_fraction : float, default 0
-            A crop is taken when at least this share of its pixels is at or above the threshold, in the data's units.
-        flips, turns : bool, default False
-            Whether to mirror windows at random, and to turn them by quarters.
-        seed : int, default 0
-            Decides order, crops, flips and turns, together with the number of the sample.
-        shuffle : bool, default True
-            Whether an epoch has an order of its own, or the one in time.
-        cache_bytes : int, default 128 MiB
-            Bytes that are kept at most when reading from storage.
-        in_memory : bool, optional
-            Whether all frames are read into memory first; by default up to `sa_nowcast.stream.IN_MEMORY_BYTES`.
-        device : str or torch.device, optional
-            Keep all frames on this device; loader workers cannot be used then.
 
         Returns
         -------
         SequenceLoader
-
-        Raises
-        ------
-        DataError
-            Data that cannot be used, or no window at all.
-        RecipeError
-            An option that is not allowed.
         """
         from sa_nowcast.stream import SequenceDataset, loader
 
@@ -226,6 +166,7 @@ class _Gridded:
         )  # fmt: skip
         return loader(dataset, batch_size, workers=workers)
 
+    @_described_by("forecasts.nowcaster.forecast")
     def forecast(
         self,
         steps: int | None = None,
@@ -248,25 +189,13 @@ class _Gridded:
         model : Nowcaster or path, optional
             By default the one set with `sa_nowcast.set_default_model`, or the one that the environment variable
             ``SA_NOWCAST_MODEL`` names, or else the model that ships, which forecasts any field.
-        steps, lead_times, init_time, grid, time, y, x, channel, tile, device
-            As for `sa_nowcast.Nowcaster.forecast`: lead times, the time of the last known frame, dimension names where
-            attributes and common names do not tell, and how to compute.
-
-        Returns
-        -------
-        DataArray, dims (lead_time, [channel,] y, x); (variable, lead_time, y, x) where the model has several variables
-            float32, in the input's units, with the coordinates lead_time, init_time (scalar) and valid_time.
-
-        Raises
-        ------
-        DataError, ModelError, RecipeError
-            As for `sa_nowcast.Nowcaster.forecast`.
         """
         return as_nowcaster(model).forecast(
             self._obj, steps, lead_times=lead_times, init_time=init_time, grid=grid, time=time, y=y, x=x,
             channel=channel, tile=tile, device=device,
         )  # fmt: skip
 
+    @_described_by("hindcast.call.hindcast")
     def hindcast(
         self,
         steps: int | None = None,
@@ -290,29 +219,7 @@ class _Gridded:
         progress: Callable[[int, int], None] | None = None,
         dry_run: bool = False,
     ) -> xr.DataArray:
-        """Forecast from many init times, lazily or to a Zarr archive.
-
-        Parameters
-        ----------
-        model : Nowcaster, path, Reference or str, optional
-            A nowcaster, or a reference such as "persistence"; by default the default model.
-        steps, init_times, stride
-            Lead times, needed for a reference; and which init times: a slice (both ends included) or a sequence.
-        to, missing, batch_size, tile, shard_size, cluster, device, grid, existing, progress, dry_run
-            As for `sa_nowcast.hindcast.hindcast`.
-        time, y, x, channel : hashable, optional
-            Dimension names, where CF attributes and common names do not tell.
-
-        Returns
-        -------
-        DataArray, dims ([realization,] init_time, [variable,] lead_time, [channel,] y, x)
-            float32, backed by dask.
-
-        Raises
-        ------
-        DataError, ModelError, RecipeError, StorageError, Interrupted
-            As for `sa_nowcast.hindcast.hindcast`.
-        """
+        """Forecast from many init times, lazily or to a Zarr archive; see `sa_nowcast.hindcast.hindcast`."""
         from sa_nowcast.hindcast import hindcast
 
         return hindcast(
@@ -321,6 +228,7 @@ class _Gridded:
             time=time, y=y, x=x, channel=channel, existing=existing, progress=progress, dry_run=dry_run,
         )  # fmt: skip
 
+    @_described_by("verification.plan.verify")
     def verify(
         self,
         truth: xr.DataArray | xr.Dataset,
@@ -336,26 +244,7 @@ class _Gridded:
         bootstrap: Bootstrap | None = None,
         time: Hashable | None = None,
     ) -> xr.Dataset:
-        """Score this forecast against `truth` by lead time; see `sa_nowcast.verify`.
-
-        Parameters
-        ----------
-        truth : DataArray or Dataset, dims (time, [channel,] y, x)
-            The observations, in the forecast's units and on its grid.
-        metrics, thresholds, reference, reference_name, neighbourhoods, data_range, clip, valid_times, bootstrap, time
-            As for `sa_nowcast.verify`.
-
-        Returns
-        -------
-        Dataset, dims (lead_time, [variable,] [channel,] and threshold, neighbourhood, rank where a metric has them)
-
-        Raises
-        ------
-        DataError
-            If truth lacks valid times, or the units, grids or labels differ; or this is no forecast.
-        RecipeError
-            If a metric, threshold or other argument is not valid.
-        """
+        """Score this forecast against `truth` by lead time; see `sa_nowcast.verify`."""
         from sa_nowcast.verification import verify
 
         return verify(
@@ -364,6 +253,7 @@ class _Gridded:
             bootstrap=bootstrap, time=time,
         )  # fmt: skip
 
+    @_described_by("plotting.forecast.plot_forecast", "plotting.frames.plot_frames")
     def plot(
         self,
         truth: xr.DataArray | xr.Dataset | None = None,
@@ -383,42 +273,7 @@ class _Gridded:
     ) -> Figure:
         """Draw this forecast by lead time, or the last of these frames (data without ``lead_time``).
 
-        See `sa_nowcast.plotting.plot_forecast` and `sa_nowcast.plotting.plot_frames`.
-
-        Parameters
-        ----------
-        truth : DataArray or Dataset, dims (time, [channel,] y, x), optional
-            Its frames at the valid times, and the absolute error.
-        history : DataArray or Dataset, dims (time, [channel,] y, x), optional
-            The last frames of it that are not after init time.
-        init_time, variable, channel : optional
-            What to draw of an archive, of several variables and channels; of frames the last one's time. By default of
-            an archive beside truth the last forecast that truth covers.
-        realization : optional
-            The member to draw; by default the mean of an ensemble.
-        columns : int, default 6
-            At most as many lead times, equally far apart, the last one among them; of frames the panels side by side.
-        coastlines : bool, optional
-            True: draw them, or say what is missing; by default where they can be drawn.
-        time : hashable, optional
-            The time dimension of `truth` and `history`; found by its CF attributes otherwise.
-        title : str, optional
-            In place of variable, units and init time.
-        last : int, optional
-            Of frames, how many; by default 6.
-        y, x : hashable, optional
-            Of frames, the horizontal dimensions, where CF attributes and common names do not tell.
-
-        Returns
-        -------
-        matplotlib.figure.Figure
-
-        Raises
-        ------
-        RecipeError
-            If a variable or channel is not chosen, or what is given is for frames or forecasts, and this is the other.
-        MissingLibraryError, StorageError, DataError
-            If `coastlines` is True and they cannot be drawn, or these are neither a forecast nor frames.
+        See `sa_nowcast.plotting.plot_forecast` and, for frames, `sa_nowcast.plotting.plot_frames`.
         """
         from sa_nowcast.plotting import plot_forecast, plot_frames
         from sa_nowcast.plotting.forecast import is_forecast, refuse
@@ -435,6 +290,7 @@ class _Gridded:
             realization=realization, columns=columns, coastlines=coastlines, time=time, title=title,
         )  # fmt: skip
 
+    @_described_by("plotting.forecast.animate")
     def animate(
         self,
         path: str | os.PathLike[str],
@@ -451,36 +307,7 @@ class _Gridded:
         y: Hashable | None = None,
         x: Hashable | None = None,
     ) -> Path:
-        """Write this forecast, or the last of these frames, as an animation; see `sa_nowcast.plotting.animate`.
-
-        Parameters
-        ----------
-        path : path
-            Ends with ".gif" or ".mp4".
-        truth : DataArray or Dataset, dims (time, [channel,] y, x), optional
-            Drawn beside the forecast.
-        init_time, variable, channel, realization, coastlines, time : optional
-            As for `plot`.
-        frames_per_second : float, default 4
-        last : int, optional
-            Of frames, how many; by default 24.
-        y, x : hashable, optional
-            Of frames, the horizontal dimensions, where CF attributes and common names do not tell.
-
-        Returns
-        -------
-        pathlib.Path
-            The file.
-
-        Raises
-        ------
-        RecipeError
-            If the name ends otherwise, or something must be chosen.
-        StorageError
-            If the file cannot be written.
-        MissingLibraryError
-            If the file is an MP4 and there is neither ffmpeg nor PyAV.
-        """
+        """Write this forecast, or the last of these frames, as an animation; see `sa_nowcast.plotting.animate`."""
         from sa_nowcast.plotting import animate
 
         return animate(
@@ -488,6 +315,7 @@ class _Gridded:
             coastlines=coastlines, time=time, frames_per_second=frames_per_second, last=last, y=y, x=x,
         )  # fmt: skip
 
+    @_described_by("plotting.attention.plot_attention")
     def plot_attention(
         self,
         point: tuple[float, float],
@@ -509,33 +337,8 @@ class _Gridded:
 
         Parameters
         ----------
-        point : (float, float)
-            y and x in the units of the grid's coordinates; row and column where it has none.
         model : Nowcaster or path, optional
             One whose network has attention; by default as for `forecast`.
-        init_time : datetime-like, optional
-            The time of the last known frame; by default the last one.
-        layers : sequence of int or {"first", "last"}
-            Which layers, counted from 1, the one that reads the frame.
-        shown : optional
-            The channel or variable that is drawn as the input; by default the first one.
-        coastlines : bool, optional
-            As for `plot`.
-        grid, time, y, x, channel, device
-            As for `forecast`.
-        title : str, optional
-            In place of network, point and init time.
-
-        Returns
-        -------
-        matplotlib.figure.Figure
-
-        Raises
-        ------
-        RecipeError
-            The point is outside of the grid, or there is no such layer, channel or time.
-        ModelError, DataError
-            The network has no attention, or as for `forecast`.
         """
         from sa_nowcast.plotting import plot_attention
 
@@ -544,68 +347,23 @@ class _Gridded:
             coastlines=coastlines, grid=grid, time=time, y=y, x=x, channel=channel, device=device, title=title,
         )  # fmt: skip
 
+    @_described_by("interop.conventions.to_convention")
     def to_convention(self, name: Convention) -> xr.Dataset | xr.DataArray:
-        """Return this forecast under the names of another convention; see `sa_nowcast.interop.to_convention`.
-
-        Parameters
-        ----------
-        name : {"cf", "ecmwf", "weatherbench", "earth2studio", "pysteps"}
-
-        Returns
-        -------
-        DataArray for "earth2studio", else Dataset
-
-        Raises
-        ------
-        RecipeError
-            An unknown convention.
-        DataError
-            It is no forecast, or the convention cannot hold it.
-        """
+        """Return this forecast under the names of another convention; see `sa_nowcast.interop.to_convention`."""
         from sa_nowcast.interop import to_convention
 
         return to_convention(self._field(), name)
 
+    @_described_by("interop.conventions.from_convention")
     def from_convention(self, name: Convention | None = None) -> xr.DataArray:
-        """Return data of another convention as a forecast; see `sa_nowcast.interop.from_convention`.
-
-        Parameters
-        ----------
-        name : {"cf", "ecmwf", "weatherbench", "earth2studio", "pysteps"}, optional
-            By default the convention that the data tell.
-
-        Returns
-        -------
-        DataArray, dims ([realization,] [init_time,] [variable,] lead_time, ..., y, x)
-
-        Raises
-        ------
-        RecipeError
-            An unknown convention.
-        DataError
-            The data are in none of the conventions, or in another than `name`.
-        """
+        """Return data of another convention as a forecast; see `sa_nowcast.interop.from_convention`."""
         from sa_nowcast.interop import from_convention
 
         return from_convention(self._obj, name)
 
+    @_described_by("forecasts.cf.to_dataset")
     def to_cf(self, title: str | None = None) -> xr.Dataset:
-        """Return this forecast as a Dataset with the global attributes of CF; see `sa_nowcast.forecasts.cf.to_dataset`.
-
-        Parameters
-        ----------
-        title : str, optional
-            Global attribute; by default one made from the variable's name.
-
-        Returns
-        -------
-        Dataset
-
-        Raises
-        ------
-        DataError
-            It is no forecast.
-        """
+        """Return this forecast as a Dataset with CF global attributes; see `sa_nowcast.forecasts.cf.to_dataset`."""
         from sa_nowcast.forecasts.cf import to_dataset
 
         return to_dataset(self._field(), title)

@@ -10,7 +10,7 @@ from compliance_checker.runner import CheckSuite
 from sequences import NETWORK, OPTIONS, georeferenced, rain, traffic, weather
 
 from sa_nowcast.errors import DataError, StorageError
-from sa_nowcast.forecasts.cf import to_dataset, write_forecast
+from sa_nowcast.forecasts.cf import raising_template, to_dataset, write_forecast
 from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.frames import Frames
 from sa_nowcast.training.fit import fit
@@ -226,3 +226,15 @@ def test_a_folder_that_is_no_store_is_never_replaced(nowcaster: Nowcaster, tmp_p
 def test_what_is_no_forecast_is_refused() -> None:
     with pytest.raises(DataError, match="rain: no coordinate lead_time, expected a forecast"):
         to_dataset(rain())
+
+
+def test_a_template_lays_out_a_store_and_raises_when_it_is_computed(tmp_path: Path) -> None:
+    template = raising_template((4, 3, 2), np.float32, chunks=(2, 3, 2))
+    ds = xr.Dataset({"rain": (("init_time", "y", "x"), template)})
+    ds.to_zarr(tmp_path / "s.zarr", compute=False, consolidated=False)
+    with xr.open_zarr(tmp_path / "s.zarr", consolidated=False) as opened:
+        assert opened["rain"].shape == (4, 3, 2)
+        assert opened["rain"].dtype == np.float32
+        assert opened["rain"].chunks == ((2, 2), (3,), (2,))
+    with pytest.raises(AssertionError, match="a template of a store was computed"):
+        template.compute()

@@ -352,7 +352,7 @@ def test_unknown_curves_are_refused_with_the_known_ones(data):
 
 
 def test_an_animation_has_a_picture_for_each_lead_time(data, tmp_path):
-    image = pytest.importorskip("PIL.Image", reason="films are read back with Pillow: pip install pillow")
+    image = pytest.importorskip("PIL.Image", reason="animations are read back with Pillow: pip install pillow")
     path = animate(forecast_of(data), tmp_path / "x.gif", data)
     with image.open(path) as film:
         assert film.n_frames == 4
@@ -379,8 +379,8 @@ def test_truth_and_history_may_be_datasets(data, tmp_path):
 
 
 def shown(path) -> tuple[list[np.ndarray], float]:
-    """The pictures of a film as a player shows them, (height, width, 3), and how many a second."""
-    av = pytest.importorskip("av", reason="films need PyAV: pip install av")
+    """The pictures of an animation as a player shows them, (height, width, 3), and how many a second."""
+    av = pytest.importorskip("av", reason="animations need PyAV: pip install av")
     with av.open(str(path)) as film:
         frames = [
             frame.reformat(format="rgb24", src_colorspace="ITU709").to_ndarray() for frame in film.decode(video=0)
@@ -389,8 +389,8 @@ def shown(path) -> tuple[list[np.ndarray], float]:
 
 
 def test_an_mp4_shows_what_the_gif_shows_on_an_even_number_of_pixels(data, tmp_path):
-    pytest.importorskip("av", reason="films need PyAV: pip install av")
-    image = pytest.importorskip("PIL.Image", reason="films are read back with Pillow: pip install pillow")
+    pytest.importorskip("av", reason="animations need PyAV: pip install av")
+    image = pytest.importorskip("PIL.Image", reason="animations are read back with Pillow: pip install pillow")
     odd = data.isel(latitude=slice(0, 11))
     animate(forecast_of(odd), tmp_path / "x.gif", odd)
     path = animate(forecast_of(odd), tmp_path / "x.mp4", odd, frames_per_second=2.5)
@@ -409,12 +409,12 @@ def test_an_mp4_shows_what_the_gif_shows_on_an_even_number_of_pixels(data, tmp_p
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["x.gif", "x.mp4"]
 
 
-def test_a_film_keeps_colours_and_gets_a_white_edge_where_a_side_is_odd(tmp_path):
-    pytest.importorskip("av", reason="films need PyAV: pip install av")
-    from sa_nowcast.plotting.film import write_film
+def test_an_animation_keeps_colours_and_gets_a_white_edge_where_a_side_is_odd(tmp_path):
+    pytest.importorskip("av", reason="animations need PyAV: pip install av")
+    from sa_nowcast.plotting.animation import write_animation
 
     colours = [(215, 48, 39), (26, 152, 80), (47, 126, 188)]
-    write_film([np.full((33, 51, 3), colour, np.uint8) for colour in colours], tmp_path / "x.mp4", 4)
+    write_animation([np.full((33, 51, 3), colour, np.uint8) for colour in colours], tmp_path / "x.mp4", 4)
     frames, _ = shown(tmp_path / "x.mp4")
     for colour, frame in zip(colours, frames, strict=True):
         assert frame.shape == (34, 52, 3)
@@ -422,8 +422,8 @@ def test_a_film_keeps_colours_and_gets_a_white_edge_where_a_side_is_odd(tmp_path
         assert frame[33].min() > 200
 
 
-def test_the_program_ffmpeg_makes_the_film_that_pyav_makes():
-    pytest.importorskip("av", reason="films need PyAV: pip install av")
+def test_the_program_ffmpeg_makes_the_animation_that_pyav_makes():
+    pytest.importorskip("av", reason="animations need PyAV: pip install av")
     from matplotlib.animation import FFMpegWriter
 
     if not FFMpegWriter.isAvailable():
@@ -431,15 +431,15 @@ def test_the_program_ffmpeg_makes_the_film_that_pyav_makes():
     import io
     from fractions import Fraction
 
-    from sa_nowcast.plotting import film
+    from sa_nowcast.plotting import animation
 
     picture = np.full((32, 48, 3), 255, np.uint8)
     picture[8:24, 8:40] = (215, 48, 39)
     both = [
         shown_bytes(io.BytesIO(content))
         for content in (
-            film._by_ffmpeg([picture] * 3, Fraction(4), FFMpegWriter.bin_path()),
-            film._by_av([picture] * 3, Fraction(4)),
+            animation._by_ffmpeg([picture] * 3, Fraction(4), FFMpegWriter.bin_path()),
+            animation._by_av([picture] * 3, Fraction(4)),
         )
     ]
     assert [len(frames) for frames in both] == [3, 3]
@@ -456,7 +456,7 @@ def shown_bytes(stream) -> list[np.ndarray]:
         return [frame.reformat(format="rgb24", src_colorspace="ITU709").to_ndarray() for frame in film.decode(video=0)]
 
 
-def test_a_failed_film_leaves_the_old_one_and_nothing_else(data, tmp_path):
+def test_a_failed_animation_leaves_the_old_one_and_nothing_else(data, tmp_path):
     path = tmp_path / "x.mp4"
     path.mkdir()
     with pytest.raises(StorageError, match=r"x\.mp4: cannot be written"):

@@ -18,7 +18,7 @@ from sources.source_files import digit_folder, taxibj_stamps, write_taxibj
 
 from sa_nowcast import cli
 from sa_nowcast.recipe import read_recipe
-from sa_nowcast.workflow import drawing
+from sa_nowcast.workflow import pictures
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 TINY = ["training.max_steps=2", "training.batch_size=2", "training.validate_every=2", "training.validation_samples=2",
@@ -27,7 +27,7 @@ TINY = ["training.max_steps=2", "training.batch_size=2", "training.validate_ever
 
 @pytest.fixture(autouse=True)
 def _quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drawing, "draw", lambda *args: args[-1].write_bytes(b"picture"))
+    monkeypatch.setattr(pictures, "draw", lambda *args: args[-1].write_bytes(b"picture"))
 
 
 def shrunken(

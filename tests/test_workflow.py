@@ -22,7 +22,7 @@ from sa_nowcast.errors import DataError, Interrupted, MissingLibraryError, Recip
 from sa_nowcast.forecasts import job
 from sa_nowcast.hindcast import archive
 from sa_nowcast.recipe import Recipe
-from sa_nowcast.workflow import RunResult, drawing, period, run
+from sa_nowcast.workflow import RunResult, period, pictures, run
 
 FILES = {"model.nowcaster", "forecast.nc", "scores.csv", "forecast.png", "scores.png"}
 
@@ -77,7 +77,7 @@ def same(folder: Path, finished: Path, **changes: Any) -> Recipe:
 @pytest.fixture
 def quick_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most of the time of a small run goes into its picture; some tests are about other things."""
-    monkeypatch.setattr(drawing, "draw", lambda *args: args[-1].write_bytes(b"picture"))
+    monkeypatch.setattr(pictures, "draw", lambda *args: args[-1].write_bytes(b"picture"))
 
 
 @pytest.fixture
@@ -269,8 +269,8 @@ def test_every_variable_and_channel_is_drawn_under_its_name(tmp_path: Path, data
 
 
 def test_names_that_no_file_can_have_are_told_apart() -> None:
-    assert drawing._endings(["rain"]) == [""]
-    assert drawing._endings(["in/out", "in out", "T", "t", "..", "Über 2.5"]) == [
+    assert pictures._endings(["rain"]) == [""]
+    assert pictures._endings(["in/out", "in out", "T", "t", "..", "Über 2.5"]) == [
         "-in_out-1", "-in_out-2", "-T-3", "-t-4", "-channel", "-Über_2.5"
     ]  # fmt: skip
 

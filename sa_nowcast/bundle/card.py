@@ -30,7 +30,7 @@ def model_card(
     seconds: float | None = None,
     call: str | None = None,
 ) -> str:
-    """Return the model card of a nowcaster, a page in Markdown.
+    """Return a page about a model; no program reads it back.
 
     Parameters
     ----------

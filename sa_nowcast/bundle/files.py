@@ -1,12 +1,12 @@
-"""A trained model on disk: a folder with ``weights.safetensors`` and ``model.json``, and texts for people.
+"""A trained model on disk: a folder with ``weights.safetensors`` and ``model.json``, and texts to read.
 
 ``model.json`` holds the network's configuration, the scaling, the grid and cadence it was trained on, provenance,
 the SHA-256 of the weights file, and a SHA-256 of all of this. Neither safetensors nor torch notices a flipped bit;
 the digests do. They prove damage, not trust: whoever can change the files can change the digests too. Nothing in a
 bundle is ever executed.
 
-``README.md`` (the model card) and ``recipe.yaml`` may stand beside them. They are for people: no digest covers them,
-nothing depends on them, and who passes a model on may change them.
+``README.md`` (the model card) and ``recipe.yaml`` may stand beside them, for whoever reads about the model: no digest
+covers them, nothing depends on them, and who passes a model on may change them.
 """
 
 from __future__ import annotations
@@ -43,22 +43,9 @@ def write_bundle(
 ) -> str:
     """Write a bundle beside its final name and rename it there; return its digest.
 
-    Parameters
-    ----------
-    path : path
-        The bundle's folder; by convention ``name.nowcaster``.
-    weights : mapping of str to Tensor
-    description : mapping
-        All that `model.json` holds beside the digests; plain JSON data.
-    overwrite : bool
-        Whether a bundle that stands there is replaced. Anything else that stands there never is.
-    texts : mapping of str to str, optional
-        What `CARD` and `RECIPE` hold; an empty text makes no file.
-
-    Raises
-    ------
-    StorageError
-        The folder exists, or cannot be written.
+    `description` is all that `model.json` holds beside the digests, plain JSON data; `texts` are what `CARD` and
+    `RECIPE` hold, where an empty one makes no file. With `overwrite` a bundle that stands there is replaced, and
+    nothing else ever is. A folder that exists, or cannot be written, is a `StorageError`.
     """
     data, content = encode(weights, description)
     target = Path(path)
@@ -84,13 +71,7 @@ def write_bundle(
 
 
 def require_free(target: Path, overwrite: bool) -> None:
-    """Make sure that a bundle may be written to `target`; an empty folder counts as a model that may be replaced.
-
-    Raises
-    ------
-    StorageError
-        A model stands there and is not to be replaced, or anything else does.
-    """
+    """Refuse a place where no bundle may be written; an empty folder counts as a model that may be replaced."""
     empty = target.is_dir() and not any(target.iterdir())
     if target.exists() and not (overwrite and (empty or _is_bundle(target))):
         what = "an empty folder" if empty else "a model" if _is_bundle(target) else "something that is no model"
@@ -111,10 +92,7 @@ def encode(weights: Mapping[str, Tensor], description: Mapping[str, Any]) -> tup
 def read_bundle(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a bundle and check every byte of it; return weights and description.
 
-    Raises
-    ------
-    ModelError
-        No bundle, one of a newer format, or one that was truncated or altered.
+    What is no bundle, one of a newer format, or one that was truncated or altered is a `ModelError`.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -171,10 +149,7 @@ def read_bundle(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def read_text(path: str | Path, name: str) -> str:
-    """Return what a bundle's `CARD` or `RECIPE` holds; empty where there is none that can be read as text.
-
-    They are for people, so a damaged one is no reason to refuse the model.
-    """
+    """Return what a bundle's `CARD` or `RECIPE` holds; empty where none can be read: no reason to refuse the model."""
     file = Path(path) / name
     try:
         if not file.is_file() or not _belongs(file, Path(path)):

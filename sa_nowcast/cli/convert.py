@@ -11,17 +11,12 @@ from sa_nowcast.cli.terminal import app
 
 
 @app.command()
+@options.reads("engine", "option", "time_pattern", "time", "y", "x", "channel", "variable")
 def convert(
     source: Annotated[list[str], typer.Argument(help="A file, folder, pattern or Zarr store, or several.")],
     target: Annotated[str, typer.Argument(help="The Zarr store to make, such as radar.zarr.")],
-    engine: options.Engine = None,
-    option: options.ReaderOptions = None,
-    time_pattern: options.TimePattern = None,
-    time: options.TimeDim = None,
-    y: options.YDim = None,
-    x: options.XDim = None,
-    channel: options.ChannelDim = None,
-    variable: options.Variables = None,
+    *,
+    reading: options.Reading,
     window: Annotated[
         int, typer.Option(help="History and steps together; decides how many frames a shard holds.")
     ] = 20,
@@ -44,13 +39,10 @@ def convert(
         plan = convert_source(
             source if len(source) > 1 else source[0],
             target,
-            engine=engine,
-            options=options.reader_options(option, time_pattern),
-            variables=variable or None,
-            time=time,
-            y=y,
-            x=x,
-            channel=channel,
+            engine=reading.engine,
+            options=reading.options,
+            variables=reading.variables,
+            **reading.dims,
             window=window,
             irregular=cast(Literal["refuse", "allow"], irregular),
             existing="replace" if replace else "refuse",

@@ -7,32 +7,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sa_nowcast.cli import options, recipes, shipped, terminal
+from sa_nowcast.cli import options, recipes, terminal
 from sa_nowcast.cli.terminal import app
 
 if TYPE_CHECKING:
-    from sa_nowcast.metadata.dims import DimNames
     from sa_nowcast.recipe import Recipe
 
 
 @app.command()
+@options.reads()
 def doctor(
     target: Annotated[
         str | None,
-        typer.Argument(help="A recipe or frames to plan for and to measure.", autocompletion=shipped.complete),
+        typer.Argument(help="A recipe or frames to plan for and to measure.", autocompletion=recipes.complete),
     ] = None,
+    *,
     workers: Annotated[
         list[int] | None, typer.Option(min=0, help="Numbers of loader processes to measure. May be repeated.")
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="How long each is measured.")] = 2.0,
-    engine: options.Engine = None,
-    option: options.ReaderOptions = None,
-    variable: options.Variables = None,
-    time_pattern: options.TimePattern = None,
-    time: options.TimeDim = None,
-    y: options.YDim = None,
-    x: options.XDim = None,
-    channel: options.ChannelDim = None,
+    reading: options.Reading,
     json: options.Json = False,
 ) -> None:
     """Say what is installed and what the machine has; of a recipe or frames, measure how fast they can be read.
@@ -43,12 +37,7 @@ def doctor(
 
     found: dict[str, Any] = {"environment": environment()}
     if target is not None:
-        from sa_nowcast.metadata.dims import DimNames
-
-        told = DimNames(time, y, x, channel)
-        found["plan"] = _plan(
-            target, workers, seconds, engine, options.reader_options(option, time_pattern), variable or None, told
-        )
+        found["plan"] = _plan(target, workers, seconds, reading)
     if json:
         terminal.emit(found)
         return
@@ -57,15 +46,7 @@ def doctor(
         _print_plan(found["plan"])
 
 
-def _plan(
-    target: str,
-    workers: list[int] | None,
-    seconds: float,
-    engine: str | None,
-    given: Mapping[str, Any],
-    variables: list[str] | None,
-    told: DimNames,
-) -> dict[str, Any]:
+def _plan(target: str, workers: list[int] | None, seconds: float, reading: options.Reading) -> dict[str, Any]:
     from sa_nowcast.computing.devices import resolve_device
     from sa_nowcast.recipe import network_config, parse_recipe
     from sa_nowcast.sources.opening import kind_of
@@ -73,14 +54,12 @@ def _plan(
     from sa_nowcast.workflow.data import open_experiment
 
     parsed: Recipe
-    if shipped.is_shipped(target) or kind_of(target) == "recipe":
+    if recipes.is_shipped(target) or kind_of(target) == "recipe":
         parsed = recipes.read(target, None, None)
     else:
-        from sa_nowcast.sources.opening import open_data
         from sa_nowcast.survey.starter import starter_recipe
 
-        ds = open_data(target, engine=engine, options=given, variables=variables, time=told.time)
-        parsed = parse_recipe(starter_recipe(ds, target, engine=engine, options=given, variables=variables, told=told))
+        parsed = parse_recipe(starter_recipe(reading.open(target), target, **reading.all))
     experiment = open_experiment(parsed)
     return plan(
         experiment.test_frames,
@@ -123,7 +102,7 @@ def _print_environment(found: Mapping[str, Any]) -> None:
         ("free memory", _gib(found["free_memory"])),
         ("default model", found["default_model"] or "the one that ships (SA_NOWCAST_MODEL is not set)"),
     ]
-    _print(rows)
+    terminal.print_table(rows)
 
 
 def _print_plan(plan: Mapping[str, Any]) -> None:
@@ -143,19 +122,7 @@ def _print_plan(plan: Mapping[str, Any]) -> None:
         ("training memory", f"about {_gib(memory['training'])} on {memory['device']}, {_gib(memory['free'])} are free"),
         ("forecast memory", f"about {_gib(memory['forecasting'])} for the whole grid{tile}"),
     ]
-    _print(rows)
-
-
-def _print(rows: list[tuple[str, str]]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, text in rows:
-        table.add_row(Text(name, "bold"), Text(text))
-    terminal.out.print(table)
+    terminal.print_table(rows)
 
 
 def _gib(size: int) -> str:

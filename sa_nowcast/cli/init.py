@@ -13,21 +13,17 @@ from sa_nowcast.errors import StorageError
 
 
 @app.command()
+@options.reads()
 def init(
     source: Annotated[str, typer.Argument(help="Your frames: a file, folder, pattern or Zarr store.")],
+    *,
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="The recipe to write; by default FILE's name, .yaml.")
     ] = None,
     variable: options.Variables = None,
     history: Annotated[int | None, typer.Option(min=1, help="Frames that a forecast starts from.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Frames that are forecast.")] = None,
-    engine: options.Engine = None,
-    option: options.ReaderOptions = None,
-    time_pattern: options.TimePattern = None,
-    time: options.TimeDim = None,
-    y: options.YDim = None,
-    x: options.XDim = None,
-    channel: options.ChannelDim = None,
+    reading: options.Reading,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a recipe that stands there.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe, write nothing.")] = False,
 ) -> None:
@@ -35,9 +31,7 @@ def init(
 
     Example: sa-nowcast init radar.zarr -o radar.yaml
     """
-    from sa_nowcast.metadata.dims import DimNames
     from sa_nowcast.recipe import parse_recipe
-    from sa_nowcast.sources.opening import open_data
     from sa_nowcast.storage.whole import require_writable, storage, write_whole
     from sa_nowcast.survey.starter import recipe_name, starter_recipe
 
@@ -45,18 +39,8 @@ def init(
     if place.exists() and not force:
         raise StorageError(str(place), "exists already", fix="name another file with -o, or give --force")
     require_writable(place)
-    given = options.reader_options(option, time_pattern)
-    text = starter_recipe(
-        open_data(source, engine=engine, options=given, variables=variable or None, time=time),
-        source,
-        engine=engine,
-        options=given,
-        variables=variable or None,
-        history=history,
-        steps=steps,
-        name=place.stem,
-        told=DimNames(time, y, x, channel),
-    )
+    frames = reading.open(source)
+    text = starter_recipe(frames, source, history=history, steps=steps, name=place.stem, **reading.all)
     parse_recipe(text, str(place))
     if dry_run:
         typer.echo(text, nl=False)

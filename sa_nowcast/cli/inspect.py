@@ -7,62 +7,38 @@ from typing import Annotated, Any
 
 import typer
 
-from sa_nowcast.cli import options, shipped, terminal
+from sa_nowcast.cli import options, recipes, terminal
 from sa_nowcast.cli.terminal import app
 from sa_nowcast.errors import RecipeError
 
 
 @app.command()
+@options.reads()
 def inspect(
     target: Annotated[
         str,
         typer.Argument(
             help="A saved nowcaster, a store, an archive, a run's folder, a recipe, scores, or any file of frames.",
-            autocompletion=shipped.complete,
+            autocompletion=recipes.complete,
         ),
     ],
-    engine: options.Engine = None,
-    option: options.ReaderOptions = None,
-    variable: options.Variables = None,
-    time_pattern: options.TimePattern = None,
-    time: options.TimeDim = None,
-    y: options.YDim = None,
-    x: options.XDim = None,
-    channel: options.ChannelDim = None,
+    *,
+    reading: options.Reading,
     json: options.Json = False,
 ) -> None:
     """Say what a file is: labels, provenance, sizes, chunks. No values are read.
 
     Example: sa-nowcast inspect rain.nowcaster --json
     """
-    from sa_nowcast.metadata.dims import DimNames
     from sa_nowcast.recipe import find_recipe
     from sa_nowcast.survey.inspection import inspect_path
 
-    place = str(find_recipe(target)) if shipped.is_shipped(target) else target
-    found = inspect_path(
-        place,
-        engine=engine,
-        options=options.reader_options(option, time_pattern),
-        variables=variable or None,
-        told=DimNames(time, y, x, channel),
-    )
+    place = str(find_recipe(target)) if recipes.is_shipped(target) else target
+    found = inspect_path(place, **reading.all)
     if json:
         terminal.emit(found)
     else:
-        _print(found)
-
-
-def _print(found: Mapping[str, Any]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for key, value in _flat(found):
-        table.add_row(Text(key, "bold"), Text(value))
-    terminal.out.print(table)
+        terminal.print_table(_flat(found))
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Final
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Final, get_type_hints
 
 import typer
 
 from sa_nowcast.errors import RecipeError
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Engine = Annotated[
     str | None,
@@ -37,6 +43,89 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, compu
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Replace what stands at the output already.")]
+# The options of commands that read frames, in the order in which help shows them.
+_OF_READING: Final[Mapping[str, Any]] = {
+    "engine": Engine,
+    "option": ReaderOptions,
+    "variable": Variables,
+    "time_pattern": TimePattern,
+    "time": TimeDim,
+    "y": YDim,
+    "x": XDim,
+    "channel": ChannelDim,
+}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How frames are read, and what their dimensions are called, as the options say."""
+
+    engine: str | None
+    options: dict[str, Any]
+    variables: list[str] | None
+    dims: dict[str, Any]
+
+    @property
+    def all(self) -> dict[str, Any]:
+        """Everything, as keyword arguments of what looks at data."""
+        from sa_nowcast.metadata.dims import DimNames
+
+        told = DimNames(**self.dims)
+        return {"engine": self.engine, "options": self.options, "variables": self.variables, "told": told}
+
+    def open(self, source: str) -> xr.Dataset:
+        """Open frames; see `sa_nowcast.sources.opening.open_data`."""
+        from sa_nowcast.sources.opening import open_data
+
+        time = self.dims.get("time")
+        return open_data(source, engine=self.engine, options=self.options, variables=self.variables, time=time)
+
+
+def reads(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of reading in place of its parameter ``reading``, and call it with what they say.
+
+    Parameters
+    ----------
+    *names : str
+        Which options, in the order of help; by default all. Those that are parameters of the command itself stay
+        where they are, and count for the reading too.
+    """
+    names = names or tuple(_OF_READING)
+
+    def decorated(command: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command).parameters
+        added = {name: _OF_READING[name] for name in names if name not in own}
+
+        @functools.wraps(command)
+        def called(**given: Any) -> None:
+            told = {name: given[name] for name in names}
+            reading = Reading(
+                told.get("engine"),
+                reader_options(told.get("option"), told.get("time_pattern")),
+                told.get("variable") or None,
+                {dim: told[dim] for dim in ("time", "y", "x", "channel") if dim in told},
+            )
+            command(**{name: value for name, value in given.items() if name in own}, reading=reading)
+
+        hints = get_type_hints(command, include_extras=True) | added
+        shown: list[str] = []
+        for name in own:
+            shown += added if name == "reading" else [name]
+        called.__annotations__ = {name: hints[name] for name in shown}
+        called.__dict__["__signature__"] = inspect.Signature(
+            [
+                inspect.Parameter(
+                    name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=own[name].default if name in own else None,
+                    annotation=hints[name],
+                )
+                for name in shown
+            ]
+        )
+        return called
+
+    return decorated
 
 
 def reader_options(pairs: Sequence[str] | None, time_pattern: str | None = None) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,12 +12,14 @@ from sa_nowcast.cli.terminal import app
 
 
 @app.command()
+@options.reads("engine", "option", "time_pattern", "time", "y", "x")
 def plot(
     file: Annotated[str, typer.Argument(help="A forecast, an archive, scores (.csv, .nc), or frames.")],
+    *,
     output: Annotated[
         str | None,
         typer.Option(
-            "--output", "-o", help=".png, .svg or .pdf; a film in .gif or .mp4. By default FILE's name, .png."
+            "--output", "-o", help=".png, .svg or .pdf; an animation in .gif or .mp4. By default FILE's name, .png."
         ),
     ] = None,
     truth: Annotated[
@@ -35,46 +36,37 @@ def plot(
     variable: Annotated[str | None, typer.Option(help="Which variable, where there are several.")] = None,
     channel: Annotated[str | None, typer.Option(help="Which channel, where there are several.")] = None,
     last: Annotated[
-        int | None, typer.Option(min=1, help="Of frames: how many, up to the last; by default 6, in a film 24.")
+        int | None, typer.Option(min=1, help="Of frames: how many, up to the last; by default 6, animated 24.")
     ] = None,
     metric: Annotated[list[str] | None, typer.Option(help="Of scores: what to draw. May be repeated.")] = None,
     threshold: Annotated[list[float] | None, typer.Option(help="Of scores: which thresholds.")] = None,
-    engine: options.Engine = None,
-    option: options.ReaderOptions = None,
-    time_pattern: options.TimePattern = None,
-    time: options.TimeDim = None,
-    y: options.YDim = None,
-    x: options.XDim = None,
+    reading: options.Reading,
     replace: options.Replace = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
-    """Draw a forecast by lead time, a film of it, the last frames of data, or curves of scores.
+    """Draw a forecast by lead time, an animation of it, the last frames of data, or curves of scores.
 
     Example: sa-nowcast plot archive.zarr --truth radar.zarr --init-time 2019-06-10T00:30 -o forecast.png
     """
-    from sa_nowcast.sources.opening import open_data
     from sa_nowcast.storage.whole import require_place
-    from sa_nowcast.workflow.pictures import FILMS, PICTURES, draw
+    from sa_nowcast.workflow.pictures import ANIMATIONS, PICTURES, draw_file
 
     name = output if output is not None else Path(file.rstrip("/")).with_suffix(".png").name
-    place = require_place(name, (*PICTURES, *FILMS), replace)
-    given, notes = options.reader_options(option, time_pattern), list[str]()
-    opened = partial(open_data, engine=engine, options=given, time=time)
-    drawn = draw(
+    place = require_place(name, (*PICTURES, *ANIMATIONS), replace)
+    notes: list[str] = []
+    drawn = draw_file(
         file,
         place,
-        truth=None if truth is None else opened(truth),
-        history=None if history is None else opened(history),
+        truth=None if truth is None else reading.open(truth),
+        history=None if history is None else reading.open(history),
         init_time=init_time,
         variable=variable,
         channel=channel,
         last=last,
-        engine=engine,
-        options=given,
-        time=time,
-        y=y,
-        x=x,
+        engine=reading.engine,
+        options=reading.options,
+        **reading.dims,
         metrics=metric or (),
         thresholds=threshold or (),
         dry_run=dry_run,

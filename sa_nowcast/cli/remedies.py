@@ -30,13 +30,8 @@ _MENDED: Final = "mended.nc"
 def spelled_error(error: SaNowcastError, command: Any, given: Mapping[str, Any] | None = None) -> SaNowcastError:
     """Return the same error with what a user can do in the options of `command`.
 
-    Parameters
-    ----------
-    error : SaNowcastError
-    command : click.Command
-    given : mapping, optional
-        The arguments and options that it was called with; what Python does to a Dataset is then written as a command
-        that does it to the file.
+    `given` are the arguments and options that it was called with: what Python does to a Dataset is then written as a
+    command that does it to the file.
     """
     expected, fix = (None if text is None else spelled(text, command) for text in (error.expected, error.fix))
     if fix is not None and given is not None:
@@ -51,13 +46,8 @@ def spelled_error(error: SaNowcastError, command: Any, given: Mapping[str, Any] 
 def spelled(text: str, command: Any) -> str:
     """Return `text` with every ``name='value'`` that `command` has an option for written as that option.
 
-    Parameters
-    ----------
-    text : str
-        Such as ``name one with y=, or pass existing='replace'``; calls such as ``ds.isel(time=0)`` stay.
-    command : click.Command
-        Whose options are meant. What it has no option for becomes ``--option`` or ``--set``, where it has these and
-        they take it, and else stays.
+    In text such as ``name one with y=, or pass existing='replace'``, calls such as ``ds.isel(time=0)`` stay. What there
+    is no option for becomes ``--option`` or ``--set``, where the command has these and they take it, and else stays.
     """
     options = _options(command)
 

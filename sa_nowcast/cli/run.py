@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sa_nowcast.cli import options, recipes, shipped, terminal
+from sa_nowcast.cli import options, recipes, terminal
 from sa_nowcast.cli.scores_table import print_comparison, print_scores, print_tables
 from sa_nowcast.cli.terminal import app
 
@@ -18,7 +18,7 @@ RecipeName = Annotated[
     str,
     typer.Argument(
         help="Path of a recipe YAML, or the name of one that ships, such as quickstart.",
-        autocompletion=shipped.complete,
+        autocompletion=recipes.complete,
     ),
 ]
 Seed = Annotated[int | None, typer.Option(help="Replaces training.seed.")]
@@ -39,7 +39,7 @@ def run(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Train, forecast the held-back times, score them and draw a picture, as a recipe says.
+    """Train, forecast the test period, score them and draw a picture, as a recipe says.
 
     A recipe with sets, such as default_model_scores, scores models that are trained already on several datasets; one
     with tables, such as paper_tables, makes the runs that fill them, and prints our figures beside the printed ones.
@@ -73,7 +73,7 @@ def run(
             {"folder": str(result.folder), "already_done": result.already_done, "files": files, "scores": scores}
         )
         return
-    print_scores(result.scores, parsed.name, "held-back times, by lead time")
+    print_scores(result.scores, parsed.name, "test period, by lead time")
     for file in result.files:
         terminal.result(file)
 

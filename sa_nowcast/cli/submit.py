@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sa_nowcast.cli import options, recipes, shipped, terminal
+from sa_nowcast.cli import options, recipes, terminal
 from sa_nowcast.cli.terminal import app
 
 
@@ -15,7 +15,7 @@ from sa_nowcast.cli.terminal import app
 def submit(
     recipe: Annotated[
         str,
-        typer.Argument(help="Path of a recipe YAML, or the name of one that ships.", autocompletion=shipped.complete),
+        typer.Argument(help="Path of a recipe YAML, or the name of one that ships.", autocompletion=recipes.complete),
     ],
     partition: Annotated[str | None, typer.Option(help="Of the cluster.")] = None,
     account: Annotated[str | None, typer.Option(help="Whose time it is.")] = None,
@@ -42,7 +42,7 @@ def submit(
     parsed = recipes.read(recipe, None, None)
     path = find_recipe(recipe)
     job = Job(
-        recipe if shipped.is_shipped(recipe) else str(path.absolute()),
+        recipe if recipes.is_shipped(recipe) else str(path.absolute()),
         parsed.name,
         Path(folder or ".").expanduser().absolute(),
         time=time,

@@ -11,7 +11,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -104,6 +104,23 @@ def progress(quiet: bool) -> Progress:
 def result(line: object) -> None:
     """Print one line of results, whole, whatever the width of the terminal: a path is there to be copied."""
     out.print(str(line), soft_wrap=True, markup=False, emoji=False, highlight=False)
+
+
+def print_table(
+    rows: Iterable[Sequence[str]], style: Callable[[str], str] = lambda first: "bold", title: str | None = None
+) -> None:
+    """Print rows of text, the first column in a style of its own; the last one folds where the terminal is narrow."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
+    shown = [(Text(first, style(first)), *map(Text, others)) for first, *others in rows]
+    columns = len(shown[0]) if shown else 0
+    for column in range(1, columns + 1):
+        table.add_column(no_wrap=column < columns, overflow="ellipsis" if column < columns else "fold")
+    for row in shown:
+        table.add_row(*row)
+    out.print(table)
 
 
 def emit(document: Mapping[str, Any]) -> None:

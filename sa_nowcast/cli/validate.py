@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sa_nowcast.cli import options, recipes, shipped, terminal
+from sa_nowcast.cli import options, recipes, terminal
 from sa_nowcast.cli.terminal import app
 from sa_nowcast.errors import RecipeError
 
@@ -18,24 +18,19 @@ _COLOURS = {"PASS": "green", "WARN": "yellow", "FAIL": "bold red"}
 
 
 @app.command()
+@options.reads("variable", "engine", "option", "time_pattern", "time", "y", "x", "channel")
 def validate(
     context: typer.Context,
     target: Annotated[
         str,
         typer.Argument(
             help="A recipe, frames (a file, folder, pattern or store) or the folder of a saved nowcaster.",
-            autocompletion=shipped.complete,
+            autocompletion=recipes.complete,
         ),
     ],
+    *,
     full: Annotated[bool, typer.Option("--full", help="Of frames: read every stored chunk, not a few frames.")] = False,
-    variable: options.Variables = None,
-    engine: options.Engine = None,
-    option: options.ReaderOptions = None,
-    time_pattern: options.TimePattern = None,
-    time: options.TimeDim = None,
-    y: options.YDim = None,
-    x: options.XDim = None,
-    channel: options.ChannelDim = None,
+    reading: options.Reading,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -47,7 +42,7 @@ def validate(
     from sa_nowcast.sources.opening import kind_of
     from sa_nowcast.survey.findings import Finding, exit_code, overall
 
-    kind = "recipe" if shipped.is_shipped(target) else kind_of(target)
+    kind = "recipe" if recipes.is_shipped(target) else kind_of(target)
     if kind == "model":
         from sa_nowcast.survey.bundles import check_bundle
 
@@ -55,17 +50,13 @@ def validate(
     elif kind == "recipe":
         found = _recipe(target)
     elif kind == "data":
-        from sa_nowcast.metadata.dims import DimNames
         from sa_nowcast.survey.data import check_data
 
         with terminal.progress(quiet or not full) as bar:
             task = bar.add_task("reading", total=None)
             found = check_data(
                 target,
-                engine=engine,
-                options=options.reader_options(option, time_pattern),
-                variables=variable or None,
-                told=DimNames(time, y, x, channel),
+                **reading.all,
                 full=full,
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
@@ -80,7 +71,10 @@ def validate(
         document = {"target": target, "kind": kind, "status": overall(found), "exit_code": code}
         terminal.emit({**document, "findings": [f.as_dict() for f in found]})
     else:
-        _print(target, kind, found)
+        rows = [(finding.status, finding.check, finding.detail) for finding in found]
+        terminal.print_table(rows, _COLOURS.__getitem__, f"{target}: {kind}")
+        counts = ", ".join(f"{sum(f.status == s for f in found)} {s}" for s in _COLOURS)
+        terminal.result(f"{overall(found)}: {counts}")
     sys.exit(code)
 
 
@@ -94,20 +88,3 @@ def _recipe(name: str) -> list[Finding]:
     except SaNowcastError as error:
         return [Finding.failure("recipe", error)]
     return check_recipe(parsed)
-
-
-def _print(target: str, kind: str, found: list[Finding]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    from sa_nowcast.survey.findings import overall
-
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0), title=f"{target}: {kind}", title_justify="left")
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for finding in found:
-        table.add_row(Text(finding.status, _COLOURS[finding.status]), finding.check, Text(finding.detail))
-    terminal.out.print(table)
-    counts = ", ".join(f"{sum(f.status == s for f in found)} {s}" for s in _COLOURS)
-    terminal.result(f"{overall(found)}: {counts}")

@@ -32,8 +32,15 @@ import xarray as xr
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.forecasts import cf
 from sa_nowcast.interop import projection
-from sa_nowcast.interop.names import NAMES, PYSTEPS_VARIABLES, Names
-from sa_nowcast.interop.pysteps_names import pysteps_coordinates, pysteps_units, rain_limits, require_pysteps
+from sa_nowcast.interop.names import (
+    NAMES,
+    PYSTEPS_VARIABLES,
+    Names,
+    pysteps_coordinates,
+    pysteps_units,
+    rain_limits,
+    require_pysteps,
+)
 from sa_nowcast.interop.record import (
     CONVENTIONS,
     NANOSECONDS,
@@ -250,14 +257,18 @@ def _split(data: xr.DataArray, record: dict[str, Any]) -> xr.Dataset:
     """Return a Dataset of one variable, or of one for each entry of `variable`, with attributes of its own."""
     if dims.VARIABLE not in data.dims:
         return data.to_dataset(name=data.name or "forecast")
-    own = {k: data.coords[k].values for k in dims.PER_VARIABLE if k in data.coords}
-    names = [str(n) for n in data[dims.VARIABLE].values]
-    record["variables"] = names
-    record["per_variable"] = {k: [str(t) for t in v] for k, v in own.items()}
+    own = _note_variables(data, record)
     ds = data.drop_vars(own).to_dataset(dim=dims.VARIABLE)
-    for i, key in enumerate(names):
-        ds[key].attrs = dict(data.attrs) | {k: str(v[i]) for k, v in own.items() if str(v[i])}
+    for i, key in enumerate(record["variables"]):
+        ds[key].attrs = dict(data.attrs) | {k: texts[i] for k, texts in own.items() if texts[i]}
     return ds
+
+
+def _note_variables(data: xr.DataArray, record: dict[str, Any]) -> dict[str, list[str]]:
+    """Put the names of several variables on record, and what each has of its own, which is returned."""
+    own = {k: [str(t) for t in data.coords[k].values] for k in dims.PER_VARIABLE if k in data.coords}
+    record |= {"variables": [str(n) for n in data[dims.VARIABLE].values], "per_variable": own}
+    return own
 
 
 def _as_earth2studio(data: xr.DataArray, spec: Names, record: dict[str, Any], label: str) -> xr.DataArray:
@@ -275,10 +286,7 @@ def _as_earth2studio(data: xr.DataArray, spec: Names, record: dict[str, Any], la
 def _to_cf(forecast: xr.DataArray) -> xr.Dataset:
     record = describe(forecast, "cf") | {"names": {}}
     if dims.VARIABLE in forecast.dims:
-        record["variables"] = [str(n) for n in forecast[dims.VARIABLE].values]
-        record["per_variable"] = {
-            k: [str(t) for t in forecast.coords[k].values] for k in dims.PER_VARIABLE if k in forecast.coords
-        }
+        _note_variables(forecast, record)
     ds = cf.to_dataset(forecast)
     for key in ds.data_vars:
         written(ds[key], record, dict(forecast.attrs))

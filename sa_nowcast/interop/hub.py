@@ -111,12 +111,8 @@ def push(
 
     Raises
     ------
-    StorageError
-        The hub cannot be reached, or refuses.
-    RecipeError
-        The name is no name of a repository.
-    MissingLibraryError
-        huggingface_hub is not installed.
+    StorageError, RecipeError, MissingLibraryError
+        The hub cannot be reached, or refuses; the name is none of a repository; huggingface_hub is not installed.
     """
     hub = require("huggingface_hub", "hub")
     with tempfile.TemporaryDirectory() as folder, _one_line(repo_id, "uploaded"):
@@ -163,14 +159,10 @@ def pull(
 
     Raises
     ------
-    StorageError
-        It was not fetched before and the hub cannot be reached, or it has no such model.
     ModelError
         What came is no model, one of a newer format, or one that was truncated or altered.
-    RecipeError
-        The name is no name of a repository.
-    MissingLibraryError
-        huggingface_hub is not installed.
+    StorageError, RecipeError, MissingLibraryError
+        As for `push`; or the hub has no such model.
     """
     from sa_nowcast.forecasts.nowcaster import Nowcaster
 
@@ -254,9 +246,6 @@ def _one_line(repo_id: str, done: str) -> Iterator[None]:
         # Every version of huggingface_hub has another network library, each with errors of its own.
         if isinstance(error, OSError) or type(error).__module__.partition(".")[0].startswith(("http", "requests")):
             reason = " ".join(str(error).split())[:160] or type(error).__name__
-            raise StorageError(
-                repo_id,
-                f"the model could not be {done}: the hub cannot be reached ({reason})",
-                fix=_LATER,
-            ) from error
+            found = f"the model could not be {done}: the hub cannot be reached ({reason})"
+            raise StorageError(repo_id, found, fix=_LATER) from error
         raise

@@ -26,16 +26,7 @@ _TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class Axis:
-    """A regular axis of cell centres, in metres or degrees.
-
-    Attributes
-    ----------
-    name : hashable
-        The dimension.
-    first, step : float
-        The first centre and the signed distance to the next.
-    size : int
-    """
+    """A regular axis of cell centres, in metres or degrees: the first one, and the signed distance to the next."""
 
     name: Hashable
     first: float
@@ -66,10 +57,7 @@ def is_geographic(forecast: xr.DataArray) -> bool:
 def regular_axis(forecast: xr.DataArray, name: Hashable) -> Axis:
     """Return an axis of the grid, in metres, or in degrees where it has them.
 
-    Raises
-    ------
-    DataError
-        The dimension has no coordinate, one cell, uneven steps, or units that are no length and no angle.
+    A dimension without a coordinate, with one cell, uneven steps, or units of no length and no angle is a `DataError`.
     """
     label = str(forecast.name or "forecast")
     if name not in forecast.coords or forecast.sizes[name] < 2:
@@ -105,14 +93,8 @@ def mapping_attrs(forecast: xr.DataArray) -> dict[str, Any] | None:
 def crs_of(forecast: xr.DataArray) -> str | None:
     """Return the coordinate reference system as WKT, `GEOGRAPHIC` for plain latitude and longitude, None if unknown.
 
-    Where the grid mapping has no WKT of its own, pyproj makes it from the attributes of CF appendix F.
-
-    Raises
-    ------
-    DataError
-        The attributes of the grid mapping describe no projection that pyproj knows.
-    MissingLibraryError
-        pyproj is needed and is not installed.
+    Where the grid mapping has no WKT of its own, pyproj makes it from the attributes of CF appendix F: `DataError`
+    where they describe no projection that pyproj knows, `MissingLibraryError` where it is not installed.
     """
     attrs = mapping_attrs(forecast)
     if attrs is None:

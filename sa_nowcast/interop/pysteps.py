@@ -21,7 +21,7 @@ from sa_nowcast.errors import DataError, MissingLibraryError, ModelError, Recipe
 from sa_nowcast.forecasts.defaults import as_nowcaster
 from sa_nowcast.forecasts.labels import require_one
 from sa_nowcast.interop import projection
-from sa_nowcast.interop.pysteps_names import PYSTEPS_THRESHOLD, pysteps_units, rain_limits
+from sa_nowcast.interop.names import PYSTEPS_THRESHOLD, pysteps_units, rain_limits
 from sa_nowcast.metadata import dims
 from sa_nowcast.sources.reading import require
 from sa_nowcast.times import nearest, read_times, show_time

@@ -132,7 +132,6 @@ def renamed(data: xr.DataArray, names: Mapping[str, str], label: str) -> xr.Data
     stay = {*data.dims, *data.coords} - set(names)
     taken = sorted(stay & set(names.values()), key=str)
     if taken:
-        raise DataError(
-            label, f"a coordinate {taken[0]!r} is in the way", fix=f"drop it with .drop_vars({str(taken[0])!r})"
-        )
+        found = f"its coordinate {taken[0]!r} has a name that the convention needs"
+        raise DataError(label, found, fix=f"drop it with .drop_vars({str(taken[0])!r})")
     return data.rename({old: new for old, new in names.items() if old != new})

@@ -74,20 +74,19 @@ def _stacked(fields: list[xr.DataArray], record: Mapping[str, Any]) -> xr.DataAr
     kept = [i for i, n in enumerate(names) if n in by_name]
     if len(fields) == 1 and not kept:
         return fields[0]
-    first = by_name[names[kept[0]]]
     index = pd.Index([names[i] for i in kept], name=dims.VARIABLE)
-    data: xr.DataArray = xr.concat(
-        [by_name[names[i]].rename(None) for i in kept],
-        index,
-        coords="minimal",
-        compat="override",
-        combine_attrs="override",
-    )
-    data.attrs = dict(first.attrs)
+    data = _joined([by_name[name] for name in index], index)
+    data.attrs = dict(by_name[index[0]].attrs)
     data = recoded(data, dims.VARIABLE, np.array(index, dtype=np.dtype(record["coords"][dims.VARIABLE]["dtype"])))
     for key, texts in record["per_variable"].items():
         dtype = np.dtype(record["coords"][key].get("dtype", "O"))
         data = data.assign_coords({key: (dims.VARIABLE, np.array([texts[i] for i in kept], dtype=dtype))})
+    return data
+
+
+def _joined(fields: list[xr.DataArray], index: pd.Index) -> xr.DataArray:
+    nameless = [f.rename(None) for f in fields]
+    data: xr.DataArray = xr.concat(nameless, index, coords="minimal", compat="override", combine_attrs="override")
     return data
 
 
@@ -122,13 +121,8 @@ def from_names(data: xr.Dataset | xr.DataArray, fields: list[xr.DataArray], name
                 fix=f"choose one, as in ds[{str(fields[0].name)!r}]",
             )
         texts = {k: [str(f.attrs.get(k, "")) for f in fields] for k in dims.PER_VARIABLE}
-        result = xr.concat(
-            [f.rename(None) for f in fields],
-            pd.Index([str(f.name) for f in fields], name=dims.VARIABLE),
-            coords="minimal",
-            compat="override",
-            combine_attrs="drop",
-        ).rename("forecast")
+        result = _joined(fields, pd.Index([str(f.name) for f in fields], name=dims.VARIABLE)).rename("forecast")
+        result.attrs = {}
         own = {k: (dims.VARIABLE, np.array(v)) for k, v in texts.items() if any(v) or k == dims.UNITS}
         result = result.assign_coords(own)
     result = renamed(result, {n: o for n, o in names.items() if n in result.coords or n in result.dims}, label_of(data))
@@ -139,12 +133,8 @@ def from_names(data: xr.Dataset | xr.DataArray, fields: list[xr.DataArray], name
         result = _with_leads(result)
     for coord in (dims.INIT_TIME, dims.LEAD_TIME):
         if coord not in result.coords or result[coord].dtype.kind not in "mM":
-            raise DataError(
-                label_of(data),
-                f"no {coord} as times",
-                expected="decoded times",
-                fix="open it with decode_timedelta=True",
-            )
+            what = f"no {coord} as times"
+            raise DataError(label_of(data), what, "decoded times", "open it with decode_timedelta=True")
         result = recoded(result, coord, result[coord].values.astype(NANOSECONDS[coord]))
     if dims.LEAD_TIME not in result.dims:
         result = result.expand_dims(dims.LEAD_TIME)

@@ -15,29 +15,10 @@ from sa_nowcast.forecasts.job import history_at
 from sa_nowcast.forecasts.labels import init_position
 from sa_nowcast.frames import Frames
 from sa_nowcast.metadata.dims import DimNames
-from sa_nowcast.plotting.canvas import (
-    MINUS,
-    PANEL_CELLS,
-    Array,
-    Map,
-    Scale,
-    clock,
-    colour_bar,
-    draw,
-    fitted,
-    label_corner,
-    map_of,
-    name_and_units,
-    new_figure,
-    north_up,
-    on_axes,
-    panel,
-    panel_size,
-    rain_in_mm_per_hour,
-    shared_scale,
-    whole_globe,
-)
-from sa_nowcast.plotting.mesh import distances, positions_of
+from sa_nowcast.plotting.canvas import Panel, figure_of
+from sa_nowcast.plotting.maps import PANEL_CELLS, Map, map_of, north_up, on_axes, panel, whole_globe
+from sa_nowcast.plotting.mesh import Array, distances, positions_of
+from sa_nowcast.plotting.scales import MINUS, Scale, clock, name_and_units, rain_in_mm_per_hour, shared_scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,7 +39,6 @@ class _Attention:
 
     frame: xr.DataArray
     rows: dict[str, dict[str, xr.DataArray]]
-    time: np.datetime64
     point: tuple[int, int]
     cell: tuple[int, int, int, int]
     title: str
@@ -241,7 +221,7 @@ def _attention(
         name = f"layer {layer}" + (f" ({' and '.join(ends)})" if ends else "")
         weights = attention_map(network, x, (row, column), layer=layer - 1)
         rows[name] = {
-            MAPS[key]: _on_grid(frames, _spread(weight[0].float().cpu().numpy(), network.config, size))
+            MAPS[key]: _on_grid(frames, _at_pixels(weight[0].float().cpu().numpy(), network.config, size))
             for key, weight in weights.items()
         }
     patch, chosen = network.config.patch, frames.channels[number]
@@ -261,10 +241,10 @@ def _attention(
         column, cell = size[1] - 1 - column, (*cell[:2], size[1] - cell[3], size[1] - cell[2])
     at = _place_of(frame, row, column)
     text = f"attention of {network.config.name} at {at}, from {clock(frames.times[last])}"
-    return _Attention(frame, rows, frames.times[last], (row, column), cell, text)
+    return _Attention(frame, rows, (row, column), cell, text)
 
 
-def _spread(weights: npt.NDArray[np.float32], config: Any, size: tuple[int, ...]) -> npt.NDArray[np.float32]:
+def _at_pixels(weights: npt.NDArray[np.float32], config: Any, size: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """Return (H', W') weights at the pixels that each one stands for, over what equal weights would be."""
     side = config.patch * config.key_stride
     relative = weights * np.float32(weights.size)
@@ -284,7 +264,7 @@ def _on_grid(frames: Frames, values: npt.NDArray[np.float32], *, own: bool = Fal
 
 
 def _place_of(frame: xr.DataArray, row: int, column: int) -> str:
-    """Return a place on the frame for people."""
+    """Return a place on the frame, as titles show it."""
     y, x = (str(dim) for dim in frame.dims)
     where = map_of(frame, y, x)
     found = None if on_axes(frame, y) else positions_of(frame, y, x)
@@ -302,28 +282,21 @@ def _draw(found: _Attention, coastlines: bool | None, title: str | None) -> Figu
     y, x = (str(dim) for dim in found.frame.dims)
     frame = panel(found.frame, y, x)
     where = map_of(frame, y, x, coastlines)
-    names = list(next(iter(found.rows.values())))
-    side, height = panel_size(where, 3.0)
-    columns = 1 + len(names)
-    figure = new_figure(columns * side + 2.9, len(found.rows) * (height + 0.3) + 1.0, "compressed")
-    grid = figure.subplots(len(found.rows), columns, squeeze=False)
     scale = shared_scale(found.frame, [frame.values])
     maps = {layer: {name: panel(weight, y, x) for name, weight in row.items()} for layer, row in found.rows.items()}
     weights = _weight_scale([weight.values for row in maps.values() for weight in row.values()])
-    for line, (layer, row) in zip(grid, maps.items(), strict=True):
-        image = draw(line[0], frame, scale, where)
-        line[0].set_title("last input", fontsize=10)
-        for axes, (name, weight) in zip(line[1:], row.items(), strict=True):
-            other = draw(axes, weight, weights, where)
-            _outlines(axes, found.frame, where)
-            axes.set_title(f"{layer}\n{name}", fontsize=10)
-        for axes in line:
-            _mark(axes, found, where)
-    label_corner(grid[-1, 0], where)
-    tall = len(found.rows) * height
-    colour_bar(figure, image, scale, list(grid[:, 0]), (side, tall), "left")
-    colour_bar(figure, other, weights, list(grid[:, 1:].ravel()), (len(names) * side, tall))
-    figure.suptitle(fitted(title if title is not None else found.title, figure), fontsize=11)
+    rows = [
+        [Panel(scale, frame, "last input"), *(Panel(weights, w, f"{layer}\n{name}") for name, w in row.items())]
+        for layer, row in maps.items()
+    ]
+    text = title if title is not None else found.title
+    figure, grid, _ = figure_of(
+        rows, where, text, side=3.0, margins=(2.9, 1.0), gap=0.3, font=10, bars=("left", "right")
+    )
+    for axes in grid[:, 1:].ravel():
+        _outlines(axes, found.frame, where)
+    for axes in grid.ravel():
+        _mark(axes, found, where)
     return figure
 
 

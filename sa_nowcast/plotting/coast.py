@@ -50,22 +50,9 @@ def coastlines(
 ) -> list[Line]:
     """Return the coastlines within `extent`, in the coordinates of `data`.
 
-    Parameters
-    ----------
-    data : DataArray
-        Its y is latitude, or it has a grid mapping (CF section 5.6) among its coordinates.
-    y, x : str
-    extent : tuple of float or None
-        Left, right, bottom, top.
-    wanted : bool or None
-        None: an empty list where cartopy, its shapes or the place of the grid are not known. True: an error then.
-    chart : Chart, optional
-        Of a grid with two-dimensional latitude and longitude: how these become `extent`'s coordinates.
-
-    Raises
-    ------
-    MissingLibraryError, StorageError, DataError
-        If `wanted` is True and there is no cartopy, no shapes, or no place of the grid on the globe.
+    `data` has latitude as y, or a grid mapping (CF section 5.6) among its coordinates; `chart` says how two-dimensional
+    latitude and longitude become those of `extent`. Where cartopy, its shapes or the place of the grid are not known,
+    there are none; where they are `wanted` (True), that is a `MissingLibraryError`, `StorageError` or `DataError`.
     """
     if wanted is False:
         return []

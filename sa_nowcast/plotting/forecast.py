@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,27 +16,20 @@ import xarray as xr
 
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.metadata.dims import LEAD_TIME, canonical_units, find_dim, with_positions
-from sa_nowcast.plotting.canvas import (
+from sa_nowcast.plotting.animation import FORMATS, write_animation
+from sa_nowcast.plotting.canvas import Panel, figure_of, moving_pictures
+from sa_nowcast.plotting.frames import frames_to_draw
+from sa_nowcast.plotting.maps import Map, map_of, panel
+from sa_nowcast.plotting.scales import (
     MINUS,
-    Map,
     choose,
     clock,
-    colour_bar,
-    draw,
-    fitted,
-    label_corner,
-    map_of,
-    moving_pictures,
     name_and_units,
-    new_figure,
-    panel,
-    panel_size,
+    require_columns,
     shared_scale,
     value_scale,
     with_units,
 )
-from sa_nowcast.plotting.film import FORMATS, write_film
-from sa_nowcast.plotting.frames import frames_to_draw
 from sa_nowcast.times import Times, nearest, read_times, valid_times
 from sa_nowcast.verification.inputs import horizontal, on_grid, single_array
 
@@ -43,12 +37,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Row = list[tuple[str, xr.DataArray | None]]
+ERROR = "|error|"
 
 
 def _unit(leads: npt.NDArray[np.timedelta64]) -> tuple[int, str]:
     """Return the largest of day, hour, minute and second that all lead times are whole multiples of, in seconds.
 
-    Fractions of a second, as films have, are seconds.
+    Fractions of a second, as in data of films, are seconds.
     """
     nanoseconds = leads.astype("timedelta64[ns]").astype(np.int64)
     whole = (
@@ -66,7 +61,7 @@ def _span(delta: Any, unit: tuple[int, str]) -> str:
     return f"{'+' if number > 0 else MINUS}{abs(number):g} {unit[1]}"
 
 
-def _pick(number: int, columns: int) -> list[int]:
+def pick(number: int, columns: int) -> list[int]:
     """Return at most `columns` positions of `number`, equally far apart, the last one among them."""
     stride = math.ceil(number / columns)
     return list(range((number - 1) % stride, number, stride))
@@ -128,34 +123,102 @@ def plot_forecast(
     MissingLibraryError, StorageError, DataError
         If `coastlines` is True and there is no cartopy, it has none on this computer, or the place is not known.
     """
-    if columns < 1:
-        raise RecipeError("columns", f"is {columns}", "at least 1")
-    forecast = one_variable(forecast, variable)
-    truth = None if truth is None else single_array(truth, forecast, time=time)
-    one, y, x, name = _one_forecast(forecast, init_time, variable, channel, realization, truth, time)
-    start = one["init_time"].values if "init_time" in one.coords else None
-    leads = one["lead_time"].values
-    chosen, unit = _pick(leads.size, columns), _unit(leads)
+    require_columns(columns)
+    given = one_variable(forecast, variable)
+    truth = None if truth is None else single_array(truth, given, time=time)
+    one = _chosen(given, init_time, variable, channel, realization, truth, time)
+    chosen, unit, start = pick(one.leads.size, columns), _unit(one.leads), one.start
     rows: dict[str, Row] = {}
-    labels = {"variable": variable, name: channel}
     if history is not None:
-        history = single_array(history, forecast, "history", time)
-        rows["history"] = _history(history, one, max(len(chosen), 4), unit, time, y, x, labels)
-    heads = [_span(leads[i], unit) + ("" if start is None else f"\n{clock(start + leads[i], start)}") for i in chosen]
-    ahead = [panel(one.isel(lead_time=i), y, x) for i in chosen]
-    if truth is not None:
-        seen = _observed(truth, one, leads[chosen], time, y, x, labels)
+        history = single_array(history, given, "history", time)
+        rows["history"] = one.before(history, max(len(chosen), 4), unit)
+    heads = [
+        _span(lead, unit) + ("" if start is None else f"\n{clock(start + lead, start)}") for lead in one.leads[chosen]
+    ]
+    ahead = one.panels(chosen)
+    seen = None if truth is None else one.observed(truth, one.leads[chosen])
+    if seen is not None:
         rows["truth"] = list(zip(heads, seen, strict=True))
     rows["forecast"] = list(zip(heads, ahead, strict=True))
-    if truth is not None:
-        pairs = zip(ahead, rows["truth"], strict=True)
-        gaps = [None if other is None else abs(mine - other.values) for mine, (_, other) in pairs]
-        if any(gap is not None for gap in gaps):
-            rows["|error|"] = list(zip(heads, gaps, strict=True))
-    return _grid_of_panels(one, rows, start, map_of(ahead[0], y, x, coastlines), title)
+    if seen is not None and any(frame is not None for frame in seen):
+        pairs = zip(ahead, seen, strict=True)
+        errors = [None if other is None else abs(mine - other.values) for mine, other in pairs]
+        rows[ERROR] = list(zip(heads, errors, strict=True))
+    return grid_of_panels(one.field, rows, start, map_of(ahead[0], one.y, one.x, coastlines), title)
 
 
-def _one_forecast(
+@dataclass(frozen=True)
+class _Chosen:
+    """The forecast that is drawn, (lead_time, y, x), with what chooses the same of truth and history."""
+
+    field: xr.DataArray
+    y: str
+    x: str
+    time: Hashable | None
+    labels: Mapping[str, object]
+
+    @property
+    def start(self) -> Any:
+        return self.field["init_time"].values if "init_time" in self.field.coords else None
+
+    @property
+    def leads(self) -> npt.NDArray[np.timedelta64]:
+        leads: npt.NDArray[np.timedelta64] = self.field["lead_time"].values
+        return leads
+
+    def panels(self, places: list[int] | range) -> list[xr.DataArray]:
+        return [panel(self.field.isel(lead_time=i), self.y, self.x) for i in places]
+
+    def observed(self, truth: xr.DataArray, leads: npt.NDArray[np.timedelta64]) -> list[xr.DataArray | None]:
+        """Return the panels of truth at the valid times; None where it has no such time."""
+        if self.start is None:
+            raise DataError("forecast", "has no init_time, so that truth cannot be chosen", "the coordinate init_time")
+        truth, told, times = self._fitting(truth, "truth")
+        places, there = nearest(times, valid_times(self.start, leads, "forecast"))
+        return [
+            panel(truth.isel({told: int(place)}), self.y, self.x) if found else None
+            for place, found in zip(places, there, strict=True)
+        ]
+
+    def before(self, history: xr.DataArray, columns: int, unit: tuple[int, str]) -> Row:
+        """Return the last frames of a history that are not after init time."""
+        start = self.start
+        history, told, times = self._fitting(history, "history")
+        known = np.arange(times.size) if start is None else np.flatnonzero(times <= start)
+        if not known.size:
+            raise DataError("history", f"has no frame up to {clock(start)}", "frames before the forecast's init_time")
+        last = known[np.argsort(times[known])][-columns:]
+        start = times[last[-1]] if start is None else start
+        frames = [panel(history.isel({told: int(i)}), self.y, self.x) for i in last]
+        heads = [f"{_span(times[i] - start, unit)}\n{clock(times[i], start)}" for i in last]
+        return list(zip(heads, frames, strict=True))
+
+    def _fitting(self, data: xr.DataArray, role: str) -> tuple[xr.DataArray, str, Times]:
+        """Return the channel of `data` that this is a forecast of, with its place; the time dimension; the times."""
+        told = str(find_dim(data, "time", self.time))
+        kept = (told, self.y, self.x)
+        times = read_times(data, told, role)
+        data = choose(data, role, **self.labels)
+        data = data.squeeze([dim for dim in data.dims if dim not in kept and data.sizes[dim] == 1], drop=True)
+        data = on_grid(data, self.field, (self.y, self.x), role)
+        extra = [str(dim) for dim in data.dims if dim not in kept]
+        if extra:
+            raise DataError(
+                f"plot of {role}",
+                f"it has {data.sizes[extra[0]]} of {extra[0]}, which the forecast has not",
+                "one of them",
+                f"{role} = {role}.isel({extra[0]}=0)",
+            )
+        theirs, ours = name_and_units(data)[1], name_and_units(self.field)[1]
+        if theirs and ours and canonical_units(theirs) != canonical_units(ours):
+            raise DataError(f"plot of {role}", f"it is in {theirs}", f"the forecast's {ours}", f"convert the {role}")
+        # Its own place, where that is of one time; else that of the forecast, which is on the same grid.
+        data = data.drop_vars([name for name, coord in data.coords.items() if told in coord.dims and coord.ndim > 1])
+        place = {n: c.variable for n, c in self.field.coords.items() if c.dims and set(c.dims) <= {self.y, self.x}}
+        return data.assign_coords({n: c for n, c in place.items() if n not in data.coords}), told, times
+
+
+def _chosen(
     forecast: xr.DataArray,
     init_time: object,
     variable: object,
@@ -163,7 +226,7 @@ def _one_forecast(
     realization: object,
     truth: xr.DataArray | None,
     time: Hashable | None,
-) -> tuple[xr.DataArray, str, str, str]:
+) -> _Chosen:
     if "lead_time" not in forecast.coords:
         raise DataError("forecast", f"has the coordinates {sorted(map(str, forecast.coords))}", "lead_time among them")
     if "lead_time" not in forecast.dims:
@@ -187,7 +250,7 @@ def _one_forecast(
         else:
             one = choose(one, realization=realization)
         one.attrs = attrs
-    return one, y, x, channel_name
+    return _Chosen(one, y, x, time, {"variable": variable, channel_name: channel})
 
 
 def init_time_with_truth(
@@ -217,117 +280,29 @@ def _times(truth: xr.DataArray | xr.Dataset, time: Hashable | None) -> Times:
     return read_times(truth, told, "truth")
 
 
-def _fitting(
-    data: xr.DataArray, one: xr.DataArray, role: str, time: Hashable | None, y: str, x: str, labels: dict[str, object]
-) -> tuple[xr.DataArray, str, Times]:
-    """Return the channel of `data` that `one` is a forecast of, with its place, the time dimension, and the times."""
-    told = str(find_dim(data, "time", time))
-    times = read_times(data, told, role)
-    data = choose(data, role, **labels)
-    data = data.squeeze([dim for dim in data.dims if dim not in (told, y, x) and data.sizes[dim] == 1], drop=True)
-    data = on_grid(data, one, (y, x), role)
-    extra = [str(dim) for dim in data.dims if dim not in (told, y, x)]
-    if extra:
-        raise DataError(
-            f"plot of {role}",
-            f"it has {data.sizes[extra[0]]} of {extra[0]}, which the forecast has not",
-            "one of them",
-            f"{role} = {role}.isel({extra[0]}=0)",
-        )
-    theirs, ours = name_and_units(data)[1], name_and_units(one)[1]
-    if theirs and ours and canonical_units(theirs) != canonical_units(ours):
-        raise DataError(f"plot of {role}", f"it is in {theirs}", f"the forecast's {ours}", f"convert the {role}")
-    # Its own place, where that is of one time; else that of the forecast, which is on the same grid.
-    data = data.drop_vars([name for name, coord in data.coords.items() if told in coord.dims and coord.ndim > 1])
-    own = {n: c.variable for n, c in one.coords.items() if c.dims and set(c.dims) <= {y, x} and n not in data.coords}
-    return data.assign_coords(own), told, times
-
-
-def _observed(
-    truth: xr.DataArray,
-    one: xr.DataArray,
-    leads: npt.NDArray[np.timedelta64],
-    time: Hashable | None,
-    y: str,
-    x: str,
-    labels: dict[str, object],
-) -> list[xr.DataArray | None]:
-    """Return the panels of truth at the valid times; None where it has no such time."""
-    if "init_time" not in one.coords:
-        raise DataError("forecast", "has no init_time, so that truth cannot be chosen", "the coordinate init_time")
-    truth, told, times = _fitting(truth, one, "truth", time, y, x, labels)
-    places, there = nearest(times, valid_times(one["init_time"].values, leads, "forecast"))
-    return [
-        panel(truth.isel({told: int(place)}), y, x) if found else None
-        for place, found in zip(places, there, strict=True)
-    ]
-
-
-def _history(
-    history: xr.DataArray,
-    one: xr.DataArray,
-    columns: int,
-    unit: tuple[int, str],
-    time: Hashable | None,
-    y: str,
-    x: str,
-    labels: dict[str, object],
-) -> Row:
-    start = one["init_time"].values if "init_time" in one.coords else None
-    history, told, times = _fitting(history, one, "history", time, y, x, labels)
-    before = np.arange(times.size) if start is None else np.flatnonzero(times <= start)
-    if not before.size:
-        raise DataError("history", f"has no frame up to {clock(start)}", "frames before the forecast's init_time")
-    last = before[np.argsort(times[before])][-columns:]
-    start = times[last[-1]] if start is None else start
-    return [
-        (f"{_span(times[i] - start, unit)}\n{clock(times[i], start)}", panel(history.isel({told: int(i)}), y, x))
-        for i in last
-    ]
-
-
-def _grid_of_panels(
-    one: xr.DataArray,
-    rows: dict[str, Row],
-    start: Any,
-    where: Map,
-    title: str | None,
-) -> Figure:
-    shown = [frame for name, row in rows.items() if name != "|error|" for _, frame in row if frame is not None]
+def grid_of_panels(one: xr.DataArray, rows: Mapping[str, Row], start: Any, where: Map, title: str | None) -> Figure:
+    """Draw rows of frames by name; that of errors has a scale of its own, the others share the one of `one`."""
+    values = {name: [frame.values for _, frame in row if frame is not None] for name, row in rows.items()}
+    scale = shared_scale(one, [frame for name, frames in values.items() if name != ERROR for frame in frames])
+    label = with_units(ERROR, name_and_units(one)[1])
+    errors = value_scale(values.get(ERROR, []), label, "magma_r", from_zero=True)
     wide = max(len(row) for row in rows.values())
-    side, height = panel_size(where, 2.1)
-    figure = new_figure(
-        wide * side + 2.2, len(rows) * (height + 0.12) + 0.4 * (1 + ("history" in rows)) + 0.9, "compressed"
+    headed = list(rows)[: 1 + ("history" in rows)]
+    panels = []
+    for name, row in rows.items():
+        its = errors if name == ERROR else scale
+        drawn = [Panel(its, frame, head if name in headed else "", "no truth") for head, frame in row]
+        panels.append(drawn + [Panel(its)] * (wide - len(row)))
+    figure, grid, _ = figure_of(
+        panels,
+        where,
+        title if title is not None else _title(one, scale.label, start),
+        side=2.1,
+        margins=(2.2, 0.4 * len(headed) + 0.9),
+        gap=0.12,
     )
-    scale = shared_scale(one, [frame.values for frame in shown])
-    units = name_and_units(one)[1]
-    errors = [frame.values for _, frame in rows.get("|error|", []) if frame is not None]
-    error_scale = value_scale(errors, with_units("|error|", units), "magma_r", from_zero=True)
-    grid = figure.subplots(len(rows), wide, squeeze=False)
-    images: dict[bool, Any] = {}
-    drawn = grid[0, 0]
-    for i, (row, panels) in enumerate(rows.items()):
-        for axes, (head, frame) in zip(grid[i], panels, strict=False):
-            if row == "history" or i == (1 if "history" in rows else 0):
-                axes.set_title(head, fontsize=9)
-            if frame is None:
-                axes.set(xticks=[], yticks=[], facecolor="none")
-                axes.spines[:].set_visible(False)
-                axes.text(0.5, 0.5, "no truth", ha="center", va="center", transform=axes.transAxes, color="0.4")
-                continue
-            images[row == "|error|"] = draw(axes, frame, error_scale if row == "|error|" else scale, where)
-            drawn = axes if axes is grid[i, 0] else drawn
-        for axes in grid[i, len(panels) :]:
-            axes.set_axis_off()
-        grid[i, 0].set_ylabel(row, fontsize=11)
-    label_corner(drawn, where)
-    upper = [axes for (row, _), line in zip(rows.items(), grid, strict=True) if row != "|error|" for axes in line]
-    bars = [(images[False], scale, upper)]
-    if True in images:
-        bars.append((images[True], error_scale, list(grid[-1])))
-    for image, its, panels_of in bars:
-        colour_bar(figure, image, its, panels_of, (wide * side, len(panels_of) // wide * height))
-    figure.suptitle(fitted(title if title is not None else _title(one, scale.label, start), figure), fontsize=11)
+    for axes, name in zip(grid[:, 0], rows, strict=True):
+        axes.set_ylabel(name, fontsize=11)
     return figure
 
 
@@ -349,15 +324,7 @@ def is_forecast(data: xr.DataArray | xr.Dataset) -> bool:
 
 
 def one_variable(data: xr.DataArray | xr.Dataset, variable: object = None) -> xr.DataArray:
-    """Return the forecast: of a Dataset, such as one that was read back from a file, the variable that was chosen.
-
-    Raises
-    ------
-    DataError
-        If the Dataset holds no forecast.
-    RecipeError
-        If it holds more than one, and none of them is chosen.
-    """
+    """Return the forecast: of a Dataset, such as one that was read back from a file, the variable that was chosen."""
     if isinstance(data, xr.DataArray):
         return data
     names = [str(name) for name, array in data.data_vars.items() if LEAD_TIME in array.dims]
@@ -440,22 +407,20 @@ def animate(
     if not is_forecast(forecast):
         refuse("frames", "a forecast", truth=truth, realization=realization)
         seen = frames_to_draw(forecast, 24 if last is None else last, init_time, variable, channel, time, y, x)
-        write_film(seen.pictures(coastlines), target, frames_per_second)
+        write_animation(seen.pictures(coastlines), target, frames_per_second)
         return target
     refuse("a forecast", "frames", last=last, y=y, x=x)
-    forecast = one_variable(forecast, variable)
-    truth = None if truth is None else single_array(truth, forecast, time=time)
-    one, rows, columns, name = _one_forecast(forecast, init_time, variable, channel, realization, truth, time)
-    start = one["init_time"].values if "init_time" in one.coords else None
-    leads = one["lead_time"].values
-    films: dict[str, list[xr.DataArray | None]] = {}
-    if truth is not None:
-        films["truth"] = _observed(truth, one, leads, time, rows, columns, {"variable": variable, name: channel})
-    ahead = [panel(one.isel(lead_time=i), rows, columns) for i in range(leads.size)]
-    films["forecast"] = list(ahead)
-    where = map_of(ahead[0], rows, columns, coastlines)
-    scale = shared_scale(one, [frame.values for film in films.values() for frame in film if frame is not None])
-    unit = _unit(leads)
+    given = one_variable(forecast, variable)
+    truth = None if truth is None else single_array(truth, given, time=time)
+    one = _chosen(given, init_time, variable, channel, realization, truth, time)
+    leads, start = one.leads, one.start
+    shown: dict[str, list[xr.DataArray | None]] = {} if truth is None else {"truth": one.observed(truth, leads)}
+    ahead = one.panels(range(leads.size))
+    shown["forecast"] = list(ahead)
+    where = map_of(ahead[0], one.y, one.x, coastlines)
+    present = [frame.values for frames in shown.values() for frame in frames if frame is not None]
+    scale, unit = shared_scale(one.field, present), _unit(leads)
     heads = [_span(lead, unit) + ("" if start is None else f", valid {clock(start + lead)}") for lead in leads]
-    write_film(moving_pictures(films, heads, _title(one, scale.label, start), scale, where), target, frames_per_second)
+    pictures = moving_pictures(shown, heads, _title(one.field, scale.label, start), scale, where)
+    write_animation(pictures, target, frames_per_second)
     return target

@@ -12,23 +12,10 @@ import xarray as xr
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.frames import Frames
 from sa_nowcast.metadata.dims import Role, find_dim, grids, with_positions
-from sa_nowcast.plotting.canvas import (
-    Map,
-    Scale,
-    choose,
-    clock,
-    colour_bar,
-    draw,
-    fitted,
-    label_corner,
-    map_of,
-    moving_pictures,
-    new_figure,
-    panel,
-    panel_size,
-    shared_scale,
-)
-from sa_nowcast.plotting.film import Picture
+from sa_nowcast.plotting.animation import Picture
+from sa_nowcast.plotting.canvas import Panel, figure_of, moving_pictures
+from sa_nowcast.plotting.maps import Map, map_of, panel
+from sa_nowcast.plotting.scales import Scale, choose, clock, require_columns, shared_scale
 from sa_nowcast.times import Times, read_time, show_time
 
 if TYPE_CHECKING:
@@ -59,22 +46,17 @@ def plot_frames(
         How many frames.
     init_time : datetime-like, optional
         The time of the last frame that is drawn; by default the last one of `data`.
-    variable, channel : optional
-        What to draw of several variables and channels.
     columns : int, default 6
         At most as many panels side by side.
-    coastlines : bool, optional
-        As for :func:`sa_nowcast.plotting.plot_forecast`.
     time, y, x : hashable, optional
         The names of these dimensions, where CF attributes and common names do not tell.
-    title : str, optional
-        In place of variable, units and times.
+    variable, channel, coastlines, title : optional
+        As for :func:`sa_nowcast.plotting.plot_forecast`.
 
     Returns
     -------
     matplotlib.figure.Figure
-        All panels share one colour scale. Rain rates have discrete levels spaced like a logarithm. Missing pixels are
-        grey. North is up.
+        As that of :func:`sa_nowcast.plotting.plot_forecast`: one colour scale, missing pixels grey, north up.
 
     Raises
     ------
@@ -83,8 +65,7 @@ def plot_frames(
     DataError
         If `data` hold no frames, or their dimensions or times cannot be told.
     """
-    if columns < 1:
-        raise RecipeError("columns", f"is {columns}", "at least 1")
+    require_columns(columns)
     return frames_to_draw(data, last, init_time, variable, channel, time, y, x).figure(columns, coastlines, title)
 
 
@@ -101,22 +82,14 @@ class FramesToDraw:
     def figure(self, columns: int, coastlines: bool | None, title: str | None) -> Figure:
         """Return the panels."""
         panels, scale, where = self._drawn(coastlines)
-        side, height = panel_size(where, 2.1)
+        befores = [None, *self.times[:-1]]
+        heads = [clock(moment, before) for moment, before in zip(self.times, befores, strict=True)]
+        drawn = [Panel(scale, frame, head) for frame, head in zip(panels, heads, strict=True)]
         wide = min(len(panels), columns)
-        rows = -(-len(panels) // wide)
-        figure = new_figure(wide * side + 2.2, rows * (height + 0.4) + 0.7, "compressed")
-        grid = figure.subplots(rows, wide, squeeze=False)
-        before = None
-        for axes, frame, moment in zip(grid.ravel(), panels, self.times, strict=False):
-            image = draw(axes, frame, scale, where)
-            axes.set_title(clock(moment, before), fontsize=9)
-            before = moment
-        for axes in grid.ravel()[len(panels) :]:
-            axes.set_axis_off()
-        label_corner(grid[-1, 0], where)
-        colour_bar(figure, image, scale, list(grid.ravel()), (wide * side, rows * height))
-        figure.suptitle(fitted(title if title is not None else self._title(scale), figure), fontsize=11)
-        return figure
+        drawn += [Panel(scale)] * (-len(drawn) % wide)
+        rows = [drawn[i : i + wide] for i in range(0, len(drawn), wide)]
+        text = title if title is not None else self._title(scale)
+        return figure_of(rows, where, text, side=2.1, margins=(2.2, 0.7), gap=0.4)[0]
 
     def pictures(self, coastlines: bool | None) -> list[Picture]:
         """Return the pictures of an animation."""
@@ -144,13 +117,7 @@ def frames_to_draw(
     y: Hashable | None,
     x: Hashable | None,
 ) -> FramesToDraw:
-    """Return what `plot_frames` draws; no value is read.
-
-    Raises
-    ------
-    RecipeError, DataError
-        As `plot_frames`.
-    """
+    """Return what `plot_frames` draws, or raise what it raises; no value is read."""
     if last < 1:
         raise RecipeError("last", f"is {last}", "at least 1")
     array = _one_variable(data, variable, {"time": time, "y": y, "x": x})

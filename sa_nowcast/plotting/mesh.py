@@ -79,13 +79,9 @@ def middle(values: npt.NDArray[np.float64], axis: int | tuple[int, ...]) -> npt.
 class Chart:
     """How places become points of a map.
 
-    Attributes
-    ----------
-    project : callable
-        Returns x and y of longitude and latitude in degrees: longitude and latitude themselves, the longitudes without
-        a jump on this grid; or, round a pole, the azimuthal equidistant projection, in degrees from the pole.
-    pole : {-1, 0, 1}
-        The pole in the middle; 0: none.
+    `project` returns x and y of longitude and latitude in degrees: these themselves, the longitudes without a jump on
+    this grid; or, round a `pole` (1 north, -1 south, 0 none), the azimuthal equidistant projection, in degrees from the
+    pole.
     """
 
     project: Project
@@ -127,10 +123,9 @@ def _cut(longitudes: Array, first: float) -> float:
 
 
 def edges_of(latitude: Array, longitude: Array, chart: Chart) -> tuple[Array, Array]:
-    """Return x and y of the corners of all cells, each one row and column more than the cells.
+    """Return x and y of the corners of all cells, halfway between centres: one row and column more than the cells.
 
-    Corners lie halfway between centres. Cells without a place get one beside their neighbours; their values are to be
-    masked by the caller.
+    Cells without a place get one beside their neighbours; their values are to be masked by the caller.
     """
     x, y = chart.project(longitude, latitude)
     return _corners(_filled(x)), _corners(_filled(y))

@@ -9,7 +9,8 @@ import numpy as np
 import xarray as xr
 
 from sa_nowcast.errors import RecipeError
-from sa_nowcast.plotting.canvas import choose, new_figure
+from sa_nowcast.plotting.canvas import new_figure
+from sa_nowcast.plotting.scales import choose
 from sa_nowcast.verification.metrics import METRICS, plain_name
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from sa_nowcast.errors import SaNowcastError, StorageError
 from sa_nowcast.recipe import Recipe, network_config
 from sa_nowcast.storage.whole import require_writable
 from sa_nowcast.survey.findings import Finding
-from sa_nowcast.workflow.converting import convert_source
 from sa_nowcast.workflow.data import Experiment, open_experiment
-from sa_nowcast.workflow.drawing import pictures_of, require_plotting
 from sa_nowcast.workflow.outputs import check_claim
+from sa_nowcast.workflow.pictures import pictures_of, require_plotting
 from sa_nowcast.workflow.scoring import require_scoring
+from sa_nowcast.workflow.stages import convert_source
 
 
 def check_recipe(recipe: Recipe) -> list[Finding]:

@@ -1,7 +1,7 @@
 """One function per command.
 
-`data` says what a recipe's data are and `identity` which they are, `outputs` keeps the folder of a run, `stages` does
-the work with `converting`, `period`, `scoring` and `drawing`.
+`data` says what a recipe's data are, `outputs` keeps the folder of a run, `stages` does the work with `period`,
+`scoring` and `pictures`.
 """
 
 from sa_nowcast.workflow.period import forecast_period

@@ -28,8 +28,7 @@ from sa_nowcast.verification import compare, to_table
 from sa_nowcast.verification.named import REFERENCES
 from sa_nowcast.verification.optical_flow import require_pysteps
 from sa_nowcast.windows import window_starts
-from sa_nowcast.workflow.data import open_path
-from sa_nowcast.workflow.identity import data_identity
+from sa_nowcast.workflow.data import data_identity, open_path
 from sa_nowcast.workflow.outputs import digest
 from sa_nowcast.workflow.scoring import BY_PYSTEPS
 

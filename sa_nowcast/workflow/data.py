@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import xarray as xr
 
+from sa_nowcast._version import __version__
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.frames import Frames
 from sa_nowcast.metadata.bounds import KEYS
@@ -19,9 +21,10 @@ from sa_nowcast.sources import open_source as open_any
 from sa_nowcast.sources.chain import SEQUENCE
 from sa_nowcast.sources.mnist_generator import TEST_SEED
 from sa_nowcast.sources.samples import open_sample
-from sa_nowcast.storage.whole import nearest_to
+from sa_nowcast.storage.whole import nearest_to, storage
 from sa_nowcast.stream.made_fields import MadeFields, RealField
 from sa_nowcast.windows import Positions, Range, Split, split_in_time, window_starts
+from sa_nowcast.workflow.outputs import digest, file_digest
 
 if TYPE_CHECKING:
     from sa_nowcast.training.data import TrainingData
@@ -35,6 +38,8 @@ _MOST_MISSING = 0.2  # of a real field that sequences are cut from
 _DIGIT_OPTIONS = ("digits", "size", "speed", "check_hash", "test_sequences")
 _TEST_SEQUENCES = 10_000
 _VALIDATION_SEED = 2**31  # added to the recipe's seed: other sequences of the same training digits
+MOST_READ: Final = 2**28
+"""Files of together so many bytes are known by their content, larger ones by sizes and times of change."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +52,14 @@ class Experiment:
         Plans the training and validation windows, and fits the scaling; reads the training period once.
     channels : int
     trained_on : str
-        One line about the periods, for people.
-    test : Dataset
-    test_frames : Frames
-    test_period : (int, int)
-        Positions in `test_frames` that are forecast and scored.
+        One line about the periods.
+    test, test_frames : Dataset, Frames
+        What the test period is in.
+    test_period, train_period : (int, int)
+        Positions in `test_frames` of what is forecast and scored, and of the training period; the latter None where
+        training has data of its own.
     blocked : ndarray of int
         Positions without any valid value.
-    train_period : (int, int) or None
-        Positions in `test_frames` of the training period; None where training has data of its own.
     """
 
     training: Callable[[], TrainingData]
@@ -71,16 +75,8 @@ class Experiment:
 def open_experiment(recipe: Recipe, *, read: bool = True) -> Experiment:
     """Open what a recipe names, and check that it can be trained on and scored.
 
-    Parameters
-    ----------
-    recipe : Recipe
-    read : bool
-        Whether the test period is read, for frames without any value; False finds ``blocked`` empty.
-
-    Raises
-    ------
-    DataError, RecipeError
-        Data that are not there, cannot be used, or are too short for the split.
+    With `read` the test period is read, for frames without any value; else ``blocked`` is empty. Data that are not
+    there, cannot be used, or are too short for the split are a `DataError` or `RecipeError`.
     """
     if recipe.data.engine == DIGITS:
         return _digits(recipe)
@@ -133,14 +129,14 @@ def _digits(recipe: Recipe) -> Experiment:
     options |= {"length": recipe.history + recipe.steps}
     folder, seed = Path(recipe.data.source).expanduser(), recipe.training.seed
     try:
-        train = MovingMnist(folder, "train", seed=seed, **options)
-        held = MovingMnist(folder, "train", seed=seed + _VALIDATION_SEED, **options)
+        # Others than those that are trained on, of the same digits, choose the weights.
+        train, other = (MovingMnist(folder, "train", seed=seed + more, **options) for more in (0, _VALIDATION_SEED))
         test = MovingMnist(folder, "test", seed=TEST_SEED, **options)
     except TypeError as error:
         raise RecipeError("data.options", f"cannot be used ({error})") from error
     return _of_own_sequences(
         test.dataset(0, count),
-        lambda frames: TrainingData.from_digits(train, held, frames, recipe.history, recipe.steps, recipe.training),
+        lambda frames: TrainingData.from_digits(train, other, frames, recipe.history, recipe.steps, recipe.training),
         f"training on sequences of {train.digits} training digits made on the fly",
     )
 
@@ -157,7 +153,7 @@ def _made(recipe: Recipe) -> Experiment:
     sources = sources_of(recipe)
     real = [_real_field(source, "data.source" if not i else "data.options.also") for i, source in enumerate(sources)]
     seed, shape = recipe.training.seed, (options.get("size", 80), recipe.history, recipe.steps)
-    train, held, test = (
+    train, other, test = (
         MadeFields(*shape, seed=seed + more, real=real) for more in (0, _VALIDATION_SEED, _MADE_TEST_SEED)
     )
     values = np.stack([test.sequence(number) for number in range(count)])
@@ -166,7 +162,7 @@ def _made(recipe: Recipe) -> Experiment:
     return _of_own_sequences(
         xr.Dataset({"field": ((SEQUENCE, "time", "y", "x"), values)}, {"time": times}),
         lambda frames: TrainingData.from_made(
-            train, held, frames, recipe.history, recipe.steps, recipe.training, named=named
+            train, other, frames, recipe.history, recipe.steps, recipe.training, named=named
         ),
         f"training on fields made on the fly, some of them cut from {named}",
     )
@@ -228,13 +224,7 @@ def _known_options(recipe: Recipe, known: Sequence[str]) -> dict[str, Any]:
 
 
 def open_source(recipe: Recipe) -> xr.Dataset:
-    """Open what ``data.source`` names, or the store of a conversion, lazily; sequences are put one after another.
-
-    Raises
-    ------
-    DataError
-        No such file, or one that cannot be opened.
-    """
+    """Open what ``data.source`` names, or the store of a conversion, lazily; sequences are put one after another."""
     if recipe.conversion is not None:
         ds = chain(open_any(str(Path(recipe.conversion.to).expanduser())))
     else:
@@ -248,13 +238,7 @@ def open_source(recipe: Recipe) -> xr.Dataset:
 
 
 def open_path(source: str, key: str, *, engine: str | None = None, **options: Any) -> xr.Dataset:
-    """Open a sample, a path or a pattern that a recipe names under `key`; sequences are put one after another.
-
-    Raises
-    ------
-    DataError
-        No such file, or one that cannot be opened.
-    """
+    """Open a sample, a path or a pattern that a recipe names under `key`; sequences are put one after another."""
     if source.startswith(SAMPLE_PREFIX):
         return open_sample(source.removeprefix(SAMPLE_PREFIX))
     path = Path(source).expanduser()
@@ -265,13 +249,7 @@ def open_path(source: str, key: str, *, engine: str | None = None, **options: An
 
 
 def sources_of(recipe: Recipe) -> list[str]:
-    """Return all that a recipe reads data from: ``data.source``, and of made fields also ``data.options.also``.
-
-    Raises
-    ------
-    RecipeError
-        Paths that are none.
-    """
+    """Return all that a recipe reads data from: ``data.source``, and of synthetic fields also ``data.options.also``."""
     also = recipe.data.options.get("also", []) if recipe.data.engine == MADE else []
     if not isinstance(also, list) or not all(isinstance(path, str) for path in also):
         raise RecipeError("data.options.also", f"{also!r}", expected="a list of paths")
@@ -279,16 +257,8 @@ def sources_of(recipe: Recipe) -> list[str]:
 
 
 def _frames(ds: xr.Dataset, recipe: Recipe) -> Frames:
-    data = recipe.data
-    return Frames.from_xarray(
-        ds,
-        variables=data.variables,
-        time=data.time,
-        y=data.y,
-        x=data.x,
-        channel=data.channel,
-        gaps="skip" if SEQUENCE in ds.coords else data.gaps,
-    )
+    told = recipe.data.model_dump(include={"variables", "time", "y", "x", "channel"})
+    return Frames.from_xarray(ds, **told, gaps="skip" if SEQUENCE in ds.coords else recipe.data.gaps)
 
 
 def _regions(ds: xr.Dataset, recipe: Recipe) -> tuple[xr.Dataset, xr.Dataset]:
@@ -318,7 +288,7 @@ def _region(ds: xr.Dataset, bounds: Mapping[str, tuple[float, float]], key: str)
 def _split(frames: int, recipe: Recipe) -> Split:
     split = recipe.split
     if split.test == 0:
-        raise RecipeError("split.test", "0", expected="a share above 0, for a run ends with scores on held-back times")
+        raise RecipeError("split.test", "0", expected="a share above 0, for a run ends with scores of the test period")
     return split_in_time(
         frames,
         recipe.history + recipe.steps,
@@ -330,5 +300,48 @@ def _split(frames: int, recipe: Recipe) -> Split:
 
 
 def period(frames: Frames, part: tuple[int, int]) -> str:
-    """Return the first and last time of a period, for people."""
+    """Return the first and last time of a period, as lines of progress show it."""
     return f"{frames.label(part[0])} to {frames.label(part[1] - 1)}" if part[1] > part[0] else "nothing"
+
+
+# --- which data they are: known again after a copy or a touch, and not mistaken after a change
+
+
+def identity_of_all(sources: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what tells the data of several sources from others; see `data_identity`."""
+    if len(sources) == 1:
+        return data_identity(sources[0], known)
+    found = [data_identity(source, {}) for source in sources]
+    return {key: digest([each[key] for each in found]) for key in ("stamp", "identity")}
+
+
+def data_identity(source: str, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ``stamp`` (names, sizes and times of files) and the ``identity`` of what a recipe reads from `source`.
+
+    `known` is what this function returned before: files of the same sizes and times are not read again.
+    """
+    if source.startswith(SAMPLE_PREFIX):
+        return {"stamp": source, "identity": digest([source, __version__])}
+    found = glob.glob(str(Path(source).expanduser())) if any(c in source for c in "*?[") else []
+    roots = sorted(Path(f) for f in found) or [Path(source).expanduser()]
+    with storage(roots[0]):
+        listed = [
+            (f.relative_to(root.parent).as_posix(), f)
+            for root in roots
+            for f in (sorted(root.rglob("*")) if root.is_dir() else [root])
+            if f.is_file()
+        ]
+        stats = [(name, f.stat()) for name, f in listed]
+    if not listed:
+        remedy = nearest_to(roots[0]) or (
+            f"name data that are there in data.source; relative paths start at {Path.cwd()}"
+        )
+        raise DataError(source, "no such file or folder", fix=remedy)
+    stamp = digest([source, [(name, s.st_size, s.st_mtime_ns) for name, s in stats]])
+    if known.get("stamp") == stamp:
+        return dict(known)
+    if sum(s.st_size for _, s in stats) <= MOST_READ:
+        content: Any = [(name, file_digest(f)) for name, f in listed]
+    else:
+        content = [(name, s.st_size, s.st_mtime_ns) for name, s in stats]
+    return {"stamp": stamp, "identity": digest(content)}

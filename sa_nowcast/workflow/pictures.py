@@ -1,32 +1,198 @@
-"""A picture or a film of what a file holds: a forecast, one of an archive, frames, or scores."""
+"""Pictures and animations: those that a recipe asks for, each for itself, and those of what a file holds."""
 
 from __future__ import annotations
 
+import contextlib
+import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.computing.installing import install
+from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError
+from sa_nowcast.frames import Frames
 from sa_nowcast.metadata import dims
+from sa_nowcast.recipe import Recipe
 from sa_nowcast.sources.opening import kind_of, named_like, open_data, open_forecast
 from sa_nowcast.sources.reading import require
 from sa_nowcast.storage.whole import partial_beside, put_in_place, storage
 from sa_nowcast.times import nearest, read_time, show_time
 from sa_nowcast.verification.table import from_table
+from sa_nowcast.workflow.data import Experiment
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FILMS: Final = (".gif", ".mp4")
+    from sa_nowcast.forecasts.nowcaster import Nowcaster
+
+FORECAST, SCORES, ANIMATION, ATTENTION = "forecast", "scores", "animation", "attention"
+ANIMATIONS: Final = (".gif", ".mp4")
 PICTURES: Final = (".png", ".svg", ".pdf")
 
 
-def draw(
+# --- of a recipe
+
+
+class Drawable(Protocol):
+    """What pictures of a run are made of, each opened when it is needed."""
+
+    recipe: Recipe
+
+    @property
+    def experiment(self) -> Experiment:
+        """The data."""
+
+    @property
+    def archive(self) -> xr.DataArray:
+        """The forecasts."""
+
+    @property
+    def nowcaster(self) -> Nowcaster:
+        """The model."""
+
+    @property
+    def scores(self) -> Mapping[str, xr.Dataset]:
+        """Scores by the names of forecasts."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that is asked for: its kind, its channel (number, name), and what of the recipe matters."""
+
+    kind: str
+    channel: tuple[int, str]
+    settings: list[Any]
+
+
+def pictures_of(recipe: Recipe, channels: Sequence[str] = ("",)) -> dict[str, Picture]:
+    """Return the pictures that a recipe asks for by the names of their files.
+
+    Of several variables or channels each has its own, with its name in that of the file: ``forecast-rain.png``. What
+    the network attends to is the same for all of them, and is drawn once.
+    """
+    asked = recipe.pictures
+    wanted: dict[str, Picture] = {}
+    for channel, end in zip(enumerate(channels), _endings(channels), strict=True):
+        if asked.forecast:
+            settings = [asked.init_time, asked.title, recipe.history]
+            wanted[f"forecast{end}.png"] = Picture(FORECAST, channel, settings)
+        if asked.scores:
+            wanted[f"scores{end}.png"] = Picture(SCORES, channel, [asked.title or recipe.name])
+        if asked.film:
+            wanted[f"forecast{end}.{asked.film}"] = Picture(ANIMATION, channel, [asked.init_time])
+    if asked.attention:
+        wanted["attention.png"] = Picture(ATTENTION, (0, ""), [asked.init_time, asked.title, asked.attention])
+    return wanted
+
+
+def _endings(channels: Sequence[str]) -> list[str]:
+    """Return what the names of files end with, each once: nothing of one channel, else its name where it can be one."""
+    if len(channels) == 1:
+        return [""]
+    names = [re.sub(r"[^\w.-]+", "_", name).strip("._") or "channel" for name in channels]
+    # Names that differ in what a file's name cannot hold, or in case alone, are told apart by number.
+    alike = [name.lower() for name in names]
+    return [f"-{name}" if alike.count(name.lower()) == 1 else f"-{name}-{i + 1}" for i, name in enumerate(names)]
+
+
+def require_plotting() -> Any:
+    """Return `sa_nowcast.plotting`, or say what to install."""
+    try:
+        import matplotlib  # noqa: F401
+
+        from sa_nowcast import plotting
+    except ImportError as error:
+        raise MissingLibraryError("pictures", "matplotlib is not installed", fix=install("plot")) from error
+    return plotting
+
+
+def draw(picture: Picture, run: Drawable, path: Path) -> None:
+    """Draw one picture of `pictures_of` into `path`."""
+    plotting, recipe = require_plotting(), run.recipe
+    title = recipe.pictures.title
+    if picture.kind == SCORES:
+        scores = run.scores
+        several = scores if len(scores) > 1 else next(iter(scores.values()))
+        _save(plotting.plot_scores(several, title=title or recipe.name, **_labels(scores, picture.channel)), path, 100)
+        return
+    experiment, init_time = run.experiment, _init_time_of_recipe(run.archive, recipe)
+    frames = experiment.test_frames
+    if picture.kind == ATTENTION:
+        figure = plotting.plot_attention(
+            run.nowcaster,
+            experiment.test,
+            recipe.pictures.attention,
+            init_time=init_time,
+            time=frames.time_dim,
+            y=frames.grid.y,
+            x=frames.grid.x,
+            channel=None if len(frames.arrays) > 1 else frames.channel_dim,
+            title=title,
+        )
+        _save(figure, path, 100)
+        return
+    one, array = _one_channel(run.archive.sel({dims.INIT_TIME: init_time}), frames, picture.channel)
+    if picture.kind == ANIMATION:
+        plotting.animate(one, path, truth=array)
+        return
+    position = frames.position(init_time)
+    assert position is not None
+    known = array.isel({frames.time_dim: slice(position - recipe.history + 1, position + 1)})
+    _save(plotting.plot_forecast(one, truth=array, history=known, title=title), path, 100)
+
+
+def _one_channel(one: xr.DataArray, frames: Frames, channel: tuple[int, str]) -> tuple[xr.DataArray, xr.DataArray]:
+    """Return one channel of a forecast, and the frames of that channel."""
+    array = frames.arrays[channel[0] if len(frames.arrays) > 1 else 0]
+    if frames.channel_dim is not None:
+        one = one.isel({frames.channel_dim: _position(one, frames.channel_dim, channel)})
+        if frames.channel_dim in array.dims:
+            array = array.isel({frames.channel_dim: _position(array, frames.channel_dim, channel)})
+        else:
+            one = one.assign_attrs(array.attrs).rename(array.name)
+    return one.load(), array
+
+
+def _position(data: xr.DataArray | xr.Dataset, dim: Hashable, channel: tuple[int, str]) -> int:
+    """Return where `data` has a channel: by its name, for files may sort them, else by its position."""
+    number, name = channel
+    labels = [str(label) for label in data[dim].values] if dim in data.coords else []
+    return labels.index(name) if labels.count(name) == 1 else number
+
+
+def _labels(scores: Mapping[str, xr.Dataset], channel: tuple[int, str]) -> dict[str, Any]:
+    """Return the label that `channel` has in the scores."""
+    each = next(iter(scores.values()))
+    known = (dims.LEAD_TIME, "threshold", "neighbourhood", "rank", "sample")
+    places = {str(dim): _position(each, dim, channel) for dim in each.dims if dim not in known}
+    return {
+        "variable" if dim == dims.VARIABLE else "channel": each[dim].values[place] if dim in each.coords else place
+        for dim, place in places.items()
+    }
+
+
+def _init_time_of_recipe(archive: xr.DataArray, recipe: Recipe) -> Any:
+    inits, asked = archive[dims.INIT_TIME].values, recipe.pictures.init_time
+    if asked in ("first", "last"):
+        return inits[0 if asked == "first" else -1]
+    with contextlib.suppress(RecipeError):
+        place, there = nearest(inits, read_time(asked, "pictures.init_time"))
+        if there:
+            return inits[int(place)]
+    ends = " to ".join(str(t.astype("datetime64[m]")) for t in (inits[0], inits[-1]))
+    raise RecipeError("pictures.init_time", f"{asked!r}", f"last, first, or an init time of the forecasts ({ends})")
+
+
+# --- of a file
+
+
+def draw_file(
     source: str,
     target: Path,
     *,
@@ -46,89 +212,61 @@ def draw(
     dry_run: bool = False,
     report: Callable[[str], None] = lambda line: None,
 ) -> str:
-    """Draw the file `source` into `target`, and say what was drawn.
+    """Draw what the file `source` holds into `target`, and say in a line what was drawn.
 
-    Parameters
-    ----------
-    source : str
-        A forecast, an archive, scores, or frames.
-    target : Path
-        Ends in ``.png``, ``.svg`` or ``.pdf``; a film of a forecast or of frames in ``.gif`` or ``.mp4``.
-    truth, history : Dataset, optional
-        Frames to show beside a forecast.
-    init_time, variable, channel : str, optional
-        What to draw of what has several. By default of an archive the last init time that has truth, where truth is
-        given, or else the last one. Of frames the last one that is drawn.
-    last : int, optional
-        Of frames, how many: by default 6, and 24 in a film.
-    engine, options : optional
-        Of frames, as for `sa_nowcast.sources.opening.open_data`.
-    time, y, x : str, optional
-        Dimensions of frames and of truth, where they cannot be found.
-    metrics, thresholds : sequence, optional
-        What to draw of scores.
-    dry_run : bool
-        Check only: no value is read, nothing is drawn.
-    report : callable
-        Called with a line about what the picture lacks, such as truth.
-
-    Returns
-    -------
-    str
-        A line for people.
+    A forecast, an archive or frames become one of `PICTURES` or `ANIMATIONS`, scores one of `PICTURES`. Of an archive
+    the last init time that has truth is drawn by default, where truth is given, or else the last one; of frames the
+    last 6, or 24 in an animation. `engine`, `options`, `time`, `y` and `x` are those of frames and truth, `metrics` and
+    `thresholds` choose among scores. A dry run checks only: no value is read, nothing is drawn. `report` is called with
+    a line about what the picture lacks, such as truth.
 
     Raises
     ------
     DataError
         `source` holds no forecast, no scores and no frames.
     RecipeError
-        A film of scores, an option of another kind of file, or something that has to be chosen.
-    MissingLibraryError
-        What draws is not installed.
-    StorageError
-        The picture cannot be written.
+        An animation of scores, an option of another kind of file, or something that has to be chosen.
+    MissingLibraryError, StorageError
+        What draws is not installed, or the picture cannot be written.
     """
     require("matplotlib", "plot")
     kind = kind_of(source)
-    of_forecasts = {"truth": truth is not None, "history": history is not None}
-    of_frames = {"last": last is not None}
-    of_scores = {"metrics": bool(metrics), "thresholds": bool(thresholds)}
-    owners = {"forecast": "a forecast or an archive", "data": "frames", "scores": "a file of scores"}
-    given = {"forecast": of_forecasts, "data": of_frames, "scores": of_scores}
+    owners: dict[str, tuple[str, dict[str, object]]] = {
+        "forecast": ("a forecast or an archive", {"truth": truth, "history": history}),
+        "data": ("frames", {"last": last}),
+        "scores": ("a file of scores", {"metrics": metrics or None, "thresholds": thresholds or None}),
+    }
     if kind not in owners:
         raise RecipeError(source, f"a {kind}", "a forecast, an archive, scores or frames", _inside(source, kind))
-    for owner, names in given.items():
-        for name, is_given in names.items():
-            if is_given and owner != kind:
-                raise RecipeError(name, f"given for {source}", expected=owners[owner], fix=f"leave {name}= out")
-    chosen_labels: dict[str, Any] = {"variable": variable, "channel": channel}
+    for owner, (what, given) in owners.items():
+        for name, value in given.items():
+            if value is not None and owner != kind:
+                raise RecipeError(name, f"given for {source}", expected=what, fix=f"leave {name}= out")
+    labels: dict[str, Any] = {"variable": variable, "channel": channel}
     if kind == "scores":
-        return _scores(source, target, metrics, thresholds, variable, channel, dry_run)
+        chosen_scores = {"metrics": list(metrics) or None, "thresholds": list(thresholds) or None}
+        return _draw_scores(source, target, {**chosen_scores, **labels}, dry_run)
+    animated = target.suffix.lower() in ANIMATIONS
     if kind == "data":
-        where = {"time": time, "y": y, "x": x}
-        return _frames(source, target, last, init_time, engine, options, {**chosen_labels, **where}, dry_run)
+        data = open_data(source, engine=engine, options=options)
+        count = last if last is not None else 24 if animated else 6
+        of_frames = {"last": count, "init_time": init_time, **labels, "time": time, "y": y, "x": x}
+        return _draw_frames(data, target, of_frames, dry_run)
     forecast = open_forecast(source)
     truth, history = (
         None if data is None else named_like(data, forecast, dims.DimNames(time, y, x)) for data in (truth, history)
     )
     chosen = _init_time(forecast, init_time, truth)
-    options_of: dict[str, Any] = {"init_time": chosen, **chosen_labels}
-    shown = f"forecast from {show_time(chosen)}" if chosen is not None else "forecast"
+    labels["init_time"] = chosen
     if truth is not None and chosen is not None:
         _say_what_truth_lacks(forecast, truth, chosen, report)
-    if dry_run:
-        return shown
-    if target.suffix.lower() in FILMS:
-        from sa_nowcast.plotting import animate
+    if not dry_run and animated:
+        _animate(forecast, target, truth, **labels)
+    elif not dry_run:
+        from sa_nowcast.plotting import plot_forecast
 
-        with storage(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-        animate(forecast, target, truth, **options_of)
-        return shown
-    from sa_nowcast.plotting import plot_forecast
-
-    _save(plot_forecast(forecast, truth, history, **options_of), target)
-    return shown
+        _save(plot_forecast(forecast, truth, history, **labels), target)
+    return f"forecast from {show_time(chosen)}" if chosen is not None else "forecast"
 
 
 def _inside(source: str, kind: str) -> str | None:
@@ -137,29 +275,15 @@ def _inside(source: str, kind: str) -> str | None:
     return f"sa-nowcast plot {shlex.quote(str(found[0]))}" if found and kind == "run" else None
 
 
-def _frames(
-    source: str,
-    target: Path,
-    last: int | None,
-    init_time: str | None,
-    engine: str | None,
-    options: Mapping[str, Any] | None,
-    chosen: Mapping[str, Any],
-    dry_run: bool,
-) -> str:
-    from sa_nowcast.plotting import animate, plot_frames
+def _draw_frames(data: xr.Dataset, target: Path, chosen: Mapping[str, Any], dry_run: bool) -> str:
+    from sa_nowcast.plotting import plot_frames
     from sa_nowcast.plotting.frames import frames_to_draw
 
-    data = open_data(source, engine=engine, options=options)
-    film = target.suffix.lower() in FILMS
-    count = last if last is not None else 24 if film else 6
-    drawn = frames_to_draw(data, count, init_time, **chosen)
-    if not dry_run and film:
-        with storage(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-        animate(data, target, last=count, init_time=init_time, **chosen)
+    drawn = frames_to_draw(data, **chosen)
+    if not dry_run and target.suffix.lower() in ANIMATIONS:
+        _animate(data, target, **chosen)
     elif not dry_run:
-        _save(plot_frames(data, last=count, init_time=init_time, **chosen), target)
+        _save(plot_frames(data, **chosen), target)
     ends = list(dict.fromkeys(show_time(drawn.times[i]) for i in (0, -1)))
     return f"{drawn.times.size} frame{'s' * (drawn.times.size > 1)}, {' to '.join(ends)}"
 
@@ -195,42 +319,20 @@ def _init_time(forecast: xr.DataArray, wanted: str | None, truth: xr.Dataset | N
     return known[int(place)]
 
 
-def _scores(
-    source: str,
-    target: Path,
-    metrics: Sequence[str],
-    thresholds: Sequence[float],
-    variable: str | None,
-    channel: str | None,
-    dry_run: bool,
-) -> str:
-    if target.suffix.lower() in FILMS:
-        raise RecipeError(f"output {target}", "a film of scores", expected=f"one of {', '.join(PICTURES)}")
+def _draw_scores(source: str, target: Path, chosen: Mapping[str, Any], dry_run: bool) -> str:
+    if target.suffix.lower() in ANIMATIONS:
+        raise RecipeError(f"output {target}", "an animation of scores", expected=f"one of {', '.join(PICTURES)}")
     scores = read_scores(source)
     if not dry_run:
         from sa_nowcast.plotting import plot_scores
 
-        one = scores.get("")
-        figure = plot_scores(
-            scores if one is None else one,
-            list(metrics) or None,
-            thresholds=list(thresholds) or None,
-            variable=variable,
-            channel=channel,
-        )
-        _save(figure, target)
+        _save(plot_scores(scores.get("", scores), **chosen), target)
     names = ", ".join(n for n in scores if n)
     return f"scores of {names}" if names else "scores"
 
 
 def read_scores(source: str) -> dict[str, xr.Dataset]:
-    """Read scores from ``.csv`` or NetCDF; by model, under "" where there is one only.
-
-    Raises
-    ------
-    DataError
-        No such file, or no scores in it.
-    """
+    """Read scores from ``.csv`` or NetCDF; by model, under "" where there is one only."""
     path = Path(source).expanduser()
     try:
         if path.suffix.lower() == ".csv":
@@ -248,9 +350,17 @@ def read_scores(source: str) -> dict[str, xr.Dataset]:
     return {str(name): scores.sel(model=name, drop=True) for name in scores["model"].values}
 
 
-def _save(figure: Figure, target: Path) -> None:
+def _animate(data: xr.DataArray | xr.Dataset, target: Path, *truth: xr.Dataset | None, **chosen: Any) -> None:
+    from sa_nowcast.plotting import animate
+
+    with storage(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    animate(data, target, *truth, **chosen)
+
+
+def _save(figure: Figure, target: Path, dpi: int = 120) -> None:
     with storage(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with partial_beside(target) as partial:
-            figure.savefig(partial, dpi=120, format=target.suffix.removeprefix("."))
+            figure.savefig(partial, dpi=dpi, format=target.suffix.removeprefix("."))
             put_in_place(partial, target)

@@ -6,24 +6,26 @@ Nothing is printed here. Progress goes to the `report` callback, results are ret
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
 from sa_nowcast.bundle.card import resolved_recipe
 from sa_nowcast.bundle.files import require_free
+from sa_nowcast.conversion import convert
+from sa_nowcast.errors import RecipeError
 from sa_nowcast.metadata import dims
-from sa_nowcast.recipe import Recipe, network_config
+from sa_nowcast.recipe import SAMPLE_PREFIX, Recipe, network_config
+from sa_nowcast.sources.samples import open_sample
 from sa_nowcast.storage.whole import locked, remove_partials, storage, write_whole
 from sa_nowcast.verification.plan import PERSISTENCE
-from sa_nowcast.workflow import drawing
-from sa_nowcast.workflow.converting import convert_source
-from sa_nowcast.workflow.data import Experiment, open_experiment, period, sources_of
-from sa_nowcast.workflow.identity import identity_of_all
+from sa_nowcast.workflow import pictures
+from sa_nowcast.workflow.data import Experiment, identity_of_all, open_experiment, period, sources_of
 from sa_nowcast.workflow.outputs import Ledger, check_claim, claim, digest, trained_by
 from sa_nowcast.workflow.period import archive_path, latest, made_forecasts, make_forecasts, reference_of
 from sa_nowcast.workflow.scoring import keep_scores, kept_scores, require_scoring, score
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 MODEL, FORECAST, SCORES, REFERENCES, LATEST = "model.nowcaster", "forecast", "scores.csv", "references", "latest"
 KEPT, LOCK = ".scores", ".lock"
+NOTE = ".inputs.json"
+"""Ends the name of the file beside a store that says what the store was made of."""
 Report = Callable[[str], None]
 
 
@@ -62,20 +66,17 @@ class RunResult:
 
 
 def train(recipe: Recipe, *, progress: bool = True, report: Report = lambda line: None) -> Path:
-    """Train what a recipe describes, and save the model.
+    """Train what a recipe describes, and save the model; `run` goes on from there without training again.
 
     Parameters
     ----------
-    recipe : Recipe
-    progress : bool
-        Whether training shows a progress bar on standard error.
-    report : callable
-        Called with one line at the start of each stage.
+    recipe, progress, report
+        As for `run`.
 
     Returns
     -------
     Path
-        The model's folder. `run` goes on from there without training again.
+        The model's folder.
 
     Raises
     ------
@@ -170,8 +171,8 @@ class _Stages:
         # A missing library or device is found out before any work is done.
         from sa_nowcast.computing.devices import resolve_device
 
-        if drawing.pictures_of(self.recipe):
-            drawing.require_plotting()
+        if pictures.pictures_of(self.recipe):
+            pictures.require_plotting()
         require_scoring(self.recipe)
         resolve_device(self.recipe.training.device)
         return open_experiment(self.recipe)
@@ -265,14 +266,8 @@ class _Stages:
             if (reason := self._reason(f"hindcast {name}", inputs)) is not None:
                 self.report(f"forecasting the same by {name}")
                 path = archive_path(self.folder / REFERENCES, name, recipe, self.experiment)
-                self._forecast(
-                    f"hindcast {name}",
-                    inputs,
-                    reference_of(name, self.experiment),
-                    path,
-                    f"{recipe.name}, {name}",
-                    reason,
-                )
+                made_by, title = reference_of(name, self.experiment), f"{recipe.name}, {name}"
+                self._forecast(f"hindcast {name}", inputs, made_by, path, title, reason)
         if recipe.forecast.latest:
             inputs = digest([period_of, recipe.forecast.tile, model, LATEST])
             if self._reason(LATEST, inputs) is not None:
@@ -298,19 +293,18 @@ class _Stages:
     def archive(self) -> xr.DataArray:
         return self._archive("hindcast", self.nowcaster)
 
+    @cached_property
+    def scores(self) -> Mapping[str, xr.Dataset]:
+        return kept_scores(self.folder / KEPT)
+
     def verify(self) -> None:
         """Score all forecasts."""
         from sa_nowcast.verification import to_table
 
         recipe = self.recipe
         made = ["hindcast", *(f"hindcast {name}" for name in self.others)]
-        inputs = digest(
-            [
-                [self.ledger.left(stage) for stage in made],
-                recipe.verification.model_dump(mode="json"),
-                self.data["identity"],
-            ]
-        )
+        left = [self.ledger.left(stage) for stage in made]
+        inputs = digest([left, recipe.verification.model_dump(mode="json"), self.data["identity"]])
         if self._reason("verify", inputs) is None:
             return
         first = recipe.verification.references[0]
@@ -327,21 +321,95 @@ class _Stages:
 
     def plot(self) -> None:
         """Draw the pictures that the recipe asks for, each where it is not there."""
-        drawable = drawing.Drawable(
-            self.recipe,
-            experiment=lambda: self.experiment,
-            archive=lambda: self.archive,
-            nowcaster=lambda: self.nowcaster,
-            scores=lambda: kept_scores(self.folder / KEPT),
-        )
-        if not drawing.pictures_of(self.recipe):
+        if not pictures.pictures_of(self.recipe):
             return
         channels = [name for name, _ in self.nowcaster.terms.channels]
-        for name, picture in drawing.pictures_of(self.recipe, channels).items():
-            source = "verify" if picture.kind == drawing.SCORES else "hindcast"
+        for name, picture in pictures.pictures_of(self.recipe, channels).items():
+            source = "verify" if picture.kind == pictures.SCORES else "hindcast"
             inputs = digest([picture.settings, self.ledger.left(source), self.data["identity"]])
             if self._reason(f"plot {name}", inputs) is not None:
-                drawing.require_plotting()
+                pictures.require_plotting()
                 self.report(f"drawing {name}")
-                drawing.draw(picture, drawable, self.folder / name)
+                pictures.draw(picture, self, self.folder / name)
                 self._done(f"plot {name}", inputs, self.folder / name)
+
+
+def convert_source(
+    recipe: Recipe, identity: str, report: Callable[[str], None], *, alone: bool = True, dry_run: bool = False
+) -> bool:
+    """Convert what `recipe` names, where the store is not there, not whole, or was made of other data.
+
+    Return whether anything was done. `identity` is that of the source; `alone` tells whether no other process may be
+    about to do the same; a dry run checks only. A store that holds a conversion with other settings, or one that no
+    recipe made, is a `RecipeError`.
+    """
+    block = recipe.conversion
+    assert block is not None
+    store = Path(block.to).expanduser()
+    note = store.with_name(store.name + NOTE)
+    settings = {
+        **block.model_dump(mode="json", exclude={"to"}),
+        "data": recipe.data.model_dump(mode="json", include={"engine", "options", "variables", "time"}),
+    }
+    told = recipe.data.model_dump(mode="json", include={"y", "x", "channel"}, exclude_none=True)
+    settings["data"] |= told
+    if block.frames_per_shard is None:
+        settings["window"] = recipe.history + recipe.steps
+    known = _read(note)
+    if store.exists() and (known is None or known.get("settings") != settings):
+        raise RecipeError(
+            f"conversion.to {block.to}",
+            "it was not made by a recipe" if known is None else "it was converted with other settings",
+            expected="a store of its own for each conversion",
+            fix="name another store or remove this one; to read it as it is, name it as data.source",
+        )
+    reason = "not done yet"
+    if store.exists() and known is not None:
+        if known.get("identity") == identity and known.get("files") == _listing(store):
+            report(f"skipping convert: {store} is whole, and the source is the same")
+            return False
+        reason = "the source has changed" if known.get("identity") != identity else f"{store} is not whole"
+    if not alone:
+        raise RecipeError(
+            f"conversion.to {block.to}",
+            f"{reason}, and several processes are to train on it",
+            fix="run the recipe on one process first, and stop it once it trains",
+        )
+    report(f"converting {recipe.data.source} to {store} ({reason})")
+    source: Any = recipe.data.source
+    if source.startswith(SAMPLE_PREFIX):
+        source = open_sample(source.removeprefix(SAMPLE_PREFIX))
+    given = block.model_dump(exclude={"to"}, exclude_none=True)
+    if not dry_run:
+        with storage(store):
+            store.parent.mkdir(parents=True, exist_ok=True)
+    convert(
+        str(Path(source).expanduser()) if isinstance(source, str) else source,
+        store,
+        options=recipe.data.options or None,
+        **recipe.data.model_dump(include={"engine", "variables", "time", "y", "x", "channel"}),
+        window=recipe.history + recipe.steps,
+        existing="replace" if store.exists() else "refuse",
+        dry_run=dry_run,
+        **given,
+    )
+    if dry_run:
+        return True
+    with storage(note):
+        made = {"settings": settings, "identity": identity, "files": _listing(store)}
+        write_whole(note, json.dumps(made, indent=2))
+    return True
+
+
+def _read(note: Path) -> Mapping[str, Any] | None:
+    try:
+        known = json.loads(note.read_text())
+    except (OSError, ValueError):
+        return None
+    return known if isinstance(known, dict) else None
+
+
+def _listing(store: Path) -> str:
+    # Every chunk has a checksum that is looked at when it is read; here it is enough that none is missing or cut.
+    files = sorted(f for f in store.rglob("*") if f.is_file())
+    return digest([(f.relative_to(store).as_posix(), f.stat().st_size) for f in files])

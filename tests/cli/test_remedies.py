@@ -226,7 +226,7 @@ def test_findings_hold_their_error_as_json(here: Here, radar: Path) -> None:
     assert error["exit_code"] == here.code == 3
 
 
-def test_a_warning_is_one_line_for_people(here: Here, tmp_path: Path) -> None:
+def test_a_warning_is_one_line(here: Here, tmp_path: Path) -> None:
     ds = georeferenced(rain(40))
     for name, part in (("a", slice(0, 20)), ("b", slice(20, 20)), ("c", slice(20, 40))):
         ds.isel(time=part).to_netcdf(tmp_path / f"{name}.nc", unlimited_dims=["time"])

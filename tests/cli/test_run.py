@@ -29,7 +29,7 @@ from sa_nowcast.errors import (
     StorageError,
 )
 from sa_nowcast.recipe import find_recipe
-from sa_nowcast.workflow import drawing
+from sa_nowcast.workflow import pictures
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def _ran(out: str, err: str, folder: Path) -> None:
-    assert "trial: held-back times, by lead time" in out
+    assert "trial: test period, by lead time" in out
     assert "persistence" in out
     assert "CSI>=1" in out
     # Paths are not folded, whatever the width of the terminal: they are there to be copied.
@@ -112,7 +112,7 @@ def test_a_signal_saves_the_run_exits_with_75_and_the_next_call_goes_on(
 def test_seed_and_output_replace_those_of_the_recipe(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drawing, "draw", lambda *args: args[-1].write_bytes(b"picture"))
+    monkeypatch.setattr(pictures, "draw", lambda *args: args[-1].write_bytes(b"picture"))
     arguments = ("run", str(recipe), "--quiet", "--seed", "5", "--output", str(tmp_path / "other"))
     assert in_process(monkeypatch, *arguments) == 0
     nowcaster = sa_nowcast.load(str(tmp_path / "other" / "model.nowcaster"))

@@ -14,7 +14,7 @@ from command_line import PROGRAM, Here, call, environment
 from typer.testing import CliRunner
 
 from sa_nowcast import cli
-from sa_nowcast.cli import hindcast, shipped, terminal
+from sa_nowcast.cli import hindcast, recipes, terminal
 
 COMMANDS = (
     "init", "validate", "convert", "run", "train", "forecast", "hindcast", "verify", "plot", "inspect", "schema",
@@ -126,12 +126,12 @@ def test_names_and_files_complete_one_word(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     (tmp_path / "quack.yaml").touch()
     (tmp_path / "folder").mkdir()
-    assert shipped.complete("qu") == ["quack.yaml", "quickstart"]
-    assert shipped.complete("fol") == ["folder/"]
-    assert "traffic_nyc" in shipped.complete("")
-    assert shipped.is_shipped("quickstart")
+    assert recipes.complete("qu") == ["quack.yaml", "quickstart"]
+    assert recipes.complete("fol") == ["folder/"]
+    assert "traffic_nyc" in recipes.complete("")
+    assert recipes.is_shipped("quickstart")
     (tmp_path / "quickstart").touch()
-    assert not shipped.is_shipped("quickstart")
+    assert not recipes.is_shipped("quickstart")
 
 
 def test_usage_errors_and_versions_are_on_their_own_streams() -> None:

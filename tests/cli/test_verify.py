@@ -134,7 +134,7 @@ def test_several_variables_are_read_back_along_variable(weather_nowcaster: objec
     xr.testing.assert_equal(again.drop_attrs(), archive.transpose(*again.dims))
 
 
-def test_pictures_and_films_of_forecasts_and_scores(
+def test_pictures_and_animations_of_forecasts_and_scores(
     here: Here, radar: Path, archives: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net, _ = archives
@@ -147,7 +147,7 @@ def test_pictures_and_films_of_forecasts_and_scores(
     assert (tmp_path / "film" / "net.gif").read_bytes().startswith(b"GIF8")
     here("verify", net, radar, "-o", "s.csv")
     assert here("plot", "s.csv", "-o", "s.svg").code == 0
-    here.fails(2, "a film of scores", "plot", "s.csv", "-o", "s.gif")
+    here.fails(2, "an animation of scores", "plot", "s.csv", "-o", "s.gif")
     here.fails(5, "net.png: exists already", "plot", net)
     here.fails(3, "is not among the init times", "plot", net, "-o", "b.png", "--init-time", "2021-01-01")
     here.fails(2, "--metric: given for", "plot", radar, "-o", "c.png", "--metric", "mse")

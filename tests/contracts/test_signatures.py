@@ -65,8 +65,11 @@ def public() -> list[tuple[str, Callable[..., Any]]]:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_parameter_of_the_accessor_is_documented(name: str) -> None:
-    method = getattr(ACCESSOR, name)
-    assert documented(method) == set(parameters(method))
+    method, (function, data, _) = getattr(ACCESSOR, name), BEHIND[name]
+    # Its own docstring, and below it those of the functions behind, which have the data as a parameter too.
+    assert documented(method) - {"data", *data} == set(parameters(method))
+    described = sa_nowcast.SequenceDataset if name == "loader" else function
+    assert inspect.getdoc(described) in inspect.getdoc(method)
     assert "Returns\n" in inspect.getdoc(method)
     assert "Raises\n" in inspect.getdoc(method)
 

@@ -235,7 +235,7 @@ def test_what_a_convention_cannot_hold_is_refused_in_one_line(
         to_convention(rain(), "ecmwf")
     with pytest.raises(DataError, match="lead_time is no dimension"):
         to_convention(projected.isel(lead_time=0), "ecmwf")
-    with pytest.raises(DataError, match="a coordinate 'time' is in the way"):
+    with pytest.raises(DataError, match="its coordinate 'time' has a name that the convention needs"):
         to_convention(projected.assign_coords(time=1), "ecmwf")
     with pytest.raises(DataError, match="already converted"):
         to_convention(to_convention(projected, "cf")["rain"], "ecmwf")

@@ -261,19 +261,19 @@ def test_decibels_without_metadata(nowcaster):
     yield lambda: pysteps.forecast(np.where(decibels > -10, 10 ** (decibels / 10), 0), None, 2, model=nowcaster)
 
 
-@remedy("interop/pysteps_names.py", "choose one with .isel(init_time=0)")
+@remedy("interop/names.py", "choose one with .isel(init_time=0)")
 def test_an_archive_for_pysteps(archive):
     fix = yield lambda: to_convention(archive, "pysteps")
     yield lambda: to_convention(value(fix.replace(" .", " ds."), ds=archive), "pysteps")
 
 
-@remedy("interop/pysteps_names.py", "choose one with .sel(variable=…)")
+@remedy("interop/names.py", "choose one with .sel(variable=…)")
 def test_several_variables_for_pysteps(several):
     fix = yield lambda: to_convention(several, "pysteps")
     yield lambda: to_convention(value(fix.replace(" .", " ds."), ds=several).assign_attrs(units=RATE), "pysteps")
 
 
-@remedy("interop/pysteps_names.py", "convert the values, and set attrs['units']")
+@remedy("interop/names.py", "convert the values, and set attrs['units']")
 def test_other_units_for_pysteps(forecast):
     other = (forecast / 3600).assign_attrs(forecast.attrs | {"units": "m s-1"})
     yield lambda: to_convention(other, "pysteps")

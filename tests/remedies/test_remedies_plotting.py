@@ -26,7 +26,7 @@ def test_a_point_outside_of_the_grid(grid, nowcaster):
     yield lambda: data.sa_nowcast.plot_attention(**keywords(fix), model=nowcaster)
 
 
-@remedy("plotting/canvas.py", "pass …=…")
+@remedy("plotting/scales.py", "pass …=…")
 def test_a_picture_of_an_archive():
     archive = hindcast(rain(), "persistence", 2).compute()
     fix = yield archive.sa_nowcast.plot
@@ -58,7 +58,7 @@ def test_no_cartopy(forecast, monkeypatch):
 
 
 @remedy("computing/installing.py", "… …")
-def test_nothing_that_makes_films(forecast, monkeypatch, tmp_path):
+def test_nothing_that_makes_animations(forecast, monkeypatch, tmp_path):
     from matplotlib.animation import FFMpegWriter
 
     monkeypatch.setattr(FFMpegWriter, "isAvailable", classmethod(lambda cls: False))
@@ -72,14 +72,14 @@ def test_nothing_that_makes_films(forecast, monkeypatch, tmp_path):
     yield lambda: forecast.sa_nowcast.animate(tmp_path / "a.mp4")
 
 
-@remedy("plotting/film.py", "write a .gif")
+@remedy("plotting/animation.py", "write a .gif")
 def test_no_encoder(forecast, monkeypatch, tmp_path):
     from matplotlib.animation import FFMpegWriter
 
-    from sa_nowcast.plotting import film
+    from sa_nowcast.plotting import animation
 
     monkeypatch.setattr(FFMpegWriter, "isAvailable", classmethod(lambda cls: False))
-    monkeypatch.setattr(film, "ENCODERS", ("an encoder that there is not",))
+    monkeypatch.setattr(animation, "ENCODERS", ("an encoder that there is not",))
     yield lambda: forecast.sa_nowcast.animate(tmp_path / "a.mp4")
     yield lambda: forecast.sa_nowcast.animate(tmp_path / "a.gif")
 

@@ -28,8 +28,8 @@ from sa_nowcast.survey.starter import look
 from sa_nowcast.training.fit import fit
 from sa_nowcast.workflow import run as run_recipe
 from sa_nowcast.workflow.comparing import run_comparison
+from sa_nowcast.workflow.data import data_identity as identify
 from sa_nowcast.workflow.data import open_experiment
-from sa_nowcast.workflow.identity import data_identity as identify
 from sa_nowcast.workflow.scoring import plan_scores
 from sa_nowcast.workflow.tables import run_tables
 
@@ -85,7 +85,7 @@ def failure(found: list[Finding]) -> list[Finding]:
 # --- data
 
 
-@remedy("workflow/identity.py", "name data that are there in data.source; relative paths start at …")
+@remedy("workflow/data.py", "name data that are there in data.source; relative paths start at …")
 @pytest.mark.parametrize("how", ["there", "relative"])
 def test_no_data_there(how, source, tmp_path, monkeypatch):
     elsewhere = tmp_path / "elsewhere"
@@ -157,7 +157,7 @@ def test_a_test_period_whose_frames_are_blocked(source, nowcaster):
 # --- stages
 
 
-@remedy("workflow/converting.py", "name another store or remove this one; to read it as it is, name it as data.source")
+@remedy("workflow/stages.py", "name another store or remove this one; to read it as it is, name it as data.source")
 @pytest.mark.parametrize("how", ["another", "remove", "read"])
 def test_a_store_that_a_recipe_did_not_convert(how, tree, source, tmp_path):
     store = tmp_path / "a.zarr"
@@ -171,9 +171,9 @@ def test_a_store_that_a_recipe_did_not_convert(how, tree, source, tmp_path):
         yield lambda: quietly(changed(tree, conversion={"to": str(store if how == "remove" else tmp_path / "b.zarr")}))
 
 
-@remedy("workflow/converting.py", "run the recipe on one process first, and stop it once it trains")
+@remedy("workflow/stages.py", "run the recipe on one process first, and stop it once it trains")
 def test_a_conversion_by_several_processes(tree, tmp_path):
-    from sa_nowcast.workflow.converting import convert_source
+    from sa_nowcast.workflow.stages import convert_source
 
     recipe = changed(tree, conversion={"to": str(tmp_path / "a.zarr")})
     identity = identify(recipe.data.source, {})["identity"]
@@ -195,7 +195,7 @@ def test_a_folder_of_another_run(how, tree, tmp_path):
 
 @remedy("computing/installing.py", "… …")
 def test_pictures_without_matplotlib(tree, monkeypatch):
-    from sa_nowcast.workflow.drawing import require_plotting
+    from sa_nowcast.workflow.pictures import require_plotting
 
     def call():
         with uninstalled(monkeypatch, "matplotlib"):

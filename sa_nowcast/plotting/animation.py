@@ -1,4 +1,4 @@
-"""Pictures to a film: GIF or MP4, written whole or not at all."""
+"""Pictures to an animation: GIF or MP4, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -26,18 +26,8 @@ _QUALITY = {"libx264": {"crf": "16"}, "libopenh264": {"b": "8M"}, "mpeg4": {"q":
 BT709 = 1  # ITU-T H.273, tables 2 to 4: the value for BT.709 of matrix, primaries and transfer
 
 
-def write_film(pictures: Sequence[Picture], path: Path, frames_per_second: float) -> None:
-    """Write `pictures`, all of one size, to `path`, which ends with one of `FORMATS`.
-
-    Raises
-    ------
-    RecipeError
-        If `frames_per_second` cannot be had in this format.
-    StorageError
-        If the file cannot be written.
-    MissingLibraryError
-        If the file is an MP4 and there is neither ffmpeg nor PyAV.
-    """
+def write_animation(pictures: Sequence[Picture], path: Path, frames_per_second: float) -> None:
+    """Write `pictures`, all of one size, to `path`, which ends with one of `FORMATS`; as `plotting.animate` raises."""
     content = _gif(pictures, frames_per_second) if path.suffix.lower() == ".gif" else _mp4(pictures, frames_per_second)
     partial = path.with_name(f".{path.name}.part")
     try:
@@ -130,10 +120,10 @@ def _by_ffmpeg(pictures: Sequence[Picture], rate: Fraction, program: str) -> byt
         raise StorageError("animate", f"{program} has no encoder for MP4", f"one of {', '.join(ENCODERS)}")
     quality = [text for key, value in _QUALITY[name].items() for text in (f"-{key}:v", value)]
     with tempfile.TemporaryDirectory(prefix="sa_nowcast.") as folder:
-        film = Path(folder) / "film.mp4"  # MP4 is written with a step back at the end, so not to a pipe
-        command = [program, "-v", "error", *source, *colours, "-c:v", name, *quality, "-an", str(film)]
+        target = Path(folder) / "animation.mp4"  # MP4 is written with a step back at the end, so not to a pipe
+        command = [program, "-v", "error", *source, *colours, "-c:v", name, *quality, "-an", str(target)]
         done = subprocess.run(command, input=b"".join(p.tobytes() for p in pictures), capture_output=True, check=False)
         if done.returncode:
             said = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
             raise StorageError("animate", f"ffmpeg failed: {said:.200}")
-        return film.read_bytes()
+        return target.read_bytes()
