@@ -18,10 +18,10 @@ from sequences import rain
 from sa_nowcast import open_zarr
 from sa_nowcast.computing import clusters
 from sa_nowcast.conversion import convert
-from sa_nowcast.conversion.shards import write_shard
 from sa_nowcast.errors import Interrupted
 from sa_nowcast.hindcast import hindcast
 from sa_nowcast.hindcast.shard import Shard
+from sa_nowcast.storage.shards import write_shard
 
 distributed = pytest.importorskip("distributed", reason="clusters need pip install distributed")
 

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from sequences import of_two_grids, rounded, wrf
 
 from sa_nowcast.conversion import COMPLETE, VariablePlan, convert, open_zarr, run, verify
-from sa_nowcast.conversion.plan import LARGEST_SHARD, frames_per_shard
 from sa_nowcast.errors import DataError, Interrupted, RecipeError, StorageError
+from sa_nowcast.storage.shards import LARGEST_SHARD, frames_per_shard
 
 
 def rain(frames: int = 20, *, dtype: str = "int16", step: str = "5min") -> xr.Dataset:

@@ -1,4 +1,4 @@
-"""Dask clusters: their clients, and tasks whose workers may die, all of them too."""
+"""Tasks on threads of this process, or on a dask cluster whose workers may die, all of them too."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import concurrent.futures
 import contextlib
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -45,6 +45,70 @@ def client_of(cluster: Any) -> Iterator[Any]:
         ) from error
     with client:
         yield client
+
+
+Call = tuple[Any, str, Callable[..., Any], tuple[Any, ...]]
+"""A task: what tells it from others, what errors call it, a function and its arguments."""
+
+
+@dataclass
+class Threads:
+    """Tasks on threads of this process; the methods are those of `Tasks`."""
+
+    pool: concurrent.futures.Executor
+    count: int
+
+    def at_once(self) -> int:
+        """Return how many to have under way."""
+        return 2 * self.count
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Start one; return its future."""
+        return self.pool.submit(function, *args)
+
+    def first_of(self, running: Collection[Any]) -> list[Any]:
+        """Wait until one ends; return all that have."""
+        return list(concurrent.futures.wait(running, return_when="FIRST_COMPLETED").done)
+
+    def result(self, future: Any, label: str) -> Any:
+        """Return what a task gave, or raise what it raised."""
+        return future.result()
+
+    def stop(self, running: Collection[Any]) -> None:
+        """Give up what waits; what is being done is ended."""
+        for future in running:
+            future.cancel()
+        concurrent.futures.wait(running)
+
+
+@contextlib.contextmanager
+def tasks_on(cluster: Any, store: str, smaller: str, threads: int = 1) -> Iterator[Threads | Tasks]:
+    """Yield tasks on a cluster (see `client_of`), or on so many threads here where it is None."""
+    if cluster is None:
+        with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+            yield Threads(pool, threads)
+    else:
+        with client_of(cluster) as client:
+            yield Tasks(client, store, smaller)
+
+
+def results_of(tasks: Threads | Tasks, calls: Iterable[Call]) -> Iterator[tuple[Any, Any]]:
+    """Do tasks, a few at a time, for their arguments may be large; yield what each is told by, and what it gave."""
+    waiting = iter(calls)
+    running: dict[Any, tuple[Any, str]] = {}
+    try:
+        while True:
+            at_once = tasks.at_once()
+            while len(running) < at_once and (following := next(waiting, None)) is not None:
+                key, label, function, args = following
+                running[tasks.submit(function, *args)] = key, label
+            if not running:
+                return
+            for future in tasks.first_of(running):
+                key, label = running.pop(future)
+                yield key, tasks.result(future, label)
+    finally:
+        tasks.stop(running)
 
 
 @dataclass
@@ -119,12 +183,10 @@ class Tasks:
         except (concurrent.futures.CancelledError, distributed.CancelledError) as error:
             raise self._gone(label) from error
 
-    def stop(self, running: Collection[Any]) -> list[Any]:
-        """Give up what is under way; return those that had ended."""
-        ended = [future for future in running if future.status == "finished"]
+    def stop(self, running: Collection[Any]) -> None:
+        """Give up what is under way."""
         with contextlib.suppress(OSError):  # no scheduler, no tasks
-            self.client.cancel([future for future in running if future not in ended], force=True)
-        return ended
+            self.client.cancel([future for future in running if future.status != "finished"], force=True)
 
     def _gone(self, label: str = "its tasks") -> Interrupted:
         return Interrupted(self.store, f"the cluster gave {label} up", fix=_START)

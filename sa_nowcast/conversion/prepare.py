@@ -14,7 +14,7 @@ import numpy.typing as npt
 import xarray as xr
 from zarr.codecs import ZstdCodec
 
-from sa_nowcast.conversion.plan import ConversionPlan, VariablePlan
+from sa_nowcast.conversion.plan import ConversionPlan
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.metadata import dims
 from sa_nowcast.metadata.attributes import (
@@ -26,6 +26,7 @@ from sa_nowcast.metadata.attributes import (
     storable_attrs,
     unused,
 )
+from sa_nowcast.storage.shards import VariablePlan
 from sa_nowcast.times import most_common_step, show_step, show_time, tolerance, with_times
 
 Irregular = Literal["refuse", "allow"]

@@ -6,8 +6,9 @@ writer: its bytes depend on the data, the model and its place alone, so that a t
 meet. The archive grows beside its final name with a journal of the shards that are done, and is renamed when whole.
 """
 
-from sa_nowcast.hindcast.archive import JOURNAL, STATUS
+from sa_nowcast.hindcast.archive import STATUS
 from sa_nowcast.hindcast.call import hindcast
 from sa_nowcast.hindcast.init_times import init_positions
+from sa_nowcast.storage.growing import JOURNAL
 
 __all__ = ["JOURNAL", "STATUS", "hindcast", "init_positions"]

@@ -15,7 +15,8 @@ from sa_nowcast.sources.knmi import is_knmi
 from sa_nowcast.sources.mch import SIGN
 from sa_nowcast.sources.odim import is_odim
 from sa_nowcast.sources.optional import require
-from sa_nowcast.sources.paths import PathLike, expand, is_zarr
+from sa_nowcast.sources.paths import PathLike, expand
+from sa_nowcast.storage.manifest import is_zarr
 
 _HDF5: Final = b"\x89HDF\r\n\x1a\n"
 _HDF5_SUFFIXES: Final = (".h5", ".hdf", ".hdf5", ".he5")

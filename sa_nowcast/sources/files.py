@@ -18,8 +18,9 @@ from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.metadata import dims
 from sa_nowcast.sources.damage import reading
 from sa_nowcast.sources.names import nearest
-from sa_nowcast.sources.paths import PathLike, expand, is_zarr, pattern_remedy, sort_by_time, time_from_name
+from sa_nowcast.sources.paths import PathLike, expand, pattern_remedy, sort_by_time, time_from_name
 from sa_nowcast.sources.store import finished, open_zarr
+from sa_nowcast.storage.manifest import is_zarr
 from sa_nowcast.times import with_times
 
 SUFFIXES: Final = (".nc", ".nc4", ".cdf", ".netcdf", ".h5", ".hdf5", ".grib", ".grib2", ".grb", ".grb2")

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.storage.manifest import is_zarr
 from sa_nowcast.storage.whole import nearest_to
 
 PathLike = str | os.PathLike[str]
@@ -47,12 +48,6 @@ _RECOGNISED: Final = (
 )
 UNIX: Final = "unix"
 """In place of a pattern: seconds since 1970-01-01."""
-
-
-def is_zarr(path: PathLike) -> bool:
-    """Say whether `path` is the root of a Zarr store of format 2 or 3."""
-    root = Path(path)
-    return any((root / name).is_file() for name in ("zarr.json", ".zgroup", ".zmetadata", ".zattrs"))
 
 
 def stamp(source: PathLike | Iterable[PathLike]) -> str | None:

@@ -187,13 +187,6 @@ def _holder(lock: IO[str]) -> str:
     return holder or "another process"
 
 
-def clear(lock: Path, place: Path) -> None:
-    """Remove a lock that a process left which was killed just before it would have removed it."""
-    if lock.exists():
-        with contextlib.suppress(StorageError), locked(lock, place):
-            pass
-
-
 def _alive(process: int) -> bool:
     try:
         os.kill(process, 0)

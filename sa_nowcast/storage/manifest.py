@@ -1,4 +1,6 @@
-"""The SHA-256 of every file of a finished store: a shard that took another's place is sound in itself, and wrong.
+"""What a finished store has: a mark, and the SHA-256 of every file.
+
+A shard that took another's place is sound in itself, and wrong.
 
 A checksum inside a chunk says that the chunk is what was once compressed, not that it is the chunk of these times; and
 nothing inside a store covers its metadata. The list stands in the store as a Zarr group without arrays, which other
@@ -9,14 +11,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from sa_nowcast.errors import DataError
-from sa_nowcast.sources.paths import is_zarr
 from sa_nowcast.storage.whole import write_whole
 
+COMPLETE: Final = "sa_nowcast_complete"
+"""The attribute of a store that is whole."""
+PARTIAL: Final = ".partial"
+"""Ends the name of a store that is being written."""
 MANIFEST: Final = "sa_nowcast_files"
 METADATA: Final = "zarr.json"
 LARGEST_METADATA: Final = 256 * 2**20
@@ -43,6 +49,12 @@ def write_manifest(root: Path, known: Mapping[str, Entry]) -> None:
     attributes = {"files": files, "sha256": _digest(files)}
     content = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
     write_whole(root / MANIFEST / METADATA, json.dumps(content, indent=1))
+
+
+def is_zarr(path: str | os.PathLike[str]) -> bool:
+    """Say whether `path` is the root of a Zarr store of format 2 or 3."""
+    root = Path(path)
+    return any((root / name).is_file() for name in ("zarr.json", ".zgroup", ".zmetadata", ".zattrs"))
 
 
 def may_be_replaced(place: Path) -> bool:
