@@ -26,12 +26,7 @@ _START = "start a scheduler and its workers, then run the same again to go on"
 def client_of(cluster: Any) -> Iterator[Any]:
     """Yield a dask client: the one that is given, or one of the cluster or scheduler address that is given.
 
-    Raises
-    ------
-    RecipeError
-        No scheduler answers.
-    MissingLibraryError
-        dask's distributed is not installed.
+    `RecipeError` where no scheduler answers, `MissingLibraryError` where dask's distributed is not installed.
     """
     distributed = require("distributed", "cluster")
     if isinstance(cluster, distributed.Client):
@@ -52,47 +47,42 @@ Call = tuple[Any, str, Callable[..., Any], tuple[Any, ...]]
 
 
 @dataclass
-class Threads:
-    """Tasks on threads of this process; the methods are those of `Tasks`."""
+class _Threads:
+    """Tasks on threads of this process, as `Tasks` are on a cluster."""
 
     pool: concurrent.futures.Executor
     count: int
 
     def at_once(self) -> int:
-        """Return how many to have under way."""
         return 2 * self.count
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Start one; return its future."""
         return self.pool.submit(function, *args)
 
     def first_of(self, running: Collection[Any]) -> list[Any]:
-        """Wait until one ends; return all that have."""
         return list(concurrent.futures.wait(running, return_when="FIRST_COMPLETED").done)
 
     def result(self, future: Any, label: str) -> Any:
-        """Return what a task gave, or raise what it raised."""
         return future.result()
 
     def stop(self, running: Collection[Any]) -> None:
-        """Give up what waits; what is being done is ended."""
         for future in running:
             future.cancel()
         concurrent.futures.wait(running)
 
 
 @contextlib.contextmanager
-def tasks_on(cluster: Any, store: str, smaller: str, threads: int = 1) -> Iterator[Threads | Tasks]:
+def tasks_on(cluster: Any, store: str, smaller: str, threads: int = 1) -> Iterator[_Threads | Tasks]:
     """Yield tasks on a cluster (see `client_of`), or on so many threads here where it is None."""
     if cluster is None:
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-            yield Threads(pool, threads)
+            yield _Threads(pool, threads)
     else:
         with client_of(cluster) as client:
             yield Tasks(client, store, smaller)
 
 
-def results_of(tasks: Threads | Tasks, calls: Iterable[Call]) -> Iterator[tuple[Any, Any]]:
+def results_of(tasks: _Threads | Tasks, calls: Iterable[Call]) -> Iterator[tuple[Any, Any]]:
     """Do tasks, a few at a time, for their arguments may be large; yield what each is told by, and what it gave."""
     waiting = iter(calls)
     running: dict[Any, tuple[Any, str]] = {}
@@ -113,20 +103,13 @@ def results_of(tasks: Threads | Tasks, calls: Iterable[Call]) -> Iterator[tuple[
 
 @dataclass
 class Tasks:
-    """Tasks on a cluster that write parts of one store.
+    """Tasks on a cluster that write parts of one store."""
 
-    Parameters
-    ----------
-    client : distributed.Client
-    store : str
-        What errors name.
-    smaller : str
-        What makes a task smaller, for the remedy where workers die of one.
-    """
-
-    client: Any
+    client: Any  # distributed.Client
     store: str
+    """What errors name."""
     smaller: str
+    """What makes a task smaller, for the remedy where workers die of one."""
     _seen: bool = field(default=False, init=False)
     _alone_since: float | None = field(default=None, init=False)
     _warned: bool = field(default=False, init=False)
@@ -141,13 +124,7 @@ class Tasks:
         return self.client.submit(function, *args, pure=False)
 
     def first_of(self, running: Collection[Any]) -> list[Any]:
-        """Wait until one ends; return all that have.
-
-        Raises
-        ------
-        Interrupted
-            There is no worker left and none to come, or the scheduler is gone.
-        """
+        """Wait until one ends; return all that have. `Interrupted`: no worker is there or to come, or no scheduler."""
         distributed = require("distributed", "cluster")
         while True:
             try:
@@ -162,14 +139,9 @@ class Tasks:
                 return ended
 
     def result(self, future: Any, label: str) -> Any:
-        """Return what a task gave that is called `label`.
+        """Return what the task `label` gave, or raise what it raised.
 
-        Raises
-        ------
-        Interrupted
-            Several workers died of it, or the cluster gave it up.
-        Exception
-            What the task raised.
+        `Interrupted` where several workers died of it, or the cluster gave it up.
         """
         distributed = require("distributed", "cluster")
         try:

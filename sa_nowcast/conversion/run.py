@@ -20,7 +20,7 @@ from sa_nowcast.conversion.prepare import Irregular, Prepared, prepare
 from sa_nowcast.errors import RecipeError, StorageError
 from sa_nowcast.sources.open import open_source
 from sa_nowcast.sources.paths import PathLike, stamp
-from sa_nowcast.storage.growing import Entry, GrowingStore, Part, Progress, folder_here, not_yet
+from sa_nowcast.storage.growing import Entry, GrowingStore, Part, Progress, folder_here, not_yet, require_replaceable
 from sa_nowcast.storage.manifest import COMPLETE
 from sa_nowcast.storage.shards import VariablePlan, write_shard
 from sa_nowcast.times import show_time
@@ -169,18 +169,19 @@ class _Store(GrowingStore[Part]):
                     expected="no store there",
                     fix="name another target, or replace it with existing='replace'",
                 )
-            self.require_replaceable()
+            require_replaceable(self.place)
         return False
 
-    def refuse(self, path: Path, theirs: Mapping[str, Any]) -> None:
+    def other(self, path: Path, theirs: Mapping[str, Any]) -> StorageError | None:
         # The fingerprint knows times, labels and settings; that values may have changed, the files tell, where known.
         files = {self.identity["files"], theirs.get("files")} - {None}
-        if theirs.get("fingerprint") != self.identity["fingerprint"] or len(files) > 1:
-            raise StorageError(
-                str(path),
-                "holds an unfinished conversion of other data or settings",
-                fix="finish that one, remove the folder, or pass existing='replace'",
-            )
+        if theirs.get("fingerprint") == self.identity["fingerprint"] and len(files) < 2:
+            return None
+        return StorageError(
+            str(path),
+            "holds an unfinished conversion of other data or settings",
+            fix="finish that one, remove the folder, or pass existing='replace'",
+        )
 
     def design(self, before: Mapping[str, Any]) -> tuple[xr.Dataset, Sequence[Part], Mapping[str, Any]]:
         ds, plan = self.prepared.ds, self.prepared.plan

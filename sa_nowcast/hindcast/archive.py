@@ -25,7 +25,7 @@ from sa_nowcast.hindcast.job import Job, Opaque
 from sa_nowcast.hindcast.methods import AS_ASKED, FELL_BACK, NONE_POSSIBLE, ByReference, Statuses, shortcomings
 from sa_nowcast.hindcast.shard import BATCH, Batch, Shard, run_shard, same
 from sa_nowcast.metadata import dims
-from sa_nowcast.storage.growing import Entry, GrowingStore, not_yet
+from sa_nowcast.storage.growing import Entry, GrowingStore, not_yet, require_replaceable
 from sa_nowcast.storage.growing import Progress as Progress
 from sa_nowcast.storage.manifest import COMPLETE
 from sa_nowcast.storage.shards import VariablePlan
@@ -71,7 +71,7 @@ class Archive(GrowingStore[Shard]):
         if not self.place.exists():
             return False
         if existing == "replace":
-            self.require_replaceable()
+            require_replaceable(self.place)
             return False
         try:
             attrs = dict(zarr.open_group(self.place, mode="r").attrs)
@@ -80,23 +80,25 @@ class Archive(GrowingStore[Shard]):
             raise StorageError(
                 str(self.place), "exists and is no hindcast", expected="a new path", fix="name another path"
             ) from None
-        self.refuse(self.place, theirs)
+        if (other := self.other(self.place, theirs)) is not None:
+            raise other
         if COMPLETE not in attrs:
             raise StorageError(
                 str(self.place), "a hindcast without its completion mark", fix="write it again (existing='replace')"
             )
         return True
 
-    def refuse(self, path: Path, theirs: Mapping[str, Any]) -> None:
-        """Raise `StorageError` where what is at `path` is another hindcast; both are shown."""
+    def other(self, path: Path, theirs: Mapping[str, Any]) -> StorageError | None:
+        """Return the error about another hindcast at `path`: both are shown."""
         differing = [k for k in self.identity if theirs.get(k) != self.identity[k]]
-        if differing:
-            raise StorageError(
-                str(path),
-                "holds another hindcast: " + "; ".join(f"{k} {theirs.get(k)}" for k in differing),
-                expected="; ".join(f"{k} {self.identity[k]}" for k in differing),
-                fix="name another path, or replace it (existing='replace')",
-            )
+        if not differing:
+            return None
+        return StorageError(
+            str(path),
+            "holds another hindcast: " + "; ".join(f"{k} {theirs.get(k)}" for k in differing),
+            expected="; ".join(f"{k} {self.identity[k]}" for k in differing),
+            fix="name another path, or replace it (existing='replace')",
+        )
 
     # Template
 

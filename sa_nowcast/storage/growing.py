@@ -109,8 +109,8 @@ class GrowingStore(ABC, Generic[P]):
         """Say whether the same stands there whole, so that nothing is to be done; refuse what is not to be replaced."""
 
     @abstractmethod
-    def refuse(self, path: Path, theirs: Mapping[str, Any]) -> None:
-        """Raise `StorageError` where a store at `path` is another by its identity."""
+    def other(self, path: Path, theirs: Mapping[str, Any]) -> StorageError | None:
+        """Return the error about what is at `path`, where by its identity it is another."""
 
     @abstractmethod
     def design(self, before: Mapping[str, Any]) -> tuple[xr.Dataset, Sequence[P], Mapping[str, Any]]:
@@ -149,13 +149,6 @@ class GrowingStore(ABC, Generic[P]):
         plan = _read(self.journal / _PLAN)
         return self.place.exists() and plan.get(_INODE) == self.place.stat().st_ino and self._is_same(plan)
 
-    def require_replaceable(self) -> None:
-        """Refuse a place where something else than a store stands."""
-        if not may_be_replaced(self.place):
-            raise StorageError(
-                str(self.place), "exists and is no Zarr store; it is left alone", fix="name another path"
-            )
-
     def tidy(self) -> None:
         """Remove what a process left that was killed just before its end."""
         if self.journal.exists() or self.lock.exists():
@@ -180,12 +173,8 @@ class GrowingStore(ABC, Generic[P]):
             if child.name != _PLAN:
                 remove(child)
 
-    def _is_same(self, plan: Mapping[str, Any]) -> bool:
-        try:
-            self.refuse(self.partial, plan.get("identity", {}))
-        except StorageError:
-            return False
-        return True
+    def _is_same(self, plan: Entry) -> bool:
+        return self.other(self.partial, plan.get("identity", {})) is None
 
     def _ended_before(self) -> bool:
         """Do what is left to do for a store that was whole when its process was killed; say whether there is one."""
@@ -203,18 +192,20 @@ class GrowingStore(ABC, Generic[P]):
 
     def _plan_to_go_on(self, existing: str) -> Entry:
         """Return the plan of what is to be gone on with, or nothing; refuse what is another's."""
-        plan = _read(self.journal / _PLAN) if self.partial.exists() else {}
-        replace = existing == "replace"
-        occupied = self.partial.exists() and (not self.partial.is_dir() or any(self.partial.iterdir()))
-        if not plan and occupied and not (replace and may_be_replaced(self.partial)):
-            raise StorageError(
+        if not self.partial.exists():
+            return {}
+        plan, error = _read(self.journal / _PLAN), None
+        if plan:
+            error = self.other(self.partial, plan.get("identity", {}))
+        elif not self.partial.is_dir() or any(self.partial.iterdir()):
+            error = StorageError(
                 str(self.partial),
                 f"something else stands where the {self.kind} would grow",
                 fix="finish or remove it, or name another path",
             )
-        if plan and not replace:
-            self.refuse(self.partial, plan.get("identity", {}))
-        return plan if plan.get("laid_out") and self._is_same(plan) else {}
+        if error and not (existing == "replace" and (plan or may_be_replaced(self.partial))):
+            raise error
+        return {} if error or not plan.get("laid_out") else plan
 
     def _write(self, existing: str, tell: Progress) -> None:
         parts, entries = self._begin(existing)
@@ -300,23 +291,23 @@ def records_of(entry: Entry) -> list[ShardRecord]:
 
 def not_yet(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Any:
     """Return an array for a template: lazy, and an error where it is computed."""
+
+    def refuse() -> None:
+        raise RuntimeError("a template has no values")
+
     delayed: Any = dask.delayed  # type: ignore[attr-defined]
     array: Any = dask.array  # untyped
-    return array.from_delayed(delayed(_refuse_to_compute)(), shape, dtype)
+    return array.from_delayed(delayed(refuse)(), shape, dtype)
 
 
-def _refuse_to_compute() -> None:
-    raise RuntimeError("a template has no values")
+def require_replaceable(place: Path) -> None:
+    """Refuse a place where something else than a store stands."""
+    if not may_be_replaced(place):
+        raise StorageError(str(place), "exists and is no Zarr store; it is left alone", fix="name another path")
 
 
 def folder_here(path: str | os.PathLike[str], argument: str) -> Path:
-    """Return the absolute path of a folder that a store is written to; `argument` is what a user calls it.
-
-    Raises
-    ------
-    RecipeError
-        It is an address.
-    """
+    """Return the absolute path of a folder that is to be written; `argument` is what a user calls it."""
     text = os.path.expanduser(os.fspath(path))
     if "://" in text:
         raise RecipeError(

@@ -32,14 +32,7 @@ Entry = tuple[int, str]
 
 
 def write_manifest(root: Path, known: Mapping[str, Entry]) -> None:
-    """List every file of a store that is otherwise finished.
-
-    Parameters
-    ----------
-    root : Path
-    known : mapping of str to (int, str)
-        Bytes and SHA-256 of files that were read back already, by their path below the store.
-    """
+    """List every file of a store that is otherwise finished; `known` are files that were read back already."""
     files: dict[str, Entry] = {}
     for path in sorted(p for p in root.rglob("*") if p.is_file()):
         key = path.relative_to(root).as_posix()
@@ -65,17 +58,7 @@ def may_be_replaced(place: Path) -> bool:
 
 
 class Manifest:
-    """What the files of a store were when it was finished.
-
-    Parameters
-    ----------
-    root : Path
-
-    Raises
-    ------
-    DataError
-        The list is missing or damaged.
-    """
+    """What the files of a store were when it was finished; `DataError` where the list is missing or damaged."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -128,13 +111,7 @@ class Manifest:
         return None
 
     def check_metadata(self) -> None:
-        """Check every ``zarr.json`` of the store.
-
-        Raises
-        ------
-        DataError
-            The first that is damaged or missing.
-        """
+        """Check every ``zarr.json`` of the store; `DataError` about the first that is damaged or missing."""
         for key in self.files:
             if key == METADATA or key.endswith(f"/{METADATA}"):
                 fault = self.fault(key)
@@ -149,13 +126,7 @@ class Manifest:
 
 
 def metadata_bytes(file: Path) -> bytes:
-    """Return a metadata file's bytes.
-
-    Raises
-    ------
-    ValueError
-        It is larger than any that is read.
-    """
+    """Return a metadata file's bytes; `ValueError` where it is larger than any that is read."""
     with file.open("rb") as stream:
         content = stream.read(LARGEST_METADATA + 1)
     if len(content) > LARGEST_METADATA:

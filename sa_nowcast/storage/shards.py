@@ -30,21 +30,9 @@ WINDOWS_PER_SHARD: Final = 8
 
 
 def frames_per_shard(frame_bytes: int, frames: int, window: int) -> int:
-    """Choose how many frames a shard holds.
+    """Return how many frames of a size a shard holds, for windows of so many of them.
 
-    Parameters
-    ----------
-    frame_bytes : int
-        Bytes of one frame as stored, not compressed.
-    frames : int
-        Frames there are.
-    window : int
-        Frames of the windows that will be read.
-
-    Returns
-    -------
-    int
-        At least 8 windows and 32 MiB, at most 256 MiB and all frames there are; always at least one frame.
+    At least 8 windows and 32 MiB, at most 256 MiB and all `frames` that there are; always at least one.
     """
     wanted = max(WINDOWS_PER_SHARD * window, math.ceil(SMALLEST_SHARD / frame_bytes))
     return max(1, min(wanted, LARGEST_SHARD // frame_bytes, frames))
@@ -168,26 +156,10 @@ class ShardRecord:
 
 
 def write_shard(store: str, plan: VariablePlan, index: tuple[int, ...], block: xr.Variable, label: str) -> ShardRecord:
-    """Write one shard and return its record.
+    """Write the shard of `store` at `index`, with the lazy values `block`; errors call it `label`.
 
-    Parameters
-    ----------
-    store : str
-        The store being written.
-    plan : VariablePlan
-    index : tuple of int
-        The shard's place in the grid of shards.
-    block : Variable
-        Its values, lazy.
-    label : str
-        What errors call it.
-
-    Raises
-    ------
-    DataError
-        The source cannot be read, or its values do not fit the packing.
-    StorageError
-        The shard cannot be written, or reads back other than it was written.
+    `DataError`: the source cannot be read, or its values do not fit the packing. `StorageError`: the shard cannot be
+    written, or reads back other than it was written.
     """
     try:
         # This task is one of several already: the source's own graph must not start threads beneath it.
