@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -36,24 +35,6 @@ _ROWS_COLUMNS: Final[tuple[dims.Role, ...]] = ("y", "x")
 _PACKING: Final = ("dtype", "scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A Dataset ready to be written, with its plan.
-
-    Attributes
-    ----------
-    ds : Dataset
-        Lazy, dimensions in the order in which they are stored, encodings cleaned; ``missing_times`` included.
-    plan : ConversionPlan
-    encoding : mapping
-        What xarray needs to lay the arrays out.
-    """
-
-    ds: xr.Dataset
-    plan: ConversionPlan
-    encoding: Mapping[str, Mapping[str, Any]]
-
-
 def prepare(
     source: xr.Dataset | xr.DataArray,
     target: Path,
@@ -68,8 +49,12 @@ def prepare(
     frames: int | None,
     level: int,
     attrs: Mapping[str, Any],
-) -> Prepared:
-    """Check `source` and plan its conversion; see `sa_nowcast.conversion.convert` for the parameters."""
+) -> tuple[xr.Dataset, ConversionPlan]:
+    """Check `source` and plan its conversion; see `sa_nowcast.conversion.convert` for the parameters.
+
+    Of the Dataset, lazy still, dimensions are in the order in which they are stored, and encodings are those of the
+    store; ``missing_times`` is in it.
+    """
     ds = _dataset(source) if isinstance(source, xr.DataArray) else source
     ds = _chosen(normalised(ds), variables).drop_vars(MISSING_TIMES, errors="ignore")
     ds = xr.decode_cf(ds, decode_times=False, decode_coords=False, decode_timedelta=False)  # what was opened packed
@@ -127,16 +112,13 @@ def prepare(
         )
         for name in gridded
     )
-    encoding: dict[str, dict[str, Any]] = {
-        # xarray takes what is given here in place of a variable's own encoding, not beside it.
-        str(n): {**v.encoding, "compressors": (ZstdCodec(level=level, checksum=True),)}
-        for n, v in stored.variables.items()
-    }
-    for one in plans:
-        encoding[one.name] |= {"chunks": one.chunks, "shards": one.shards}
     times = stored[axis].values
     plan = ConversionPlan(str(target), plans, times, step, missing, _fingerprint(stored, plans, level))
-    return Prepared(stored, plan, encoding)
+    for variable in stored.variables.values():
+        variable.encoding["compressors"] = (ZstdCodec(level=level, checksum=True),)
+    for one in plans:
+        stored[one.name].encoding |= {"chunks": one.chunks, "shards": one.shards}
+    return stored, plan
 
 
 def _dataset(source: xr.DataArray) -> xr.Dataset:

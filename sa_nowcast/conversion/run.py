@@ -16,7 +16,7 @@ import xarray as xr
 from sa_nowcast._version import __version__
 from sa_nowcast.computing.clusters import Call, results_of, tasks_on
 from sa_nowcast.conversion.plan import ConversionPlan
-from sa_nowcast.conversion.prepare import Irregular, Prepared, prepare
+from sa_nowcast.conversion.prepare import Irregular, prepare
 from sa_nowcast.errors import RecipeError, StorageError
 from sa_nowcast.sources.open import open_source
 from sa_nowcast.sources.paths import PathLike, stamp
@@ -131,17 +131,17 @@ def convert(
         paths = source if isinstance(source, str | os.PathLike) else list(source)
         files = stamp(paths)
         opened = open_source(paths, engine=engine, time=time, **dict(options or {}))
-    prepared = prepare(
+    ds, plan = prepare(
         opened, place, variables=variables, time=time, y=y, x=x, channel=channel, irregular=irregular, window=window,
         frames=frames_per_shard, level=level, attrs=dict(attrs or {}),
     )  # fmt: skip
-    store = _Store(prepared, place, files, workers, cluster)
+    store = _Store(ds, plan, place, files, workers, cluster)
     if dry_run:
         store.check(existing)
-        return prepared.plan
+        return plan
     store.grow(existing, progress)
-    shards = (place / v.path(i) for v in prepared.plan.variables for i in v.indices())
-    return replace(prepared.plan, stored_nbytes=sum(file.stat().st_size for file in shards))
+    shards = (place / v.path(i) for v in plan.variables for i in v.indices())
+    return replace(plan, stored_nbytes=sum(file.stat().st_size for file in shards))
 
 
 def _check(value: str, allowed: Any, name: str) -> None:
@@ -154,10 +154,12 @@ class _Store(GrowingStore[Part]):
 
     kind, unit = "store", "shards"
 
-    def __init__(self, prepared: Prepared, place: Path, files: str | None, workers: int | None, cluster: Any) -> None:
-        super().__init__(place, {"fingerprint": prepared.plan.fingerprint, "files": files}, prepared.plan.shards)
-        self.prepared, self.workers, self.cluster = prepared, workers, cluster
-        self.shards = [(plan, index) for plan in prepared.plan.variables for index in plan.indices()]
+    def __init__(
+        self, ds: xr.Dataset, plan: ConversionPlan, place: Path, files: str | None, workers: int | None, cluster: Any
+    ) -> None:
+        super().__init__(place, {"fingerprint": plan.fingerprint, "files": files}, plan.shards)
+        self.ds, self.times, self.workers, self.cluster = ds, plan.times, workers, cluster
+        self.shards = [(variable, index) for variable in plan.variables for index in variable.indices()]
 
     def stands(self, existing: str) -> bool:
         if self.place.exists() and not self.was_ending():
@@ -184,14 +186,11 @@ class _Store(GrowingStore[Part]):
         )
 
     def design(self, before: Mapping[str, Any]) -> tuple[xr.Dataset, Sequence[Part], Mapping[str, Any]]:
-        ds, plan = self.prepared.ds, self.prepared.plan
-        gridded = {v.name: ds[v.name].variable for v in plan.variables}
-        template = ds.assign({n: v.copy(data=not_yet(v.shape, v.dtype)) for n, v in gridded.items()})
-        for name, encoding in self.prepared.encoding.items():
-            template[name].encoding = dict(encoding)
+        gridded = {plan.name: self.ds[plan.name].variable for plan, _ in self.shards}
+        template = self.ds.assign({n: v.copy(data=not_yet(v.shape, v.dtype)) for n, v in gridded.items()})
         parts = []
         for number, (variable, index) in enumerate(self.shards):
-            times = plan.times[variable.region(index)[variable.time_axis]]
+            times = self.times[variable.region(index)[variable.time_axis]]
             first, last = (show_time(t) if np.issubdtype(t.dtype, np.datetime64) else str(t) for t in times[[0, -1]])
             label, files = f"{variable.name}, {first} to {last}", (variable.path(index),)
             parts.append(Part(number, str(self.partial), str(self.journal), files, 1, label))
@@ -205,7 +204,7 @@ class _Store(GrowingStore[Part]):
 
     def _call(self, part: Part) -> Call:
         plan, index = self.shards[part.number]
-        block = self.prepared.ds[plan.name].variable[plan.region(index)]
+        block = self.ds[plan.name].variable[plan.region(index)]
         if isinstance(block._data, dask.array.Array):
             optimize: Any = dask.base.optimize  # untyped
             # Only the block's own part of the graph goes to a worker.

@@ -127,12 +127,11 @@ class Archive(GrowingStore[Shard]):
         return self._labelled(template, plans), shards, {"shard": size, "batch": job.batch, "tile": job.tile}
 
     def _shard_size(self) -> int:
-        job = self.job
-        one = math.prod(job.one.shape) * 4
-        most = min(MOST_PER_SHARD, max(1, LARGEST_SHARD // one))
-        wanted = self.wanted_shard or most
-        size = job.batch * max(1, wanted // job.batch if self.wanted_shard is None else -(-wanted // job.batch))
-        return min(size, -(-len(job.positions) // job.batch) * job.batch)
+        """Return so many init times of whole batches as fit, or at least as many as the user told."""
+        batch = self.job.batch
+        most = min(MOST_PER_SHARD, max(1, LARGEST_SHARD // (math.prod(self.job.one.shape) * 4)))
+        batches = -(-self.wanted_shard // batch) if self.wanted_shard else max(1, most // batch)
+        return batch * min(batches, -(-len(self.job.positions) // batch))
 
     def _variable_plan(self, name: str, variable: xr.Variable, size: int) -> VariablePlan:
         axis = variable.dims.index(dims.INIT_TIME)
@@ -185,16 +184,12 @@ class Archive(GrowingStore[Shard]):
 
     def run(self, todo: Sequence[Shard]) -> Iterator[tuple[Shard, Entry | int]]:
         """Compute and write shards, here or on a cluster; here each batch that is kept is told of."""
-        if not todo:
-            return
         numbers = {str(shard.number) for shard in todo}
         for file in self.journal.glob(f"*{BATCH}"):
             if file.name.partition(".")[0] not in numbers:
                 file.unlink()  # of a shard that was entered just before its process was killed
-        if self.cluster is None:
-            yield from self._run_here(todo)
-        else:
-            yield from self._run_on(self.cluster, todo)
+        if todo:
+            yield from self._run_here(todo) if self.cluster is None else self._run_on(self.cluster, todo)
 
     def _work(self, shard: Shard) -> Opaque:
         first = shard.number * shard.plans[0].shards[shard.plans[0].time_axis]

@@ -24,7 +24,6 @@ _PARTIAL: Final = ".partial"
 _ME: Final = "process {} on {}"
 _CURRENT_FOLDER: Final = -100  # AT_FDCWD
 _EXCHANGE: Final = 2  # RENAME_EXCHANGE
-_WRITE: Final = "make room, give the right to write there, or name another place"
 
 
 def nearest_to(path: str | Path) -> str | None:
@@ -129,12 +128,8 @@ def _exchanged(one: Path, other: Path) -> bool:
 def locked(lock: Path, place: Path) -> Iterator[None]:
     """Hold the file `lock`, so that one process at a time writes `place`; it is removed at the end.
 
-    A process that is killed lets go of it; the file it leaves is taken over by the next one.
-
-    Raises
-    ------
-    StorageError
-        Another process holds it: the message says which, on which machine. Or the lock cannot be written.
+    A process that is killed lets go of it; the file it leaves is taken over by the next one. `StorageError`: another
+    process holds it (the message says which, on which machine), or the lock cannot be written.
     """
     while True:
         with storage(place):
@@ -218,18 +213,12 @@ def storage(place: Path) -> Iterator[None]:
         raise StorageError(
             str(place),
             f"cannot be written ({error.strerror or error})",
-            fix=_WRITE,
+            fix="make room, give the right to write there, or name another place",
         ) from error
 
 
 def require_writable(place: Path) -> None:
-    """Prove that something can be written at `place`, in the nearest folder that is there; nothing is left behind.
-
-    Raises
-    ------
-    StorageError
-        It cannot.
-    """
+    """Prove that something can be written at `place`, in the nearest folder that is there; nothing is left behind."""
     folder = place.absolute().parent
     with storage(place):
         while not folder.exists() and folder != folder.parent:
