@@ -94,6 +94,16 @@ class VariablePlan:
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
+    def shard_nbytes(self) -> int:
+        """Bytes of a full shard, not compressed."""
+        return math.prod(self.shards) * self.dtype.itemsize
+
+    @property
+    def chunk_nbytes(self) -> int:
+        """Bytes of a chunk, not compressed."""
+        return math.prod(self.chunks) * self.dtype.itemsize
+
+    @property
     def grid(self) -> tuple[int, ...]:
         """How many shards along each dimension."""
         return tuple(math.ceil(size / shard) for size, shard in zip(self.shape, self.shards, strict=True))
@@ -114,8 +124,7 @@ class VariablePlan:
         return "/".join([self.name, "c", *map(str, index)])
 
     def __str__(self) -> str:
-        sizes = (math.prod(part) * self.dtype.itemsize for part in (self.shape, self.chunks, self.shards))
-        whole, chunk, shard = map(size_text, sizes)
+        whole, chunk, shard = map(size_text, (self.nbytes, self.chunk_nbytes, self.shard_nbytes))
         frames = math.prod(self.shards[: self.time_axis + 1])
         return (
             f"{self.name} ({', '.join(self.dims)}) {self.dtype}: {' x '.join(map(str, self.shape))}, {whole};"
