@@ -186,6 +186,8 @@ class _Store(GrowingStore[Part]):
         )
 
     def design(self, before: Mapping[str, Any]) -> tuple[xr.Dataset, Sequence[Part], Mapping[str, Any]]:
+        if not before:  # the journal of former versions
+            self.place.with_name(f"{self.partial.name}.jsonl").unlink(missing_ok=True)
         gridded = {plan.name: self.ds[plan.name].variable for plan, _ in self.shards}
         template = self.ds.assign({n: v.copy(data=not_yet(v.shape, v.dtype)) for n, v in gridded.items()})
         parts = []
