@@ -18,10 +18,11 @@ from sequences import rain
 from sa_nowcast import open_zarr
 from sa_nowcast.computing import clusters
 from sa_nowcast.conversion import convert
-from sa_nowcast.conversion.shards import write_shard
 from sa_nowcast.errors import Interrupted
+from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.hindcast import hindcast
 from sa_nowcast.hindcast.shard import Shard
+from sa_nowcast.storage.shards import write_shard
 
 distributed = pytest.importorskip("distributed", reason="clusters need pip install distributed")
 
@@ -85,6 +86,34 @@ def test_a_cluster_that_has_lost_its_workers_is_given_up_and_the_same_call_goes_
     archive(tmp_path / "a.zarr")
     archive(tmp_path / "b.zarr")
     xr.testing.assert_identical(open_zarr(tmp_path / "a.zarr"), open_zarr(tmp_path / "b.zarr"))
+
+
+def test_batches_that_were_kept_here_are_not_computed_again_on_a_cluster(
+    cluster: Any, nowcaster: Nowcaster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"batch_size": 2, "shard_size": 18}
+
+    def stop(done: int, total: int) -> None:
+        if done >= 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="stopped after 8 of 17 init times"):
+        hindcast(rain(), nowcaster, to=tmp_path / "a.zarr", progress=stop, **options)
+    forecast, batches, calls = Nowcaster.forecast_batch, [], []
+
+    def noted(*args: Any) -> Any:
+        batches.append(args)
+        return forecast(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Nowcaster, "forecast_batch", noted)
+        hindcast(
+            rain(), nowcaster, to=tmp_path / "a.zarr", cluster=cluster, progress=lambda done, total: calls.append(done)
+        )
+    assert calls[0] >= 8
+    assert len(batches) == 9 - calls[0] // 2
+    archive = hindcast(rain(), nowcaster, to=tmp_path / "b.zarr", **options)
+    np.testing.assert_array_equal(open_zarr(tmp_path / "a.zarr").rain, archive)
 
 
 @pytest.mark.usefixtures("slow")

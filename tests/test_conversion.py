@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from sequences import of_two_grids, rounded, wrf
 
 from sa_nowcast.conversion import COMPLETE, VariablePlan, convert, open_zarr, run, verify
-from sa_nowcast.conversion.plan import LARGEST_SHARD, frames_per_shard
 from sa_nowcast.errors import DataError, Interrupted, RecipeError, StorageError
+from sa_nowcast.storage.shards import LARGEST_SHARD, frames_per_shard
 
 
 def rain(frames: int = 20, *, dtype: str = "int16", step: str = "5min") -> xr.Dataset:
@@ -372,6 +372,21 @@ def test_the_rest_of_another_conversion_is_not_mixed_in(tmp_path: Path) -> None:
         convert(other, target, frames_per_shard=4)
     convert(other, target, frames_per_shard=4, existing="replace")
     assert open_zarr(target).time.values[0] == np.datetime64("2024-01-02")
+
+
+def test_what_a_former_version_left_unfinished_is_refused_and_replaced_when_asked(tmp_path: Path) -> None:
+    target = tmp_path / "out.zarr"
+    broken, _ = failing_after(rain(), 4, OSError())
+    with pytest.raises(DataError):
+        convert(broken, target, frames_per_shard=4, workers=1)
+    # Its journal was one file.
+    shutil.rmtree(tmp_path / "out.zarr.partial.journal")
+    (tmp_path / "out.zarr.partial.jsonl").write_text('{"fingerprint": "of then"}\n')
+    with pytest.raises(StorageError, match="something else stands where the store would grow"):
+        convert(rain(), target, frames_per_shard=4)
+    convert(rain(), target, frames_per_shard=4, existing="replace")
+    assert [p.name for p in tmp_path.iterdir()] == ["out.zarr"]
+    np.testing.assert_array_equal(open_zarr(target).rain.values, rain().rain.values)
 
 
 def test_the_plan_does_not_depend_on_how_numpy_prints(tmp_path: Path) -> None:

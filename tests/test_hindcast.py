@@ -493,6 +493,61 @@ def test_damage_to_what_an_interrupted_one_laid_out_does_not_come_into_the_archi
     assert content(tmp_path / "a.zarr") == content(tmp_path / "b.zarr")
 
 
+# 9 batches in one shard.
+ONE_SHARD: dict[str, Any] = {"batch_size": 2, "shard_size": 18}
+
+
+def test_progress_moves_within_a_shard_and_ctrl_c_there_keeps_its_batches(nowcaster: Nowcaster, tmp_path: Path) -> None:
+    calls: list[int] = []
+    hindcast(rain(), nowcaster, to=tmp_path / "b.zarr", progress=lambda done, total: calls.append(done), **ONE_SHARD)
+    assert calls == [*range(0, 17, 2), 17]
+    whole = content(tmp_path / "b.zarr")
+    assert [name for name in whole if name.startswith("rain/c/")] == ["rain/c/0/0/0/0"]
+    for least in (4, 10):
+        with pytest.raises(Interrupted, match=rf"stopped after {least} of 17 init times"):
+            hindcast(rain(), nowcaster, to=tmp_path / "a.zarr", progress=ctrl_c_after(least), **ONE_SHARD)
+        assert not (tmp_path / "a.zarr").exists()
+    calls.clear()
+    hindcast(rain(), nowcaster, to=tmp_path / "a.zarr", progress=lambda done, total: calls.append(done))
+    assert calls[0] >= 10
+    assert content(tmp_path / "a.zarr") == whole
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.zarr", "b.zarr"]
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "of another size"])
+def test_a_kept_batch_that_is_damaged_or_of_another_size_is_computed_again(
+    damage: str, nowcaster: Nowcaster, tmp_path: Path
+) -> None:
+    with pytest.raises(Interrupted):
+        hindcast(rain(), nowcaster, to=tmp_path / "a.zarr", progress=ctrl_c_after(8), **ONE_SHARD)
+    file = tmp_path / "a.zarr.partial.journal" / "0.2-4.batch"
+    kept = bytearray(file.read_bytes())
+    if damage == "flipped":
+        kept[-1] ^= 1
+    elif damage == "cut":
+        del kept[100:]
+    file.write_bytes(kept)
+    options = {**ONE_SHARD, "batch_size": 3} if damage == "of another size" else ONE_SHARD
+    calls: list[int] = []
+    progress = lambda done, total: calls.append(done)  # noqa: E731
+    hindcast(rain(), nowcaster, to=tmp_path / "a.zarr", progress=progress, **options)
+    assert calls[0] == (0 if damage == "of another size" else 2)
+    hindcast(rain(), nowcaster, to=tmp_path / "b.zarr", **options)
+    assert content(tmp_path / "a.zarr") == content(tmp_path / "b.zarr")
+
+
+def test_beside_the_journal_are_batches_of_one_shard_at_most(nowcaster: Nowcaster, tmp_path: Path) -> None:
+    seen: list[set[str]] = []
+
+    def look(done: int, total: int) -> None:
+        files = (tmp_path / "a.zarr.partial.journal").glob("*.batch")
+        seen.append({f.name.split(".")[0] for f in files})
+
+    hindcast(rain(), nowcaster, to=tmp_path / "a.zarr", progress=look, batch_size=2, shard_size=6)
+    assert max(map(len, seen)) == 1
+    assert set().union(*seen) >= {"0", "1"}
+
+
 def test_an_archive_that_has_lost_its_metadata_is_replaced_when_asked(nowcaster: Nowcaster, tmp_path: Path) -> None:
     hindcast(rain(), nowcaster, to=tmp_path / "a.zarr")
     before = content(tmp_path / "a.zarr")
@@ -688,6 +743,25 @@ hindcast(rain(), sys.argv[2], to=sys.argv[3], batch_size=2, shard_size=2)
 )
 
 
+# Each batch takes a while, and leaves a line once it is computed.
+SLOW_BATCHES = """
+import sys, time
+from pathlib import Path
+from sequences import rain
+from sa_nowcast.forecasts.nowcaster import Nowcaster
+from sa_nowcast.hindcast import hindcast
+quickly, log = Nowcaster.forecast_batch, Path(sys.argv[1])
+def slowly(*args):
+    time.sleep(0.15)
+    found = quickly(*args)
+    with log.open("a") as file:
+        file.write("batch\\n")
+    return found
+Nowcaster.forecast_batch = slowly
+hindcast(rain(), sys.argv[2], to=sys.argv[3], batch_size=2, shard_size=18)
+"""
+
+
 def environment(**more: str) -> dict[str, str]:
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **more}
@@ -736,6 +810,30 @@ def test_a_killed_hindcast_resumes_to_identical_bytes_with_each_init_time_once(
     assert content(target) == content(tmp_path / "b.zarr")
     init = sa_nowcast.open_zarr(target)["init_time"].values
     assert len(set(init)) == len(init) == 17
+
+
+def test_a_hindcast_that_is_killed_twice_within_its_first_shard_goes_on_where_it_was(
+    nowcaster: Nowcaster, saved: Path, tmp_path: Path
+) -> None:
+    log, target = tmp_path / "log", tmp_path / "a.zarr"
+    command = [sys.executable, "-c", SLOW_BATCHES, str(log), str(saved), str(target)]
+    journal = tmp_path / "a.zarr.partial.journal"
+    kept = [0]
+    for _ in range(2):
+        before = len(lines(log))
+        with subprocess.Popen(command, env=environment()) as process:
+            wait_until(lambda before=before: len(lines(log)) >= before + 4)  # type: ignore[misc]
+            process.send_signal(signal.SIGKILL)
+        assert not target.exists()
+        assert not list((tmp_path / "a.zarr.partial" / "rain").glob("c/**/0"))
+        kept.append(len(list(journal.glob("*.batch"))))
+        # The one that was being written may be lost.
+        assert kept[-1] >= kept[-2] + 3
+    calls: list[int] = []
+    hindcast(rain(), saved, to=target, progress=lambda done, total: calls.append(done))
+    assert calls[0] >= 2 * (kept[-1] - 1)
+    hindcast(rain(), nowcaster, to=tmp_path / "b.zarr", **ONE_SHARD)
+    assert content(target) == content(tmp_path / "b.zarr")
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Dask clusters: their clients, and tasks that survive the loss of workers."""
+"""Tasks on threads of this process, or on a dask cluster whose workers may die, all of them too."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import concurrent.futures
 import contextlib
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -28,12 +28,7 @@ _START = "start a scheduler and its workers, then run the same again to go on"
 def client_of(cluster: Any) -> Iterator[Any]:
     """Yield a dask client: the one that is given, or one of the cluster or scheduler address that is given.
 
-    Raises
-    ------
-    RecipeError
-        No scheduler answers.
-    MissingLibraryError
-        dask's distributed is not installed.
+    `RecipeError` where no scheduler answers, `MissingLibraryError` where dask's distributed is not installed.
     """
     distributed = require("distributed", "cluster")
     if isinstance(cluster, distributed.Client):
@@ -49,22 +44,74 @@ def client_of(cluster: Any) -> Iterator[Any]:
         yield client
 
 
+Call = tuple[Any, str, Callable[..., Any], tuple[Any, ...]]
+"""A task: what tells it from others, what errors call it, a function and its arguments."""
+
+
+@dataclass
+class _Threads:
+    """Tasks on threads of this process, as `Tasks` are on a cluster."""
+
+    pool: concurrent.futures.Executor
+    count: int
+
+    def at_once(self) -> int:
+        return 2 * self.count
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> Any:
+        return self.pool.submit(function, *args)
+
+    def first_of(self, running: Collection[Any]) -> list[Any]:
+        return list(concurrent.futures.wait(running, return_when="FIRST_COMPLETED").done)
+
+    def result(self, future: Any, label: str) -> Any:
+        return future.result()
+
+    def stop(self, running: Collection[Any]) -> None:
+        for future in running:
+            future.cancel()
+        concurrent.futures.wait(running)
+
+
+@contextlib.contextmanager
+def tasks_on(cluster: Any, store: str, smaller: str, threads: int = 1) -> Iterator[_Threads | Tasks]:
+    """Yield tasks on a cluster (see `client_of`), or on so many threads here where it is None."""
+    if cluster is None:
+        with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+            yield _Threads(pool, threads)
+    else:
+        with client_of(cluster) as client:
+            yield Tasks(client, store, smaller)
+
+
+def results_of(tasks: _Threads | Tasks, calls: Iterable[Call]) -> Iterator[tuple[Any, Any]]:
+    """Do tasks, a few at a time, for their arguments may be large; yield what each is told by, and what it gave."""
+    waiting = iter(calls)
+    running: dict[Any, tuple[Any, str]] = {}
+    try:
+        while True:
+            at_once = tasks.at_once()
+            while len(running) < at_once and (following := next(waiting, None)) is not None:
+                key, label, function, args = following
+                running[tasks.submit(function, *args)] = key, label
+            if not running:
+                return
+            for future in tasks.first_of(running):
+                key, label = running.pop(future)
+                yield key, tasks.result(future, label)
+    finally:
+        tasks.stop(running)
+
+
 @dataclass
 class Tasks:
-    """Tasks on a cluster that write parts of one store.
+    """Tasks on a cluster that write parts of one store."""
 
-    Parameters
-    ----------
-    client : distributed.Client
-    store : str
-        What errors name.
-    smaller : str
-        What makes a task smaller, for the remedy where workers die of one.
-    """
-
-    client: Any
+    client: Any  # distributed.Client
     store: str
+    """What errors name."""
     smaller: str
+    """What makes a task smaller, for the remedy where workers die of one."""
     _seen: bool = field(default=False, init=False)
     _alone_since: float | None = field(default=None, init=False)
     _warned: bool = field(default=False, init=False)
@@ -79,13 +126,7 @@ class Tasks:
         return self.client.submit(function, *args, pure=False)
 
     def first_of(self, running: Collection[Any]) -> list[Any]:
-        """Wait until one ends; return all that have.
-
-        Raises
-        ------
-        Interrupted
-            There is no worker left and none to come, or the scheduler is gone.
-        """
+        """Wait until one ends; return all that have. `Interrupted`: no worker is there or to come, or no scheduler."""
         distributed = require("distributed", "cluster")
         while True:
             try:
@@ -100,14 +141,9 @@ class Tasks:
                 return ended
 
     def result(self, future: Any, label: str) -> Any:
-        """Return what a task gave that is called `label`.
+        """Return what the task `label` gave, or raise what it raised.
 
-        Raises
-        ------
-        Interrupted
-            Several workers died of it, or the cluster gave it up.
-        Exception
-            What the task raised.
+        `Interrupted` where several workers died of it, or the cluster gave it up.
         """
         distributed = require("distributed", "cluster")
         try:
@@ -121,12 +157,10 @@ class Tasks:
         except (concurrent.futures.CancelledError, distributed.CancelledError) as error:
             raise self._gone(label) from error
 
-    def stop(self, running: Collection[Any]) -> list[Any]:
-        """Give up what is under way; return those that had ended."""
-        ended = [future for future in running if future.status == "finished"]
+    def stop(self, running: Collection[Any]) -> None:
+        """Give up what is under way."""
         with contextlib.suppress(OSError):  # no scheduler, no tasks
-            self.client.cancel([future for future in running if future not in ended], force=True)
-        return ended
+            self.client.cancel([future for future in running if future.status != "finished"], force=True)
 
     def _gone(self, label: str = "its tasks") -> Interrupted:
         return Interrupted(self.store, f"the cluster gave {label} up", fix=_START)

@@ -2,142 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from sa_nowcast.storage.shards import VariablePlan, size_text
 from sa_nowcast.times import show_step, show_time
-
-MiB: Final = 2**20
-# A shard is read about once an epoch; below the lower size a disk seeks more than it reads, above the upper one a
-# worker holds too much (it keeps about three of them).
-SMALLEST_SHARD: Final = 32 * MiB
-LARGEST_SHARD: Final = 256 * MiB
-# A window that crosses into the next shard reads frames twice: with 8 windows a shard at most one frame in eight.
-WINDOWS_PER_SHARD: Final = 8
-
-Region = tuple[slice, ...]
-
-
-def frames_per_shard(frame_bytes: int, frames: int, window: int) -> int:
-    """Choose how many frames a shard holds.
-
-    Parameters
-    ----------
-    frame_bytes : int
-        Bytes of one frame as stored, not compressed.
-    frames : int
-        Frames there are.
-    window : int
-        Frames of the windows that will be read.
-
-    Returns
-    -------
-    int
-        At least 8 windows and 32 MiB, at most 256 MiB and all frames there are; always at least one frame.
-    """
-    wanted = max(WINDOWS_PER_SHARD * window, math.ceil(SMALLEST_SHARD / frame_bytes))
-    return max(1, min(wanted, LARGEST_SHARD // frame_bytes, frames))
-
-
-@dataclass(frozen=True)
-class VariablePlan:
-    """How one variable is stored.
-
-    Attributes
-    ----------
-    name : str
-    dims : tuple of str
-        Dimensions before time, time, and the frame's own.
-    shape : tuple of int
-    dtype : dtype
-        As stored: packed where the source packs.
-    chunks, shards : tuple of int
-        A chunk is one frame.
-    time_axis : int
-    """
-
-    name: str
-    dims: tuple[str, ...]
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    chunks: tuple[int, ...]
-    shards: tuple[int, ...]
-    time_axis: int
-
-    @classmethod
-    def choose(
-        cls,
-        name: str,
-        dims: tuple[str, ...],
-        shape: tuple[int, ...],
-        dtype: np.dtype[Any],
-        time_axis: int,
-        window: int,
-        frames: int | None,
-    ) -> VariablePlan:
-        """Choose chunks and shards; `frames` is the shard's size where the user gave it."""
-        frame, lead = shape[time_axis + 1 :], shape[:time_axis]
-        length = shape[time_axis]
-        frame_bytes = max(1, math.prod(frame) * dtype.itemsize)
-        wanted = frames or frames_per_shard(frame_bytes, length * math.prod(lead), window)
-        per_time = min(wanted, length)
-        # Whole sequences to a shard, where there are several dimensions before the frame: the last of them first.
-        per_lead, left = [], wanted // per_time
-        for size in reversed(lead):
-            per_lead.append(max(1, min(size, left)))
-            left //= per_lead[-1]
-        chunks = (1,) * (len(lead) + 1) + frame
-        return cls(name, dims, shape, dtype, chunks, (*reversed(per_lead), per_time, *frame), time_axis)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes, not compressed."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    @property
-    def shard_nbytes(self) -> int:
-        """Bytes of a full shard, not compressed."""
-        return math.prod(self.shards) * self.dtype.itemsize
-
-    @property
-    def chunk_nbytes(self) -> int:
-        """Bytes of a chunk, not compressed."""
-        return math.prod(self.chunks) * self.dtype.itemsize
-
-    @property
-    def grid(self) -> tuple[int, ...]:
-        """How many shards along each dimension."""
-        return tuple(math.ceil(size / shard) for size, shard in zip(self.shape, self.shards, strict=True))
-
-    def indices(self) -> Iterator[tuple[int, ...]]:
-        """Yield the index of every shard, in the order of time."""
-        return itertools.product(*map(range, self.grid))
-
-    def region(self, index: tuple[int, ...]) -> Region:
-        """Return the part of the array that a shard holds."""
-        return tuple(
-            slice(i * shard, min((i + 1) * shard, size))
-            for i, shard, size in zip(index, self.shards, self.shape, strict=True)
-        )
-
-    def path(self, index: tuple[int, ...]) -> str:
-        """Return the shard's file below the store."""
-        return "/".join([self.name, "c", *map(str, index)])
-
-    def __str__(self) -> str:
-        frames = math.prod(self.shards[: self.time_axis + 1])
-        return (
-            f"{self.name} ({', '.join(self.dims)}) {self.dtype}:"
-            f" {' x '.join(map(str, self.shape))}, {_size(self.nbytes)};"
-            f" chunk 1 frame, {_size(self.chunk_nbytes)};"
-            f" shard {frames} frame{'s' * (frames > 1)}, {_size(self.shard_nbytes)}; {math.prod(self.grid)} shards"
-        )
 
 
 @dataclass(frozen=True)
@@ -204,14 +78,6 @@ class ConversionPlan:
             line += f", {show_time(self.times[0])} to {show_time(self.times[-1])}"
         line += f", {len(self.missing_times)} missing times"
         if self.stored_nbytes is not None:
-            line += (
-                f"; {_size(self.stored_nbytes)} on disk, {self.stored_nbytes / max(self.nbytes, 1):.2f} of the raw size"
-            )
+            ratio = self.stored_nbytes / max(self.nbytes, 1)
+            line += f"; {size_text(self.stored_nbytes)} on disk, {ratio:.2f} of the raw size"
         return "\n".join([line, *(f"  {v}" for v in self.variables)])
-
-
-def _size(nbytes: int) -> str:
-    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if nbytes >= factor:
-            return f"{nbytes / factor:.3g} {unit}"
-    return f"{nbytes} B"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -14,7 +13,7 @@ import numpy.typing as npt
 import xarray as xr
 from zarr.codecs import ZstdCodec
 
-from sa_nowcast.conversion.plan import ConversionPlan, VariablePlan
+from sa_nowcast.conversion.plan import ConversionPlan
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.metadata import dims
 from sa_nowcast.metadata.attributes import (
@@ -26,6 +25,7 @@ from sa_nowcast.metadata.attributes import (
     storable_attrs,
     unused,
 )
+from sa_nowcast.storage.shards import VariablePlan
 from sa_nowcast.times import most_common_step, show_step, show_time, tolerance, with_times
 
 Irregular = Literal["refuse", "allow"]
@@ -33,24 +33,6 @@ Irregular = Literal["refuse", "allow"]
 MISSING_TIMES: Final = "missing_times"
 _ROWS_COLUMNS: Final[tuple[dims.Role, ...]] = ("y", "x")
 _PACKING: Final = ("dtype", "scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A Dataset ready to be written, with its plan.
-
-    Attributes
-    ----------
-    ds : Dataset
-        Lazy, dimensions in the order in which they are stored, encodings cleaned; ``missing_times`` included.
-    plan : ConversionPlan
-    encoding : mapping
-        What xarray needs to lay the arrays out.
-    """
-
-    ds: xr.Dataset
-    plan: ConversionPlan
-    encoding: Mapping[str, Mapping[str, Any]]
 
 
 def prepare(
@@ -67,8 +49,12 @@ def prepare(
     frames: int | None,
     level: int,
     attrs: Mapping[str, Any],
-) -> Prepared:
-    """Check `source` and plan its conversion; see `sa_nowcast.conversion.convert` for the parameters."""
+) -> tuple[xr.Dataset, ConversionPlan]:
+    """Check `source` and plan its conversion; see `sa_nowcast.conversion.convert` for the parameters.
+
+    Of the Dataset, lazy still, dimensions are in the order in which they are stored, and encodings are those of the
+    store; ``missing_times`` is in it.
+    """
     ds = _dataset(source) if isinstance(source, xr.DataArray) else source
     ds = _chosen(normalised(ds), variables).drop_vars(MISSING_TIMES, errors="ignore")
     ds = xr.decode_cf(ds, decode_times=False, decode_coords=False, decode_timedelta=False)  # what was opened packed
@@ -126,16 +112,13 @@ def prepare(
         )
         for name in gridded
     )
-    encoding: dict[str, dict[str, Any]] = {
-        # xarray takes what is given here in place of a variable's own encoding, not beside it.
-        str(n): {**v.encoding, "compressors": (ZstdCodec(level=level, checksum=True),)}
-        for n, v in stored.variables.items()
-    }
-    for one in plans:
-        encoding[one.name] |= {"chunks": one.chunks, "shards": one.shards}
     times = stored[axis].values
     plan = ConversionPlan(str(target), plans, times, step, missing, _fingerprint(stored, plans, level))
-    return Prepared(stored, plan, encoding)
+    for variable in stored.variables.values():
+        variable.encoding["compressors"] = (ZstdCodec(level=level, checksum=True),)
+    for one in plans:
+        stored[one.name].encoding |= {"chunks": one.chunks, "shards": one.shards}
+    return stored, plan
 
 
 def _dataset(source: xr.DataArray) -> xr.Dataset:

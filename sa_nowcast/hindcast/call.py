@@ -22,8 +22,9 @@ from sa_nowcast.errors import ForecastWarning, RecipeError
 from sa_nowcast.forecasts.cf import to_dataset
 from sa_nowcast.forecasts.job import GridCheck, Job, Method, Missing, Opaque, Sent, Values, shortcomings
 from sa_nowcast.forecasts.labels import whole
-from sa_nowcast.hindcast.archive import LARGEST_CHUNK, MOST_PER_SHARD, NO_FORECAST_COUNT, Archive, Existing, Progress
+from sa_nowcast.hindcast.archive import LARGEST_CHUNK, MOST_PER_SHARD, NO_FORECAST_COUNT, Archive, Existing
 from sa_nowcast.metadata import dims
+from sa_nowcast.storage.growing import Progress, folder_here
 from sa_nowcast.verification.named import Reference, method_of
 from sa_nowcast.verification.optical_flow import FALLBACK_COUNT
 
@@ -137,7 +138,7 @@ def hindcast(
     )  # fmt: skip
     if to is None:
         return _lazy(job)
-    place = _local(to)
+    place = folder_here(to, "to")
     archive = Archive(job, place, batch_size, shard_size)
     if dry_run:
         archive.check(existing)
@@ -182,15 +183,6 @@ def _computed(opaque: Opaque | Sent, method: Method, token: str) -> Values:
             text += "; of the first part that was computed of this hindcast, whose other parts are not told of"
             warnings.warn(text, ForecastWarning, stacklevel=2)
     return values
-
-
-def _local(to: str | os.PathLike[str]) -> Path:
-    text = os.path.expanduser(os.fspath(to))
-    if "://" in text:
-        raise RecipeError(
-            "to", text, expected="a folder of this machine", fix="write a folder, then copy it; only a rename is atomic"
-        )
-    return Path(text).absolute()
 
 
 def _opened(job: Job, place: Path) -> xr.DataArray:

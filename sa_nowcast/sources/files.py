@@ -20,7 +20,6 @@ from sa_nowcast.sources.paths import (
     PathLike,
     differs,
     expand,
-    is_zarr,
     pattern_remedy,
     same_time,
     sort_by_time,
@@ -28,6 +27,7 @@ from sa_nowcast.sources.paths import (
 )
 from sa_nowcast.sources.reading import reading
 from sa_nowcast.sources.store import finished, open_zarr
+from sa_nowcast.storage.manifest import is_zarr
 from sa_nowcast.times import with_times
 
 SUFFIXES: Final = (".nc", ".nc4", ".cdf", ".netcdf", ".h5", ".hdf5", ".grib", ".grib2", ".grb", ".grb2")

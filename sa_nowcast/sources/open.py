@@ -23,10 +23,11 @@ from sa_nowcast.sources.kth import open_kth
 from sa_nowcast.sources.mch import SIGN
 from sa_nowcast.sources.moving_mnist import MovingMnistBackendEntrypoint
 from sa_nowcast.sources.odim import is_odim
-from sa_nowcast.sources.paths import PathLike, expand, is_zarr
+from sa_nowcast.sources.paths import PathLike, expand
 from sa_nowcast.sources.radar import IMPORTERS, open_radar
 from sa_nowcast.sources.reading import reading, require
 from sa_nowcast.sources.taxibj import open_taxibj
+from sa_nowcast.storage.manifest import is_zarr
 
 _HDF5: Final = b"\x89HDF\r\n\x1a\n"
 _HDF5_SUFFIXES: Final = (".h5", ".hdf", ".hdf5", ".he5")

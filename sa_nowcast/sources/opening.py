@@ -17,8 +17,8 @@ from sa_nowcast.metadata import dims
 from sa_nowcast.metadata.attributes import normalised, text
 from sa_nowcast.recipe import SAMPLE_PREFIX
 from sa_nowcast.sources import chain, open_source
-from sa_nowcast.sources.paths import is_zarr
 from sa_nowcast.sources.samples import open_sample
+from sa_nowcast.storage.manifest import is_zarr
 from sa_nowcast.storage.whole import nearest_to
 
 Kind = Literal["model", "recipe", "run", "forecast", "scores", "data"]

@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 
 from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.storage.manifest import is_zarr
 from sa_nowcast.storage.whole import nearest_to
 
 PathLike = str | os.PathLike[str]
@@ -43,12 +44,6 @@ _RECOGNISED: Final = (
 )
 UNIX: Final = "unix"
 """In place of a pattern: seconds since 1970-01-01."""
-
-
-def is_zarr(path: PathLike) -> bool:
-    """Say whether `path` is the root of a Zarr store of format 2 or 3."""
-    root = Path(path)
-    return any((root / name).is_file() for name in ("zarr.json", ".zgroup", ".zmetadata", ".zattrs"))
 
 
 def stamp(source: PathLike | Iterable[PathLike]) -> str | None:

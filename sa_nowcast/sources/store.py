@@ -17,15 +17,10 @@ from xarray.core import indexing
 
 from sa_nowcast.errors import DataError, RecipeError, SaNowcastError
 from sa_nowcast.metadata import dims
-from sa_nowcast.sources.manifest import MANIFEST, METADATA, Manifest, metadata_bytes
 from sa_nowcast.sources.paths import PathLike
 from sa_nowcast.sources.reading import outer
+from sa_nowcast.storage.manifest import COMPLETE, MANIFEST, METADATA, PARTIAL, Manifest, metadata_bytes
 from sa_nowcast.times import show_time
-
-COMPLETE: Final = "sa_nowcast_complete"
-PARTIAL: Final = ".partial"
-LOCK: Final = ".lock"
-"""After `PARTIAL`: the file that the writer of a store holds."""
 
 _TIME_AXES: Final = (dims.TIME, dims.INIT_TIME)
 """Of converted data, and of archives."""

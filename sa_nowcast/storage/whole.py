@@ -23,7 +23,6 @@ _PARTIAL: Final = ".partial"
 _ME: Final = "process {} on {}"
 _CURRENT_FOLDER: Final = -100  # AT_FDCWD
 _EXCHANGE: Final = 2  # RENAME_EXCHANGE
-_WRITE: Final = "make room, give the right to write there, or name another place"
 
 
 def nearest_to(path: str | Path) -> str | None:
@@ -128,12 +127,8 @@ def _exchanged(one: Path, other: Path) -> bool:
 def locked(lock: Path, place: Path) -> Iterator[None]:
     """Hold the file `lock`, so that one process at a time writes `place`; it is removed at the end.
 
-    A process that is killed lets go of it; the file it leaves is taken over by the next one.
-
-    Raises
-    ------
-    StorageError
-        Another process holds it: the message says which, on which machine. Or the lock cannot be written.
+    A process that is killed lets go of it; the file it leaves is taken over by the next one. `StorageError`: another
+    process holds it (the message says which, on which machine), or the lock cannot be written.
     """
     while True:
         with storage(place):
@@ -186,13 +181,6 @@ def _holder(lock: IO[str]) -> str:
     return holder or "another process"
 
 
-def clear(lock: Path, place: Path) -> None:
-    """Remove a lock that a process left which was killed just before it would have removed it."""
-    if lock.exists():
-        with contextlib.suppress(StorageError), locked(lock, place):
-            pass
-
-
 def _alive(process: int) -> bool:
     try:
         os.kill(process, 0)
@@ -224,18 +212,12 @@ def storage(place: Path) -> Iterator[None]:
         raise StorageError(
             str(place),
             f"cannot be written ({error.strerror or error})",
-            fix=_WRITE,
+            fix="make room, give the right to write there, or name another place",
         ) from error
 
 
 def require_writable(place: Path) -> None:
-    """Prove that something can be written at `place`, in the nearest folder that is there; nothing is left behind.
-
-    Raises
-    ------
-    StorageError
-        It cannot.
-    """
+    """Prove that something can be written at `place`, in the nearest folder that is there; nothing is left behind."""
     folder = place.absolute().parent
     with storage(place):
         while not folder.exists() and folder != folder.parent:

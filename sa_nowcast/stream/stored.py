@@ -24,7 +24,7 @@ from zarr.storage import LocalStore
 from sa_nowcast.conversion import COMPLETE
 from sa_nowcast.errors import DataError
 from sa_nowcast.frames import Frames
-from sa_nowcast.sources.manifest import Manifest
+from sa_nowcast.storage.manifest import Manifest
 from sa_nowcast.stream.packed import PACKING
 from sa_nowcast.stream.shards import ShardReader
 

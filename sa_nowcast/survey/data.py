@@ -11,7 +11,6 @@ from typing import Any, Final
 import numpy as np
 import xarray as xr
 
-from sa_nowcast.conversion import COMPLETE
 from sa_nowcast.errors import DataError, SaNowcastError
 from sa_nowcast.frames import Channel, Frames, grid_mapping_name, jump
 from sa_nowcast.metadata import dims
@@ -20,9 +19,8 @@ from sa_nowcast.scaling import are_counts, bounds_of
 from sa_nowcast.sources.chain import SEQUENCE
 from sa_nowcast.sources.files import zeros_by_default
 from sa_nowcast.sources.opening import chosen, open_data, zarr_attrs
-from sa_nowcast.sources.paths import is_zarr
-from sa_nowcast.sources.store import PARTIAL
 from sa_nowcast.sources.store import verify as verify_chunks
+from sa_nowcast.storage.manifest import COMPLETE, PARTIAL, is_zarr
 from sa_nowcast.survey.findings import Finding
 from sa_nowcast.survey.starter import channels_of
 from sa_nowcast.times import show_step, tolerance

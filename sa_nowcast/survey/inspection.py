@@ -12,12 +12,12 @@ import numpy as np
 import xarray as xr
 
 from sa_nowcast.bundle.files import CARD, RECIPE, read_bundle, read_text
-from sa_nowcast.conversion import COMPLETE
 from sa_nowcast.errors import DataError
 from sa_nowcast.metadata import dims
 from sa_nowcast.recipe import read_recipe
 from sa_nowcast.sources.opening import kind_of, open_data, open_forecast, zarr_attrs
-from sa_nowcast.sources.paths import expand, is_zarr
+from sa_nowcast.sources.paths import expand
+from sa_nowcast.storage.manifest import COMPLETE, is_zarr
 from sa_nowcast.times import most_common_step, read_times, show_step, show_time
 
 

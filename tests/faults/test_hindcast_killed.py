@@ -78,6 +78,31 @@ def test_killed_at_any_write_and_rename_it_is_absent_or_whole_and_no_init_time_i
     print(f"{repetitions} kills at {points} points, all archives equal, each init time once")
 
 
+@pytest.mark.faults(6, 60)
+def test_killed_within_shards_it_goes_on_with_the_batches_that_are_kept(
+    repetitions: int, rng: random.Random, nursery: Nursery, model: str, tmp_path: Path
+) -> None:
+    job = "hindcast_by_batches"
+    end = nursery.well(job, model, str(tmp_path / "a.zarr"), fault=Fault(str(tmp_path)))
+    stored, points, batches = content(tmp_path / "a.zarr"), len(end.points), 9
+    for i, at in enumerate(moments(rng, points, repetitions)):
+        folder, log = tmp_path / str(i), tmp_path / f"{i}.log"
+        folder.mkdir()
+        target = folder / "a.zarr"
+        kills = 0
+        for k in (at, rng.randrange(1, points)):
+            end = nursery.one(job, model, str(target), str(log), fault=Fault(str(folder), "kill", k))
+            assert end.code in (0, -9), (k, end)
+            kills += end.code == -9
+            absent_or_whole(target, stored)
+        nursery.well(job, model, str(target), str(log))
+        assert content(target) == stored, at
+        assert names_of(folder) == ["a.zarr"], at
+        # A kill costs the batch that is being computed, those that wait to be written, and the last one of a shard.
+        assert len(log.read_text().splitlines()) <= batches + 4 * kills, at
+    print(f"{repetitions} times two kills at {points} points, all archives equal")
+
+
 @pytest.mark.faults(6, 70)
 def test_killed_from_outside_at_any_time_it_goes_on(
     repetitions: int,

@@ -43,7 +43,7 @@ HISTORY, STEPS = 2, 2
 FIRST, MORE, MOST = 11, 4, 15
 STORE, BUNDLE, ARCHIVE, RUN = "store.zarr", "model.nowcaster", "archive.zarr", "run"
 BESIDE: Final = {
-    STORE: ["store.zarr.partial", "store.zarr.partial.jsonl", "store.zarr.partial.lock"],
+    STORE: ["store.zarr.partial", "store.zarr.partial.journal", "store.zarr.partial.lock"],
     ARCHIVE: ["archive.zarr.partial", "archive.zarr.partial.journal", "archive.zarr.partial.lock"],
 }
 ANYWHEN = st.none() | st.floats(0, 1, exclude_max=True)

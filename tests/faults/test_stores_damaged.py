@@ -143,7 +143,7 @@ def test_other_readers_pass_over_the_list_without_a_warning(converted: Path) -> 
 
 
 def test_a_file_is_read_whole_once_and_again_where_it_changed(converted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sa_nowcast.sources import manifest
+    from sa_nowcast.storage import manifest
 
     ds, seen, digest = open_zarr(converted), [], manifest.sha256_of
 

@@ -62,7 +62,7 @@ def test_a_hindcast_without_its_mark(tmp_path):
     yield lambda: _made(to=tmp_path / "a.zarr", **keywords(fix))
 
 
-@remedy("hindcast/archive.py", "finish or remove it, or name another path")
+@remedy("storage/growing.py", "finish or remove it, or name another path")
 @pytest.mark.parametrize("how", ["remove", "path"])
 def test_something_else_where_the_archive_would_grow(how, tmp_path):
     partial = tmp_path / "a.zarr.partial"
@@ -82,7 +82,7 @@ def _at(number, action):
     return progress
 
 
-@remedy("hindcast/archive.py", "run the same again to go on")
+@remedy("storage/growing.py", "run the same again to go on")
 def test_a_hindcast_that_was_stopped(tmp_path):
     def stop() -> None:
         raise KeyboardInterrupt
@@ -92,7 +92,7 @@ def test_a_hindcast_that_was_stopped(tmp_path):
     yield lambda: _made(**options)
 
 
-@remedy("hindcast/archive.py", "run again")
+@remedy("storage/growing.py", "run again")
 def test_a_shard_that_vanished(tmp_path):
     def lose() -> None:
         shards = tmp_path / "a.zarr.partial" / "rain" / "c"

@@ -31,9 +31,9 @@ from sa_nowcast.sources.arrays import open_array
 from sa_nowcast.sources.download import RemoteFile, fetch_file
 from sa_nowcast.sources.film import open_film
 from sa_nowcast.sources.idx import read_digits
-from sa_nowcast.sources.manifest import MANIFEST
 from sa_nowcast.sources.reading import require
 from sa_nowcast.sources.taxibj_split import benchmark_split
+from sa_nowcast.storage.manifest import MANIFEST
 
 av = pytest.importorskip("av", reason="films need PyAV: pip install av")
 ARRAY = {"start": "2020-01-01", "step": "30min", "dims": ("time", "y", "x")}
@@ -383,7 +383,7 @@ def test_a_damaged_chunk(how, store):
 
 
 @remedy(
-    "sources/manifest.py",
+    "storage/manifest.py",
     "convert or hindcast again, or copy the store again; check='mark' reads it unchecked",
 )
 @pytest.mark.parametrize("how", ["convert", "copy", "mark"])
@@ -400,7 +400,7 @@ def test_a_store_without_the_list_of_its_files(how, store, tmp_path):
         convert(rain(12), store, frames_per_shard=4, existing="replace")
 
 
-@remedy("sources/manifest.py", "copy the store again")
+@remedy("storage/manifest.py", "copy the store again")
 def test_damaged_metadata_of_a_listed_store(store, tmp_path):
     shutil.copytree(store, tmp_path / "elsewhere")
     (store / "rain" / "zarr.json").write_text("{}")

@@ -145,7 +145,7 @@ def test_a_store_that_is_there(how, source, tmp_path):
         yield lambda: convert(other, tmp_path / "a.zarr", **keywords(fix))
 
 
-@remedy("conversion/run.py", "name another target")
+@remedy("storage/growing.py", "name another path")
 def test_something_else_at_the_target(source, tmp_path):
     (tmp_path / "a.zarr").mkdir()
     (tmp_path / "a.zarr" / "notes").write_text("mine")
@@ -153,7 +153,7 @@ def test_something_else_at_the_target(source, tmp_path):
     yield lambda: convert(source, tmp_path / "b.zarr", existing="replace")
 
 
-@remedy("conversion/run.py", "convert to a folder, then copy it; only a rename is atomic")
+@remedy("storage/growing.py", "write a folder, then copy it; only a rename is atomic")
 def test_a_target_on_another_machine(source, tmp_path):
     yield lambda: convert(source, f"file://{tmp_path}/a.zarr")
     convert(source, tmp_path / "here.zarr")
@@ -184,13 +184,13 @@ def test_an_unfinished_conversion_of_other_data(how, source, tmp_path):
     yield lambda: convert(other, target, **(keywords(fix) if how == "replace" else {}))
 
 
-@remedy("conversion/run.py", "run the same again to go on")
+@remedy("storage/growing.py", "run the same again to go on")
 def test_a_conversion_that_was_stopped(source, tmp_path):
     yield lambda: _stopped(source, tmp_path / "a.zarr")
     yield lambda: convert(source, tmp_path / "a.zarr", frames_per_shard=2)
 
 
-@remedy("conversion/run.py", "run again")
+@remedy("storage/growing.py", "run again")
 def test_a_shard_that_vanished(source, tmp_path):
     target = tmp_path / "a.zarr"
 
@@ -203,7 +203,7 @@ def test_a_shard_that_vanished(source, tmp_path):
     yield lambda: convert(source, target, frames_per_shard=2)
 
 
-@remedy("conversion/shards.py", "repair or leave out its file, and pass existing='replace'")
+@remedy("storage/shards.py", "repair or leave out its file, and pass existing='replace'")
 @pytest.mark.parametrize("how", ["repair", "leave out"])
 def test_a_source_that_cannot_be_read(how, source, tmp_path):
     files = [tmp_path / f"{i}.nc" for i in range(3)]
@@ -220,7 +220,7 @@ def test_a_source_that_cannot_be_read(how, source, tmp_path):
     yield lambda: convert(several, tmp_path / "a.zarr", engine="netcdf4", **keywords(fix))
 
 
-@remedy("conversion/shards.py", "make room and run again to resume, or name another target")
+@remedy("storage/shards.py", "make room and run again to resume, or name another target")
 @pytest.mark.parametrize("how", ["room", "target"])
 def test_a_shard_on_a_full_disk(how, tmp_path):
     noise = rain(40, 64, 64)
@@ -234,7 +234,7 @@ def test_a_shard_on_a_full_disk(how, tmp_path):
     yield lambda: convert(noise, tmp_path / ("a.zarr" if how == "room" else "b.zarr"), frames_per_shard=20)
 
 
-@remedy("conversion/shards.py", "name a target on another disk")
+@remedy("storage/shards.py", "name a target on another disk")
 def test_a_disk_that_gives_back_something_else(source, tmp_path, monkeypatch):
     """The folder `bad` stands for such a disk: a byte in the middle of what is read from its shards is another."""
     read = zarr.storage._local._get
@@ -254,7 +254,7 @@ def test_a_disk_that_gives_back_something_else(source, tmp_path, monkeypatch):
     yield lambda: convert(source, tmp_path / "good" / "a.zarr")
 
 
-@remedy("conversion/shards.py", "store them as they are, by ds[…].encoding.clear(), and pass existing='replace'")
+@remedy("storage/shards.py", "store them as they are, by ds[…].encoding.clear(), and pass existing='replace'")
 def test_values_that_the_packing_of_the_source_does_not_hold(source, tmp_path):
     source["rain"].encoding = {"dtype": "int16", "scale_factor": 0.5, "_FillValue": -1}
     fix = yield lambda: convert(source, tmp_path / "a.zarr")

@@ -1,4 +1,6 @@
-"""The SHA-256 of every file of a finished store: a shard that took another's place is sound in itself, and wrong.
+"""What a finished store has: a mark, and the SHA-256 of every file.
+
+A shard that took another's place is sound in itself, and wrong.
 
 A checksum inside a chunk says that the chunk is what was once compressed, not that it is the chunk of these times; and
 nothing inside a store covers its metadata. The list stands in the store as a Zarr group without arrays, which other
@@ -9,14 +11,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from sa_nowcast.errors import DataError
-from sa_nowcast.sources.paths import is_zarr
 from sa_nowcast.storage.whole import write_whole
 
+COMPLETE: Final = "sa_nowcast_complete"
+"""The attribute of a store that is whole."""
+PARTIAL: Final = ".partial"
+"""Ends the name of a store that is being written."""
 MANIFEST: Final = "sa_nowcast_files"
 METADATA: Final = "zarr.json"
 LARGEST_METADATA: Final = 256 * 2**20
@@ -26,14 +32,7 @@ Entry = tuple[int, str]
 
 
 def write_manifest(root: Path, known: Mapping[str, Entry]) -> None:
-    """List every file of a store that is otherwise finished.
-
-    Parameters
-    ----------
-    root : Path
-    known : mapping of str to (int, str)
-        Bytes and SHA-256 of files that were read back already, by their path below the store.
-    """
+    """List every file of a store that is otherwise finished; `known` are files that were read back already."""
     files: dict[str, Entry] = {}
     for path in sorted(p for p in root.rglob("*") if p.is_file()):
         key = path.relative_to(root).as_posix()
@@ -45,6 +44,12 @@ def write_manifest(root: Path, known: Mapping[str, Entry]) -> None:
     write_whole(root / MANIFEST / METADATA, json.dumps(content, indent=1))
 
 
+def is_zarr(path: str | os.PathLike[str]) -> bool:
+    """Say whether `path` is the root of a Zarr store of format 2 or 3."""
+    root = Path(path)
+    return any((root / name).is_file() for name in ("zarr.json", ".zgroup", ".zmetadata", ".zattrs"))
+
+
 def may_be_replaced(place: Path) -> bool:
     """Say whether a store stands at `place`, what is left of a finished one that was damaged, or an empty folder."""
     if not place.is_dir():
@@ -53,17 +58,7 @@ def may_be_replaced(place: Path) -> bool:
 
 
 class Manifest:
-    """What the files of a store were when it was finished.
-
-    Parameters
-    ----------
-    root : Path
-
-    Raises
-    ------
-    DataError
-        The list is missing or damaged.
-    """
+    """What the files of a store were when it was finished; `DataError` where the list is missing or damaged."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -116,13 +111,7 @@ class Manifest:
         return None
 
     def check_metadata(self) -> None:
-        """Check every ``zarr.json`` of the store.
-
-        Raises
-        ------
-        DataError
-            The first that is damaged or missing.
-        """
+        """Check every ``zarr.json`` of the store; `DataError` about the first that is damaged or missing."""
         for key in self.files:
             if key == METADATA or key.endswith(f"/{METADATA}"):
                 fault = self.fault(key)
@@ -137,13 +126,7 @@ class Manifest:
 
 
 def metadata_bytes(file: Path) -> bytes:
-    """Return a metadata file's bytes.
-
-    Raises
-    ------
-    ValueError
-        It is larger than any that is read.
-    """
+    """Return a metadata file's bytes; `ValueError` where it is larger than any that is read."""
     with file.open("rb") as stream:
         content = stream.read(LARGEST_METADATA + 1)
     if len(content) > LARGEST_METADATA:
