@@ -282,7 +282,7 @@ def _values_of_moving(
 
     The shares of the maps were fitted to the measured peaks of 20 trainings and 80 forecasts.
     """
-    from sa_nowcast.models.moving import CORE_TILE, LEAST_SIDE, POSITION_SCALARS
+    from sa_nowcast.models.lagrangian import CORE_TILE, LEAST_SIDE, POSITION_SCALARS
 
     repeat = -(-LEAST_SIDE // min(grid)) if min(grid) < LEAST_SIDE else 1
     rows, columns = (-(-side * repeat // config.patch) for side in grid)

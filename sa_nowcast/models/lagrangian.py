@@ -1,10 +1,10 @@
-"""`MovingNetwork`: SA-ConvLSTM in the frame of the motion, for ``NetworkConfig.output = "moving"``."""
+"""`LagrangianNetwork`: a recurrent core in Lagrangian coordinates, for ``NetworkConfig.output = "moving"``."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sa_nowcast.models.config import NetworkConfig
 from sa_nowcast.models.motion import blur, inside, optical_flow, sample, trajectories
-from sa_nowcast.models.rollout import Network, RecurrentLayer, run_layer
+from sa_nowcast.models.rollout import Core, Forecaster
 from sa_nowcast.models.tiles import plan_tiles
 
 CORE_TILE: Final = 24
@@ -63,7 +63,7 @@ class _Window(NamedTuple):
     """(B, h, w, POSITION_SCALARS - 1): what each position is told besides."""
 
 
-class MovingNetwork(Network):
+class LagrangianNetwork(Forecaster):
     """A network that forecasts growth and decay along the motion, which it takes from an optical flow.
 
     The history is brought to the time of the last frame along the flow. There, in the moving frame, the recurrent core
@@ -84,7 +84,7 @@ class MovingNetwork(Network):
     Parameters
     ----------
     config : NetworkConfig
-    layer : type of RecurrentLayer
+    core : callable
         As for `Network`.
 
     Notes
@@ -94,14 +94,11 @@ class MovingNetwork(Network):
     doi:10.1175/1520-0450(2003)042<0381:ADASSA>2.0.CO;2), learned here instead of prescribed.
     """
 
-    def __init__(
-        self, config: NetworkConfig, layer: Callable[[int, int, NetworkConfig], RecurrentLayer[Any, Any]]
-    ) -> None:
+    def __init__(self, config: NetworkConfig, core: Callable[[int, NetworkConfig], Core]) -> None:
         nn.Module.__init__(self)
         self.config = config
         pixels = config.patch**2
-        below = (_MAPS * pixels + POSITION_SCALARS, *config.hidden[:-1])
-        self.layers = nn.ModuleList(layer(i, h, config) for i, h in zip(below, config.hidden, strict=True))
+        self.layers = core(_MAPS * pixels + POSITION_SCALARS, config)
         self.head = nn.Linear(config.hidden[-1], _MOVING + _STANDING + pixels)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -126,20 +123,6 @@ class MovingNetwork(Network):
         if repeat > 1:
             y = F.avg_pool2d(y, repeat)
         return y.reshape(B, C, steps, H, W).transpose(1, 2).to(x_BTCHW.dtype)
-
-    def predict_all(self, x_BTCHW: Tensor, history: int, truth_mask: Tensor | None = None) -> Tensor:
-        """Return the known frames from the second on as they are, and the forecast of the rest.
-
-        As `Network.predict_all`, without predictions of known frames, for their motion is read from all of them, and
-        without truth among the inputs of a forecast: `truth_mask` changes nothing.
-        """
-        steps = x_BTCHW.shape[1] - history if x_BTCHW.ndim == 5 else 1
-        self.check(x_BTCHW, history, steps)
-        return torch.cat([x_BTCHW[:, 1:history], self(x_BTCHW[:, :history], steps)], 1)
-
-    def first_predicted(self, history: int) -> int:
-        """Return the first frame after the history: known ones are given back as they are."""
-        return history
 
     def _forecast_windows(self, x: Tensor, steps: int) -> Tensor:
         """Return the `steps` maps after (B, T, H, W), whose sides are multiples of a patch."""
@@ -226,11 +209,8 @@ class MovingNetwork(Network):
         last = window.plain[:, -1]
         frames = zip(window.aligned.unbind(1), window.plain.unbind(1), strict=True)
         x = torch.stack([self._read(window, moved, plain, (t - T + 1) / 4) for t, (moved, plain) in enumerate(frames)])
-        weights = [layer.weights() for layer in self.stack]
-        states = []
-        for layer, w in zip(self.stack, weights, strict=True):
-            x, state = run_layer(layer, w, x, layer.start(x[0]))
-            states.append(state)
+        weights = self.layers.weights()
+        x, state = self.layers.read(weights, x)
         top, result = x[-1].clone(), []
         del x  # the known frames' maps are not needed while forecasting
         for step in range(steps):
@@ -242,7 +222,7 @@ class MovingNetwork(Network):
             result.append((logits, change, (moved, standing)))
             if step + 1 < steps:
                 frame = moved + standing.sum(1) * last
-                top, states = self.advance(weights, self._read(window, frame, last, (step + 1) / 4), states)
+                top, state = self.layers.step(weights, self._read(window, frame, last, (step + 1) / 4), state)
         return result
 
     def _mixed(self, window: _Window, moving: Tensor, step: int, logits: Tensor, change: Tensor) -> _Mixture:
