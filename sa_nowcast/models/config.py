@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast, dataclass_transform
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, cast, dataclass_transform
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, WrapValidator
 from pydantic.dataclasses import dataclass as validated
@@ -44,12 +44,12 @@ def network_record(cls: type[T]) -> type[T]:
 
 
 def _known_network(name: object) -> object:
-    if name not in NAMES:
+    if not isinstance(name, str) or name not in NETWORKS:
         raise RecipeError(
             "network.name",
             f"there is no network {name!r}",
-            f"one of {', '.join(NAMES)}",
-            f"write {_nearest(name, NAMES)!r}",
+            f"one of {', '.join(NETWORKS)}",
+            f"write {_nearest(name, NETWORKS)!r}",
         )
     return name
 
@@ -80,7 +80,10 @@ def _layers(widths: object) -> tuple[Any, ...]:
 def _names_of_networks(schema: dict[str, Any]) -> None:
     """Say in the JSON Schema which networks there are."""
     each = [f"{name} ({network.about})" for name, network in NETWORKS.items()]
-    schema |= {"enum": list(NETWORKS), "description": f"{schema['description']} {', '.join(each[:-1])} or {each[-1]}."}
+    schema |= {
+        "enum": list(NETWORKS),
+        "description": f"{schema.get('description', '')} {', '.join(each[:-1])} or {each[-1]}.",
+    }
 
 
 Whole = Annotated[int, Field(ge=1)]
@@ -199,6 +202,21 @@ class NetworkConfig:
         return (NetworkConfig if entry is None else entry.config)(**fields)
 
 
+class Memory(NamedTuple):
+    """Values that a layer of a `Stack` holds, per position and hidden channel."""
+
+    state: int
+    """Maps of its state."""
+    step: int
+    """For one step without gradients."""
+    kept: int
+    """For the backward pass of one step."""
+    kept_keys: int = 0
+    """The same, of maps that are averaged by ``key_stride``."""
+    attends_below: bool = False
+    """Whether an attention on the input keeps as much again as that on the state."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Declared:
     """What is known of a network before it is built.
@@ -210,6 +228,8 @@ class Declared:
         `sa_nowcast.models.rollout.Core` of a `sa_nowcast.models.rollout.Network`, or the class named by `network`.
     about : str
         A few words for tables.
+    memory : Memory, optional
+        What it holds, to be estimated at once; without it each estimate counts the tensors of a run without values.
     config : type of NetworkConfig
         Its record; a subclass where it has options of its own.
     network : str, optional
@@ -230,6 +250,7 @@ class Declared:
 
     module: str
     about: str
+    memory: Memory | None = None
     config: type[NetworkConfig] = NetworkConfig
     network: str | None = None
     outputs: tuple[str, ...] = ("frame", "change", "moving")
@@ -241,14 +262,20 @@ class Declared:
 
 
 NETWORKS: dict[str, Declared] = {
-    "sa-convlstm": Declared("sa_convlstm", "the paper's", attends=True),
+    "sa-convlstm": Declared("sa_convlstm", "the paper's", Memory(3, 24, 23, 2), attends=True),
     "sa-convlstm-base": Declared(
-        "sa_convlstm_base", "self-attention on the input and the hidden state, eq. 1", attends=True
+        "sa_convlstm_base",
+        "self-attention on the input and the hidden state, eq. 1",
+        Memory(2, 18, 13, 1, True),
+        attends=True,
     ),
-    "convlstm": Declared("convlstm", "the baseline"),
-    "convlstm-memory": Declared("convlstm_memory", "the ablation without attention"),
+    "convlstm": Declared("convlstm", "the baseline", Memory(2, 14, 10)),
+    "convlstm-memory": Declared("convlstm_memory", "the ablation without attention", Memory(3, 18, 16)),
     "sa-convlstm-no-zm": Declared(
-        "sa_convlstm_no_zm", "the ablation whose attention does not look into the memory", attends=True
+        "sa_convlstm_no_zm",
+        "the ablation whose attention does not look into the memory",
+        Memory(3, 24, 21, 1),
+        attends=True,
     ),
 }
 """The networks, by the name that `build` and recipes know."""
@@ -306,7 +333,12 @@ def preset(name: str = "faithful", /, **overrides: Any) -> NetworkConfig:
 def fields_schema(config: type[NetworkConfig]) -> dict[str, dict[str, Any]]:
     """Return the JSON Schema of each field of a record, with its description."""
     fields: dict[str, dict[str, Any]] = TypeAdapter(config).json_schema()["properties"]
-    return {name: {**schema, "description": " ".join(schema["description"].split())} for name, schema in fields.items()}
+    # pydantic reads the docstrings below a class's own fields alone.
+    inherited = {} if config is NetworkConfig else fields_schema(NetworkConfig)
+    return {
+        name: inherited.get(name) or {**schema, "description": " ".join(schema["description"].split())}
+        for name, schema in fields.items()
+    }
 
 
 def _nearest(name: object, names: Iterable[str]) -> str:

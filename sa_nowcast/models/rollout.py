@@ -319,7 +319,8 @@ class Network(nn.Module):
                 f"{x_BTCHW.shape[1]} frames hold {history} known and {steps} to predict",
                 "at least 1 of each",
             )
-        if not (torch.compiler.is_compiling() or (x_BTCHW.is_cuda and torch.cuda.is_current_stream_capturing())):
+        no_values = x_BTCHW.is_meta or (x_BTCHW.is_cuda and torch.cuda.is_current_stream_capturing())
+        if not (torch.compiler.is_compiling() or no_values):
             check_finite(x_BTCHW)
 
 
