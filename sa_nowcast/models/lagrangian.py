@@ -44,7 +44,7 @@ _Mixture = tuple[Tensor, Tensor]
 
 
 class _Window(NamedTuple):
-    """What is known of a batch of windows: (B, …) per map, everything in the frame of the motion or at rest."""
+    """What is known of a batch of windows: (B, …) per map, everything in Lagrangian or Eulerian coordinates."""
 
     aligned: Tensor
     """(B, T, H, W): the frames as the flow brings them to the time of the last."""
@@ -53,12 +53,12 @@ class _Window(NamedTuple):
     flow: Tensor
     """(B, 2, H, W)"""
     mean: Tensor
-    spread: Tensor
+    deviation: Tensor
     """(B, 1, 1): standard deviation of all values."""
     change: Tensor
     """(B, 1, 1): root mean square of the changes against the last frame."""
     local: Tensor
-    """(B, H, W): the same around each pixel, in the moving frame."""
+    """(B, H, W): the same around each pixel, in Lagrangian coordinates."""
     scalars: Tensor
     """(B, h, w, POSITION_SCALARS - 1): what each position is told besides."""
 
@@ -66,8 +66,8 @@ class _Window(NamedTuple):
 class LagrangianNetwork(Forecaster):
     """A network that forecasts growth and decay along the motion, which it takes from an optical flow.
 
-    The history is brought to the time of the last frame along the flow. There, in the moving frame, the recurrent core
-    reads it, and for every lead time and patch gives weights to a few forecasts that are known to be good ones: the
+    The history is brought to the time of the last frame along the flow. There, in Lagrangian coordinates, the recurrent
+    core reads it, and for every lead time and patch gives weights to a few forecasts that are known to be good: the
     last frame, smoothed ones, means over the history, a damped trend, each moved along the flow, and persistence, mean
     and trend at rest; to their mixture it adds a change of its own. So the smoothing that a rising error asks for, the
     doubt in the motion and the pull towards the mean are learned, and what is fine in the last frame need not be
@@ -149,11 +149,11 @@ class LagrangianNetwork(Forecaster):
 
     def _window(self, x: Tensor) -> _Window:
         B, T, H, W = x.shape
-        mean, spread = x.mean((1, 2, 3)).view(-1, 1, 1), x.std((1, 2, 3)).view(-1, 1, 1)
+        mean, deviation = x.mean((1, 2, 3)).view(-1, 1, 1), x.std((1, 2, 3)).view(-1, 1, 1)
         flow = optical_flow(x) if T > 1 else x.new_zeros(B, 2, H, W)
         aligned = _aligned(x, flow)
-        tiny = 1e-6 * spread + 1e-30
-        change = (x[:, :-1] - x[:, -1:]).square().mean((1, 2, 3)).sqrt().view(-1, 1, 1) if T > 1 else 0 * spread
+        tiny = 1e-6 * deviation + 1e-30
+        change = (x[:, :-1] - x[:, -1:]).square().mean((1, 2, 3)).sqrt().view(-1, 1, 1) if T > 1 else 0 * deviation
         moved = (aligned[:, :-1] - x[:, -1:]).square().mean(1) if T > 1 else 0 * x[:, -1]
         local = (blur(moved, 4.0) + tiny.square()).sqrt()
         change = change + tiny
@@ -162,16 +162,16 @@ class LagrangianNetwork(Forecaster):
         per_window = torch.cat(
             [
                 (moved.mean((1, 2), keepdim=True).sqrt() + tiny).log() - change.log(),
-                (change / (spread + tiny + 1e-30)).clamp(1e-4, 10).log(),
+                (change / (deviation + tiny + 1e-30)).clamp(1e-4, 10).log(),
                 (x == low).float().mean((1, 2, 3)).view(-1, 1, 1),
             ],
             2,
         )
         speed = F.avg_pool2d(flow.norm(dim=1, keepdim=True), patch)[:, 0].log1p()
         h, w = speed.shape[-2:]
-        tried = _trials(x, mean, spread, patch)
+        tried = _trials(x, mean, deviation, patch)
         scalars = torch.cat([per_window[:, :, None].expand(B, h, w, 3), speed[..., None], tried], -1)
-        return _Window(aligned, x, flow, mean, spread + tiny, change, local, scalars)
+        return _Window(aligned, x, flow, mean, deviation + tiny, change, local, scalars)
 
     def _mixtures(self, window: _Window, moving: Tensor, steps: int) -> list[_Mixture]:
         """Return for each step what moves, (B, H, W), and the weights of what stands, (B, _STANDING, H, W)."""
@@ -235,8 +235,8 @@ class LagrangianNetwork(Forecaster):
         last = window.plain[:, -1]
         maps = torch.stack(
             [
-                torch.asinh((moved - window.mean) / window.spread),
-                torch.asinh((plain - window.mean) / window.spread),
+                torch.asinh((moved - window.mean) / window.deviation),
+                torch.asinh((plain - window.mean) / window.deviation),
                 torch.asinh((moved - last) / window.change),
                 torch.asinh((plain - last) / window.change),
             ],
@@ -255,7 +255,7 @@ def _aligned(x: Tensor, flow: Tensor) -> Tensor:
     return torch.stack([*earlier, x[:, -1]], 1)
 
 
-def _trials(x: Tensor, mean: Tensor, spread: Tensor, patch: int) -> Tensor:
+def _trials(x: Tensor, mean: Tensor, deviation: Tensor, patch: int) -> Tensor:
     """Return how each candidate would have forecast the last frame, (B, h, w, _TRIED * candidates).
 
     The logarithm of its squared error around each patch, against that of the moved last frame; first at a lead time of
@@ -274,7 +274,7 @@ def _trials(x: Tensor, mean: Tensor, spread: Tensor, patch: int) -> Tensor:
         what = torch.cat([moving[:, :-1], _trend(moving, lead - 1)[:, None]], 1)
         tried = torch.cat([sample(what, trajectories(flow, lead)[-1]), standing(lead - 1)], 1)
         error = F.avg_pool2d(blur((tried - x[:, -1:]).square(), 3.0), patch)
-        error = (error + _SURE * spread[:, None].square() + 1e-30).log()
+        error = (error + _SURE * deviation[:, None].square() + 1e-30).log()
         found.append((error - error[:, :1]).clamp(-6, 6))
     return torch.cat(found, 1).permute(0, 2, 3, 1)
 

@@ -13,12 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sa_nowcast.models.config import NetworkConfig
 
 
-class _Live(TorchDispatchMode):
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of all storages that are made under it, while they live."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now: int = 0
+        self.peak: int = 0
         self._sizes: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -70,7 +71,9 @@ def live_bytes(
             x = torch.empty(batch, frames, config.channels, *grid)
             if training:
                 first = net.first_predicted(history)
-                (net.predict_all(x, history)[:, first - 1 :] - x[:, first:]).square().mean().backward()
+                error = net.predict_all(x, history)[:, first - 1 :] - x[:, first:]
+                error.square().mean().backward()  # type: ignore[no-untyped-call]
             else:
                 net(x, steps)
-    return live.peak
+    peak: int = live.peak
+    return peak
