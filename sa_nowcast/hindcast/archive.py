@@ -24,7 +24,7 @@ from sa_nowcast.forecasts.job import AS_ASKED, FELL_BACK, NONE_POSSIBLE, Job, Op
 from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.hindcast.shard import BATCH, Batch, Shard, run_shard, same
 from sa_nowcast.metadata import dims
-from sa_nowcast.storage.growing import Entry, GrowingStore, not_yet, require_replaceable
+from sa_nowcast.storage.growing import Entry, GrowingStore, Progress, not_yet, require_replaceable
 from sa_nowcast.storage.manifest import COMPLETE
 from sa_nowcast.storage.shards import VariablePlan
 from sa_nowcast.storage.whole import storage

@@ -16,7 +16,7 @@ from sa_nowcast.models.rollout import Network
 
 
 def compile_cells(net: Network, **options: Any) -> Network:
-    """Compile every layer's two halves with ``torch.compile``, and leave the loops over time and layers in Python.
+    """Compile the parts of a network's core with ``torch.compile``, and leave the loops over time and layers in Python.
 
     A whole unrolled sequence takes very long to compile; a cell takes seconds, and one compiled cell serves all steps.
     The first call with new sizes compiles again.
@@ -33,9 +33,7 @@ def compile_cells(net: Network, **options: Any) -> Network:
     Network
         The same network.
     """
-    for layer in net.stack:
-        for half in ("inputs", "step"):
-            setattr(layer, half, torch.compile(getattr(layer, half), dynamic=False, **options))
+    net.layers.compile_parts(**options)
     return net
 
 

@@ -1,127 +1,173 @@
-"""What a network is made of: one frozen record, its presets, and its JSON form.
+"""The networks there are and what each is made of: their registry, one frozen record, its presets and its JSON form.
 
-This module imports no torch, so that a recipe is validated before a framework is loaded.
+This module imports no torch, so that a recipe is validated before a framework is loaded. A network is one entry of
+`NETWORKS` and one module; everything else that differs between networks is said by the entry.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, cast, dataclass_transform
 
-from sa_nowcast.errors import ModelError, RecipeError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, WrapValidator
+from pydantic.dataclasses import dataclass as validated
 
-NetworkName = Literal["sa-convlstm", "sa-convlstm-base", "convlstm", "convlstm-memory", "sa-convlstm-no-zm"]
+from sa_nowcast.errors import ModelError, RecipeError, SaNowcastError
+
 ScoreScale = Literal["none", "sqrt"]
 Output = Literal["frame", "change", "moving"]
 
-NAMES: tuple[str, ...] = get_args(NetworkName)
-"""The names that `build` knows."""
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
+def network_record(cls: type[T]) -> type[T]:
+    """Make a class a frozen dataclass whose values pydantic checks, and which is refused in this package's words."""
+    made = validated(
+        frozen=True,
+        config=ConfigDict(strict=True, allow_inf_nan=False, extra="forbid", use_attribute_docstrings=True),
+    )(cls)
+    checked: Callable[..., None] = made.__init__
+
+    @functools.wraps(checked)
+    def __init__(self: T, /, *args: Any, **fields: Any) -> None:
+        try:
+            checked(self, *args, **fields)
+        except ValidationError as error:
+            raise _refusal(error, made) from None
+
+    made.__init__ = __init__  # type: ignore[method-assign,assignment]
+    return cast("type[T]", made)
+
+
+def _known_network(name: object) -> object:
+    if not isinstance(name, str) or name not in NETWORKS:
+        raise RecipeError(
+            "network.name",
+            f"there is no network {name!r}",
+            f"one of {', '.join(NETWORKS)}",
+            f"write {_nearest(name, NETWORKS)!r}",
+        )
+    return name
+
+
+def _odd(kernel: int) -> int:
+    if kernel % 2 == 0:
+        raise RecipeError(
+            "network.kernel",
+            f"{kernel} is even, so a map would change its size",
+            "an odd width",
+            f"use {kernel - 1} or {kernel + 1}",
+        )
+    return kernel
+
+
+def _layers(widths: object) -> tuple[Any, ...]:
+    layers = tuple(widths) if isinstance(widths, Iterable) and not isinstance(widths, str | bytes) else ()
+    if not layers:
+        raise RecipeError(
+            "network.hidden",
+            f"{widths!r} describes no layer",
+            "the channels of every layer",
+            "write one number per layer, such as [64, 64, 64, 64]",
+        )
+    return layers
+
+
+def _names_of_networks(schema: dict[str, Any]) -> None:
+    """Say in the JSON Schema which networks there are."""
+    each = [f"{name} ({network.about})" for name, network in NETWORKS.items()]
+    schema |= {
+        "enum": list(NETWORKS),
+        "description": f"{schema.get('description', '')} {', '.join(each[:-1])} or {each[-1]}.",
+    }
+
+
+Whole = Annotated[int, Field(ge=1)]
+
+
+@network_record
 class NetworkConfig:
     """Everything that decides a network's parameters and arithmetic; its defaults are the faithful preset.
 
-    The grid is not part of it: weights do not depend on the size of the frames.
-
-    Parameters
-    ----------
-    name : str
-        Which network: ``"sa-convlstm"`` (the paper's), ``"sa-convlstm-base"`` (self-attention on the input and
-        the hidden state, eq. 1), ``"convlstm"`` (the baseline), ``"convlstm-memory"`` (the ablation without
-        attention) or ``"sa-convlstm-no-zm"`` (the ablation whose attention does not look into the memory).
-    channels : int
-        Variables per frame, both read and predicted.
-    hidden : tuple of int
-        Hidden channels of every layer, from the bottom; the paper stacks 4 layers of 64.
-    kernel : int
-        Width of the input and hidden convolutions; odd, so that a map keeps its size. Not given in the paper;
-        the code it descends from takes 5.
-    patch : int
-        Frames are folded into patches of this many pixels a side before the first layer. Cost falls with its
-        square, attention's with its fourth power. The lineage takes 4 for MovingMNIST and KTH, 1 for TaxiBJ.
-    key_channels : int or None
-        Channels of queries and keys; None takes those of the layer. Fewer limit the rank of the scores, and
-        save parameters rather than time.
-    score_scale : str
-        ``"none"`` leaves the scores as they are (eq. 2); ``"sqrt"`` divides them by the square root of the
-        key channels, which keeps wide layers from saturating the softmax early in training.
-    key_stride : int
-        Keys and values are averages of this many positions a side; 1 keeps all of them (the paper). Attention's
-        cost falls with the square, which is what lets it onto grids of several hundred positions a side.
-    checkpoint_steps : int
-        While training, keep only the states at every so many steps and compute the rest again in the backward
-        pass; 0 keeps everything. Memory falls at the cost of about one more forward pass, on the CPU of half an update.
-    forget_bias : float
-        Where the forget gate's bias starts. 1 lets gradients through time from the first update on.
-    output : str
-        ``"frame"``: the 1×1 convolution gives the next frame (the paper). ``"change"``: it gives what is added
-        to the last input frame and starts at zero, so that an untrained network is persistence. ``"moving"``: the
-        network works in the frame of an optical flow and weighs forecasts that move and that stand, so that an
-        untrained network is extrapolation along the motion; see `sa_nowcast.models.moving.MovingNetwork`.
+    The grid is not part of it: weights do not depend on the size of the frames. A network with options of its own has
+    a subclass with a field for each.
 
     Raises
     ------
     RecipeError
         If a value cannot make a network; the message names the field.
+    ModelError
+        If there is no such field; the message names the nearest one.
     """
 
-    name: NetworkName = "sa-convlstm"
-    channels: int = 1
-    hidden: tuple[int, ...] = (64, 64, 64, 64)
-    kernel: int = 5
-    patch: int = 4
-    key_channels: int | None = None
+    name: Annotated[str, BeforeValidator(_known_network), Field(json_schema_extra=_names_of_networks)] = "sa-convlstm"
+    """Which network:"""
+
+    channels: Whole = 1
+    """Variables per frame, both read and predicted."""
+
+    hidden: Annotated[tuple[Whole, ...], BeforeValidator(_layers)] = (64, 64, 64, 64)
+    """Hidden channels of every layer, from the bottom; the paper stacks 4 layers of 64."""
+
+    kernel: Annotated[Whole, AfterValidator(_odd)] = 5
+    """Width of the input and hidden convolutions; odd, so that a map keeps its size. Not given in the paper; the code
+    it descends from takes 5."""
+
+    patch: Whole = 4
+    """Frames are folded into patches of this many pixels a side before the first layer. Cost falls with its square,
+    attention's with its fourth power. The lineage takes 4 for MovingMNIST and KTH, 1 for TaxiBJ."""
+
+    key_channels: Whole | None = None
+    """Channels of queries and keys; None takes those of the layer. Fewer limit the rank of the scores, and save
+    parameters rather than time."""
+
     score_scale: ScoreScale = "none"
-    key_stride: int = 1
-    checkpoint_steps: int = 0
-    forget_bias: float = 1.0
+    """``"none"`` leaves the scores as they are (eq. 2); ``"sqrt"`` divides them by the square root of the key channels,
+    which keeps wide layers from saturating the softmax early in training."""
+
+    key_stride: Whole = 1
+    """Keys and values are averages of this many positions a side; 1 keeps all of them (the paper). Attention's cost
+    falls with the square, which is what lets it onto grids of several hundred positions a side."""
+
+    checkpoint_steps: Annotated[int, Field(ge=0)] = 0
+    """While training, keep only the states at every so many steps and compute the rest again in the backward pass; 0
+    keeps everything. Memory falls at the cost of about one more forward pass, on the CPU of half an update."""
+
+    # Its value stays the one given: an integer that became a float would be another recipe to a run that is resumed.
+    forget_bias: Annotated[float, WrapValidator(lambda value, check: (check(value), value)[1])] = 1.0
+    """Where the forget gate's bias starts. 1 lets gradients through time from the first update on."""
+
     output: Output = "frame"
+    """``"frame"``: the 1×1 convolution gives the next frame (the paper). ``"change"``: it gives what is added to the
+    last input frame and starts at zero, so that an untrained network is persistence. ``"moving"``: the network works in
+    Lagrangian coordinates, along an optical flow, and weighs forecasts in them and in Eulerian ones, so that an
+    untrained network is extrapolation along the motion; see `sa_nowcast.models.lagrangian.LagrangianNetwork`."""
 
     def __post_init__(self) -> None:
-        if self.name not in NAMES:
-            nearest = difflib.get_close_matches(str(self.name), NAMES, n=1, cutoff=0.0)[0]
+        outputs = NETWORKS[self.name].outputs
+        if self.output not in outputs:
+            raise RecipeError("network.output", f"{self.output!r}, with {self.name}", f"one of {', '.join(outputs)}")
+        if self.checkpoint_steps and not self.declared.checkpoints:
             raise RecipeError(
-                "network.name",
-                f"there is no network {self.name!r}",
-                f"one of {', '.join(NAMES)}",
-                f"write {nearest!r}",
+                "network.checkpoint_steps",
+                f"{self.checkpoint_steps}, with {self.cause}",
+                "0, as it keeps everything",
             )
-        for field in ("channels", "kernel", "patch", "key_stride"):
-            _whole(field, getattr(self, field), at_least=1)
-        _whole("checkpoint_steps", self.checkpoint_steps, at_least=0)
-        if self.kernel % 2 == 0:
-            raise RecipeError(
-                "network.kernel",
-                f"{self.kernel} is even, so a map would change its size",
-                "an odd width",
-                f"use {self.kernel - 1} or {self.kernel + 1}",
-            )
-        if isinstance(self.hidden, (str, bytes, int)) or not tuple(self.hidden):
-            raise RecipeError(
-                "network.hidden",
-                f"{self.hidden!r} describes no layer",
-                "the channels of every layer",
-                "write one number per layer, such as [64, 64, 64, 64]",
-            )
-        object.__setattr__(self, "hidden", tuple(self.hidden))
-        for index, width in enumerate(self.hidden):
-            _whole(f"hidden[{index}]", width, at_least=1)
-        if self.key_channels is not None:
-            _whole("key_channels", self.key_channels, at_least=1)
-        for field, allowed in (("score_scale", get_args(ScoreScale)), ("output", get_args(Output))):
-            if getattr(self, field) not in allowed:
-                raise RecipeError(f"network.{field}", f"{getattr(self, field)!r}", f"one of {', '.join(allowed)}")
-        if self.output == "moving" and self.checkpoint_steps:
-            raise RecipeError(
-                "network.checkpoint_steps", f"{self.checkpoint_steps}, with output: moving", "0, as it keeps everything"
-            )
-        bias = self.forget_bias
-        if isinstance(bias, bool) or not isinstance(bias, (int, float)) or not abs(bias) < float("inf"):
-            raise RecipeError("network.forget_bias", f"{bias!r}", "a finite number")
+
+    @property
+    def declared(self) -> Declared:
+        """What its entry says of the network, with this output."""
+        entry = NETWORKS[self.name]
+        return dataclasses.replace(entry, **_OF_LAGRANGIAN) if self.output == "moving" else entry
+
+    @property
+    def cause(self) -> str:
+        """The field of a recipe that decides what is declared, for messages."""
+        return "output: moving" if self.output == "moving" else f"name: {self.name}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values that JSON can hold.
@@ -133,8 +179,8 @@ class NetworkConfig:
         """
         return {**dataclasses.asdict(self), "hidden": list(self.hidden)}
 
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> NetworkConfig:
+    @staticmethod
+    def from_dict(fields: Mapping[str, Any]) -> NetworkConfig:
         """Read what `to_dict` wrote.
 
         Parameters
@@ -145,16 +191,106 @@ class NetworkConfig:
         Returns
         -------
         NetworkConfig
-            The record.
+            The record, of the class that the network of this name has.
 
         Raises
         ------
         ModelError
             If a key is not a field; the message names the nearest one.
         """
-        _known_fields(fields)
-        return cls(**fields)
+        entry = NETWORKS.get(str(fields.get("name", NetworkConfig().name)))
+        return (NetworkConfig if entry is None else entry.config)(**fields)
 
+
+class Memory(NamedTuple):
+    """Values that a layer of a `Stack` holds, per position and hidden channel."""
+
+    state: int
+    """Maps of its state."""
+    step: int
+    """For one step without gradients."""
+    kept: int
+    """For the backward pass of one step."""
+    kept_keys: int = 0
+    """The same, of maps that are averaged by ``key_stride``."""
+    attends_below: bool = False
+    """Whether an attention on the input keeps as much again as that on the state."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Declared:
+    """What is known of a network before it is built.
+
+    Parameters
+    ----------
+    module : str
+        The module of `sa_nowcast.models` that holds it. It has ``core(inputs, config)``, which returns the
+        `sa_nowcast.models.rollout.Core` of a `sa_nowcast.models.rollout.Network`, or the class named by `network`.
+    about : str
+        A few words for tables.
+    memory : Memory, optional
+        What it holds, to be estimated at once; without it each estimate counts the tensors of a run without values.
+    config : type of NetworkConfig
+        Its record; a subclass where it has options of its own.
+    network : str, optional
+        The class in its module, a subclass of `sa_nowcast.models.rollout.Network` that is made from a record alone.
+    outputs : tuple of str
+        The outputs that it can have. ``"moving"`` needs a `core`.
+    attends : bool
+        Whether it has an attention to be looked at.
+    feeds_back : bool
+        Whether it reads its own predictions, and predicts known frames too: only then can training give it truth.
+    graphs : bool
+        Whether a training step can be captured as a CUDA graph.
+    checkpoints : bool
+        Whether it heeds ``checkpoint_steps``.
+    tiles : bool
+        Whether a large grid may be forecast in tiles.
+    """
+
+    module: str
+    about: str
+    memory: Memory | None = None
+    config: type[NetworkConfig] = NetworkConfig
+    network: str | None = None
+    outputs: tuple[str, ...] = ("frame", "change", "moving")
+    attends: bool = False
+    feeds_back: bool = True
+    graphs: bool = True
+    checkpoints: bool = True
+    tiles: bool = True
+
+
+NETWORKS: dict[str, Declared] = {
+    "sa-convlstm": Declared("sa_convlstm", "the paper's", Memory(3, 24, 23, 2), attends=True),
+    "sa-convlstm-base": Declared(
+        "sa_convlstm_base",
+        "self-attention on the input and the hidden state, eq. 1",
+        Memory(2, 18, 13, 1, True),
+        attends=True,
+    ),
+    "convlstm": Declared("convlstm", "the baseline", Memory(2, 14, 10)),
+    "convlstm-memory": Declared("convlstm_memory", "the ablation without attention", Memory(3, 18, 16)),
+    "sa-convlstm-no-zm": Declared(
+        "sa_convlstm_no_zm",
+        "the ablation whose attention does not look into the memory",
+        Memory(3, 24, 21, 1),
+        attends=True,
+    ),
+}
+"""The networks, by the name that `build` and recipes know."""
+
+# In Lagrangian coordinates the history is read for its motion; small matrices are copied to the device as it goes,
+# which no graph can hold; and the optical flow needs the whole grid.
+_OF_LAGRANGIAN: dict[str, Any] = dict.fromkeys(("attends", "feeds_back", "graphs", "checkpoints", "tiles"), False)
+
+NAMES: tuple[str, ...] = tuple(NETWORKS)
+"""The names that `build` knows."""
+
+if TYPE_CHECKING:
+    NetworkName = str
+else:
+    NetworkName = Literal[NAMES]
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The paper, with docs/explanation/networks.md for what it leaves open.
@@ -185,24 +321,53 @@ def preset(name: str = "faithful", /, **overrides: Any) -> NetworkConfig:
         The record.
     """
     if name not in PRESETS:
-        nearest = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)[0]
         raise RecipeError(
-            "network.preset", f"there is no {name!r}", f"one of {', '.join(PRESETS)}", f"write {nearest!r}"
+            "network.preset",
+            f"there is no {name!r}",
+            f"one of {', '.join(PRESETS)}",
+            f"write {_nearest(name, PRESETS)!r}",
         )
-    _known_fields(overrides)
-    return NetworkConfig(**{**PRESETS[name], **overrides})
+    return NetworkConfig.from_dict({**PRESETS[name], **overrides})
 
 
-def _known_fields(fields: Mapping[str, Any]) -> None:
-    known = [field.name for field in dataclasses.fields(NetworkConfig)]
-    for key in fields:
-        if key not in known:
-            nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
-            raise ModelError(
-                f"network.{key}", "is no field of a network", f"one of {', '.join(known)}", f"write {nearest!r}"
-            )
+def fields_schema(config: type[NetworkConfig]) -> dict[str, dict[str, Any]]:
+    """Return the JSON Schema of each field of a record, with its description."""
+    fields: dict[str, dict[str, Any]] = TypeAdapter(config).json_schema()["properties"]
+    # pydantic reads the docstrings below a class's own fields alone.
+    inherited = {} if config is NetworkConfig else fields_schema(NetworkConfig)
+    return {
+        name: inherited.get(name) or {**schema, "description": " ".join(schema["description"].split())}
+        for name, schema in fields.items()
+    }
 
 
-def _whole(field: str, value: object, *, at_least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-        raise RecipeError(f"network.{field}", f"{value!r}", f"a whole number of at least {at_least}")
+def _nearest(name: object, names: Iterable[str]) -> str:
+    return difflib.get_close_matches(str(name), names, n=1, cutoff=0.0)[0]
+
+
+def _refusal(error: ValidationError, config: type) -> SaNowcastError:
+    """Return the first thing that is wrong as an error of this package; a field that is not known goes first."""
+    first = min(error.errors(include_url=False), key=lambda e: e["type"] != "unexpected_keyword_argument")
+    inner = first.get("ctx", {}).get("error")
+    if isinstance(inner, SaNowcastError):
+        return inner
+    field, *inside = first["loc"]
+    known = fields_schema(config)
+    if field not in known:
+        return ModelError(
+            f"network.{field}",
+            "is no field of a network",
+            f"one of {', '.join(known)}",
+            f"write {_nearest(field, known)!r}",
+        )
+    schema = known[str(field)]
+    schema = schema["items"] if inside else schema.get("anyOf", [schema])[0]
+    expected = (
+        f"one of {', '.join(schema['enum'])}"
+        if "enum" in schema
+        else f"a whole number of at least {schema['minimum']}"
+        if schema["type"] == "integer"
+        else "a finite number"
+    )
+    where = "".join([f"network.{field}", *(f"[{place}]" for place in inside)])
+    return RecipeError(where, f"{first['input']!r}", expected)

@@ -2,43 +2,31 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor
 
-from sa_nowcast.models.config import NetworkConfig
-from sa_nowcast.models.gates import Gates, GateWeights
-from sa_nowcast.models.rollout import RecurrentLayer
+from sa_nowcast.models.gates import GatedLayer, GateWeights
+from sa_nowcast.models.rollout import Stack
 
 State = tuple[Tensor | None, Tensor]
 
 
-class Layer(RecurrentLayer[GateWeights, State]):
-    r"""One layer of ConvLSTM; its state is (H, C), and H goes up.
+class Layer(GatedLayer[tuple[GateWeights], State]):
+    """One layer of ConvLSTM, with the equations of `Gates`; its state is (H, C), and its output H."""
 
-    .. math::
-
-        (i, f, o) &= σ(W_x ∗ X_t + W_h ∗ H_{t-1} + b), \quad g = \tanh(W_x ∗ X_t + W_h ∗ H_{t-1} + b)
-
-        C_t &= f ∘ C_{t-1} + i ∘ g, \qquad H_t = o ∘ \tanh(C_t)
-    """
-
-    def __init__(self, inputs: int, hidden: int, config: NetworkConfig) -> None:
-        super().__init__()
-        self.hidden = hidden
-        self.gates = Gates(inputs, hidden, config.kernel, config.forget_bias)
-
-    def weights(self) -> GateWeights:
+    def weights(self) -> tuple[GateWeights]:
         """Return the weights as every step of a sequence uses them."""
-        return self.gates.weights()
+        return (self.gates.weights(),)
 
     def start(self, x_BHWC: Tensor) -> State:
         """Return H_0 and C_0: zeros."""
-        return None, x_BHWC.new_zeros(*x_BHWC.shape[:3], self.hidden)
+        return None, self.zeros(x_BHWC)
 
-    def inputs(self, weights: GateWeights, x_NHWC: Tensor) -> Tensor:
-        """Return what depends on the inputs alone, for any number of frames at once."""
-        return self.gates.inputs(weights, x_NHWC)
-
-    def step(self, weights: GateWeights, share_BHWG: Tensor, state: State) -> tuple[Tensor, State]:
+    def step(self, weights: tuple[GateWeights], inputs_BHWG: Tensor, state: State) -> tuple[Tensor, State]:
         """Return H_t and the next state."""
-        h, c = self.gates(weights, share_BHWG, *state)
+        h, c = self.gates(weights[0], inputs_BHWG, *state)
         return h, (h, c)
+
+
+core = partial(Stack, Layer)

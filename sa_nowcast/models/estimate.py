@@ -11,21 +11,24 @@ from pathlib import Path
 import torch
 
 from sa_nowcast.errors import ModelError
-from sa_nowcast.models.config import NetworkConfig
+from sa_nowcast.models.config import Memory, NetworkConfig
+from sa_nowcast.models.live import live_bytes
 from sa_nowcast.models.tiles import plan_tiles
 
 BYTES = 4
 WEIGHTS_OF_TRAINING, WEIGHTS_OF_FORECAST = 5, 2
 """Times the weights: with gradients, Adam's two moments and room for an update; and prepared for the steps."""
-HOLES = 1.1
+FRAGMENTATION = 1.1
 """Allocators hold about so much more than is asked of them."""
-HEAP, HOLES_OF_TRAINING, HOLES_OF_CHECKPOINTS = 2**25, 1.35, 1.15
-"""glibc gives smaller tensors (bytes) places in its heap, and more is lost between them; larger ones get pages of
-their own. Between checkpoints the holes are given back. What is lost differs from one process to another by a third."""
-HOLES_OF_READING, HOLES_OF_STEPS = 1.2, 1.48
+HEAP, OF_TRAINING, OF_CHECKPOINTS = 2**25, 1.35, 1.15
+"""glibc gives smaller tensors (bytes) places in its heap, with more fragmentation; larger ones get pages of their own.
+Between checkpoints free pages are returned. What is lost differs from one process to another by a third."""
+OF_READING, OF_STEPS = 1.2, 1.48
 """Of forecasts: among weights, and while known frames are read many at a time; and in steps, among states."""
-HOLES_OF_MOVING = {True: 1.2, False: 1.4}
-"""The same in training and in forecasts of a moving network, whose tensors are of many sizes."""
+OF_LAGRANGIAN = {True: 1.2, False: 1.4}
+"""The same in training and in forecasts of a Lagrangian network, whose tensors are of many sizes."""
+OF_COUNTED = 1.35
+"""Of forecasts of a network that declares no memory."""
 
 SMALLEST_TILE = 64
 """Pixels: what moves crosses a smaller tile within a few lead times."""
@@ -69,17 +72,19 @@ def estimate_memory(
     """
     tensors = tensor_bytes(config, grid, batch, history=history, steps=steps, training=training)
     if torch.device(device).type != "cpu":
-        return int(HOLES * tensors)
+        return int(FRAGMENTATION * tensors)
     if config.output == "moving":
-        return int(HOLES_OF_MOVING[training] * tensors)
+        return int(OF_LAGRANGIAN[training] * tensors)
     positions = _positions(config, grid, batch)
     if positions * 4 * max(config.hidden) * BYTES >= HEAP:  # the gates
-        return int(HOLES * tensors)
+        return int(FRAGMENTATION * tensors)
     if training:
-        return int((HOLES_OF_CHECKPOINTS if config.checkpoint_steps else HOLES_OF_TRAINING) * tensors)
+        return int((OF_CHECKPOINTS if config.checkpoint_steps else OF_TRAINING) * tensors)
+    if config.declared.memory is None:
+        return int(OF_COUNTED * tensors)
     pixels = config.channels * config.patch**2
-    values = _values_of_forecast(config, positions, pixels, history, steps, HOLES_OF_READING, HOLES_OF_STEPS)
-    return int(HOLES_OF_READING * WEIGHTS_OF_FORECAST * _weight_bytes(config) + positions * values * BYTES)
+    values = _values_of_forecast(config, positions, pixels, history, steps, OF_READING, OF_STEPS)
+    return int(OF_READING * WEIGHTS_OF_FORECAST * _weight_bytes(config) + positions * values * BYTES)
 
 
 def tensor_bytes(
@@ -90,8 +95,11 @@ def tensor_bytes(
     As `estimate_memory`, which adds what allocators lose.
     """
     weights = (WEIGHTS_OF_TRAINING if training else WEIGHTS_OF_FORECAST) * _weight_bytes(config)
+    if config.declared.memory is None:
+        others = 4 if training else 1  # gradients are counted
+        return others * _weight_bytes(config) + live_bytes(config, grid, batch, history, steps, training)
     if config.output == "moving":
-        return int(weights + _values_of_moving(config, grid, batch, history, steps, training) * BYTES)
+        return int(weights + _values_of_lagrangian(config, grid, batch, history, steps, training) * BYTES)
     positions, pixels = _positions(config, grid, batch), config.channels * config.patch**2
     count = _values_of_training if training else _values_of_forecast
     return int(weights + positions * count(config, positions, pixels, history, steps) * BYTES)
@@ -177,8 +185,7 @@ def fitting_tile(
         )
 
     available = available_memory(device) if available is None else available
-    # Of a moving network only the flow and some maps are of the whole grid, and those must be.
-    if config.output == "moving" or needed(*grid) <= available:
+    if not config.declared.tiles or needed(*grid) <= available:
         return None
     widths = range(SMALLEST_TILE, max(grid) + 1, config.patch * -(-8 // config.patch))
     fits = bisect.bisect_right(widths, available // 2, key=lambda width: needed(width, width))
@@ -211,9 +218,9 @@ def _layers(config: NetworkConfig, pixels: int) -> list[tuple[int, int]]:
     return list(zip((pixels, *config.hidden[:-1]), config.hidden, strict=True))
 
 
-def _state(config: NetworkConfig) -> int:
-    """Return the maps of a state: H and C, and M where there is a memory."""
-    return 2 if config.name in ("convlstm", "sa-convlstm-base") else 3
+def _memory(config: NetworkConfig) -> Memory:
+    assert config.declared.memory is not None  # else its tensors are counted
+    return config.declared.memory
 
 
 def _values_of_forecast(
@@ -222,14 +229,14 @@ def _values_of_forecast(
     pixels: int,
     history: int,
     steps: int,
-    reading_holes: float = 1.0,
-    step_holes: float = 1.0,
+    reading_loss: float = 1.0,
+    step_loss: float = 1.0,
 ) -> float:
     """Return the values per position at the peak: in one of the layers over the known frames, or in a later step."""
-    states = _state(config) * sum(config.hidden)
+    states = _memory(config).state * sum(config.hidden)
     reading, stepping = _values_of_known(config, _layers(config, pixels), positions, history)
     later = pixels * (steps + 2) + 2 * states + _values_of_step(config)
-    peaks = (reading_holes * (reading + states), step_holes * (stepping + states), step_holes * later)
+    peaks = (reading_loss * (reading + states), step_loss * (stepping + states), step_loss * later)
     return 2 * pixels * (history + steps) + max(peaks)
 
 
@@ -240,8 +247,8 @@ def _values_of_known(
     at_once = max(1, min(history, _positions_at_once() // positions))
 
     def known(inputs: int, hidden: int) -> tuple[float, float]:
-        reading = 8.0 * hidden * at_once  # the input's share of the gates, before and after its norm
-        if config.name == "sa-convlstm-base":
+        reading = 8.0 * hidden * at_once  # gate pre-activations from the input, before and after their norm
+        if _memory(config).attends_below:
             reading = max(reading, (2 + 1 / config.key_stride**2) * inputs * at_once)
         stepping = (5 * at_once + 10) * hidden
         done = (history - at_once) * hidden
@@ -254,7 +261,7 @@ def _values_of_known(
 
 def _values_of_step(config: NetworkConfig) -> int:
     """Return the values per position that the widest layer needs for one step, without gradients."""
-    return {"convlstm": 14, "convlstm-memory": 18, "sa-convlstm-base": 18}.get(config.name, 24) * max(config.hidden)
+    return _memory(config).step * max(config.hidden)
 
 
 def _values_of_training(config: NetworkConfig, positions: int, pixels: int, history: int, steps: int) -> float:
@@ -264,7 +271,7 @@ def _values_of_training(config: NetworkConfig, positions: int, pixels: int, hist
     passed_up = width * history
     if config.checkpoint_steps:
         segment = config.checkpoint_steps
-        states = _state(config) * width
+        states = _memory(config).state * width
         known = passed_up + states * -(-history // segment) - width  # before the first frame H is not there
         boundaries = (states + 2 * pixels) * -(-(steps - 1) // segment)
         later = boundaries + min(segment, steps - 1) * sum(per_step)
@@ -275,14 +282,14 @@ def _values_of_training(config: NetworkConfig, positions: int, pixels: int, hist
     return 5 * pixels * (history + steps) + values + 12 * widest
 
 
-def _values_of_moving(
+def _values_of_lagrangian(
     config: NetworkConfig, grid: tuple[int, int], batch: int, history: int, steps: int, training: bool
 ) -> float:
-    """Return the values at the peak in `sa_nowcast.models.moving`: maps of the whole grid, layers of overlapping tiles.
+    """Return the values at the peak in `sa_nowcast.models.lagrangian`: maps of the grid, layers of overlapping tiles.
 
-    The shares of the maps were fitted to the measured peaks of 20 trainings and 80 forecasts.
+    The factors of the maps were fitted to the measured peaks of 20 trainings and 80 forecasts.
     """
-    from sa_nowcast.models.moving import CORE_TILE, LEAST_SIDE, POSITION_SCALARS
+    from sa_nowcast.models.lagrangian import CORE_TILE, LEAST_SIDE, POSITION_SCALARS
 
     repeat = -(-LEAST_SIDE // min(grid)) if min(grid) < LEAST_SIDE else 1
     rows, columns = (-(-side * repeat // config.patch) for side in grid)
@@ -299,7 +306,7 @@ def _values_of_moving(
         maps = pixels * (5 + 52 * steps) + 10.5 * mixed_twice * steps
         return maps + seen * (1.05 * per_step * (history + steps - 1) + read * (0.3 * history + 0.5 * steps))
     seen = windows * max(tiles)
-    states = _state(config) * sum(config.hidden)
+    states = _memory(config).state * sum(config.hidden)
     known = max(_values_of_known(config, layers, seen, history)) + states + read * history
     later = 2 * (states + read) + _values_of_step(config)
     trying = pixels * (100 + 0.7 * history) + 0.6 * told
@@ -309,19 +316,10 @@ def _values_of_moving(
 
 
 def _kept(config: NetworkConfig, inputs: int, hidden: int) -> tuple[float, float]:
-    """Return the values that a layer keeps per position of a frame: of its input's share, and of its step."""
-    keys = 1 / config.key_stride**2
-    share, step = 4.0 * hidden, 10.0 * hidden
-    if config.name == "sa-convlstm-base":
-        share += (3 + keys) * inputs
-        step += (3 + keys) * hidden
-    elif config.name == "convlstm-memory":
-        step += 6 * hidden
-    elif config.name == "sa-convlstm-no-zm":
-        step += (11 + keys) * hidden
-    elif config.name == "sa-convlstm":
-        step += (13 + 2 * keys) * hidden
-    return share, step
+    """Return the values that a layer keeps per position of a frame: of what its input gives, and of its step."""
+    memory, keys = _memory(config), 1 / config.key_stride**2
+    attended = (3 + keys) * inputs if memory.attends_below else 0.0
+    return 4.0 * hidden + attended, (memory.kept + memory.kept_keys * keys) * hidden
 
 
 @functools.lru_cache(maxsize=16)
@@ -341,7 +339,7 @@ def _positions_at_once() -> int:
 def _remedy(config: NetworkConfig, batch: int, available: int, needed: Callable[..., int]) -> str:
     # The estimate grows with the batch; the first one that does not fit is found by bisection.
     fits = bisect.bisect_right(range(1, batch), available, key=needed)
-    frugal_can = config.checkpoint_steps != 1 and config.output != "moving"
+    frugal_can = config.checkpoint_steps != 1 and config.declared.checkpoints
     if fits:
         return f"use a batch of {fits}" + (", or set checkpoint_steps: 1" if frugal_can else "")
     if frugal_can:

@@ -1,13 +1,17 @@
-"""The gates and the cell of a ConvLSTM, which every network here shares (section 3.3)."""
+"""The gates and the cell of a ConvLSTM, which the networks of the paper share (section 3.3)."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from sa_nowcast.models.config import NetworkConfig
 from sa_nowcast.models.maps import convolve, normalise, prepared, tanh_
+from sa_nowcast.models.rollout import RecurrentLayer, S
+
+W = TypeVar("W", bound=tuple[Any, ...])
 
 
 class GateWeights(NamedTuple):
@@ -56,25 +60,45 @@ class Gates(nn.Module):
         return GateWeights(prepared(self.input.weight), prepared(self.hidden.weight))
 
     def inputs(self, weights: GateWeights, x_NHWC: Tensor) -> Tensor:
-        """Return the input's share of the gates, (N, H, W, 4C); N may hold any number of frames."""
+        """Return the gate pre-activations from the input, (N, H, W, 4C); N may hold any number of frames."""
         return normalise(convolve(x_NHWC, weights.input), self.input_scale, self.bias)
 
     def forward(
-        self, weights: GateWeights, share_BHWG: Tensor, h_BHWC: Tensor | None, c_BHWC: Tensor
+        self, weights: GateWeights, inputs_BHWG: Tensor, h_BHWC: Tensor | None, c_BHWC: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return H_t and C_t, each (B, H, W, C); no H_{t-1} stands for zeros, whose share is zero."""
+        """Return H_t and C_t, each (B, H, W, C); no H_{t-1} stands for zeros, which add nothing to the gates."""
         if h_BHWC is None:
-            return lstm_update(share_BHWG, None, c_BHWC)
-        share = normalise(convolve(h_BHWC, weights.hidden), self.hidden_scale)
-        return lstm_update(share_BHWG, share, c_BHWC)
+            return lstm_update(inputs_BHWG, None, c_BHWC)
+        return lstm_update(inputs_BHWG, normalise(convolve(h_BHWC, weights.hidden), self.hidden_scale), c_BHWC)
 
 
-def lstm_update(input_share: Tensor, hidden_share: Tensor | None, c: Tensor) -> tuple[Tensor, Tensor]:
-    """Return H_t and C_t from the two shares of the gates (in the order i, f, o, g) and C_{t-1}."""
+class GatedLayer(RecurrentLayer[W, S]):
+    """A layer with the gates of a ConvLSTM; its weights are a tuple whose first are those of the gates."""
+
+    def __init__(self, inputs: int, hidden: int, config: NetworkConfig) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.make_parts(inputs, config)
+
+    def make_parts(self, inputs: int, config: NetworkConfig) -> None:
+        """Make the gates. Saved optimisers and seeds depend on the order in which parameters are made."""
+        self.gates = Gates(inputs, self.hidden, config.kernel, config.forget_bias)
+
+    def zeros(self, x_BHWC: Tensor) -> Tensor:
+        """Return a map of zeros of the layer's own channels."""
+        return x_BHWC.new_zeros(*x_BHWC.shape[:3], self.hidden)
+
+    def inputs(self, weights: W, x_NHWC: Tensor) -> Tensor:
+        """Return the gate pre-activations from the inputs, for any number of frames at once."""
+        return self.gates.inputs(weights[0], x_NHWC)
+
+
+def lstm_update(from_input: Tensor, from_hidden: Tensor | None, c: Tensor) -> tuple[Tensor, Tensor]:
+    """Return H_t and C_t from C_{t-1} and the two parts of the gate pre-activations (in the order i, f, o, g)."""
     if not torch.compiler.is_compiling():
-        h, c = LSTMUpdate.apply(input_share, hidden_share, c)  # type: ignore[no-untyped-call]
+        h, c = LSTMUpdate.apply(from_input, from_hidden, c)  # type: ignore[no-untyped-call]
         return h, c
-    gates = input_share if hidden_share is None else input_share + hidden_share
+    gates = from_input if from_hidden is None else from_input + from_hidden
     i, f, o, g = gates.chunk(4, dim=-1)
     c = f.sigmoid() * c + i.sigmoid() * g.tanh()
     return o.sigmoid() * c.tanh(), c
@@ -84,16 +108,16 @@ class LSTMUpdate(torch.autograd.Function):
     """`lstm_update` for a machine without a compiler: few passes over memory, and only the gates and C are kept."""
 
     @staticmethod
-    def forward(ctx: Any, input_share: Tensor, hidden_share: Tensor | None, c: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, from_input: Tensor, from_hidden: Tensor | None, c: Tensor) -> tuple[Tensor, Tensor]:
         """Compute H_t and C_t."""
-        gates = input_share.clone() if hidden_share is None else input_share + hidden_share
+        gates = from_input.clone() if from_hidden is None else from_input + from_hidden
         C = c.shape[-1]
         gates[..., : 3 * C].sigmoid_()
         tanh_(gates[..., 3 * C :])
         i, f, o, g = gates.chunk(4, dim=-1)
         c_next = torch.mul(f, c).addcmul_(i, g)
         ctx.save_for_backward(gates, c, c_next)
-        ctx.has_hidden_share = hidden_share is not None
+        ctx.has_hidden = from_hidden is not None
         return tanh_(c_next.clone()).mul_(o), c_next
 
     @staticmethod
@@ -111,4 +135,4 @@ class LSTMUpdate(torch.autograd.Function):
         dsigmoid(torch.mul(grad_c, g, out=scratch), i, grad_input=grad_i)
         dsigmoid(torch.mul(grad_c, c, out=scratch), f, grad_input=grad_f)
         dtanh(torch.mul(grad_c, i, out=scratch), g, grad_input=grad_g)
-        return grad_gates, grad_gates if ctx.has_hidden_share else None, grad_c.mul_(f)
+        return grad_gates, grad_gates if ctx.has_hidden else None, grad_c.mul_(f)

@@ -1,4 +1,4 @@
-"""Memory that the processor's allocator keeps between tensors, and gives back when asked."""
+"""Memory that the processor's allocator keeps between tensors, and returns when asked."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import functools
 from collections.abc import Callable
 
 
-def give_back() -> None:
-    """Give the free pages of glibc's heap back to the system; do nothing where there is no such heap.
+def trim() -> None:
+    """Return the free pages of glibc's heap to the system; do nothing where there is no such heap.
 
     glibc puts tensors below 32 MiB into a heap, and keeps what is freed between others that stay. Where networks keep
-    states for the backward pass, these holes come to as much as all that is needed (malloc_trim(3), mallopt(3)).
+    states for the backward pass, fragmentation comes to as much as all that is needed (malloc_trim(3), mallopt(3)).
     """
-    trim = _malloc_trim()
-    if trim is not None:
-        trim(0)
+    malloc_trim = _malloc_trim()
+    if malloc_trim is not None:
+        malloc_trim(0)
 
 
 @functools.cache

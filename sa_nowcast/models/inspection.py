@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sa_nowcast.errors import ModelError, RecipeError
-from sa_nowcast.models.patches import fold, frame_pixels
+from sa_nowcast.models.maps import fold, frame_pixels
 from sa_nowcast.models.rollout import Network
 
 
@@ -48,30 +48,30 @@ def attention_map(
     """
     if net.config.output == "moving":
         raise ModelError("attention map", "the network looks at frames that move", "output frame or change")
+    if not net.config.declared.attends:
+        raise ModelError("attention map", f"{net.config.name} has no attention")
     frames = x_BTCHW.shape[1] + steps - 1
     net.check(x_BTCHW, x_BTCHW.shape[1], steps)
     sizes = {"row": x_BTCHW.shape[3], "column": x_BTCHW.shape[4]}
+    layers = len(net.config.hidden)
     for (name, size), index in zip(sizes.items(), position, strict=True):
         if not 0 <= index < size:
             raise RecipeError("attention map", f"{name} {index}", f"0 to {size - 1}")
-    for name, index, size in (("layer", layer, len(net.layers)), ("step", step, frames)):
+    for name, index, size in (("layer", layer, layers), ("step", step, frames)):
         if not -size <= index < size:
             raise RecipeError("attention map", f"{name} {index}", f"{-size} to {size - 1}")
-    layer, step = layer % len(net.layers), step % frames
+    layer, step = layer % layers, step % frames
     patch = net.config.patch
     cell = position[0] // patch, position[1] // patch
 
     known, pixels = fold(x_BTCHW, patch), frame_pixels(x_BTCHW, patch)
-    weights = [part.weights() for part in net.stack]
-    states = [part.start(known[0]) for part in net.stack]
-    frame = known[0]
+    core = net.layers
+    weights, state, frame = core.weights(), core.start(known[0]), known[0]
     for t in range(step):
-        top, states = net.advance(weights, frame, states)
+        top, state = core.step(weights, frame, state)
         if t + 1 < known.shape[0]:
             frame = known[t + 1]
         else:
             frame = net.read_out(top, frame)
             frame = frame if pixels is None else frame * pixels
-    for part, w, state in zip(net.stack[:layer], weights[:layer], states[:layer], strict=True):
-        frame, _ = part.step(w, part.inputs(w, frame), state)
-    return net.stack[layer].attention_rows(weights[layer], frame, states[layer], cell)
+    return core.attention_rows(weights, frame, state, layer, cell)

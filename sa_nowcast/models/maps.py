@@ -1,4 +1,8 @@
-"""The operations on maps that the networks are made of.
+"""The operations on maps that the networks are made of, and frames folded into maps of patches and back.
+
+A frame whose sides are no multiples of the patch is padded with zeros below and to the right. Less than a patch is
+added, so every position of the folded map holds pixels of the frame, and attention and norms need no mask. Zeros add
+nothing to a convolution, and the rollout writes them into its own predictions too.
 
 Maps are held as (N, H, W, C): a 1×1 convolution is then a matrix product, a flattened map is a contiguous list of
 positions for attention, and convolutions run in torch's channels-last layout.
@@ -43,7 +47,7 @@ def prepared(weight: Tensor) -> Tensor:
     transposed are a tenth faster.
     """
     device = weight.device.type
-    if torch.is_autocast_enabled(device) and weight.dtype == torch.float32:
+    if device != "meta" and torch.is_autocast_enabled(device) and weight.dtype == torch.float32:
         weight = weight.to(torch.get_autocast_dtype(device))
     return weight.contiguous(memory_format=torch.channels_last if weight.ndim == 4 else torch.contiguous_format)
 
@@ -51,3 +55,27 @@ def prepared(weight: Tensor) -> Tensor:
 def tanh_(x: Tensor) -> Tensor:
     """Replace x by tanh(x) = 2σ(2x) − 1: on the CPU torch's sigmoid takes a sixth of the time of its tanh."""
     return x.tanh_() if x.is_cuda else x.mul_(2).sigmoid_().mul_(2).sub_(1)
+
+
+def fold(x_BTCHW: Tensor, patch: int) -> Tensor:
+    """Return frames as maps of patches, (T, B, ⌈H/patch⌉, ⌈W/patch⌉, C·patch²)."""
+    B, T, C, H, W = x_BTCHW.shape
+    rows, cols = -(-H // patch), -(-W // patch)
+    x = F.pad(x_BTCHW, (0, cols * patch - W, 0, rows * patch - H))
+    x = x.reshape(B, T, C, rows, patch, cols, patch).permute(1, 0, 3, 5, 2, 4, 6)
+    return x.reshape(T, B, rows, cols, C * patch * patch)
+
+
+def unfold(y_TBHWP: Tensor, patch: int, size: tuple[int, int]) -> Tensor:
+    """Return maps of patches as frames (B, T, C, H, W) of the given size."""
+    T, B, rows, cols, _ = y_TBHWP.shape
+    y = y_TBHWP.reshape(T, B, rows, cols, -1, patch, patch).permute(1, 0, 4, 2, 5, 3, 6)
+    return y.reshape(B, T, -1, rows * patch, cols * patch)[..., : size[0], : size[1]]
+
+
+def frame_pixels(x_BTCHW: Tensor, patch: int) -> Tensor | None:
+    """Return 1 where a folded map holds pixels of the frame and 0 where it holds padding; None if it has no padding."""
+    C, H, W = x_BTCHW.shape[2:]
+    if H % patch == 0 and W % patch == 0:
+        return None
+    return fold(x_BTCHW.new_ones(1, 1, C, H, W), patch)[0]

@@ -107,9 +107,9 @@ def optical_flow(x_BTHW: Tensor) -> Tensor:
     if x_BTHW.shape[1] < 2:
         raise ValueError("a motion needs two frames")
     mean = x_BTHW.mean((1, 2, 3), keepdim=True)
-    spread = x_BTHW.std((1, 2, 3), keepdim=True).clamp(min=1e-12)
+    deviation = x_BTHW.std((1, 2, 3), keepdim=True).clamp(min=1e-12)
     # Heavy tails would let few pixels decide.
-    z = torch.asinh(2 * (x_BTHW - mean) / spread)
+    z = torch.asinh(2 * (x_BTHW - mean) / deviation)
     z = torch.stack([blur(z[:, t], 0.7) for t in range(z.shape[1])], 1)
     flow = _estimate(z)
     trust = _trust(z, _estimate(z[:, :-1])) if z.shape[1] > 2 else _trust(z, flow)
@@ -153,8 +153,8 @@ def _improved(z: Tensor, flow: Tensor) -> Tensor:
     difference = z[:, 1:] - moved
     average = 0.5 * (moved + z[:, 1:])
     down, right = (_slope(average, d) for d in (2, 3))
-    spread = difference.square().mean((1, 2, 3), keepdim=True).sqrt() + 1e-6
-    weight = inside(at, H, W) / (1 + (difference / (2 * spread)).square())
+    deviation = difference.square().mean((1, 2, 3), keepdim=True).sqrt() + 1e-6
+    weight = inside(at, H, W) / (1 + (difference / (2 * deviation)).square())
     xx, xy, yy, xt, yt = (
         blur((weight * a * b).mean(1), WINDOW)
         for a, b in ((down, down), (down, right), (right, right), (down, difference), (right, difference))

@@ -1,13 +1,15 @@
-"""The stack and the rollout that all networks share.
+"""What all networks share: the rollout over known and predicted frames, around a recurrent core.
 
-Frames that are known run layer by layer: what depends on a layer's input alone is computed for all of them at once, and
-only what depends on its state goes step by step. From the first forecast on, each step goes through all layers.
+The core of the networks here is a stack of layers, which reads known frames layer by layer: what depends on a layer's
+input alone is computed for all of them at once, and only what depends on its state goes step by step. From the first
+forecast on, each step goes through all layers. Another core may hand its state through the layers as it likes.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 import torch
@@ -15,9 +17,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sa_nowcast.errors import ModelError, RecipeError
+from sa_nowcast.models import heap
 from sa_nowcast.models.config import NetworkConfig
-from sa_nowcast.models.heap import give_back
-from sa_nowcast.models.patches import fold, frame_pixels, unfold
+from sa_nowcast.models.maps import fold, frame_pixels, unfold
 
 W = TypeVar("W")
 S = TypeVar("S")
@@ -26,8 +28,44 @@ MAX_POSITIONS_AT_ONCE = 2**16
 """Without gradients, so many positions of a layer's input are computed at once: more is no faster, and takes memory."""
 
 
+class Core(nn.Module):
+    """What is recurrent in a network, from maps to maps. Weights and state are its own: others only hand them on.
+
+    Maps have their channels last. A subclass has `weights`, `start` and `step`, the rest as far as it does better.
+    """
+
+    @abstractmethod
+    def weights(self) -> Any:
+        """Return the weights as every step of a sequence uses them."""
+
+    @abstractmethod
+    def start(self, x_BHWC: Tensor) -> Any:
+        """Return the state before the first frame."""
+
+    @abstractmethod
+    def step(self, weights: Any, x_BHWC: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Read one frame; return the output of the last layer, and the next state."""
+
+    def read(self, weights: Any, x_TBHWC: Tensor, checkpoint_steps: int = 0) -> tuple[Tensor, Any]:
+        """Read known frames; return the output of the last layer for each, and the state after them.
+
+        With `checkpoint_steps` only the states at every so many frames are kept for the backward pass.
+        """
+        return _in_parts(partial(_one_by_one, self.step, weights), x_TBHWC, self.start(x_TBHWC[0]), checkpoint_steps)
+
+    def attention_rows(
+        self, weights: Any, x_BHWC: Tensor, state: Any, layer: int, position: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        """Return how one position weighs all others in a layer, for each map that is looked at; (B, H', W') each."""
+        raise NotImplementedError  # only where `Declared.attends`
+
+    def compile_parts(self, **options: Any) -> None:
+        """Compile in place what runs once a step, by ``torch.compile`` with these options."""
+        self.step = torch.compile(self.step, dynamic=False, **options)  # type: ignore[method-assign]
+
+
 class RecurrentLayer(nn.Module, Generic[W, S]):
-    """What the rollout asks of a layer. Maps have their channels last; W are its weights, S its state."""
+    """A layer of a `Stack`: W are its weights, S its state."""
 
     @abstractmethod
     def weights(self) -> W:
@@ -42,16 +80,84 @@ class RecurrentLayer(nn.Module, Generic[W, S]):
         """Return what depends on the inputs alone, for any number of frames at once."""
 
     @abstractmethod
-    def step(self, weights: W, share_BHWG: Tensor, state: S) -> tuple[Tensor, S]:
-        """Return what goes up, and the next state."""
+    def step(self, weights: W, inputs_BHWG: Tensor, state: S) -> tuple[Tensor, S]:
+        """Return what the layer above reads, and the next state."""
 
     def attention_rows(self, weights: W, x_BHWC: Tensor, state: S, position: tuple[int, int]) -> dict[str, Tensor]:
-        """Return how one position weighs all others, for each map that is looked at; (B, H', W') each."""
-        raise ModelError("attention map", f"{type(self).__module__.rpartition('.')[2]} has no attention")
+        """As `Core.attention_rows`, of this layer."""
+        raise NotImplementedError
+
+
+class Stack(nn.ModuleList, Core):
+    """Layers of which each reads the output of the layer below alone; the state is a list with one state a layer.
+
+    Parameters
+    ----------
+    layer : type of RecurrentLayer
+        Called as ``layer(inputs, hidden, config)`` for each of ``config.hidden``.
+    inputs : int
+        Channels of the maps that are read.
+    config : NetworkConfig
+    """
+
+    def __init__(
+        self,
+        layer: Callable[[int, int, NetworkConfig], RecurrentLayer[Any, Any]],
+        inputs: int,
+        config: NetworkConfig,
+    ) -> None:
+        below = (inputs, *config.hidden[:-1])
+        super().__init__(layer(i, h, config) for i, h in zip(below, config.hidden, strict=True))
+
+    @property
+    def parts(self) -> list[RecurrentLayer[Any, Any]]:
+        """The layers, from the bottom."""
+        return cast("list[RecurrentLayer[Any, Any]]", list(self))
+
+    def weights(self) -> list[Any]:
+        """Return the weights of each layer."""
+        return [layer.weights() for layer in self.parts]
+
+    def start(self, x_BHWC: Tensor) -> list[Any]:
+        """Return the state of each layer before the first frame."""
+        return [layer.start(x_BHWC) for layer in self.parts]
+
+    def step(self, weights: list[Any], x_BHWC: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:
+        """Run one frame through all layers."""
+        after = []
+        for layer, w, before in zip(self.parts, weights, state, strict=True):
+            x_BHWC, its = layer.step(w, layer.inputs(w, x_BHWC), before)
+            after.append(its)
+        return x_BHWC, after
+
+    def read(self, weights: list[Any], x_TBHWC: Tensor, checkpoint_steps: int = 0) -> tuple[Tensor, list[Any]]:
+        """Read known frames layer by layer."""
+        states = []
+        B, H, W = x_TBHWC.shape[1:4]
+        at_once = x_TBHWC.shape[0] if torch.is_grad_enabled() else max(1, MAX_POSITIONS_AT_ONCE // (B * H * W))
+        for layer, w in zip(self.parts, weights, strict=True):
+            run = partial(_through_layer, layer, w)
+            x_TBHWC, its = _in_parts(run, x_TBHWC, layer.start(x_TBHWC[0]), checkpoint_steps, at_once)
+            states.append(its)
+        return x_TBHWC, states
+
+    def attention_rows(
+        self, weights: list[Any], x_BHWC: Tensor, state: list[Any], layer: int, position: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        """As `Core.attention_rows`: the layers below run, and the one asked for says where it looks."""
+        for part, w, its in zip(self.parts[:layer], weights[:layer], state[:layer], strict=True):
+            x_BHWC, _ = part.step(w, part.inputs(w, x_BHWC), its)
+        return self.parts[layer].attention_rows(weights[layer], x_BHWC, state[layer], position)
+
+    def compile_parts(self, **options: Any) -> None:
+        """Compile both halves of every layer: a cell takes seconds, and one serves all steps."""
+        for layer in self.parts:
+            for half in ("inputs", "step"):
+                setattr(layer, half, torch.compile(getattr(layer, half), dynamic=False, **options))
 
 
 class Network(nn.Module):
-    """A stack of recurrent layers between a folding into patches and a 1×1 convolution.
+    """A recurrent core between a folding into patches and a 1×1 convolution.
 
     It sees scaled values: units, missing values and clipping are its caller's. Its weights fit every grid.
 
@@ -59,18 +165,17 @@ class Network(nn.Module):
     ----------
     config : NetworkConfig
         What it is made of; kept as ``config``.
-    layer : type of RecurrentLayer
-        Called as ``layer(inputs, hidden, config)`` for each of ``config.hidden``.
+    core : callable
+        ``core(inputs, config)`` returns the `Core`; kept as ``layers``.
     """
 
-    def __init__(
-        self, config: NetworkConfig, layer: Callable[[int, int, NetworkConfig], RecurrentLayer[Any, Any]]
-    ) -> None:
+    layers: Core
+
+    def __init__(self, config: NetworkConfig, core: Callable[[int, NetworkConfig], Core]) -> None:
         super().__init__()
         self.config = config
         pixels = config.channels * config.patch**2
-        below = (pixels, *config.hidden[:-1])
-        self.layers = nn.ModuleList(layer(i, h, config) for i, h in zip(below, config.hidden, strict=True))
+        self.layers = core(pixels, config)
         self.head = nn.Linear(config.hidden[-1], pixels)
         if config.output == "change":
             nn.init.zeros_(self.head.weight)
@@ -98,7 +203,7 @@ class Network(nn.Module):
         """
         self.check(x_BTCHW, x_BTCHW.shape[1], steps)
         known = fold(x_BTCHW, self.config.patch)
-        return self._frames(self._rollout(known, steps, x_BTCHW)[-steps:], x_BTCHW)
+        return self._frames(self.rollout(known, steps, x_BTCHW)[-steps:], x_BTCHW)
 
     def predict_all(self, x_BTCHW: Tensor, history: int, truth_mask: Tensor | None = None) -> Tensor:
         """Predict every frame but the first, as training does.
@@ -132,62 +237,50 @@ class Network(nn.Module):
         patches = fold(x_BTCHW, self.config.patch)
         known, later = patches[:history], patches[history:]
         mask = None if truth_mask is None else truth_mask.T[:, :, None, None, None]
-        return self._frames(self._rollout(known, steps, x_BTCHW, later, mask), x_BTCHW)
+        return self._frames(self.rollout(known, steps, x_BTCHW, later, mask), x_BTCHW)
 
     def first_predicted(self, history: int) -> int:
         """Return which frame is the first that `predict_all` predicts; those before it are no matter of a loss."""
         return 1
 
-    @property
-    def stack(self) -> list[RecurrentLayer[Any, Any]]:
-        """The layers, from the bottom."""
-        return cast("list[RecurrentLayer[Any, Any]]", list(self.layers))
-
-    def _rollout(
+    def rollout(
         self, known_TBHWP: Tensor, steps: int, like: Tensor, later: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        """Return the predictions of the frames after each known one and of ``steps - 1`` more, as maps of patches."""
-        weights = [layer.weights() for layer in self.stack]
-        top, states = self._known(weights, known_TBHWP)
+        """Return the predictions of the frames after each known one and of ``steps - 1`` more, as maps of patches.
+
+        Parameters
+        ----------
+        known_TBHWP : Tensor
+            Known frames, folded.
+        steps : int
+            Frames to forecast.
+        like : Tensor
+            Frames of the size that is not folded, for what is padding.
+        later, mask : Tensor, optional
+            The true frames that follow, folded, and where they are read, (steps - 1, B, 1, 1, 1).
+        """
+        weights = self.layers.weights()
+        segment = self.config.checkpoint_steps if torch.is_grad_enabled() else 0
+        top, state = self.layers.read(weights, known_TBHWP, segment)
         predictions = [self.read_out(top, known_TBHWP)]
         pixels = frame_pixels(like, self.config.patch)
-        segment = self.config.checkpoint_steps if torch.is_grad_enabled() else 0
         for first in range(0, steps - 1, segment or steps):
             span = slice(first, min(first + (segment or steps), steps - 1))
             truth = None if later is None or mask is None else (later[span], mask[span])
-            run = self._forecast_checkpointed if segment else self._forecast
-            frames, states = run(weights, predictions[-1][-1], states, span.stop - first, pixels, truth)
+            run = partial(self._forecast, weights, span.stop - first, pixels, truth)
+            frames, state = (partial(_recomputed, run) if segment else run)(predictions[-1][-1], state)
             predictions.append(frames)
         return torch.cat(predictions) if len(predictions) > 1 else predictions[0]
 
-    def _known(self, weights: list[Any], x_TBHWC: Tensor) -> tuple[Tensor, list[Any]]:
-        """Run known frames layer by layer; return what the last layer gives for each, and the states after them."""
-        states = []
-        B, H, W = x_TBHWC.shape[1:4]
-        checkpointed = self.config.checkpoint_steps > 0 and torch.is_grad_enabled()
-        at_once = x_TBHWC.shape[0] if torch.is_grad_enabled() else max(1, MAX_POSITIONS_AT_ONCE // (B * H * W))
-        for layer, w in zip(self.stack, weights, strict=True):
-            state = layer.start(x_TBHWC[0])
-            outs = []
-            for frames in torch.split(x_TBHWC, self.config.checkpoint_steps if checkpointed else at_once):
-                if checkpointed:
-                    out, state = _recomputed(frames.device, run_layer, layer, w, frames, state)
-                else:
-                    out, state = run_layer(layer, w, frames, state)
-                outs.append(out)
-            x_TBHWC = torch.cat(outs) if len(outs) > 1 else outs[0]
-            states.append(state)
-        return x_TBHWC, states
-
     def _forecast(
         self,
-        weights: list[Any],
-        last_BHWP: Tensor,
-        states: list[Any],
+        weights: Any,
         steps: int,
         pixels: Tensor | None,
         truth: tuple[Tensor, Tensor] | None,
-    ) -> tuple[Tensor, list[Any]]:
+        last_BHWP: Tensor,
+        state: Any,
+    ) -> tuple[Tensor, Any]:
         """Run steps whose inputs are predictions, or truth where the mask says so."""
         predictions = []
         for step in range(steps):
@@ -195,22 +288,10 @@ class Network(nn.Module):
             if truth is not None:
                 later, mask = truth
                 frame = torch.where(mask[step], later[step], frame)
-            x, states = self.advance(weights, frame, states)
-            last_BHWP = self.read_out(x, frame)
+            top, state = self.layers.step(weights, frame, state)
+            last_BHWP = self.read_out(top, frame)
             predictions.append(last_BHWP)
-        return torch.stack(predictions), states
-
-    def _forecast_checkpointed(self, weights: list[Any], last_BHWP: Tensor, *args: Any) -> tuple[Tensor, list[Any]]:
-        frames, states = _recomputed(last_BHWP.device, self._forecast, weights, last_BHWP, *args)
-        return frames, states
-
-    def advance(self, weights: list[Any], x_BHWC: Tensor, states: list[Any]) -> tuple[Tensor, list[Any]]:
-        """Run one frame through all layers."""
-        after = []
-        for layer, w, state in zip(self.stack, weights, states, strict=True):
-            x_BHWC, state = layer.step(w, layer.inputs(w, x_BHWC), state)
-            after.append(state)
-        return x_BHWC, after
+        return torch.stack(predictions), state
 
     def read_out(self, top: Tensor, frame: Tensor) -> Tensor:
         """Return the next frame from what the last layer gives and the frame that was read."""
@@ -238,18 +319,26 @@ class Network(nn.Module):
                 f"{x_BTCHW.shape[1]} frames hold {history} known and {steps} to predict",
                 "at least 1 of each",
             )
-        if not (torch.compiler.is_compiling() or (x_BTCHW.is_cuda and torch.cuda.is_current_stream_capturing())):
+        no_values = x_BTCHW.is_meta or (x_BTCHW.is_cuda and torch.cuda.is_current_stream_capturing())
+        if not (torch.compiler.is_compiling() or no_values):
             check_finite(x_BTCHW)
 
 
-def run_layer(layer: Any, weights: Any, x_TBHWC: Tensor, state: Any) -> tuple[Tensor, Any]:
-    """Run known frames through one layer; return what goes up for each of them, and the state after the last."""
-    shares = layer.inputs(weights, x_TBHWC.flatten(0, 1))
-    outs = []
-    for share in shares.view(*x_TBHWC.shape[:2], *shares.shape[1:]).unbind():
-        out, state = layer.step(weights, share, state)
-        outs.append(out)
-    return torch.stack(outs), state
+class Forecaster(Network):
+    """A network that forecasts from all known frames: it predicts none of them, and reads no truth after them."""
+
+    def predict_all(self, x_BTCHW: Tensor, history: int, truth_mask: Tensor | None = None) -> Tensor:
+        """Return the known frames from the second on as they are, and the forecast of the rest.
+
+        As `Network.predict_all`; `truth_mask` changes nothing.
+        """
+        steps = x_BTCHW.shape[1] - history if x_BTCHW.ndim == 5 else 1
+        self.check(x_BTCHW, history, steps)
+        return torch.cat([x_BTCHW[:, 1:history], self(x_BTCHW[:, :history], steps)], 1)
+
+    def first_predicted(self, history: int) -> int:
+        """Return the first frame after the history."""
+        return history
 
 
 def check_finite(x_BTCHW: Tensor) -> None:
@@ -267,13 +356,42 @@ def check_finite(x_BTCHW: Tensor) -> None:
         )
 
 
-def _recomputed(device: torch.device, function: Callable[..., Any], *args: Any) -> Any:
+def _one_by_one(step: Callable[..., Any], weights: Any, x_TBHWC: Tensor, state: Any) -> tuple[Tensor, Any]:
+    outs = []
+    for x in x_TBHWC.unbind():
+        out, state = step(weights, x, state)
+        outs.append(out)
+    return torch.stack(outs), state
+
+
+def _through_layer(layer: RecurrentLayer[Any, Any], weights: Any, x_TBHWC: Tensor, state: Any) -> tuple[Tensor, Any]:
+    """Run known frames through one layer: its inputs at once, its state step by step."""
+    inputs = layer.inputs(weights, x_TBHWC.flatten(0, 1))
+    return _one_by_one(layer.step, weights, inputs.view(*x_TBHWC.shape[:2], *inputs.shape[1:]), state)
+
+
+def _in_parts(
+    run: Callable[[Tensor, Any], tuple[Tensor, Any]],
+    x_TBHWC: Tensor,
+    state: Any,
+    checkpoint_steps: int,
+    at_once: int | None = None,
+) -> tuple[Tensor, Any]:
+    """Run `run` on some frames after the other; return its outputs for all of them, and the last state."""
+    outs = []
+    for frames in torch.split(x_TBHWC, checkpoint_steps or at_once or x_TBHWC.shape[0]):
+        out, state = _recomputed(run, frames, state) if checkpoint_steps else run(frames, state)
+        outs.append(out)
+    return (torch.cat(outs) if len(outs) > 1 else outs[0]), state
+
+
+def _recomputed(function: Callable[[Tensor, Any], Any], x: Tensor, state: Any) -> Any:
     """Run `function`, and once more in the backward pass in place of keeping what it computes."""
 
-    def run(*args: Any) -> Any:
+    def run(x: Tensor, state: Any) -> Any:
         # Who has it recomputed wants the memory; else what is freed between the kept states stays with the process.
-        give_back()
-        return function(*args)
+        heap.trim()
+        return function(x, state)
 
-    on_heap = device.type == "cpu" and not torch.compiler.is_compiling()
-    return checkpoint(run if on_heap else function, *args, use_reentrant=False, preserve_rng_state=False)
+    on_heap = x.device.type == "cpu" and not torch.compiler.is_compiling()
+    return checkpoint(run if on_heap else function, x, state, use_reentrant=False, preserve_rng_state=False)

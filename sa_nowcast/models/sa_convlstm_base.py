@@ -2,71 +2,63 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import partial
 
 from torch import Tensor
 
 from sa_nowcast.models.attention import AttentionWeights, SelfAttention
 from sa_nowcast.models.config import NetworkConfig
-from sa_nowcast.models.gates import Gates, GateWeights
-from sa_nowcast.models.rollout import RecurrentLayer
+from sa_nowcast.models.gates import GatedLayer, GateWeights
+from sa_nowcast.models.rollout import Stack
 
+Weights = tuple[GateWeights, AttentionWeights, AttentionWeights]
 State = tuple[Tensor | None, Tensor]
 
 
-class Weights(NamedTuple):
-    """The weights of a layer as every step of a sequence uses them."""
-
-    gates: GateWeights
-    below: AttentionWeights
-    before: AttentionWeights
-
-
-class Layer(RecurrentLayer[Weights, State]):
-    r"""One layer of the base model; its state is (H, C), and H goes up.
+class Layer(GatedLayer[Weights, State]):
+    r"""One layer of the base model; its state is (H, C), and its output H.
 
     .. math::
 
-        X̂_t &= \mathrm{SA}(X_t), \qquad Ĥ_{t-1} = \mathrm{SA}(H_{t-1})
-
-        (i, f, o) &= σ(W_x ∗ X̂_t + W_h ∗ Ĥ_{t-1} + b), \quad g = \tanh(W_x ∗ X̂_t + W_h ∗ Ĥ_{t-1} + b)
-
-        C_t &= f ∘ C_{t-1} + i ∘ g, \qquad H_t = o ∘ \tanh(C_t)
+        X̂_t = \mathrm{SA}(X_t), \qquad Ĥ_{t-1} = \mathrm{SA}(H_{t-1}), \qquad
+        (H_t, C_t) = \mathrm{ConvLSTM}(X̂_t, Ĥ_{t-1}, C_{t-1})
     """
 
-    def __init__(self, inputs: int, hidden: int, config: NetworkConfig) -> None:
-        super().__init__()
-        self.hidden = hidden
+    def make_parts(self, inputs: int, config: NetworkConfig) -> None:
+        """Make the two attentions before the gates."""
         options = config.key_channels, config.score_scale, config.key_stride
         self.below = SelfAttention(inputs, *options)
-        self.before = SelfAttention(hidden, *options)
-        self.gates = Gates(inputs, hidden, config.kernel, config.forget_bias)
+        self.before = SelfAttention(self.hidden, *options)
+        super().make_parts(inputs, config)
 
     def weights(self) -> Weights:
         """Return the weights as every step of a sequence uses them."""
-        return Weights(self.gates.weights(), self.below.weights(), self.before.weights())
+        return self.gates.weights(), self.below.weights(), self.before.weights()
 
     def start(self, x_BHWC: Tensor) -> State:
         """Return H_0 and C_0: zeros."""
-        return None, x_BHWC.new_zeros(*x_BHWC.shape[:3], self.hidden)
+        return None, self.zeros(x_BHWC)
 
     def inputs(self, weights: Weights, x_NHWC: Tensor) -> Tensor:
-        """Return what depends on the inputs alone, for any number of frames at once."""
-        return self.gates.inputs(weights.gates, self.below.step(weights.below, x_NHWC))
+        """Return the gate pre-activations from SA(X_t), for any number of frames at once."""
+        return super().inputs(weights, self.below.step(weights[1], x_NHWC))
 
-    def step(self, weights: Weights, share_BHWG: Tensor, state: State) -> tuple[Tensor, State]:
+    def step(self, weights: Weights, inputs_BHWG: Tensor, state: State) -> tuple[Tensor, State]:
         """Return H_t and the next state."""
         h, c = state
-        h_hat = None if h is None else self.before.step(weights.before, h)
-        h, c = self.gates(weights.gates, share_BHWG, h_hat, c)
+        h_hat = None if h is None else self.before.step(weights[2], h)
+        h, c = self.gates(weights[0], inputs_BHWG, h_hat, c)
         return h, (h, c)
 
     def attention_rows(
         self, weights: Weights, x_BHWC: Tensor, state: State, position: tuple[int, int]
     ) -> dict[str, Tensor]:
         """Return how a position of X_t weighs those of X_t, and one of H_{t-1} those of H_{t-1}."""
-        h = self.start(x_BHWC)[1] if state[0] is None else state[0]
+        h = self.zeros(x_BHWC) if state[0] is None else state[0]
         return {
-            "X": self.below.attention.row(weights.below, x_BHWC, (x_BHWC,), position)[:, 0],
-            "H": self.before.attention.row(weights.before, h, (h,), position)[:, 0],
+            "X": self.below.attention.row(weights[1], x_BHWC, (x_BHWC,), position)[:, 0],
+            "H": self.before.attention.row(weights[2], h, (h,), position)[:, 0],
         }
+
+
+core = partial(Stack, Layer)

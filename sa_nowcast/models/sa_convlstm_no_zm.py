@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from sa_nowcast.models.attention import Attention, AttentionWeights
 from sa_nowcast.models.config import NetworkConfig
-from sa_nowcast.models.gates import Gates, GateWeights
+from sa_nowcast.models.gates import GatedLayer, GateWeights
 from sa_nowcast.models.memory import MemoryGates, MemoryWeights
-from sa_nowcast.models.rollout import RecurrentLayer
+from sa_nowcast.models.rollout import Stack
 
+Weights = tuple[GateWeights, AttentionWeights, MemoryWeights]
 State = tuple[Tensor | None, Tensor, Tensor]
 
 
-class Weights(NamedTuple):
-    """The weights of a layer as every step of a sequence uses them."""
-
-    gates: GateWeights
-    attention: AttentionWeights
-    memory: MemoryWeights
-
-
-class Layer(RecurrentLayer[Weights, State]):
-    r"""One layer with self-attention and memory, kept apart; its state is (Ĥ, C, M), and Ĥ goes up.
+class Layer(GatedLayer[Weights, State]):
+    r"""One layer with self-attention and memory, kept apart; its state is (Ĥ, C, M), and its output Ĥ.
 
     .. math::
 
-        (i, f, o) &= σ(W_x ∗ X_t + W_h ∗ Ĥ_{t-1} + b), \quad g = \tanh(W_x ∗ X_t + W_h ∗ Ĥ_{t-1} + b)
-
-        C_t &= f ∘ C_{t-1} + i ∘ g, \qquad H_t = o ∘ \tanh(C_t)
-
-        Z &= W_z V_h\, \mathrm{softmax}(Q_h^⊤ K_h)^⊤
+        (H_t, C_t) &= \mathrm{ConvLSTM}(X_t, Ĥ_{t-1}, C_{t-1}), \qquad
+        Z = W_z V_h\, \mathrm{softmax}(Q_h^⊤ K_h)^⊤
 
         (i', o') &= σ(W_{m;z} ∗ Z + W_{m;h} ∗ H_t + b_m), \quad g' = \tanh(W_{m;z} ∗ Z + W_{m;h} ∗ H_t + b_m)
 
@@ -41,31 +31,25 @@ class Layer(RecurrentLayer[Weights, State]):
     """
 
     def __init__(self, inputs: int, hidden: int, config: NetworkConfig) -> None:
-        super().__init__()
-        self.hidden = hidden
-        self.gates = Gates(inputs, hidden, config.kernel, config.forget_bias)
+        super().__init__(inputs, hidden, config)
         self.attention = Attention(hidden, 1, config.key_channels, config.score_scale, config.key_stride)
         self.memory = MemoryGates(2 * hidden, hidden)
 
     def weights(self) -> Weights:
         """Return the weights as every step of a sequence uses them."""
-        return Weights(self.gates.weights(), self.attention.weights(), self.memory.weights())
+        return self.gates.weights(), self.attention.weights(), self.memory.weights()
 
     def start(self, x_BHWC: Tensor) -> State:
         """Return Ĥ_0, C_0 and M_0: zeros."""
-        zeros = x_BHWC.new_zeros(*x_BHWC.shape[:3], self.hidden)
+        zeros = self.zeros(x_BHWC)
         return None, zeros, zeros
 
-    def inputs(self, weights: Weights, x_NHWC: Tensor) -> Tensor:
-        """Return what depends on the inputs alone, for any number of frames at once."""
-        return self.gates.inputs(weights.gates, x_NHWC)
-
-    def step(self, weights: Weights, share_BHWG: Tensor, state: State) -> tuple[Tensor, State]:
+    def step(self, weights: Weights, inputs_BHWG: Tensor, state: State) -> tuple[Tensor, State]:
         """Return Ĥ_t and the next state."""
         h_hat, c, m = state
-        h, c = self.gates(weights.gates, share_BHWG, h_hat, c)
-        z = self.attention(weights.attention, h, (h,))
-        h_hat, m = self.memory(weights.memory, torch.cat([z, h.to(z.dtype)], dim=-1), m)
+        h, c = self.gates(weights[0], inputs_BHWG, h_hat, c)
+        z = self.attention(weights[1], h, (h,))
+        h_hat, m = self.memory(weights[2], torch.cat([z, h.to(z.dtype)], dim=-1), m)
         return h_hat, (h_hat, c, m)
 
     def attention_rows(
@@ -73,5 +57,8 @@ class Layer(RecurrentLayer[Weights, State]):
     ) -> dict[str, Tensor]:
         """Return how a position of H_t weighs the positions of H_t."""
         h_hat, c, _ = state
-        h, _ = self.gates(weights.gates, self.inputs(weights, x_BHWC), h_hat, c)
-        return {"H": self.attention.row(weights.attention, h, (h,), position)[:, 0]}
+        h, _ = self.gates(weights[0], self.inputs(weights, x_BHWC), h_hat, c)
+        return {"H": self.attention.row(weights[1], h, (h,), position)[:, 0]}
+
+
+core = partial(Stack, Layer)

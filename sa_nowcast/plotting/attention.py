@@ -109,7 +109,7 @@ def plot_attention(
     Lin et al., "Self-Attention ConvLSTM for Spatiotemporal Prediction", AAAI 2020, figure 6, DOI
     10.1609/aaai.v34i07.6819.
     """
-    numbers = _layer_numbers(layers, len(nowcaster.network.layers))
+    numbers = _layer_numbers(layers, len(nowcaster.network.config.hidden))
     nowcaster, frames = nowcaster.accept(data, DimNames(time, y, x, channel), grid)
     found = _attention(nowcaster, frames, init_position(frames, init_time), point, numbers, shown, device)
     return _draw(found, coastlines, title)
@@ -217,7 +217,7 @@ def _attention(
         x, _ = prepare(torch.from_numpy(values)[None].to(where), nowcaster.scaling, history)
     rows: dict[str, dict[str, xr.DataArray]] = {}
     for layer in numbers:
-        ends = [end for end, its in (("first", 1), ("last", len(network.layers))) if layer == its]
+        ends = [end for end, its in (("first", 1), ("last", len(network.config.hidden))) if layer == its]
         name = f"layer {layer}" + (f" ({' and '.join(ends)})" if ends else "")
         weights = attention_map(network, x, (row, column), layer=layer - 1)
         rows[name] = {

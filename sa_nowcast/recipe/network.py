@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from sa_nowcast.errors import RecipeError
-from sa_nowcast.models.config import PRESETS, NetworkConfig, preset
+from sa_nowcast.models.config import NETWORKS, PRESETS, NetworkConfig, fields_schema, preset
 from sa_nowcast.recipe.training import TrainingRecipe
 
 DEFAULT_PRESET = "small"
@@ -49,29 +45,26 @@ def network_config(options: Mapping[str, Any] | NetworkConfig | None, *, channel
 def require_together(config: NetworkConfig, training: TrainingRecipe) -> None:
     """Refuse options of training that a network would leave unused, or could not be trained by.
 
-    A network in the frame of the motion reads its whole history for the motion in it, and no truth after it.
+    A network that feeds no prediction back reads its whole history, and no truth after it.
 
     Raises
     ------
     RecipeError
         The option, and what is allowed.
     """
-    if config.output != "moving":
-        return
+    feeds_back, graphs = config.declared.feeds_back, config.declared.graphs
     unused = {
-        "truth_start": (training.truth_start > 0, training.truth_start, "0"),
-        "context_truth_start": (training.context_truth_start < 1, training.context_truth_start, "1"),
-        "acceleration": (training.acceleration == "graph", "graph", "auto, none or compile"),
+        "truth_start": (not feeds_back and training.truth_start > 0, training.truth_start, "0"),
+        "context_truth_start": (not feeds_back and training.context_truth_start < 1, training.context_truth_start, "1"),
+        "acceleration": (not graphs and training.acceleration == "graph", "graph", "auto, none or compile"),
     }
     for name, (given, value, allowed) in unused.items():
         if given:
-            raise RecipeError(f"training.{name}", f"{value}, with network.output: moving", expected=allowed)
+            raise RecipeError(f"training.{name}", f"{value}, with network.{config.cause}", expected=allowed)
 
 
 def network_fields() -> dict[str, dict[str, Any]]:
-    """Return the JSON Schema of each key of the block, with the descriptions that `NetworkConfig` gives."""
-    described = _parameters(NetworkConfig)
-    known = TypeAdapter(NetworkConfig).json_schema()["properties"]
+    """Return the JSON Schema of each key of the block: those of all networks, and the preset."""
     fields: dict[str, dict[str, Any]] = {
         "preset": {
             "enum": list(PRESETS),
@@ -79,20 +72,9 @@ def network_fields() -> dict[str, dict[str, Any]]:
             "description": "The named network whose fields hold where none is given here.",
         }
     }
-    for name, field in known.items():
-        if name == BY_DATA:
-            continue
-        # What holds without the key is the preset's, not the dataclass's.
-        schema = {key: value for key, value in field.items() if key not in ("default", "title")}
-        fields[name] = {**schema, "description": described.get(name, "")}
+    for config in dict.fromkeys(network.config for network in NETWORKS.values()):
+        for name, field in fields_schema(config).items():
+            # What holds without the key is the preset's, not the record's.
+            fields.setdefault(name, {key: value for key, value in field.items() if key not in ("default", "title")})
+    del fields[BY_DATA]
     return fields
-
-
-def _parameters(record: type) -> dict[str, str]:
-    """Return the descriptions in the section "Parameters" of a docstring."""
-    text = inspect.getdoc(record) or ""
-    section = re.search(r"^Parameters\n-+\n(.*?)(?:\n\n\S|\Z)", text, re.S | re.M)
-    if section is None:
-        return {}
-    found = re.findall(r"^(\w+) : .*\n((?:    .*\n?)+)", section[1] + "\n", re.M)
-    return {name: " ".join(body.split()) for name, body in found}

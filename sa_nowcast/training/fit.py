@@ -193,8 +193,7 @@ def fit_prepared(
         Otherwise the Python that does the same, for the model card.
     """
     require_together(config, recipe)
-    # A moving network copies small matrices to the device as it goes, which a graph cannot hold.
-    hardware = choose_hardware(recipe, graph=config.output != "moving")
+    hardware = choose_hardware(recipe, graph=config.declared.graphs)
     if report is not None:
         report(f"training on {hardware}")
     run_folder = None if folder is None else writable_folder(folder)

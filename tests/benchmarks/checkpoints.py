@@ -55,16 +55,16 @@ def update(case: str, way: str, net: Any) -> float:
     """Return the seconds of one forward and backward pass."""
     (rows, columns), batch, history, steps = CASES[case][1]
     x = torch.rand(batch, history + steps, CASES[case][0]["channels"], rows, columns)
-    given = rollout.give_back
+    given = rollout.heap.trim
     if way != "given back":
-        rollout.give_back = lambda: None
+        rollout.heap.trim = lambda: None
     try:
         began = time.perf_counter()
         net.zero_grad()
         net.predict_all(x, history=history).square().mean().backward()
         return time.perf_counter() - began
     finally:
-        rollout.give_back = given
+        rollout.heap.trim = given
 
 
 def peak(case: str, way: str) -> float:

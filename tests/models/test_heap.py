@@ -31,7 +31,7 @@ def resident() -> int:
 @pytest.mark.skipif(
     sys.platform != "linux" or heap._malloc_trim() is None, reason="asks glibc's heap: run it on Linux with glibc"
 )
-def test_holes_between_tensors_that_stay_are_given_back() -> None:
+def test_free_pages_between_tensors_that_stay_are_returned() -> None:
     # Below 32 MiB once larger ones were freed (mallopt(3), M_MMAP_THRESHOLD): these lie in the heap.
     large = torch.empty(31 * MiB, dtype=torch.uint8)
     del large
@@ -39,7 +39,7 @@ def test_holes_between_tensors_that_stay_are_given_back() -> None:
     kept = tensors[::2]
     del tensors
     before = resident()
-    heap.give_back()
+    heap.trim()
     assert resident() <= before - 50 * MiB
     assert all(int(t.sum(dtype=torch.int64)) == MiB for t in kept)
 

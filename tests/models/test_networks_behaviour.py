@@ -145,7 +145,7 @@ def test_gradients_stay_in_float32_under_bf16_autocast():
     exact = net.predict_all(x, history=3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rounded = net.predict_all(x, history=3)
-        assert net.stack[0].inputs(net.stack[0].weights(), torch.rand(1, 4, 4, 8)).dtype == torch.float32
+        assert net.layers[0].inputs(net.layers[0].weights(), torch.rand(1, 4, 4, 8)).dtype == torch.float32
     assert rounded.dtype == torch.float32
     rounded.square().mean().backward()
     assert all(p.grad.dtype == torch.float32 and torch.isfinite(p.grad).all() for p in net.parameters())

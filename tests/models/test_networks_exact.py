@@ -8,8 +8,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sa_nowcast import models
 from sa_nowcast.models.gates import LSTMUpdate, lstm_update
+from sa_nowcast.models.maps import fold, unfold
 from sa_nowcast.models.memory import MemoryUpdate, memory_update
-from sa_nowcast.models.patches import fold, unfold
 
 # float64 sums of a few thousand terms in another order differ by about 1e-13; 1e-10 leaves room for the depth.
 EXACT = {"rtol": 0, "atol": 1e-10}
@@ -65,10 +65,10 @@ def test_every_cell_is_its_equations(name):
     net = small(name, channels=3, hidden=(5,), patch=1)
     layer = net.layers[0]
     x, *state = (random_frames(2, c, 7, 5, seed=c) for c in (3, 5, 5, 5))
-    held = [s.permute(0, 2, 3, 1).contiguous() for s in state]
+    before = [s.permute(0, 2, 3, 1).contiguous() for s in state]
     weights = layer.weights()
-    share = layer.inputs(weights, x.permute(0, 2, 3, 1).contiguous())
-    out, after = layer.step(weights, share, tuple(held[: 2 if name in ("convlstm", "sa-convlstm-base") else 3]))
+    inputs = layer.inputs(weights, x.permute(0, 2, 3, 1).contiguous())
+    out, after = layer.step(weights, inputs, tuple(before[: 2 if name in ("convlstm", "sa-convlstm-base") else 3]))
     w = oracle.under(arrays(net), "layers.0")
     for b in range(2):
         expected = oracle.cell(name, w, x[b].numpy(), tuple(s[b].numpy() for s in state))
@@ -108,10 +108,10 @@ def test_known_frames_at_once_equal_one_step_after_another_in_float32(name):
     x = torch.rand(2, 6, 2, 30, 22)
     with torch.no_grad():
         got = net.predict_all(x, history=5)
-        known, weights = fold(x, 4), [layer.weights() for layer in net.stack]
-        states = [layer.start(known[0]) for layer in net.stack]
+        known, weights = fold(x, 4), net.layers.weights()
+        state = net.layers.start(known[0])
         for t in range(5):
-            top, states = net.advance(weights, known[t], states)
+            top, state = net.layers.step(weights, known[t], state)
             one = unfold(net.read_out(top, known[t])[None], 4, (30, 22))[:, 0]
             torch.testing.assert_close(got[:, t], one, rtol=0, atol=1e-6)
 
@@ -153,9 +153,9 @@ def functional(module, parameters, inputs):
 
 @pytest.mark.parametrize("first", [True, False])
 def test_gradcheck_of_the_lstm_update(first):
-    share, hidden_share, c = (random_frames(1, 2, 3, n, seed=n).requires_grad_() for n in (8, 8, 2))
-    hidden_share = None if first else hidden_share
-    assert torch.autograd.gradcheck(LSTMUpdate.apply, (share, hidden_share, c))
+    from_input, from_hidden, c = (random_frames(1, 2, 3, n, seed=n).requires_grad_() for n in (8, 8, 2))
+    from_hidden = None if first else from_hidden
+    assert torch.autograd.gradcheck(LSTMUpdate.apply, (from_input, from_hidden, c))
 
 
 def test_gradcheck_of_the_memory_update():

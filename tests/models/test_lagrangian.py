@@ -1,4 +1,4 @@
-"""The network in the frame of the motion."""
+"""The network in Lagrangian coordinates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sa_nowcast.errors import ModelError, RecipeError
 from sa_nowcast.models import build, estimate_memory
 from sa_nowcast.models.estimate import fitting_tile
 from sa_nowcast.models.inspection import attention_map
-from sa_nowcast.models.moving import CORE_TILE, MovingNetwork
+from sa_nowcast.models.lagrangian import CORE_TILE, LagrangianNetwork
 from sa_nowcast.models.rollout import Network
 
 OPTIONS = {"hidden": (8, 8), "kernel": 3, "patch": 4, "score_scale": "sqrt", "output": "moving"}
@@ -41,8 +41,8 @@ def history(*shape: int, seed: int = 0) -> Tensor:
 
 
 def test_build_gives_it_for_its_output() -> None:
-    assert isinstance(network(), MovingNetwork)
-    assert not isinstance(build("sa-convlstm", **OPTIONS | {"output": "change"}), MovingNetwork)
+    assert isinstance(network(), LagrangianNetwork)
+    assert not isinstance(build("sa-convlstm", **OPTIONS | {"output": "change"}), LagrangianNetwork)
 
 
 @torch.inference_mode()

@@ -1,10 +1,10 @@
-"""`MovingNetwork`: SA-ConvLSTM in the frame of the motion, for ``NetworkConfig.output = "moving"``."""
+"""`LagrangianNetwork`: a recurrent core in Lagrangian coordinates, for ``NetworkConfig.output = "moving"``."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sa_nowcast.models.config import NetworkConfig
 from sa_nowcast.models.motion import blur, inside, optical_flow, sample, trajectories
-from sa_nowcast.models.rollout import Network, RecurrentLayer, run_layer
+from sa_nowcast.models.rollout import Core, Forecaster
 from sa_nowcast.models.tiles import plan_tiles
 
 CORE_TILE: Final = 24
@@ -44,7 +44,7 @@ _Mixture = tuple[Tensor, Tensor]
 
 
 class _Window(NamedTuple):
-    """What is known of a batch of windows: (B, …) per map, everything in the frame of the motion or at rest."""
+    """What is known of a batch of windows: (B, …) per map, everything in Lagrangian or Eulerian coordinates."""
 
     aligned: Tensor
     """(B, T, H, W): the frames as the flow brings them to the time of the last."""
@@ -53,21 +53,21 @@ class _Window(NamedTuple):
     flow: Tensor
     """(B, 2, H, W)"""
     mean: Tensor
-    spread: Tensor
+    deviation: Tensor
     """(B, 1, 1): standard deviation of all values."""
     change: Tensor
     """(B, 1, 1): root mean square of the changes against the last frame."""
     local: Tensor
-    """(B, H, W): the same around each pixel, in the moving frame."""
+    """(B, H, W): the same around each pixel, in Lagrangian coordinates."""
     scalars: Tensor
     """(B, h, w, POSITION_SCALARS - 1): what each position is told besides."""
 
 
-class MovingNetwork(Network):
+class LagrangianNetwork(Forecaster):
     """A network that forecasts growth and decay along the motion, which it takes from an optical flow.
 
-    The history is brought to the time of the last frame along the flow. There, in the moving frame, the recurrent core
-    reads it, and for every lead time and patch gives weights to a few forecasts that are known to be good ones: the
+    The history is brought to the time of the last frame along the flow. There, in Lagrangian coordinates, the recurrent
+    core reads it, and for every lead time and patch gives weights to a few forecasts that are known to be good: the
     last frame, smoothed ones, means over the history, a damped trend, each moved along the flow, and persistence, mean
     and trend at rest; to their mixture it adds a change of its own. So the smoothing that a rising error asks for, the
     doubt in the motion and the pull towards the mean are learned, and what is fine in the last frame need not be
@@ -84,7 +84,7 @@ class MovingNetwork(Network):
     Parameters
     ----------
     config : NetworkConfig
-    layer : type of RecurrentLayer
+    core : callable
         As for `Network`.
 
     Notes
@@ -94,14 +94,11 @@ class MovingNetwork(Network):
     doi:10.1175/1520-0450(2003)042<0381:ADASSA>2.0.CO;2), learned here instead of prescribed.
     """
 
-    def __init__(
-        self, config: NetworkConfig, layer: Callable[[int, int, NetworkConfig], RecurrentLayer[Any, Any]]
-    ) -> None:
+    def __init__(self, config: NetworkConfig, core: Callable[[int, NetworkConfig], Core]) -> None:
         nn.Module.__init__(self)
         self.config = config
         pixels = config.patch**2
-        below = (_MAPS * pixels + POSITION_SCALARS, *config.hidden[:-1])
-        self.layers = nn.ModuleList(layer(i, h, config) for i, h in zip(below, config.hidden, strict=True))
+        self.layers = core(_MAPS * pixels + POSITION_SCALARS, config)
         self.head = nn.Linear(config.hidden[-1], _MOVING + _STANDING + pixels)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -126,20 +123,6 @@ class MovingNetwork(Network):
         if repeat > 1:
             y = F.avg_pool2d(y, repeat)
         return y.reshape(B, C, steps, H, W).transpose(1, 2).to(x_BTCHW.dtype)
-
-    def predict_all(self, x_BTCHW: Tensor, history: int, truth_mask: Tensor | None = None) -> Tensor:
-        """Return the known frames from the second on as they are, and the forecast of the rest.
-
-        As `Network.predict_all`, without predictions of known frames, for their motion is read from all of them, and
-        without truth among the inputs of a forecast: `truth_mask` changes nothing.
-        """
-        steps = x_BTCHW.shape[1] - history if x_BTCHW.ndim == 5 else 1
-        self.check(x_BTCHW, history, steps)
-        return torch.cat([x_BTCHW[:, 1:history], self(x_BTCHW[:, :history], steps)], 1)
-
-    def first_predicted(self, history: int) -> int:
-        """Return the first frame after the history: known ones are given back as they are."""
-        return history
 
     def _forecast_windows(self, x: Tensor, steps: int) -> Tensor:
         """Return the `steps` maps after (B, T, H, W), whose sides are multiples of a patch."""
@@ -166,11 +149,11 @@ class MovingNetwork(Network):
 
     def _window(self, x: Tensor) -> _Window:
         B, T, H, W = x.shape
-        mean, spread = x.mean((1, 2, 3)).view(-1, 1, 1), x.std((1, 2, 3)).view(-1, 1, 1)
+        mean, deviation = x.mean((1, 2, 3)).view(-1, 1, 1), x.std((1, 2, 3)).view(-1, 1, 1)
         flow = optical_flow(x) if T > 1 else x.new_zeros(B, 2, H, W)
         aligned = _aligned(x, flow)
-        tiny = 1e-6 * spread + 1e-30
-        change = (x[:, :-1] - x[:, -1:]).square().mean((1, 2, 3)).sqrt().view(-1, 1, 1) if T > 1 else 0 * spread
+        tiny = 1e-6 * deviation + 1e-30
+        change = (x[:, :-1] - x[:, -1:]).square().mean((1, 2, 3)).sqrt().view(-1, 1, 1) if T > 1 else 0 * deviation
         moved = (aligned[:, :-1] - x[:, -1:]).square().mean(1) if T > 1 else 0 * x[:, -1]
         local = (blur(moved, 4.0) + tiny.square()).sqrt()
         change = change + tiny
@@ -179,16 +162,16 @@ class MovingNetwork(Network):
         per_window = torch.cat(
             [
                 (moved.mean((1, 2), keepdim=True).sqrt() + tiny).log() - change.log(),
-                (change / (spread + tiny + 1e-30)).clamp(1e-4, 10).log(),
+                (change / (deviation + tiny + 1e-30)).clamp(1e-4, 10).log(),
                 (x == low).float().mean((1, 2, 3)).view(-1, 1, 1),
             ],
             2,
         )
         speed = F.avg_pool2d(flow.norm(dim=1, keepdim=True), patch)[:, 0].log1p()
         h, w = speed.shape[-2:]
-        tried = _trials(x, mean, spread, patch)
+        tried = _trials(x, mean, deviation, patch)
         scalars = torch.cat([per_window[:, :, None].expand(B, h, w, 3), speed[..., None], tried], -1)
-        return _Window(aligned, x, flow, mean, spread + tiny, change, local, scalars)
+        return _Window(aligned, x, flow, mean, deviation + tiny, change, local, scalars)
 
     def _mixtures(self, window: _Window, moving: Tensor, steps: int) -> list[_Mixture]:
         """Return for each step what moves, (B, H, W), and the weights of what stands, (B, _STANDING, H, W)."""
@@ -226,11 +209,8 @@ class MovingNetwork(Network):
         last = window.plain[:, -1]
         frames = zip(window.aligned.unbind(1), window.plain.unbind(1), strict=True)
         x = torch.stack([self._read(window, moved, plain, (t - T + 1) / 4) for t, (moved, plain) in enumerate(frames)])
-        weights = [layer.weights() for layer in self.stack]
-        states = []
-        for layer, w in zip(self.stack, weights, strict=True):
-            x, state = run_layer(layer, w, x, layer.start(x[0]))
-            states.append(state)
+        weights = self.layers.weights()
+        x, state = self.layers.read(weights, x)
         top, result = x[-1].clone(), []
         del x  # the known frames' maps are not needed while forecasting
         for step in range(steps):
@@ -242,7 +222,7 @@ class MovingNetwork(Network):
             result.append((logits, change, (moved, standing)))
             if step + 1 < steps:
                 frame = moved + standing.sum(1) * last
-                top, states = self.advance(weights, self._read(window, frame, last, (step + 1) / 4), states)
+                top, state = self.layers.step(weights, self._read(window, frame, last, (step + 1) / 4), state)
         return result
 
     def _mixed(self, window: _Window, moving: Tensor, step: int, logits: Tensor, change: Tensor) -> _Mixture:
@@ -255,8 +235,8 @@ class MovingNetwork(Network):
         last = window.plain[:, -1]
         maps = torch.stack(
             [
-                torch.asinh((moved - window.mean) / window.spread),
-                torch.asinh((plain - window.mean) / window.spread),
+                torch.asinh((moved - window.mean) / window.deviation),
+                torch.asinh((plain - window.mean) / window.deviation),
                 torch.asinh((moved - last) / window.change),
                 torch.asinh((plain - last) / window.change),
             ],
@@ -275,7 +255,7 @@ def _aligned(x: Tensor, flow: Tensor) -> Tensor:
     return torch.stack([*earlier, x[:, -1]], 1)
 
 
-def _trials(x: Tensor, mean: Tensor, spread: Tensor, patch: int) -> Tensor:
+def _trials(x: Tensor, mean: Tensor, deviation: Tensor, patch: int) -> Tensor:
     """Return how each candidate would have forecast the last frame, (B, h, w, _TRIED * candidates).
 
     The logarithm of its squared error around each patch, against that of the moved last frame; first at a lead time of
@@ -294,7 +274,7 @@ def _trials(x: Tensor, mean: Tensor, spread: Tensor, patch: int) -> Tensor:
         what = torch.cat([moving[:, :-1], _trend(moving, lead - 1)[:, None]], 1)
         tried = torch.cat([sample(what, trajectories(flow, lead)[-1]), standing(lead - 1)], 1)
         error = F.avg_pool2d(blur((tried - x[:, -1:]).square(), 3.0), patch)
-        error = (error + _SURE * spread[:, None].square() + 1e-30).log()
+        error = (error + _SURE * deviation[:, None].square() + 1e-30).log()
         found.append((error - error[:, :1]).clamp(-6, 6))
     return torch.cat(found, 1).permute(0, 2, 3, 1)
 
