@@ -66,7 +66,7 @@ def _span(delta: Any, unit: tuple[int, str]) -> str:
     return f"{'+' if number > 0 else MINUS}{abs(number):g} {unit[1]}"
 
 
-def _pick(number: int, columns: int) -> list[int]:
+def pick(number: int, columns: int) -> list[int]:
     """Return at most `columns` positions of `number`, equally far apart, the last one among them."""
     stride = math.ceil(number / columns)
     return list(range((number - 1) % stride, number, stride))
@@ -135,7 +135,7 @@ def plot_forecast(
     one, y, x, name = _one_forecast(forecast, init_time, variable, channel, realization, truth, time)
     start = one["init_time"].values if "init_time" in one.coords else None
     leads = one["lead_time"].values
-    chosen, unit = _pick(leads.size, columns), _unit(leads)
+    chosen, unit = pick(leads.size, columns), _unit(leads)
     rows: dict[str, Row] = {}
     labels = {"variable": variable, name: channel}
     if history is not None:
@@ -152,7 +152,7 @@ def plot_forecast(
         gaps = [None if other is None else abs(mine - other.values) for mine, (_, other) in pairs]
         if any(gap is not None for gap in gaps):
             rows["|error|"] = list(zip(heads, gaps, strict=True))
-    return _grid_of_panels(one, rows, start, map_of(ahead[0], y, x, coastlines), title)
+    return grid_of_panels(one, rows, start, map_of(ahead[0], y, x, coastlines), title)
 
 
 def _one_forecast(
@@ -286,7 +286,7 @@ def _history(
     ]
 
 
-def _grid_of_panels(
+def grid_of_panels(
     one: xr.DataArray,
     rows: dict[str, Row],
     start: Any,

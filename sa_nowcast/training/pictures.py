@@ -181,10 +181,10 @@ class Pictures(L.Callback):
     def _numbered(self, raw: Values, forecast: Values, attrs: dict[Any, Any], title: str) -> Figure:
         """Draw samples that are made, and so have no times: their frames are counted from 1."""
         from sa_nowcast.plotting.canvas import map_of
-        from sa_nowcast.plotting.forecast import _grid_of_panels, _pick
+        from sa_nowcast.plotting.forecast import grid_of_panels, pick
 
         history = self.terms.history
-        chosen = _pick(len(forecast), 6)
+        chosen = pick(len(forecast), 6)
 
         def row(frames: Values, places: Sequence[int], first: int) -> list[tuple[str, xr.DataArray | None]]:
             return [(f"frame {first + i}", xr.DataArray(frames[i], dims=("y", "x"), attrs=attrs)) for i in places]
@@ -196,7 +196,7 @@ class Pictures(L.Callback):
             "forecast": row(forecast, chosen, history + 1),
             "|error|": row(np.abs(forecast - raw[history:]), chosen, history + 1),
         }
-        return _grid_of_panels(ahead, rows, None, map_of(ahead[0], "y", "x"), title)
+        return grid_of_panels(ahead, rows, None, map_of(ahead[0], "y", "x"), title)
 
 
 def rendered(figure: Figure) -> Pixels:
