@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -323,7 +324,7 @@ def _read_on(number: int):
     source = loader(SequenceDataset(rain(60), 4, 3, crop=8), 2, batches=50, workers=1)
     stream = iter(source)
     next(stream)
-    worker = source._iterator._workers[0]
+    (worker,) = multiprocessing.active_children()
     os.kill(worker.pid, number)
     try:
         for _ in stream:
