@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from sa_nowcast.models import Network
 
-FOLDER: Final = Path(__file__).parent / "data" / "default.nowcaster"
+FOLDER: Final = Path(__file__).parent.parent / "data" / "default.nowcaster"
 """Where it lies within the package."""
 
 PROVENANCE: Final = (

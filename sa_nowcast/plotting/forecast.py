@@ -293,6 +293,7 @@ def grid_of_panels(
     where: Map,
     title: str | None,
 ) -> Figure:
+    """Draw named rows of panels with one colour scale, and one of their own for errors."""
     shown = [frame for name, row in rows.items() if name != "|error|" for _, frame in row if frame is not None]
     wide = max(len(row) for row in rows.values())
     side, height = panel_size(where, 2.1)

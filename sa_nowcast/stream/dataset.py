@@ -15,9 +15,9 @@ from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.frames import Frames
 from sa_nowcast.scaling import Scaling
 from sa_nowcast.stream.blocks import MemoryBlocks, open_blocks
-from sa_nowcast.stream.numbered import NumberedSamples
 from sa_nowcast.stream.order import block_order, choose_layout
 from sa_nowcast.stream.reader import BlockReader, DeviceReader, Reader, Window
+from sa_nowcast.stream.samples import NumberedSamples
 from sa_nowcast.stream.sources import Names, Period, Source, Split, called, open_sequences, starts_of
 from sa_nowcast.times import Gaps, show_time
 from sa_nowcast.windows import Positions

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from sa_nowcast.errors import RecipeError, SaNowcastError, StorageError
+from sa_nowcast.stream.samples import Samples
 
 LOOK_EVERY = 10.0
 """Seconds of waiting for a worker between two looks at whether it is stopped."""
@@ -49,34 +50,6 @@ class Share(NamedTuple):
 
 ALL = Share()
 """The share of a process that is alone."""
-
-
-class Samples(Protocol):
-    """What a loader and a trainer need of numbered samples: `SequenceDataset`, `DigitSamples`, or a class of your own.
-
-    Sample k is a function of k alone, for every k >= 0, whatever was asked for before and in whatever process; epochs
-    of ``len(samples)`` samples follow each other without end. To be used with workers it can be pickled.
-    """
-
-    def __len__(self) -> int:
-        """Return how many samples are an epoch."""
-
-    @property
-    def sample_shape(self) -> tuple[int, int, int, int]:
-        """(T, C, H, W) of every sample."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where samples are made; workers can be used where this is the CPU."""
-
-    def batch(self, samples: Sequence[int]) -> Tensor:
-        """Return samples as one float32 tensor (B, T, C, H, W), in physical units with NaN where missing."""
-
-    def stripe(self, sample: int) -> int:
-        """Return a number that samples share which one worker should make; workers divide samples by it."""
-
-    def describe(self, sample: int) -> str:
-        """Return what a sample is, as errors print it."""
 
 
 S = TypeVar("S", bound=Samples)
@@ -377,7 +350,7 @@ def batches(
 
     Parameters
     ----------
-    dataset : SequenceDataset, DigitSamples or other Samples
+    dataset : SequenceDataset, SyntheticSamples or other Samples
     sampler : BatchSampler
         Gives the numbers of each batch's samples.
     workers, pin_memory
@@ -403,7 +376,7 @@ def loader(
 
     Parameters
     ----------
-    dataset : SequenceDataset, DigitSamples or other Samples
+    dataset : SequenceDataset, SyntheticSamples or other Samples
     batch_size : int
         Windows a batch, in this process.
     batches : int, optional

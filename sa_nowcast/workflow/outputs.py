@@ -16,11 +16,10 @@ from typing import Any
 from sa_nowcast._version import __version__
 from sa_nowcast.errors import RecipeError
 from sa_nowcast.recipe import Recipe
+from sa_nowcast.recipe.training import FREE_FIELDS
 from sa_nowcast.storage.whole import storage, write_whole
 
 CLAIM, LEDGER = "recipe.json", "run.json"
-# How fast training gets there and what it says on the way do not change the model.
-_FREE = {"preset", "device", "workers", "checkpoint_every", "log_every", "pictures", "tensorboard", "acceleration"}
 
 
 @dataclass
@@ -130,7 +129,7 @@ def trained_by(recipe: Recipe) -> dict[str, Any]:
     fields = recipe.model_dump(mode="json", include={"history", "steps", "data", "split", "scaling", "network"})
     del fields["split"]["test_region"]
     del fields["data"]["source"]  # its content counts, wherever it lies
-    return {**fields, "training": recipe.training.model_dump(mode="json", exclude=_FREE)}
+    return {**fields, "training": recipe.training.model_dump(mode="json", exclude=set(FREE_FIELDS))}
 
 
 def _claimed(recipe: Recipe) -> dict[str, Any]:
