@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from sa_nowcast.errors import RecipeError
+from sa_nowcast.recipe import parse_recipe
 from sa_nowcast.sources.synthetic_fields import KINDS, RealField, SyntheticFields
 from sa_nowcast.stream import SyntheticSamples
+from sa_nowcast.workflow.data import open_experiment
 
 RNG = np.random.default_rng(0)
 RAIN = RealField(np.maximum(RNG.normal(size=(20, 70, 90)), 0).astype(np.float32), rain=True)
@@ -100,3 +102,16 @@ def test_as_samples_they_are_batches_of_a_loader(fields: SyntheticFields) -> Non
         samples.batch([0, -1])
     with pytest.raises(RecipeError, match="epoch: 0"):
         SyntheticSamples(fields, epoch=0)
+
+
+def test_recipes_name_them_so_and_by_the_name_that_older_ones_have() -> None:
+    tree = {
+        "name": "fields", "history": 2, "steps": 2, "network": {"hidden": [4]}, "output": {"folder": "run"},
+        "data": {"source": "sample:mrms", "options": {"size": 32, "test_sequences": 1}},
+    }  # fmt: skip
+    prepared = []
+    for engine in ("synthetic_fields", "made_fields"):
+        tree["data"] = {**tree["data"], "engine": engine}  # type: ignore[dict-item]
+        prepared.append(open_experiment(parse_recipe(tree)).training())
+    assert prepared[0].identity == prepared[1].identity
+    assert prepared[0].train.describe(3).startswith("synthetic fields, seed 0, sequence 3")

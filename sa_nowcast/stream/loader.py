@@ -76,10 +76,13 @@ class StepSampler(Sampler[list[int]]):
         Where to begin; a resumed run begins at the step after the last finished one.
     share : Share
         Of several processes, each takes `batch_size` samples of every step, and the step has ranks times as many.
+    each : int
+        So many successive steps take the same samples.
     """
 
-    def __init__(self, batch_size: int, steps: int, first: int = 0, share: Share = ALL) -> None:
-        self.batch_size, self.steps, self.first, self.share = batch_size, steps, first, share.check()
+    def __init__(self, batch_size: int, steps: int, first: int = 0, share: Share = ALL, each: int = 1) -> None:
+        self.batch_size, self.steps, self.first = batch_size, steps, first
+        self.share, self.each = share.check(), each
 
     def __len__(self) -> int:
         # The length of the whole run: the trainer counts batches from the run's beginning, also after a resume.
@@ -90,7 +93,7 @@ class StepSampler(Sampler[list[int]]):
 
     def samples(self, step: int) -> list[int]:
         """Return the samples of one step, this process's share of them."""
-        size = self.batch_size * self.share.ranks
+        size, step = self.batch_size * self.share.ranks, step // self.each
         return list(range(step * size + self.share.rank, (step + 1) * size, self.share.ranks))
 
 
@@ -175,6 +178,12 @@ class SequenceLoader(DataLoader[Any], Generic[S]):
             )
         self.batches.epoch = epoch
 
+    def close(self) -> None:
+        """End the workers that wait for the next iteration, which starts others."""
+        if self._idle is not None:
+            self._idle.end()
+            self._idle = None
+
     def _alone(self) -> Iterator[Tensor]:
         for samples in self.batches:
             batch = self.sequence.batch(samples)
@@ -234,7 +243,8 @@ class _Workers:
         """Let the workers make a batch in a slot."""
         larger = slot not in self._slots or len(self._slots[slot]) < len(samples)
         if larger:
-            self._slots[slot] = torch.empty((len(samples), *self.dataset.sample_shape)).share_memory_()
+            self._slots[slot] = torch.empty((len(samples), *self.dataset.sample_shape))
+            self._slots[slot].share_memory_()  # type: ignore[no-untyped-call]
         stripes = [self.dataset.stripe(s) % len(self._pipes) for s in samples]
         for worker, pipe in enumerate(self._pipes):
             places = [i for i, stripe in enumerate(stripes) if stripe == worker]

@@ -30,27 +30,14 @@ GREY_LEVELS = 255.0
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What one run is trained on.
-
-    Attributes
-    ----------
-    train : Samples
-    validation : Samples or None
-        The validation windows, in the order in which they are used.
-    scaling : Scaling
-    terms : Terms
-    identity : str
-        A digest that other data do not have.
-    provenance : mapping
-        What the nowcaster will say about the data.
-    """
+    """What one run is trained on."""
 
     train: Samples
-    validation: Samples | None
+    validation: Samples | None  # in the order in which they are used
     scaling: Scaling
     terms: Terms
-    identity: str
-    provenance: Mapping[str, Any]
+    identity: str  # a digest that other data do not have
+    provenance: Mapping[str, Any]  # what the nowcaster will say about the data
 
     @classmethod
     def from_frames(
@@ -83,15 +70,9 @@ class TrainingData:
         )
         starts = _training_starts(frames, history + steps, split, blocked)
         crop = None if recipe.crop is None else (recipe.crop, recipe.crop)
+        flips, turns = (move in recipe.augment for move in ("flips", "turns"))
         train = SequenceDataset(
-            frames,
-            history,
-            steps,
-            starts=starts,
-            crop=crop,
-            flips="flips" in recipe.augment,
-            turns="turns" in recipe.augment,
-            seed=recipe.seed,
+            frames, history, steps, starts=starts, crop=crop, flips=flips, turns=turns, seed=recipe.seed
         )
         validation = None
         chosen = _starts(frames, history + steps, split.validation, blocked, "validation")

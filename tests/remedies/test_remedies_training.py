@@ -73,7 +73,7 @@ def test_a_checkpoint_of_something_else(trained):
     yield lambda: train(folder=trained)
 
 
-@remedy("training/engine.py", "choose another output folder, or remove this one to start anew")
+@remedy("training/run_folder.py", "choose another output folder, or remove this one to start anew")
 @pytest.mark.parametrize("how", ["other", "remove"])
 def test_a_folder_of_another_training(how, trained):
     yield lambda: train(folder=trained, learning_rate=0.5)
@@ -249,7 +249,7 @@ def test_the_loss_of_rain_for_other_units(how):
 def test_augmentation_of_made_sequences(tmp_path):
     text = yaml.safe_dump(
         {
-            "name": "made", "history": 2, "steps": 2, "data": {"source": "sample:mrms", "engine": "made_fields",
+            "name": "made", "history": 2, "steps": 2, "data": {"source": "sample:mrms", "engine": "synthetic_fields",
             "options": {"size": 32, "test_sequences": 1}}, "network": {"hidden": [4], "output": "moving"},
             "training": {"augment": ["flips"]}, "output": {"folder": str(tmp_path)},
         }
