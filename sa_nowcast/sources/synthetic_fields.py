@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sa_nowcast.errors import RecipeError
+from sa_nowcast.windows import require_whole
 
 Array = npt.NDArray[np.float32]
 
@@ -74,9 +75,9 @@ class SyntheticFields:
     def __init__(
         self, size: int = 80, history: int = 4, steps: int = 5, *, seed: int = 0, real: Sequence[RealField] = ()
     ) -> None:
-        for name, value, least in (("size", size, 32), ("history", history, 2), ("steps", steps, 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise RecipeError(name, f"{value!r}", expected=f"a whole number of at least {least}")
+        require_whole(32, size=size)
+        require_whole(2, history=history)
+        require_whole(steps=steps)
         self.size, self.history, self.length, self.seed = size, history, history + steps, seed
         self.shape, self.real = (size, size), tuple(real)
         for number, field in enumerate(self.real):

@@ -123,9 +123,7 @@ class SequenceDataset(NumberedSamples):
         in_memory: bool | None = None,
         device: str | torch.device | None = None,
     ) -> None:
-        for name, value in (("history", history), ("steps", steps), ("stride", stride)):
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise RecipeError(name, f"{value!r}", expected="a whole number of at least 1")
+        windows.require_whole(history=history, steps=steps, stride=stride)
         self.history, self.steps, self.length = int(history), int(steps), int(history) + int(steps)
         self.seed, self.shuffle, self.flips, self.turns = seed, shuffle, flips, turns
         self.crop = (crop, crop) if isinstance(crop, int) else crop

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from sa_nowcast.errors import RecipeError, SaNowcastError, StorageError
 from sa_nowcast.stream.samples import Samples
+from sa_nowcast.windows import require_whole
 
 LOOK_EVERY = 10.0
 """Seconds of waiting for a worker between two looks at whether it is stopped."""
@@ -405,9 +406,8 @@ def loader(
     pin_memory : bool, optional
         By default where there is a CUDA device.
     """
-    for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0), ("first", first, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise RecipeError(name, f"{value!r}", expected=f"a whole number of at least {least}")
+    require_whole(batch_size=batch_size)
+    require_whole(0, workers=workers, first=first)
     current = Share.current()
     share = Share(current.rank if rank is None else rank, current.ranks if ranks is None else ranks)
     sampler: BatchSampler

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sa_nowcast.errors import RecipeError
 from sa_nowcast.stream.samples import NumberedSamples
+from sa_nowcast.windows import require_whole
 
 EPOCH: Final = 10_000
 """Samples that count as an epoch, by convention: MovingMNIST's published training set had so many sequences."""
@@ -74,8 +74,7 @@ class SyntheticSamples(NumberedSamples):
     device = torch.device("cpu")
 
     def __init__(self, generator: Generator, epoch: int = EPOCH) -> None:
-        if isinstance(epoch, bool) or not isinstance(epoch, int | np.integer) or epoch < 1:
-            raise RecipeError("epoch", f"{epoch!r}", expected="a whole number of at least 1")
+        require_whole(epoch=epoch)
         self.generator, self.epoch = generator, int(epoch)
 
     def __len__(self) -> int:

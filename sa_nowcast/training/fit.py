@@ -12,13 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import xarray as xr
 
 from sa_nowcast._version import __version__
 from sa_nowcast.bundle.card import fit_call, model_card
-from sa_nowcast.errors import RecipeError, StorageError
+from sa_nowcast.errors import StorageError
 from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.frames import Frames
 from sa_nowcast.models import NetworkConfig, build
@@ -29,7 +28,7 @@ from sa_nowcast.times import Gaps
 from sa_nowcast.training.data import TrainingData
 from sa_nowcast.training.engine import Outcome, train
 from sa_nowcast.training.hardware import choose_hardware
-from sa_nowcast.windows import split_in_time
+from sa_nowcast.windows import require_whole, split_in_time
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -118,9 +117,7 @@ def fit(
         A signal stopped the run; it goes on when `fit` is called again with the same folder.
     """
     arguments = dict(locals())
-    for name, value in (("history", history), ("steps", steps)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise RecipeError(name, f"{value!r}", expected="a whole number of at least 1")
+    require_whole(history=history, steps=steps)
     recipe = checked(TrainingRecipe, training, "fit")
     frames = Frames.from_xarray(data, variables=variables, time=time, y=y, x=x, channel=channel, gaps=gaps)
     split = split_in_time(

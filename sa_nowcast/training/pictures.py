@@ -106,18 +106,16 @@ class Pictures(L.Callback):
         """Return the figure of a window, counted from 0, forecast with the validated weights after `step` updates."""
         raw, forecast = self._forecast(window)
         samples, (name, units) = self.validation.samples, self.terms.channels[0]
-        attrs: dict[Any, Any] = {} if units is None else {"units": units}
-        if isinstance(samples, SequenceDataset):
-            attrs = {**samples.channels[0].attrs, **attrs}
+        windows = samples if isinstance(samples, SequenceDataset) else None
+        attrs: dict[Any, Any] = dict(windows.channels[0].attrs) if windows else {}
+        attrs |= {} if units is None else {"units": units}
         title = str(attrs.get("long_name", name)).replace("_", " ")
         title += f" ({units})" if units not in (None, "", "1") else ""
-        if len(self.terms.channels) > 1:
-            title += f", first of {len(self.terms.channels)} channels"
-        if isinstance(samples, SequenceDataset):
-            title += f" from {show_time(samples.times(window)[self.terms.history - 1])}"
+        title += f", first of {len(self.terms.channels)} channels" if len(self.terms.channels) > 1 else ""
+        title += f" from {show_time(windows.times(window)[self.terms.history - 1])}" if windows else ""
         title += f", after {step} updates; validation window {window + 1}"
-        if isinstance(samples, SequenceDataset):
-            return self._with_times(raw, forecast, samples, window, attrs, title)
+        if windows:
+            return self._with_times(raw, forecast, windows, window, attrs, title)
         return self._numbered(raw, forecast, attrs, title)
 
     def _forecast(self, window: int) -> tuple[Values, Values]:

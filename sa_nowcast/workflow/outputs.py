@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,10 @@ CLAIM, LEDGER = "recipe.json", "run.json"
 
 @dataclass
 class Ledger:
-    """What is done in a run's folder.
-
-    Parameters
-    ----------
-    folder : Path
-    record : dict
-        What `run.json` holds: data, and stages with inputs and files.
-    """
+    """What is done in a run's folder; `record` is what `run.json` holds: data, and stages with inputs and files."""
 
     folder: Path
-    record: dict[str, Any] = field(default_factory=dict)
+    record: dict[str, Any]
 
     @classmethod
     def read(cls, folder: Path) -> Ledger:
@@ -152,6 +145,5 @@ def file_digest(path: Path) -> str:
         if file.is_file():
             total.update(file.relative_to(path.parent).as_posix().encode())
             with file.open("rb") as stream:
-                while block := stream.read(2**20):
-                    total.update(block)
+                hashlib.file_digest(stream, lambda: total)
     return total.hexdigest()
