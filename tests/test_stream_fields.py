@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from sa_nowcast.errors import RecipeError
 from sa_nowcast.recipe import parse_recipe
@@ -112,6 +113,6 @@ def test_recipes_name_them_so_and_by_the_name_that_older_ones_have() -> None:
     prepared = []
     for engine in ("synthetic_fields", "made_fields"):
         tree["data"] = {**tree["data"], "engine": engine}  # type: ignore[dict-item]
-        prepared.append(open_experiment(parse_recipe(tree)).training())
+        prepared.append(open_experiment(parse_recipe(yaml.safe_dump(tree))).training())
     assert prepared[0].identity == prepared[1].identity
     assert prepared[0].train.describe(3).startswith("synthetic fields, seed 0, sequence 3")
