@@ -211,10 +211,7 @@ class Scaling:
 
 
 class _Moments:
-    """Count, mean and spread of a stream of values.
-
-    Pairwise update after Chan et al. 1983, doi:10.1080/00031305.1983.10483115.
-    """
+    """Count, mean and variance of a stream of values (Chan et al. 1983, doi:10.1080/00031305.1983.10483115)."""
 
     def __init__(self) -> None:
         self.count, self.mean, self.squares = 0, 0.0, 0.0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,13 @@ class Split:
     train: Range
     validation: Range
     test: Range
+
+
+def require_whole(least: int = 1, **values: Any) -> None:
+    """Raise `RecipeError` for the first value that is no whole number of at least `least`."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise RecipeError(name, f"{value!r}", expected=f"a whole number of at least {least}")
 
 
 def window_starts(
@@ -107,12 +115,12 @@ def split_in_time(
             fix="give more frames, shorten history or steps, or leave out a split",
         )
     train = left if training is None else min(max(round(training * frames), length), left)
-    validation_start = left + (guard if sizes[0] else 0)
-    validation_stop = validation_start + sizes[0]
-    test_start = validation_stop + (guard if sizes[1] else 0)
-    return Split(
-        train=(0, train), validation=(validation_start, validation_stop), test=(test_start, test_start + sizes[1])
-    )
+    ranges, stop = [(0, train)], left
+    for size in sizes:
+        start = stop + (guard if size else 0)
+        stop = start + size
+        ranges.append((start, stop))
+    return Split(*ranges)
 
 
 def _sizes(frames: int, length: int, shares: tuple[float, float], guard: int) -> tuple[list[int], int]:

@@ -13,7 +13,7 @@ import zarr
 from sequences import rain
 
 from sa_nowcast.sources import MovingMnist
-from sa_nowcast.stream import DigitSamples, SequenceDataset, loader
+from sa_nowcast.stream import SequenceDataset, SyntheticSamples, loader
 
 RANKS = 2
 WINDOWS = 35  # odd, so that the shares differ by one
@@ -23,8 +23,8 @@ def _dataset(path: Path) -> SequenceDataset:
     return SequenceDataset(path, 4, 2, in_memory=False, cache_bytes=20_000, seed=5)
 
 
-def _digits(folder: Path) -> DigitSamples:
-    return DigitSamples(MovingMnist(folder, seed=2, size=28, length=3, check_hash=False), epoch=11)
+def _digits(folder: Path) -> SyntheticSamples:
+    return SyntheticSamples(MovingMnist(folder, seed=2, size=28, length=3, check_hash=False), epoch=11)
 
 
 def _load_share(rank: int, folder: Path) -> None:

@@ -17,6 +17,7 @@ import sa_nowcast.training.engine as engine
 from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.models.rollout import Network
 from sa_nowcast.training.fit import fit
+from sa_nowcast.training.objective import loss_sums
 
 LONG = {**OPTIONS, "max_steps": 9, "validate_every": 2, "checkpoint_every": 2, "pictures": 0}
 """Nine updates, so that validation, checkpoints and the end fall on different steps as well as on the same."""
@@ -40,6 +41,12 @@ LOG = "training.csv"
 def train(data: Any = None, **options: Any) -> Nowcaster:
     given = {"history": 4, "steps": 3, "network": NETWORK, "progress": False} | LONG | options
     return fit(rain() if data is None else data, **given)
+
+
+def masked_loss(*batch: Any) -> torch.Tensor:
+    """The mean loss over valid pixels, as training has it."""
+    total, count = loss_sums(*batch)
+    return total / count.clamp(min=1)
 
 
 def weights(nowcaster: Nowcaster) -> dict[str, torch.Tensor]:

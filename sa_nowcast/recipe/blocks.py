@@ -25,8 +25,8 @@ class DataRecipe(Block):
         None,
         description="Reader: taxibj, moving_mnist, kth, array, film, geotiff, a format of radar composites or an "
         "engine of xarray; null: told by the files; moving_mnist_digits: MNIST's idx files, from which sequences are "
-        "made while training; made_fields: fields of many kinds made while training, some of them cut from the real "
-        "ones in source and options.also.",
+        "made while training; synthetic_fields: fields of many kinds made while training, some of them cut from the "
+        "real ones in source and options.also.",
     )
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the reader.")
     variables: tuple[str, ...] | None = Field(None, description="Variables to use; by default all gridded ones.")
@@ -81,7 +81,7 @@ class ConversionRecipe(Block):
 
 
 class ForecastRecipe(Block):
-    """Which forecasts are made of the held-back period."""
+    """Which forecasts are made of the test period."""
 
     stride: int = Field(1, ge=1, description="Init times from one forecast to the next (frames); 1: every one.")
     tile: int | None = Field(
@@ -102,7 +102,7 @@ class BootstrapRecipe(Block):
 
 
 class VerificationRecipe(Block):
-    """What the held-back period is scored with."""
+    """What the test period is scored with."""
 
     metrics: tuple[str, ...] = Field(
         (),

@@ -42,6 +42,11 @@ TRAINING_PRESETS: dict[str, dict[str, Any]] = {
 }
 """Named starting points of training; each holds only what differs from the defaults of `TrainingRecipe`."""
 
+FREE_FIELDS = frozenset(
+    {"preset", "device", "workers", "checkpoint_every", "log_every", "pictures", "tensorboard", "acceleration"}
+)
+"""Fields that change how fast a run gets there, or what it writes on the way, and not where it ends."""
+
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(s|min|h)")
 _SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 

@@ -68,6 +68,8 @@ class MovingMnist:
     (32, 20, 64, 64)
     """
 
+    run = 4  # sequences that are best made together: a call's fixed cost is shared, and small batches divide evenly
+
     def __init__(
         self,
         folder: PathLike,
@@ -139,6 +141,10 @@ class MovingMnist:
         """Return sequence `index`, (length, rows, columns); any index from 0 on."""
         one: Digits = self.batch(index, 1)[0]
         return one
+
+    def describe(self, index: int) -> str:
+        """Return which sequence an index is, as errors print it."""
+        return f"MovingMNIST {self.part} digits, seed {self.seed}, sequence {index}"
 
     def batches(self, size: int, start: int = 0) -> Iterator[Digits]:
         """Yield batches of `size` sequences for ever, from sequence `start` on."""

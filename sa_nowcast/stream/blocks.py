@@ -1,4 +1,4 @@
-"""Where a sequence's frames come from, in parts that are read once and cut into windows.
+"""Windows out of blocks: parts of a sequence that are read once, and held until no window of their lane needs them.
 
 A `Blocks` reads successive frames as they are stored and unpacks any part of them into float32, bit by bit what
 `Frames.read` gives: `ZarrBlocks` straight from a Zarr store's chunks, `FrameBlocks` from anything that xarray opened,
@@ -9,20 +9,25 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from sa_nowcast.errors import DataError
 from sa_nowcast.frames import Frames, require_usable
-from sa_nowcast.stream.order import StoredAxis
+from sa_nowcast.stream.order import Layout, StoredAxis
 from sa_nowcast.stream.packed import Unpacker
 from sa_nowcast.stream.stored import StoredVariable, stored_variables
 from sa_nowcast.times import show_time
+from sa_nowcast.windows import Positions
 
 Array = npt.NDArray[Any]
+Values = npt.NDArray[np.float32]
 Block = list[Array]
 """Successive frames, each array (time, channel, row, column) in the layout of `Frames`, as stored."""
 
@@ -32,15 +37,9 @@ _FRAMES_A_READ = 64
 
 
 class Blocks(ABC):
-    """The frames of one sequence, for reading in parts.
+    """The frames of one sequence, for reading in parts."""
 
-    Attributes
-    ----------
-    axis : StoredAxis
-        In what parts reading is cheap.
-    """
-
-    axis: StoredAxis
+    axis: StoredAxis  # in what parts reading is cheap
 
     def __init__(self, frames: Frames) -> None:
         self.channels = frames.channels
@@ -55,28 +54,11 @@ class Blocks(ABC):
         """Read frames ``begin`` to ``end`` as they are stored."""
 
     @abstractmethod
-    def unpack(
-        self, block: Block, begin: int, first: int, rows: slice, columns: slice, out: npt.NDArray[np.float32]
-    ) -> None:
-        """Unpack frames of a block into `out` (time, channel, row, column).
+    def unpack(self, block: Block, begin: int, first: int, rows: slice, columns: slice, out: Values) -> None:
+        """Unpack frames of a block from entry `begin` on, of a part of the grid, until `out` (T, C, H, W) is full.
 
-        Parameters
-        ----------
-        block : list of ndarray
-            What `read` gave.
-        begin : int
-            The first entry of the block to unpack.
-        first : int
-            The frame that is the block's first entry.
-        rows, columns : slice
-            The part of the grid.
-        out : ndarray
-            It says how many frames there are.
-
-        Raises
-        ------
-        DataError
-            A value that is infinite, or a fill value that is not declared (variable and time are named).
+        `first` is the frame that is the block's first entry. A value that is infinite, or a fill value that is not
+        declared, is a `DataError` (variable and time are named).
         """
 
 
@@ -95,9 +77,7 @@ class FrameBlocks(Blocks):
         """Read frames ``begin`` to ``end`` as float32."""
         return [self.frames.read(begin, end)]
 
-    def unpack(
-        self, block: Block, begin: int, first: int, rows: slice, columns: slice, out: npt.NDArray[np.float32]
-    ) -> None:
+    def unpack(self, block: Block, begin: int, first: int, rows: slice, columns: slice, out: Values) -> None:
         """Copy frames of a block."""
         np.copyto(out, block[0][begin : begin + len(out), :, rows, columns])
 
@@ -148,9 +128,7 @@ class ZarrBlocks(Blocks):
         """Read frames ``begin`` to ``end`` as they are packed."""
         return [self._read(v, begin, end) for v in self.variables]
 
-    def unpack(
-        self, block: Block, begin: int, first: int, rows: slice, columns: slice, out: npt.NDArray[np.float32]
-    ) -> None:
+    def unpack(self, block: Block, begin: int, first: int, rows: slice, columns: slice, out: Values) -> None:
         """Unpack frames of a block; values are what xarray decodes, to the last bit."""
         channel = 0
         for stored, unpacker in zip(block, self._unpackers, strict=True):
@@ -218,3 +196,79 @@ def _time_chunk(frames: Frames, variable: int) -> int:
     if names and frames.time_dim in names:
         return max(1, min(int(names[frames.time_dim]), len(frames)))
     return 1 if not sizes else max(1, min(int(sizes[0]), len(frames)))
+
+
+class Window(NamedTuple):
+    """A window: its first frame on the axis of all sources' frames, and its part of the grid."""
+
+    start: int
+    rows: slice
+    columns: slice
+
+
+class BlockReader:
+    """Reads windows of several sources from their blocks, one a source.
+
+    `first` says where each source begins on the axis of all frames, and where the last one ends.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(self, blocks: Sequence[Blocks], first: Positions, layout: Layout) -> None:
+        self.blocks, self.first, self.layout = list(blocks), first, layout
+        self._held: dict[int, dict[int, Block]] = {}
+
+    def read(self, window: Window, lane: int, out_TCHW: Tensor) -> None:
+        """Read a window; cells that no later window of the lane needs are let go first."""
+        out, length = out_TCHW.numpy(), len(out_TCHW)
+        edges = self.layout.edges
+        begin, end = window.start, window.start + length
+        cell, last = self.layout.cell(begin), self.layout.cell(end - 1)
+        held = self._held.setdefault(lane, {})
+        if not self.layout.whole:
+            reach = self.layout.reach(cell, length)
+            for old in [c for c in held if not cell <= c <= reach]:
+                del held[old]
+        source = self.source(begin)
+        blocks, first = self.blocks[source], int(self.first[source])
+        for number in range(cell, last + 1):
+            low, high = int(edges[number]), int(edges[number + 1])
+            if number not in held:
+                held[number] = blocks.read(low - first, high - first)
+            part = out[max(low - begin, 0) : min(high, end) - begin]
+            blocks.unpack(held[number], max(begin - low, 0), low - first, window.rows, window.columns, part)
+
+    def source(self, frame: int) -> int:
+        """Return the source that a frame belongs to."""
+        return int(np.searchsorted(self.first, frame, side="right")) - 1
+
+    def frames(self, inside: npt.NDArray[np.bool_], at_once: int) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield the frames that are `inside`, (time, channel, row, column), so many at once at most."""
+        whole = slice(None)
+        for low, high in zip(self.layout.edges[:-1].tolist(), self.layout.edges[1:].tolist(), strict=True):
+            if not inside[low:high].any():
+                continue
+            source = self.source(low)
+            first = int(self.first[source])
+            block = self.blocks[source].read(low - first, high - first)
+            for begin in range(low, high, at_once):
+                end = min(begin + at_once, high)
+                out = np.empty((end - begin, *self.blocks[source].frame_shape), np.float32)
+                self.blocks[source].unpack(block, begin - low, low - first, whole, whole, out)
+                yield out[inside[begin:end]]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_held": {}}
+
+
+class DeviceReader:
+    """Reads windows out of frames that are on a device as a whole."""
+
+    def __init__(self, blocks: Sequence[MemoryBlocks], device: torch.device) -> None:
+        self.device = device
+        self._frames = torch.cat([torch.from_numpy(b.values) for b in blocks]).to(device)
+
+    def read(self, window: Window, lane: int, out_TCHW: Tensor) -> None:
+        """Copy a window on the device."""
+        end = window.start + len(out_TCHW)
+        out_TCHW.copy_(self._frames[window.start : end, :, window.rows, window.columns])

@@ -14,11 +14,10 @@ from sa_nowcast import windows
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.frames import Frames
 from sa_nowcast.scaling import Scaling
-from sa_nowcast.stream.blocks import MemoryBlocks, open_blocks
-from sa_nowcast.stream.numbered import NumberedSamples
+from sa_nowcast.stream.blocks import BlockReader, DeviceReader, MemoryBlocks, Window, open_blocks
 from sa_nowcast.stream.order import block_order, choose_layout
-from sa_nowcast.stream.reader import BlockReader, DeviceReader, Reader, Window
-from sa_nowcast.stream.sources import Names, Period, Source, Split, called, open_sequences, starts_of
+from sa_nowcast.stream.samples import NumberedSamples
+from sa_nowcast.stream.sources import Period, Source, Split, called, open_sequences, starts_of
 from sa_nowcast.times import Gaps, show_time
 from sa_nowcast.windows import Positions
 
@@ -124,9 +123,7 @@ class SequenceDataset(NumberedSamples):
         in_memory: bool | None = None,
         device: str | torch.device | None = None,
     ) -> None:
-        for name, value in (("history", history), ("steps", steps), ("stride", stride)):
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise RecipeError(name, f"{value!r}", expected="a whole number of at least 1")
+        windows.require_whole(history=history, steps=steps, stride=stride)
         self.history, self.steps, self.length = int(history), int(steps), int(history) + int(steps)
         self.seed, self.shuffle, self.flips, self.turns = seed, shuffle, flips, turns
         self.crop = (crop, crop) if isinstance(crop, int) else crop
@@ -137,7 +134,7 @@ class SequenceDataset(NumberedSamples):
             raise RecipeError("crop", f"{self.crop}", expected="at least 1 row and column")
         given = list(source) if isinstance(source, Sequence) and not isinstance(source, str | bytes) else [source]
         self._names = [called(s, number) for number, s in enumerate(given)]
-        sequences = open_sequences(given, Names(variables, time, y, x, channel, gaps))
+        sequences = open_sequences(given, variables=variables, time=time, y=y, x=x, channel=channel, gaps=gaps)
         self.channels, self.grid, self.step = sequences[0].channels, sequences[0].grid, sequences[0].step
         if turns and self.sample_shape[-2] != self.sample_shape[-1]:
             rows, columns = self.sample_shape[-2:]
@@ -153,7 +150,7 @@ class SequenceDataset(NumberedSamples):
         loaded = [b for b in blocks if isinstance(b, MemoryBlocks)]
         all_loaded = len(loaded) == len(blocks)
         self.layout = choose_layout([b.axis for b in blocks], self.length, None if all_loaded else cache_bytes)
-        self._reader: Reader = (
+        self._reader: BlockReader | DeviceReader = (
             BlockReader(blocks, self._first, self.layout)
             if device is None
             else DeviceReader(loaded, torch.device(device))

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import atexit
-import multiprocessing.process
-import os
+import itertools
+import multiprocessing
+import pickle
 import signal
-import threading
-import weakref
+import traceback
 from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from sa_nowcast.errors import RecipeError, SaNowcastError, StorageError
+from sa_nowcast.stream.samples import Samples
+from sa_nowcast.windows import require_whole
 
 LOOK_EVERY = 10.0
-"""Seconds between two looks at whether a worker is stopped."""
+"""Seconds of waiting for a worker between two looks at whether it is stopped."""
+
+_AHEAD = 2  # batches that workers make before they are asked for
 
 
 class Share(NamedTuple):
@@ -47,34 +53,6 @@ ALL = Share()
 """The share of a process that is alone."""
 
 
-class Samples(Protocol):
-    """What a loader and a trainer need of numbered samples: `SequenceDataset`, `DigitSamples`, or a class of your own.
-
-    Sample k is a function of k alone, for every k >= 0, whatever was asked for before and in whatever process; epochs
-    of ``len(samples)`` samples follow each other without end. To be used with workers it can be pickled.
-    """
-
-    def __len__(self) -> int:
-        """Return how many samples are an epoch."""
-
-    @property
-    def sample_shape(self) -> tuple[int, int, int, int]:
-        """(T, C, H, W) of every sample."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where samples are made; workers can be used where this is the CPU."""
-
-    def batch(self, samples: Sequence[int]) -> Tensor:
-        """Return samples as one float32 tensor (B, T, C, H, W), in physical units with NaN where missing."""
-
-    def stripe(self, sample: int) -> int:
-        """Return a number that samples share which one worker should make; workers divide samples by it."""
-
-    def describe(self, sample: int) -> str:
-        """Return what a sample is, as errors print it."""
-
-
 S = TypeVar("S", bound=Samples)
 
 
@@ -99,10 +77,13 @@ class StepSampler(Sampler[list[int]]):
         Where to begin; a resumed run begins at the step after the last finished one.
     share : Share
         Of several processes, each takes `batch_size` samples of every step, and the step has ranks times as many.
+    each : int
+        So many successive steps take the same samples.
     """
 
-    def __init__(self, batch_size: int, steps: int, first: int = 0, share: Share = ALL) -> None:
-        self.batch_size, self.steps, self.first, self.share = batch_size, steps, first, share.check()
+    def __init__(self, batch_size: int, steps: int, first: int = 0, share: Share = ALL, each: int = 1) -> None:
+        self.batch_size, self.steps, self.first = batch_size, steps, first
+        self.share, self.each = share.check(), each
 
     def __len__(self) -> int:
         # The length of the whole run: the trainer counts batches from the run's beginning, also after a resume.
@@ -113,7 +94,7 @@ class StepSampler(Sampler[list[int]]):
 
     def samples(self, step: int) -> list[int]:
         """Return the samples of one step, this process's share of them."""
-        size = self.batch_size * self.share.ranks
+        size, step = self.batch_size * self.share.ranks, step // self.each
         return list(range(step * size + self.share.rank, (step + 1) * size, self.share.ranks))
 
 
@@ -155,55 +136,6 @@ class EpochSampler(Sampler[list[int]]):
             yield list(mine[batch * self.batch_size : (batch + 1) * self.batch_size])
 
 
-class _Part(NamedTuple):
-    """What one worker reads of a batch: these samples, which go to these places of so many."""
-
-    size: int
-    places: list[int]
-    samples: list[int]
-
-
-class _Parts(Sampler[_Part]):
-    """Divides every batch among the workers by where its samples are stored, so that nothing is read by two of them.
-
-    A loader hands its indices to the workers in turn; so every batch becomes one part for each of them, some empty.
-    """
-
-    def __init__(self, sampler: BatchSampler, dataset: Samples, workers: int) -> None:
-        self.sampler, self.dataset, self.workers = sampler, dataset, workers
-
-    def __len__(self) -> int:
-        return len(self.sampler) * self.workers
-
-    def __iter__(self) -> Iterator[_Part]:
-        for samples in self.sampler:
-            stripes = [self.dataset.stripe(s) % self.workers for s in samples]
-            for worker in range(self.workers):
-                places = [i for i, stripe in enumerate(stripes) if stripe == worker]
-                yield _Part(len(samples), places, [samples[i] for i in places])
-
-
-class _Reads(Dataset[Any]):
-    """Reads what a sampler yields: whole batches, or a worker's part of one; errors travel as values.
-
-    torch re-creates an exception of a worker from its traceback's text, and ours have more than a text.
-    """
-
-    def __init__(self, dataset: Samples) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, wanted: list[int] | _Part) -> Any:
-        if not isinstance(wanted, _Part):
-            return self.dataset.batch(wanted)
-        try:
-            return wanted, self.dataset.batch(wanted.samples)
-        except SaNowcastError as error:
-            return wanted, error
-
-
 class SequenceLoader(DataLoader[Any], Generic[S]):
     """A torch DataLoader over `Samples`: yields raw batches (B, T, C, H, W), in physical units with NaN.
 
@@ -215,7 +147,7 @@ class SequenceLoader(DataLoader[Any], Generic[S]):
     sampler : BatchSampler
     workers : int
         Processes that read; they start by forkserver, since zarr runs threads and a forked child of a process with
-        threads can deadlock.
+        threads can deadlock. They stay for the next iteration.
     pin_memory : bool, optional
         By default where there is a CUDA device and the data are not on one.
     """
@@ -224,26 +156,17 @@ class SequenceLoader(DataLoader[Any], Generic[S]):
         on_device = sequence.device.type != "cpu"
         if workers and on_device:
             raise RecipeError("workers", f"{workers}, with data on {sequence.device}", expected="0")
-        pin = torch.cuda.is_available() and not on_device if pin_memory is None else pin_memory
-        self._pin = pin
         self.sequence, self.batches = sequence, sampler
-        super().__init__(
-            _Reads(sequence),
-            batch_size=None,
-            sampler=_Parts(sampler, sequence, workers) if workers else sampler,
-            num_workers=workers,
-            multiprocessing_context="forkserver" if workers else None,
-            worker_init_fn=_deaf if workers else None,
-            persistent_workers=workers > 0,
-            pin_memory=pin and not workers,
-            generator=torch.Generator(),  # workers draw a seed that nothing here uses; not from the user's generator
-        )
+        self._idle: _Workers | None = None
+        pin = torch.cuda.is_available() and not on_device if pin_memory is None else pin_memory
+        # Nothing but a description: torch's own workers serve all samples, and so would each read every block.
+        super().__init__(sequence, batch_size=None, sampler=sampler, num_workers=workers, pin_memory=pin)  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Any:
-        return self._assembled() if self.num_workers else super().__iter__()
+        return self._helped() if self.num_workers else self._alone()
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration go through this epoch; without it, epoch follows epoch."""
@@ -256,152 +179,174 @@ class SequenceLoader(DataLoader[Any], Generic[S]):
             )
         self.batches.epoch = epoch
 
-    def _assembled(self) -> Iterator[Tensor]:
-        parts = self._guarded(super().__iter__())
-        for part, values in parts:
-            batch = torch.empty((part.size, *self.sequence.sample_shape), pin_memory=self._pin)
-            batch[part.places] = values
-            for _ in range(self.num_workers - 1):
-                part, values = next(parts)
-                batch[part.places] = values
-            yield batch
+    def close(self) -> None:
+        """End the workers that wait for the next iteration, which starts others."""
+        if self._idle is not None:
+            self._idle.end()
+            self._idle = None
 
-    def _guarded(self, received: Any) -> Iterator[tuple[_Part, Tensor]]:
-        _WORKERS.update(received._workers)
-        if not isinstance(received._workers_done_event, _Closing):
-            received._workers_done_event = _Closing(received._workers_done_event)
-        lost = False
+    def _alone(self) -> Iterator[Tensor]:
+        for samples in self.batches:
+            batch = self.sequence.batch(samples)
+            yield batch.pin_memory() if self.pin_memory else batch
+
+    def _helped(self) -> Iterator[Tensor]:
+        # Taken while they are used: a second iteration that runs meanwhile has workers of its own.
+        workers, self._idle = self._idle or _Workers(self.sequence, self.num_workers), None
         try:
-            with _Lookout([w.pid for w in received._workers]) as lookout:
-                while True:
-                    try:
-                        part, values = next(received)
-                    except StopIteration:
-                        return
-                    except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
-                        # All but the first: a batch that the worker had announced and did not live to hand over.
-                        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
-                            raise
-                        lost = True
-                        raise _lost(lookout, error) from error
-                    if isinstance(values, SaNowcastError):
-                        raise values
-                    yield part, values
+            workers.finish()
+            sizes: dict[int, int] = {}
+            for number, samples in enumerate(itertools.chain(self.batches, itertools.repeat(None, _AHEAD))):
+                slot, batch = number % _AHEAD, None
+                if slot in sizes:
+                    made = workers.made(slot)[: sizes.pop(slot)]
+                    batch = torch.empty(made.shape, pin_memory=self.pin_memory).copy_(made)
+                if samples is not None:
+                    workers.ask(slot, samples)
+                    sizes[slot] = len(samples)
+                if batch is not None:
+                    yield batch
+        except GeneratorExit:
+            raise
+        except BaseException:
+            workers.end()
+            raise
         finally:
-            if lost or not all(w.is_alive() and not _is_stopped(w.pid) for w in received._workers):
-                self._end(received)
-
-    def _end(self, received: Any) -> None:
-        """End the workers of which one was lost, and forget them, so that the next iteration starts others."""
-        received._shutdown = True
-        for worker in received._workers:
-            worker.kill()
-        for worker in received._workers:
-            worker.join(timeout=5)
-        for queue in received._index_queues:
-            queue.cancel_join_thread()
-            queue.close()
-        if received._worker_pids_set:
-            torch.utils.data._utils.signal_handling._remove_worker_pids(id(received))  # type: ignore[attr-defined]
-            received._worker_pids_set = False
-        self._iterator = None
+            if workers.sound():
+                self._idle = workers
 
 
-class _Closing:
-    """The event by which workers are told to end, as the process sees it that they read for.
+class _Workers:
+    """Processes that make batches together; each makes the samples of its own stripes, so nothing is read by two.
 
-    A worker that is killed while it looks at the event dies with its lock, and whoever looks or sets it then waits for
-    ever. Only this process sets it, so it need not look; and it sets it in a thread that may be left waiting.
+    A batch is written into memory that all of them share. Each has a pipe of its own, which is closed by its death
+    whatever it was at; and there is no lock that it could die with.
     """
 
-    def __init__(self, event: Any) -> None:
-        self._event, self._is_set = event, False
+    def __init__(self, dataset: Samples, count: int) -> None:
+        self.dataset = dataset
+        self._slots: dict[int, Tensor] = {}
+        self._pipes: list[Connection] = []
+        self._processes: list[BaseProcess] = []
+        self._unanswered = [0] * count
+        # Also when the program ends amid an epoch: before multiprocessing waits for them, who leave SIGTERM to others.
+        self.end = Finalize(self, _end, (self._processes,), exitpriority=0)
+        context = multiprocessing.get_context("forkserver")
+        for number in range(count):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, dataset), name=f"loader {number}", daemon=True)
+            process.start()
+            theirs.close()
+            self._pipes.append(ours)
+            self._processes.append(process)
 
-    def is_set(self) -> bool:
-        return self._is_set
+    def ask(self, slot: int, samples: list[int]) -> None:
+        """Let the workers make a batch in a slot."""
+        larger = slot not in self._slots or len(self._slots[slot]) < len(samples)
+        if larger:
+            self._slots[slot] = torch.empty((len(samples), *self.dataset.sample_shape))
+            self._slots[slot].share_memory_()  # type: ignore[no-untyped-call]
+        stripes = [self.dataset.stripe(s) % len(self._pipes) for s in samples]
+        for worker, pipe in enumerate(self._pipes):
+            places = [i for i, stripe in enumerate(stripes) if stripe == worker]
+            try:
+                pipe.send((slot, self._slots[slot] if larger else None, places, [samples[i] for i in places]))
+            except OSError as error:
+                raise self._lost(worker) from error
+            self._unanswered[worker] += 1
 
-    def set(self) -> None:
-        self._is_set = True
-        thread = threading.Thread(target=self._event.set, name="loader closing", daemon=True)
-        thread.start()
-        thread.join(timeout=5)
+    def made(self, slot: int) -> Tensor:
+        """Return a slot when its batch, the oldest that was asked for, is there."""
+        for worker in range(len(self._pipes)):
+            error = self._answer(worker)
+            if error is not None:
+                raise error
+        return self._slots[slot]
 
+    def finish(self) -> None:
+        """Wait until nothing is written any more that an earlier iteration asked for."""
+        for worker, unanswered in enumerate(self._unanswered):
+            for _ in range(unanswered):
+                self._answer(worker)
 
-def _lost(lookout: _Lookout, error: Exception) -> StorageError:
-    if lookout.stopped is not None:
+    def sound(self) -> bool:
+        """Whether all can go on."""
+        return all(p.is_alive() and not _is_stopped(p.pid) for p in self._processes)
+
+    def _answer(self, worker: int) -> Exception | None:
+        """Return what kept a worker from making its part of the oldest batch that it was asked for."""
+        pid, stopped = self._processes[worker].pid, False
+        try:
+            while not self._pipes[worker].poll(LOOK_EVERY):
+                # Slow storage is waited for. Seen twice in a row: what was stopped together with this process, by
+                # Ctrl-Z or a scheduler, goes on with it.
+                before, stopped = stopped, _is_stopped(pid)
+                if before and stopped:
+                    raise StorageError(
+                        "loader",
+                        f"worker process {pid} was stopped (SIGSTOP) and did not go on",
+                        fix="run the same again, or read with workers=0",
+                    )
+            error: Exception | None = self._pipes[worker].recv()
+        except (EOFError, OSError) as error:
+            raise self._lost(worker) from error
+        self._unanswered[worker] -= 1
+        return error
+
+    def _lost(self, worker: int) -> StorageError:
+        process = self._processes[worker]
+        process.join(timeout=5)
+        code = process.exitcode
+        how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
         return StorageError(
             "loader",
-            f"worker process {lookout.stopped} was stopped (SIGSTOP) and did not go on",
-            fix="run the same again, or read with workers=0",
+            f"a worker process ended unexpectedly ({how})",
+            fix="if memory ran out, give fewer workers or a smaller cache_bytes, or read with workers=0",
         )
-    return StorageError(
-        "loader",
-        f"a worker process ended unexpectedly ({(str(error) or type(error).__name__).splitlines()[0]})",
-        fix="if memory ran out, give fewer workers or a smaller cache_bytes, or read with workers=0",
-    )
 
 
-class _Lookout:
-    """A thread that ends a worker which is stopped, for nothing else would: its batch would be waited for for ever.
-
-    Slow storage is waited for. A worker must be found stopped twice in a row: one that was stopped together with this
-    process, by Ctrl-Z or a scheduler, goes on with it.
-
-    Attributes
-    ----------
-    stopped : int or None
-        The first worker that was ended.
-    """
-
-    def __init__(self, workers: Sequence[int]) -> None:
-        self.workers = workers
-        self.stopped: int | None = None
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="loader lookout", daemon=True)
-
-    def __enter__(self) -> _Lookout:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-
-    def _look(self) -> None:
-        before: set[int] = set()
-        while not self._over.wait(LOOK_EVERY):
-            now = {w for w in self.workers if _is_stopped(w)}
-            for worker in sorted(before & now):
-                self.stopped = self.stopped or worker
-                os.kill(worker, signal.SIGKILL)
-            before = now - before
+def _end(processes: Sequence[BaseProcess]) -> None:
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join(timeout=5)
 
 
-def _deaf(worker: int) -> None:
-    """Let a worker leave signals to the process that it reads for: Slurm and terminals send them to both.
-
-    It ends when that process tells it to, ends (`_end_workers`), or is gone.
-    """
+def _serve(pipe: Connection, dataset: Samples) -> None:
+    """Make what is asked for until the process that asks is gone."""
+    # Slurm and terminals send signals to both; the other one acts on them.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    slots: dict[int, Tensor] = {}
+    while True:
+        try:
+            slot, larger, places, samples = pipe.recv()
+            if larger is not None:
+                slots[slot] = larger
+            pipe.send(_made(dataset, samples, slots[slot], places))
+        except (EOFError, OSError):
+            return
 
 
-_WORKERS: weakref.WeakSet[multiprocessing.process.BaseProcess] = weakref.WeakSet()
-os.register_at_fork(after_in_child=_WORKERS.clear)  # a child's end is not the end of its parent's workers
+def _made(dataset: Samples, samples: list[int], slot: Tensor, places: list[int]) -> Exception | None:
+    """Write samples to their places in a batch, or return what went wrong."""
+    try:
+        if samples:
+            slot[places] = dataset.batch(samples)
+    except SaNowcastError as error:
+        return error
+    except Exception as error:
+        error.add_note(f"In a loader worker:\n{traceback.format_exc()}")
+        try:
+            pickle.loads(pickle.dumps(error))  # noqa: S301
+        except Exception:
+            return RuntimeError(f"in a loader worker: {traceback.format_exc()}")
+        return error
+    return None
 
 
-@atexit.register
-def _end_workers() -> None:
-    """End the workers that are left when the program ends: those of a loader that it has not read to its end.
-
-    multiprocessing, whose own function runs after this one, sends them SIGTERM, to which they are deaf, and then waits
-    for them for ever.
-    """
-    for worker in list(_WORKERS):
-        if worker.is_alive():
-            worker.kill()
-
-
-def _is_stopped(process: int) -> bool:
+def _is_stopped(process: int | None) -> bool:
     try:
         state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:  # gone, or no Linux
@@ -416,7 +361,7 @@ def batches(
 
     Parameters
     ----------
-    dataset : SequenceDataset, DigitSamples or other Samples
+    dataset : SequenceDataset, SyntheticSamples or other Samples
     sampler : BatchSampler
         Gives the numbers of each batch's samples.
     workers, pin_memory
@@ -442,7 +387,7 @@ def loader(
 
     Parameters
     ----------
-    dataset : SequenceDataset, DigitSamples or other Samples
+    dataset : SequenceDataset, SyntheticSamples or other Samples
     batch_size : int
         Windows a batch, in this process.
     batches : int, optional
@@ -461,9 +406,8 @@ def loader(
     pin_memory : bool, optional
         By default where there is a CUDA device.
     """
-    for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0), ("first", first, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise RecipeError(name, f"{value!r}", expected=f"a whole number of at least {least}")
+    require_whole(batch_size=batch_size)
+    require_whole(0, workers=workers, first=first)
     current = Share.current()
     share = Share(current.rank if rank is None else rank, current.ranks if ranks is None else ranks)
     sampler: BatchSampler

@@ -31,47 +31,23 @@ _RUN_SHARE, _CUT_SHARE = 0.08, 0.03
 
 @dataclass(frozen=True)
 class StoredAxis:
-    """How one store keeps its frames.
-
-    Attributes
-    ----------
-    frames : int
-    unit : int
-        Frames of a stored object: a shard, or a chunk.
-    atom : int
-        Frames of the smallest part that can be read on its own: a chunk.
-    offset : int
-        Position of frame 0 within its unit, where the sequence begins inside one.
-    frame_nbytes : int
-        Bytes a frame takes in memory as it is stored.
-    """
+    """How one store keeps its frames."""
 
     frames: int
-    unit: int
-    atom: int
-    offset: int
-    frame_nbytes: int
+    unit: int  # frames of a stored object: a shard, or a chunk
+    atom: int  # frames of the smallest part that can be read on its own: a chunk
+    offset: int  # position of frame 0 within its unit, where the sequence begins inside one
+    frame_nbytes: int  # as it is stored
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """How the axis of frames is cut and held.
+    """How the axis of frames is cut and kept in memory."""
 
-    Attributes
-    ----------
-    edges : ndarray of int
-        Cell c covers the frames ``edges[c]`` to ``edges[c + 1]``; stores begin at an edge.
-    lanes : int
-    run : int
-        Cells a run.
-    whole : bool
-        Everything fits: all cells are held, and the order is a plain permutation.
-    """
-
-    edges: Positions
+    edges: Positions  # cell c covers the frames edges[c] to edges[c + 1]; stores begin at an edge
     lanes: int
-    run: int
-    whole: bool
+    run: int  # cells
+    whole: bool  # everything fits: all cells are kept, and the order is a plain permutation
 
     def cell(self, frame: int) -> int:
         """Return the cell that holds a frame."""
@@ -83,15 +59,9 @@ class Layout:
 
 
 def choose_layout(stores: Sequence[StoredAxis], length: int, budget: int | None) -> Layout:
-    """Cut the frames of all stores into cells so that at most `budget` bytes are held.
+    """Cut the frames of all stores into cells for windows of `length` frames, with at most `budget` bytes in memory.
 
-    Parameters
-    ----------
-    stores : sequence of StoredAxis
-    length : int
-        Frames a window.
-    budget : int or None
-        Bytes that may be held, as stored; None where all frames are in memory. One chunk is held at the least.
+    The bytes are counted as stored; without a budget all frames are in memory. One chunk is there at the least.
     """
     total = sum(s.frames for s in stores)
     if budget is None or sum(s.frames * s.frame_nbytes for s in stores) <= budget:
@@ -136,17 +106,8 @@ def _edges(stores: Sequence[StoredAxis], size: int) -> Positions:
 def block_order(seed: int, epoch: int, starts: Positions, layout: Layout) -> Positions:
     """Return the order in which an epoch visits the windows: a function of the plan and (seed, epoch) alone.
 
-    Parameters
-    ----------
-    seed, epoch : int
-    starts : ndarray of int
-        First frame of each window, increasing.
-    layout : Layout
-
-    Returns
-    -------
-    ndarray of int
-        Entry p is the window of the epoch's sample p; it is in lane ``p % layout.lanes``.
+    `starts` are the first frames of the windows, increasing. Entry p of the result is the window of the epoch's sample
+    p; it is in lane ``p % layout.lanes``.
     """
     count = len(starts)
     if layout.whole:
@@ -158,9 +119,7 @@ def block_order(seed: int, epoch: int, starts: Positions, layout: Layout) -> Pos
     rank = rng.permutation(int(runs[-1]) + 1)
     sequence = np.lexsort((rng.random(count), cells, rank[runs]))
     order = np.empty(count, dtype=np.int64)
-    cut = 0
-    for lane in range(layout.lanes):
-        size = len(range(lane, count, layout.lanes))
-        order[lane :: layout.lanes] = sequence[cut : cut + size]
-        cut += size
+    sizes = [len(range(lane, count, layout.lanes)) for lane in range(layout.lanes)]
+    for lane, part in enumerate(np.split(sequence, np.cumsum(sizes)[:-1])):
+        order[lane :: layout.lanes] = part
     return order

@@ -20,13 +20,6 @@ class Unpacker:
     Plain packing (one fill value, a scale and an offset) is computed here, in the type in which xarray computes it,
     and compared with xarray over all 8- and 16-bit codes when it is made, or over a sample of wider ones; where the
     two differ in a bit, xarray decodes.
-
-    Parameters
-    ----------
-    dtype : dtype
-        As stored.
-    packing : mapping
-        Those of `PACKING` that the variable has.
     """
 
     def __init__(self, dtype: np.dtype[Any], packing: Mapping[str, Any]) -> None:

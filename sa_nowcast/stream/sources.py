@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,23 +16,11 @@ from zarr.abc.store import Store
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.frames import Frames
 from sa_nowcast.metadata import dims
-from sa_nowcast.times import Gaps, Times, show_step
+from sa_nowcast.times import Times, show_step
 from sa_nowcast.windows import Positions, split_in_time, window_starts
 
 Source = str | os.PathLike[str] | Store | xr.Dataset | xr.DataArray | Frames
 Period = Literal["train", "validation", "test"]
-
-
-@dataclass(frozen=True)
-class Names:
-    """What a source's variables and dimensions are called, where attributes and common names do not tell."""
-
-    variables: Sequence[str] | None = None
-    time: Hashable | None = None
-    y: Hashable | None = None
-    x: Hashable | None = None
-    channel: Hashable | None = None
-    gaps: Gaps = "refuse"
 
 
 @dataclass(frozen=True)
@@ -45,20 +33,13 @@ class Split:
     guard: int
 
 
-def open_sequences(source: Source | Sequence[Source], names: Names) -> list[Frames]:
-    """Open and check one or several sources; all have one grid, cadence, and the same channels and units.
-
-    Raises
-    ------
-    DataError
-        A source that cannot be opened or used, or that differs from the first one.
-    """
-    several = list(source) if isinstance(source, Sequence) and not isinstance(source, str | bytes) else [source]
-    if not several:
+def open_sequences(sources: Sequence[Source], **names: Any) -> list[Frames]:
+    """Open and check sources by the names of `Frames.from_xarray`; those that differ are a `DataError`."""
+    if not sources:
         raise RecipeError("source", "an empty list", expected="at least one path, Dataset or DataArray")
-    sequences = [_frames(s, names) for s in several]
-    for number, (one, given) in enumerate(zip(sequences, several, strict=True)):
-        _require_alike(one, sequences[0], called(given, number), called(several[0], 0))
+    sequences = [_frames(s, names) for s in sources]
+    for number, (one, given) in enumerate(zip(sequences, sources, strict=True)):
+        _require_alike(one, sequences[0], called(given, number), called(sources[0], 0))
     return sequences
 
 
@@ -80,24 +61,14 @@ def _within(times: Times, axis: Times, begin: int, end: int) -> tuple[int, int]:
     return int(np.searchsorted(times, axis[begin])), int(np.searchsorted(times, axis[end - 1], side="right"))
 
 
-def _frames(source: Source, names: Names) -> Frames:
+def _frames(source: Source, names: dict[str, Any]) -> Frames:
     if isinstance(source, Frames):
         return source
-    data = source if isinstance(source, xr.Dataset | xr.DataArray) else _by_name(_opened(source))
-    return Frames.from_xarray(
-        data,
-        variables=names.variables,
-        time=names.time,
-        y=names.y,
-        x=names.x,
-        channel=names.channel,
-        gaps=names.gaps,
-    )
-
-
-def _by_name(ds: xr.Dataset) -> xr.Dataset:
-    """Sort the variables: a Zarr store without consolidated metadata lists them in whatever order the disk does."""
-    return ds[sorted(ds.data_vars, key=str)]
+    if not isinstance(source, xr.Dataset | xr.DataArray):
+        opened = _opened(source)
+        # A Zarr store without consolidated metadata lists its variables in whatever order the disk does.
+        source = opened[sorted(opened.data_vars, key=str)]
+    return Frames.from_xarray(source, **names)
 
 
 def _opened(source: str | os.PathLike[str] | Store) -> xr.Dataset:

@@ -15,10 +15,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 import zarr
+from numcodecs.zstd import decompress
+from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
 from zarr.storage import LocalStore
 
 from sa_nowcast.conversion import COMPLETE
@@ -26,43 +29,26 @@ from sa_nowcast.errors import DataError
 from sa_nowcast.frames import Frames
 from sa_nowcast.storage.manifest import Manifest
 from sa_nowcast.stream.packed import PACKING
-from sa_nowcast.stream.shards import ShardReader
+
+Index = npt.NDArray[np.uint64]
 
 _DASK_SELECTIONS = ("original-open_dataset-", "open_dataset-", "getitem-", "rechunk-", "transpose-")
 
 
 @dataclass(frozen=True, eq=False)
 class StoredVariable:
-    """A variable's part of a Zarr array.
-
-    Attributes
-    ----------
-    name : str
-    array : zarr.Array
-    axes : tuple of int
-        The array's axes of time, [channel,] row and column.
-    offset : int
-        Position on the array's time axis of the first frame.
-    rows, columns : slice
-        The part of the grid, in the order of the store.
-    flip_rows, flip_columns : bool
-        Whether the store counts rows from the south, columns from the east.
-    packing : mapping
-        How values are packed, by CF.
-    complete : bool
-        Whether the store is known to hold every chunk, so that one that is not there was lost.
-    """
+    """A variable's part of a Zarr array."""
 
     name: str
     array: zarr.Array[Any]
-    axes: tuple[int, ...]
-    offset: int
-    rows: slice
+    axes: tuple[int, ...]  # of time, [channel,] row and column
+    offset: int  # position on the array's time axis of the first frame
+    rows: slice  # in the order of the store
     columns: slice
-    flip_rows: bool
-    flip_columns: bool
-    packing: Mapping[str, Any]
-    complete: bool
+    flip_rows: bool  # the store counts rows from the south
+    flip_columns: bool  # and columns from the east
+    packing: Mapping[str, Any]  # by CF
+    complete: bool  # the store is known to hold every chunk, so that one that is not there was lost
 
     @property
     def chunk(self) -> int:
@@ -103,12 +89,7 @@ class StoredVariable:
         return ShardReader(self.array) if self.axes[0] == 0 and ShardReader.readable(self.array) else None
 
     def require_files(self, begin: int, end: int) -> None:
-        """Raise where a file of a local store that was complete is not the one that was written.
-
-        Raises
-        ------
-        DataError, OSError
-        """
+        """Raise `DataError` or `OSError` where a file of a local store that was complete is not as it was written."""
         if not self.complete or not isinstance(self.array.store, LocalStore):
             return
         sizes = self.array.shards or self.array.chunks
@@ -153,12 +134,10 @@ def _stored(frames: Frames, array: xr.DataArray) -> StoredVariable | None:
     if group is None:
         return None
     lengths = dict(zip(roles, (root.shape[a] for a in axes), strict=True))
-    time = _part(array, group, frames.time_dim, lengths)
-    rows, columns = (_part(array, group, d, lengths) for d in (frames.grid.y, frames.grid.x))
-    channels = None if len(roles) == 3 else _part(array, group, roles[1], lengths)
+    time, *channels, rows, columns = (_part(array, group, role, lengths) for role in roles)
     if time is None or rows is None or columns is None or time[1]:
         return None
-    if len(roles) == 4 and channels != (slice(0, lengths[roles[1]]), False):
+    if channels and channels[0] != (slice(0, lengths[roles[1]]), False):
         return None
     return StoredVariable(
         name=str(array.name or root.basename),
@@ -167,8 +146,8 @@ def _stored(frames: Frames, array: xr.DataArray) -> StoredVariable | None:
         offset=time[0].start,
         rows=rows[0],
         columns=columns[0],
-        flip_rows=rows[1] != _ascending(frames.grid.dy),
-        flip_columns=columns[1] != _descending(frames.grid.dx),
+        flip_rows=rows[1] != ((frames.grid.dy or 0) > 0),
+        flip_columns=columns[1] != ((frames.grid.dx or 0) < 0),
         packing={k: array.encoding[k] for k in PACKING if k in array.encoding},
         complete=COMPLETE in group.attrs,
     )
@@ -224,9 +203,85 @@ def _part(
     return None
 
 
-def _ascending(spacing: float | None) -> bool:
-    return spacing is not None and spacing > 0
+class ShardReader:
+    """Reads whole frames of an array of a local Zarr format 3 store, straight from its files.
 
+    zarr reads a part of a shard chunk by chunk, at half the pace of a whole shard. What `sa_nowcast.convert` writes,
+    and other stores with the same codecs, can be had faster: the shard's index is read once, all bytes that are wanted
+    in one piece, and every chunk is decompressed to where its frames belong. Whatever is not as expected here is left
+    to zarr, which reads it or says what is wrong. The layout of a shard and its index is that of
+    https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/index.html.
+    """
 
-def _descending(spacing: float | None) -> bool:
-    return spacing is not None and spacing < 0
+    def __init__(self, array: zarr.Array[Any]) -> None:
+        self._folder = Path(array.store.root) / array.path  # type: ignore[attr-defined]
+        self._key = array.metadata.encode_chunk_key
+        self._dtype, self._shape = array.dtype, array.shape
+        self._chunk = int(array.chunks[0])
+        self._shard = int((array.shards or array.chunks)[0])
+        self._index: tuple[int, Index] | None = None
+
+    @staticmethod
+    def readable(array: zarr.Array[Any]) -> bool:
+        """Whether the array's chunks and codecs are the ones that are read here."""
+        if array.metadata.zarr_format != 3 or type(array.store) is not LocalStore or array.shards is None:
+            return False
+        codecs = array.metadata.codecs
+        if len(codecs) != 1 or not isinstance(codecs[0], ShardingCodec) or array.ndim < 2:
+            return False
+        sharding = codecs[0]
+        little = array.dtype.itemsize == 1 or array.dtype.newbyteorder("<") == array.dtype
+        return (
+            little
+            and [type(c) for c in sharding.codecs] == [BytesCodec, ZstdCodec]
+            and [type(c) for c in sharding.index_codecs] == [BytesCodec, Crc32cCodec]
+            and str(getattr(sharding.index_location, "value", sharding.index_location)) == "end"
+            and array.chunks[1:] == array.shape[1:] == array.shards[1:]
+        )
+
+    def read(self, begin: int, end: int) -> npt.NDArray[Any] | None:
+        """Read entries ``begin`` to ``end`` of the first axis; None: zarr should read them."""
+        first, last = begin // self._chunk, -(-end // self._chunk)
+        out = np.empty((last - first) * self._chunk * int(np.prod(self._shape[1:])), self._dtype)
+        parts = memoryview(out.view(np.uint8))  # type: ignore[arg-type]
+        size = len(parts) // (last - first)
+        per_shard = self._shard // self._chunk
+        for shard in range(first // per_shard, (last - 1) // per_shard + 1):
+            low, high = max(first, shard * per_shard), min(last, (shard + 1) * per_shard)
+            into = parts[(low - first) * size : (high - first) * size]
+            if not self._read_shard(shard, low - shard * per_shard, high - shard * per_shard, into):
+                return None
+        frames = out.reshape(-1, *self._shape[1:])
+        return frames[begin - first * self._chunk : end - first * self._chunk]
+
+    def _read_shard(self, shard: int, low: int, high: int, out: memoryview) -> bool:
+        key = self._key((shard, *[0] * (len(self._shape) - 1)))
+        size = len(out) // (high - low)
+        try:
+            with (self._folder / key).open("rb") as file:
+                index = self._index_of(file, shard)
+                if index is None:
+                    return False
+                offsets, lengths = index[low:high, 0].astype(np.int64), index[low:high, 1].astype(np.int64)
+                start, stop = int(offsets.min()), int((offsets + lengths).max())
+                if start < 0 or stop - start > 2 * int(lengths.sum()):
+                    return False  # a chunk that is not stored, or chunks far apart
+                file.seek(start)
+                content = memoryview(file.read(stop - start))
+            pieces = [content[o : o + n] for o, n in zip((offsets - start).tolist(), lengths.tolist(), strict=True)]
+            targets = [out[n * size : (n + 1) * size] for n in range(len(pieces))]
+            for piece, target in zip(pieces, targets, strict=True):
+                decompress(piece, target)
+        except (OSError, RuntimeError, ValueError):
+            return False
+        return True
+
+    def _index_of(self, file: Any, shard: int) -> Index | None:
+        if self._index is None or self._index[0] != shard:
+            entries = self._shard // self._chunk
+            file.seek(-(16 * entries + 4), 2)
+            content = file.read()
+            if google_crc32c.value(content[:-4]) != int.from_bytes(content[-4:], "little"):
+                return None
+            self._index = shard, np.frombuffer(content[:-4], "<u8").reshape(entries, 2)
+        return self._index[1]

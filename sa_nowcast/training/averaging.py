@@ -8,7 +8,9 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from sa_nowcast.models.rollout import Network
 
 
 class Average(L.Callback):
@@ -17,14 +19,10 @@ class Average(L.Callback):
     After n updates the decay is at most (1 + n) / (10 + n), so that the random start does not weigh on a short run
     (as in TensorFlow's ExponentialMovingAverage; Polyak and Juditsky 1992, doi:10.1137/0330046).
 
-    Parameters
-    ----------
-    network : Module
-    decay : float
-        0 keeps no average; `applied` then changes nothing.
+    With decay 0 there is no average, and `applied` changes nothing.
     """
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
+    def __init__(self, network: Network, decay: float) -> None:
         self.network, self.decay = network, decay
         self.updates = 0
         self.weights: dict[str, Tensor] = {}

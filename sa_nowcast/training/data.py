@@ -17,8 +17,8 @@ from sa_nowcast.metadata import dims
 from sa_nowcast.recipe import TrainingRecipe
 from sa_nowcast.scaling import ChannelScaling, Scaling
 from sa_nowcast.sources import MovingMnist
-from sa_nowcast.stream import IN_MEMORY_BYTES, DigitSamples, MadeSamples, Samples, SequenceDataset
-from sa_nowcast.stream.made_fields import KINDS, MadeFields
+from sa_nowcast.sources.synthetic_fields import KINDS, SyntheticFields
+from sa_nowcast.stream import IN_MEMORY_BYTES, Samples, SequenceDataset, SyntheticSamples
 from sa_nowcast.windows import Positions, Range, Split, window_starts
 
 _SCAN_FRAMES = 64
@@ -30,30 +30,14 @@ GREY_LEVELS = 255.0
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What one run is trained on.
-
-    Attributes
-    ----------
-    train : Samples
-    held : Samples or None
-        Held-back windows, in the order in which they are used.
-    held_count : int
-        How many of them a validation uses.
-    scaling : Scaling
-    terms : Terms
-    identity : str
-        A digest that other data do not have.
-    provenance : mapping
-        What the nowcaster will say about the data.
-    """
+    """What one run is trained on."""
 
     train: Samples
-    held: Samples | None
-    held_count: int
+    validation: Samples | None  # in the order in which they are used
     scaling: Scaling
     terms: Terms
-    identity: str
-    provenance: Mapping[str, Any]
+    identity: str  # a digest that other data do not have
+    provenance: Mapping[str, Any]  # what the nowcaster will say about the data
 
     @classmethod
     def from_frames(
@@ -86,29 +70,22 @@ class TrainingData:
         )
         starts = _training_starts(frames, history + steps, split, blocked)
         crop = None if recipe.crop is None else (recipe.crop, recipe.crop)
+        flips, turns = (move in recipe.augment for move in ("flips", "turns"))
         train = SequenceDataset(
-            frames,
-            history,
-            steps,
-            starts=starts,
-            crop=crop,
-            flips="flips" in recipe.augment,
-            turns="turns" in recipe.augment,
-            seed=recipe.seed,
+            frames, history, steps, starts=starts, crop=crop, flips=flips, turns=turns, seed=recipe.seed
         )
-        held = None
+        validation = None
         chosen = _starts(frames, history + steps, split.validation, blocked, "validation")
         if chosen is not None:
-            spread = np.linspace(0, len(chosen) - 1, recipe.validation_samples).round().astype(int)
+            chosen = chosen[np.linspace(0, len(chosen) - 1, recipe.validation_samples).round().astype(int)]
             # The same windows and crops at every validation: only the weights may change the loss.
-            held = SequenceDataset(
-                frames, history, steps, starts=chosen[spread], crop=crop, seed=_CROP_SEED, shuffle=False
+            validation = SequenceDataset(
+                frames, history, steps, starts=chosen, crop=crop, seed=_CROP_SEED, shuffle=False
             )
         terms = Terms.of(frames, history, steps)
         return cls(
             train=train,
-            held=held,
-            held_count=recipe.validation_samples,
+            validation=validation,
             scaling=fitted,
             terms=terms,
             identity=_identity(frames, split, terms),
@@ -119,95 +96,59 @@ class TrainingData:
         )
 
     @classmethod
-    def from_digits(
+    def from_synthetic(
         cls,
-        train: MovingMnist,
-        held: MovingMnist,
-        frames: Frames,
-        history: int,
-        steps: int,
-        recipe: TrainingRecipe,
-    ) -> TrainingData:
-        """Take sequences that are made on the fly, and grey values 0 to 255 as the range of the network's 0 to 1.
-
-        Parameters
-        ----------
-        train, held : MovingMnist
-            Of other seeds or digits, so that no sequence is in both.
-        frames : Frames
-            Sequences of the same kind: their terms are the nowcaster's.
-
-        Raises
-        ------
-        RecipeError
-            Augmentation, which digits that move in all directions do not need.
-        """
-        if recipe.augment:
-            raise RecipeError(
-                "training.augment", "given for sequences that are made while training", fix="leave it out"
-            )
-        terms = Terms.of(frames, history, steps)
-        units = terms.channels[0][1]
-        grey = ChannelScaling("minmax", units, 0.0, GREY_LEVELS, 0.0, GREY_LEVELS)
-        kind = (train.part, train.seed, train.digits, train.length, train.shape, held.part, held.seed)
-        return cls(
-            train=DigitSamples(train),
-            held=DigitSamples(held),
-            held_count=recipe.validation_samples,
-            scaling=Scaling((grey,)),
-            terms=terms,
-            identity=hashlib.sha256(repr((kind, terms, train.batch(0, 1).tobytes())).encode()).hexdigest(),
-            provenance={
-                "training_period": f"MovingMNIST made of MNIST's {train.part} digits, seed {train.seed}",
-                "validation_period": f"MovingMNIST made of MNIST's {held.part} digits, seed {held.seed}",
-            },
-        )
-
-    @classmethod
-    def from_made(
-        cls,
-        train: MadeFields,
-        held: MadeFields,
+        train: MovingMnist | SyntheticFields,
+        validation: MovingMnist | SyntheticFields,
         frames: Frames,
         history: int,
         steps: int,
         recipe: TrainingRecipe,
         *,
-        named: str,
+        named: str = "",
     ) -> TrainingData:
-        """Take fields of many kinds that are made on the fly; each sequence has its own scale already.
+        """Take sequences that are made on the fly: digits, whose range is grey values 0 to 255, or synthetic fields.
 
         Parameters
         ----------
-        train, held : MadeFields
-            Of other seeds, so that no sequence is in both.
+        train, validation : MovingMnist or SyntheticFields
+            Of other seeds or digits, so that no sequence is in both.
         frames : Frames
-            Sequences of the same kinds: their terms are the nowcaster's.
+            Sequences of the same kind: their terms are the nowcaster's.
         named : str
-            The real fields among them, for provenance.
+            The real fields among synthetic ones, for provenance.
 
         Raises
         ------
         RecipeError
-            Augmentation, which fields that are turned and mirrored already do not need.
+            Augmentation, which sequences that move in all directions do not need.
         """
         if recipe.augment:
             raise RecipeError(
                 "training.augment", "given for sequences that are made while training", fix="leave it out"
             )
         terms = Terms.of(frames, history, steps)
-        kind = (KINDS, train.size, train.length, train.seed, held.seed)
-        drawn = b"".join(train.sequence(number).tobytes() for number in range(_FINGERPRINTED))
+        kind: tuple[Any, ...]
+        if isinstance(train, MovingMnist) and isinstance(validation, MovingMnist):
+            scaling = ChannelScaling("minmax", terms.channels[0][1], 0.0, GREY_LEVELS, 0.0, GREY_LEVELS)
+            kind = (train.part, train.seed, train.digits, train.length, train.shape, validation.part, validation.seed)
+            drawn = repr((kind, terms, train.batch(0, 1).tobytes())).encode()
+            made = [f"MovingMNIST made of MNIST's {part} digits, seed" for part in (train.part, validation.part)]
+        else:
+            assert isinstance(train, SyntheticFields)
+            scaling = ChannelScaling("affine", None, 0.0, 1.0)  # each sequence has its own scale already
+            kind = (KINDS, train.size, train.length, train.seed, validation.seed)
+            drawn = repr((kind, terms)).encode() + train.batch(0, _FINGERPRINTED).tobytes()
+            made, named = ["fields made with seed"] * 2, f", among them pieces of {named}"
         return cls(
-            train=MadeSamples(train),
-            held=MadeSamples(held),
-            held_count=recipe.validation_samples,
-            scaling=Scaling((ChannelScaling("affine", None, 0.0, 1.0),)),
+            train=SyntheticSamples(train),
+            validation=SyntheticSamples(validation),
+            scaling=Scaling((scaling,)),
             terms=terms,
-            identity=hashlib.sha256(repr((kind, terms)).encode() + drawn).hexdigest(),
+            identity=hashlib.sha256(drawn).hexdigest(),
             provenance={
-                "training_period": f"fields made with seed {train.seed}, among them pieces of {named}",
-                "validation_period": f"fields made with seed {held.seed}",
+                "training_period": f"{made[0]} {train.seed}{named}",
+                "validation_period": f"{made[1]} {validation.seed}",
             },
         )
 

@@ -9,17 +9,15 @@ import tempfile
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import xarray as xr
 
 from sa_nowcast._version import __version__
 from sa_nowcast.bundle.card import fit_call, model_card
-from sa_nowcast.errors import RecipeError, StorageError
+from sa_nowcast.errors import StorageError
 from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.frames import Frames
 from sa_nowcast.models import NetworkConfig, build
@@ -30,8 +28,7 @@ from sa_nowcast.times import Gaps
 from sa_nowcast.training.data import TrainingData
 from sa_nowcast.training.engine import Outcome, train
 from sa_nowcast.training.hardware import choose_hardware
-from sa_nowcast.training.pictures import Pictures, hindrance
-from sa_nowcast.windows import split_in_time
+from sa_nowcast.windows import require_whole, split_in_time
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -41,6 +38,7 @@ Report = Callable[[str], None]
 # torch's generator is the process's: of two trainings in threads one would draw the other's weights.
 _seeding = threading.Lock()
 
+_UNSAID = {"data", "folder", "progress", "report", "loggers", "training"}  # by the call on a model's card
 LOCK = ".lock"
 """The file that the process holds that trains in a folder."""
 
@@ -118,9 +116,8 @@ def fit(
     Interrupted
         A signal stopped the run; it goes on when `fit` is called again with the same folder.
     """
-    for name, value in (("history", history), ("steps", steps)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise RecipeError(name, f"{value!r}", expected="a whole number of at least 1")
+    arguments = dict(locals())
+    require_whole(history=history, steps=steps)
     recipe = checked(TrainingRecipe, training, "fit")
     frames = Frames.from_xarray(data, variables=variables, time=time, y=y, x=x, channel=channel, gaps=gaps)
     split = split_in_time(
@@ -130,21 +127,10 @@ def fit(
     prepared = TrainingData.from_frames(
         frames, split, int(history), int(steps), scaling, recipe, skip_empty=gaps == "skip"
     )
-    given = {
-        "history": int(history),
-        "steps": int(steps),
-        "network": network.to_dict() if isinstance(network, NetworkConfig) else network,
-        "scaling": scaling,
-        "validation": validation,
-        "guard": guard,
-        "variables": variables,
-        "time": time,
-        "y": y,
-        "x": x,
-        "channel": channel,
-        "gaps": gaps,
-    }
+    arguments |= {"history": int(history), "steps": int(steps)}
+    arguments["network"] = network.to_dict() if isinstance(network, NetworkConfig) else network
     usual = {name: parameter.default for name, parameter in inspect.signature(fit).parameters.items()}
+    given = {name: value for name, value in arguments.items() if name not in _UNSAID and value != usual[name]}
     # Logs and pictures need a folder, and change nothing.
     options = recipe.model_dump(mode="json", include=set(training) - {"pictures", "tensorboard"})
     return fit_prepared(
@@ -156,7 +142,7 @@ def fit(
         progress=progress,
         report=report,
         loggers=loggers,
-        call=fit_call({k: v for k, v in given.items() if v != usual[k]} | options),
+        call=fit_call(given | options),
     )
 
 
@@ -174,17 +160,12 @@ def fit_prepared(
     recipe_text: str = "",
     call: str | None = None,
 ) -> Nowcaster:
-    """Train on what was prepared; `fit` and recipes meet here.
+    """Train on what was prepared; `fit` and recipes meet here, and the other parameters are those of `fit`.
 
     Parameters
     ----------
-    data : TrainingData
-    config : NetworkConfig
     scaling : str
         The name of the scaling that was asked for, for provenance; `data` holds the fitted one.
-    recipe : TrainingRecipe
-    folder, progress, report, loggers
-        As for `fit`.
     provenance : mapping, optional
         What the nowcaster will say besides.
     recipe_text : str
@@ -197,12 +178,6 @@ def fit_prepared(
     if report is not None:
         report(f"training on {hardware}")
     run_folder = None if folder is None else writable_folder(folder)
-    lacking = hindrance(recipe, data.held, run_folder, loggers)
-    if lacking is not None and report is not None:
-        report(lacking)
-    pictures = None
-    if recipe.pictures and lacking is None:
-        pictures = partial(Pictures, terms=data.terms, count=min(recipe.pictures, data.held_count), folder=run_folder)
     require_memory(
         config,
         data.train.sample_shape[-2:],
@@ -231,7 +206,6 @@ def fit_prepared(
             folder=run_folder,
             progress=progress,
             loggers=loggers,
-            pictures=pictures,
             report=report,
         )
     with torch.device("meta"):

@@ -19,16 +19,7 @@ _BF16_CAPABILITY = (8, 0)  # Ampere; earlier GPUs emulate bfloat16, slowly
 
 @dataclass(frozen=True)
 class Hardware:
-    """Device, precision and acceleration of a run.
-
-    Attributes
-    ----------
-    device : torch.device
-    precision : {"fp32", "bf16"}
-    acceleration : {"none", "compile", "graph"}
-    launch : Launch
-        The processes that train together.
-    """
+    """Device, precision and acceleration of a run, and the processes that train together."""
 
     device: torch.device
     precision: Precision
@@ -53,13 +44,7 @@ class Hardware:
 
 
 def choose_hardware(recipe: TrainingRecipe, *, graph: bool = True) -> Hardware:
-    """Decide what the recipe leaves to us; what it asks for and is not there is an error.
-
-    Parameters
-    ----------
-    recipe : TrainingRecipe
-    graph : bool
-        Whether the network's step can be captured as a CUDA graph.
+    """Decide what the recipe leaves open; `graph`: whether the network's step can be captured as a CUDA graph.
 
     Raises
     ------
@@ -69,17 +54,12 @@ def choose_hardware(recipe: TrainingRecipe, *, graph: bool = True) -> Hardware:
     launch = launched()
     device = _device(recipe.device, launch)
     cuda = device.type == "cuda"
-    precision: Precision
-    if recipe.precision == "auto":
+    precision, acceleration = recipe.precision, recipe.acceleration
+    if precision == "auto":
         precision = "bf16" if cuda and torch.cuda.get_device_capability(device) >= _BF16_CAPABILITY else "fp32"
-    else:
-        precision = recipe.precision
-    acceleration: Acceleration
-    if recipe.acceleration == "auto":
+    if acceleration == "auto":
         # Compiling takes longer than a short run on a CPU; see docs/log.md for what a graph saves on a GPU.
         acceleration = "graph" if graph and cuda and launch.alone else "none"
-    else:
-        acceleration = recipe.acceleration
     if acceleration == "graph" and not (cuda and launch.alone):
         found = f"{device}" if not cuda else f"{launch.share.ranks} processes"
         raise RecipeError(

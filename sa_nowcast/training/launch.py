@@ -16,24 +16,13 @@ from sa_nowcast.stream import Share
 
 @dataclass(frozen=True)
 class Launch:
-    """The processes that train together.
+    """The processes that train together."""
 
-    Attributes
-    ----------
-    share : Share
-        This process's rank, and how many there are.
-    local_rank : int
-        Its number on its own machine, which is also the number of its GPU.
-    per_machine, machines : int
-    environment : ClusterEnvironment
-        How they find each other.
-    """
-
-    share: Share
-    local_rank: int
+    share: Share  # this process's rank, and how many there are
+    local_rank: int  # its number on its own machine, which is also the number of its GPU
     per_machine: int
     machines: int
-    environment: ClusterEnvironment
+    environment: ClusterEnvironment  # how they find each other
 
     @property
     def alone(self) -> bool:

@@ -19,14 +19,8 @@ from sa_nowcast.training.validation import Validation
 
 FILE = "training.csv"
 FIELDS = (
-    "step",
-    "loss",
-    "validation_loss",
-    "validation_persistence",
-    "learning_rate",
-    "truth_probability",
-    "samples_per_second",
-    "memory_mib",
+    *("step", "loss", "validation_loss", "validation_persistence", "learning_rate", "truth_probability"),
+    *("samples_per_second", "memory_mib"),
 )
 
 
@@ -36,15 +30,6 @@ class TrainingLog(L.Callback):
     A row has the mean loss since the last row, the learning rate of the next update, the probability that a forecast
     step reads the true frame, the pace (without validations and pictures) and the peak memory of this process or of
     its GPU.
-
-    Parameters
-    ----------
-    validation : Validation
-    batch_size : int
-        Windows an update, of all processes together.
-    every : int
-    folder : Path or None
-        Where `write` writes; None: nowhere.
     """
 
     def __init__(self, validation: Validation, batch_size: int, every: int, folder: Path | None) -> None:

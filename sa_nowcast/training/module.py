@@ -9,21 +9,25 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from sa_nowcast.computing.threads import look_again
 from sa_nowcast.errors import ModelError
 from sa_nowcast.models import graphed_predictions
 from sa_nowcast.models.rollout import Network
 from sa_nowcast.recipe import TrainingRecipe
-from sa_nowcast.scaling import Scaling
-from sa_nowcast.stream import Share, prepare
-from sa_nowcast.training.losses import loss_sums, rain_weight
-from sa_nowcast.training.schedules import (
+from sa_nowcast.stream import StepSampler, prepare
+from sa_nowcast.training.data import TrainingData
+from sa_nowcast.training.hardware import Hardware
+from sa_nowcast.training.objective import (
     context_mask,
     context_truth_probability,
     learning_rate_factor,
+    loss_sums,
+    rain_weight,
     truth_mask,
     truth_probability,
 )
 
+_NAMED_WINDOWS = 8
 # A training that goes on in the same folder has to have the same settings.
 _LOWER = "lower training.learning_rate, and take another output folder"
 
@@ -34,19 +38,14 @@ class NowcastModule(L.LightningModule):
     Parameters
     ----------
     network : Network
-    scaling : Scaling
-        Applied on the device, so that batches travel as they were read.
-    history : int
-        Frames of a window that are given; the rest is forecast.
+    data : TrainingData
+        Its scaling is applied on the device, so that batches travel as they were read.
     recipe : TrainingRecipe
-    share : Share
-        Which part of every batch this process sees.
-    windows : callable
-        Names the windows that this process saw at a step, for the error about a loss that is not finite.
-    graph : bool
-        Whether the network's forward and backward pass are captured as CUDA graphs at the first step.
-    autocast : torch.dtype, optional
-        The narrower type of products, for a graph; otherwise Lightning sets it.
+    hardware : Hardware
+        With acceleration ``graph`` the network's forward and backward pass are captured as CUDA graphs at the first
+        step.
+    sampler : StepSampler
+        Which windows this process sees at which step.
 
     Attributes
     ----------
@@ -57,19 +56,17 @@ class NowcastModule(L.LightningModule):
     def __init__(
         self,
         network: Network,
-        scaling: Scaling,
-        history: int,
+        data: TrainingData,
         recipe: TrainingRecipe,
-        *,
-        share: Share,
-        windows: Callable[[int], str],
-        graph: bool = False,
-        autocast: torch.dtype | None = None,
+        hardware: Hardware,
+        sampler: StepSampler,
     ) -> None:
         super().__init__()
-        self.network, self.scaling, self.history, self.recipe = network, scaling, history, recipe
+        self.network, self.data, self.recipe = network, data, recipe
+        self.scaling, self.history = data.scaling, data.terms.history
         self.elapsed = 0.0
-        self._share, self._windows, self._graph, self._autocast = share, windows, graph, autocast
+        self._share, self._sampler = hardware.launch.share, sampler
+        self._graph, self._autocast = hardware.acceleration == "graph", hardware.autocast
         # In a list: as an attribute its parameters would count twice, for it is a module around the network.
         self._graphed: list[Callable[[Tensor, Tensor], Tensor]] = []
 
@@ -117,14 +114,25 @@ class NowcastModule(L.LightningModule):
             )
         return {"loss": loss, "mean": mean}
 
-    def spoiled(self, step: int) -> ModelError:
-        """Return the error about weights that the update at `step` left not finite."""
-        return ModelError(
-            f"training, step {step}",
-            f"the weights are not finite after this update; windows: {self._windows(step)}",
-            expected="finite weights",
-            fix=_LOWER,
-        )
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Look between updates whether others want the cores."""
+        look_again()
+
+    def require_finite(self, step: int) -> None:
+        """Raise `ModelError` where the update at `step` left weights that are not finite."""
+        if not all(bool(torch.isfinite(p).all()) for p in self.parameters()):
+            raise ModelError(
+                f"training, step {step}",
+                f"the weights are not finite after this update; windows: {self._windows(step)}",
+                expected="finite weights",
+                fix=_LOWER,
+            )
+
+    def _windows(self, step: int) -> str:
+        """Name the windows that this process saw at a step."""
+        numbers = self._sampler.samples(step)
+        more = f" and {len(numbers) - _NAMED_WINDOWS} more" if len(numbers) > _NAMED_WINDOWS else ""
+        return "; ".join(self.data.train.describe(n) for n in numbers[:_NAMED_WINDOWS]) + more
 
     def learning_rate(self) -> float:
         """Return the learning rate of the next update."""

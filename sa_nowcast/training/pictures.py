@@ -1,4 +1,4 @@
-"""Pictures of a run while it goes on: what is forecast for the same held-back windows at every validation."""
+"""Pictures of a run while it goes on: what is forecast for the same validation windows every time."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from sa_nowcast.computing.installing import install
 from sa_nowcast.errors import StorageError
-from sa_nowcast.forecasts.terms import Terms
 from sa_nowcast.metadata import dims
 from sa_nowcast.recipe import TrainingRecipe
 from sa_nowcast.storage.whole import partial_beside, put_in_place
 from sa_nowcast.stream import Samples, SequenceDataset, prepare
 from sa_nowcast.times import show_time
-from sa_nowcast.training.validation import Validation
+from sa_nowcast.training.validation import Validation, inference
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,7 +33,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def hindrance(
-    recipe: TrainingRecipe, held: Samples | None, folder: Path | None, loggers: Sequence[Logger]
+    recipe: TrainingRecipe, validation: Samples | None, folder: Path | None, loggers: Sequence[Logger]
 ) -> str | None:
     """Return in one line why a run will have no pictures, or None where it can have those that the recipe asks for.
 
@@ -42,8 +41,8 @@ def hindrance(
     """
     if not recipe.pictures:
         return None
-    if held is None:
-        return "no pictures of forecasts: no windows are held back"
+    if validation is None:
+        return "no pictures of forecasts: there is no validation period"
     if folder is None and not any(isinstance(logger, TensorBoardLogger) for logger in loggers):
         return "no pictures of forecasts: there is no run folder to put them into"
     if find_spec("matplotlib") is None:
@@ -52,7 +51,7 @@ def hindrance(
 
 
 class Pictures(L.Callback):
-    """Draws history, truth, forecast and error of the first held-back windows after every validation.
+    """Draws history, truth, forecast and error of the first validation windows after every validation.
 
     They go to ``pictures/window-1/step-000100.png`` in the run's folder, each whole or not at all, and to TensorBoard
     where a logger of that kind is there. What is drawn is the forecast of the weights that were validated. Between
@@ -63,16 +62,14 @@ class Pictures(L.Callback):
     validation : Validation
         It comes earlier among the callbacks. The time that drawing takes is added to its seconds, which do not count
         as time for updates.
-    terms : Terms
-        Names, units and cadence.
     count : int
         How many windows.
     folder : Path or None
         The run's folder; None: no files.
     """
 
-    def __init__(self, validation: Validation, terms: Terms, count: int, folder: Path | None) -> None:
-        self.validation, self.terms, self.count, self.folder = validation, terms, count, folder
+    def __init__(self, validation: Validation, count: int, folder: Path | None) -> None:
+        self.validation, self.terms, self.count, self.folder = validation, validation.terms, count, folder
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Make up for what the interrupted run did not draw any more."""
@@ -109,18 +106,16 @@ class Pictures(L.Callback):
         """Return the figure of a window, counted from 0, forecast with the validated weights after `step` updates."""
         raw, forecast = self._forecast(window)
         samples, (name, units) = self.validation.samples, self.terms.channels[0]
-        attrs: dict[Any, Any] = {} if units is None else {"units": units}
-        if isinstance(samples, SequenceDataset):
-            attrs = {**samples.channels[0].attrs, **attrs}
+        windows = samples if isinstance(samples, SequenceDataset) else None
+        attrs: dict[Any, Any] = dict(windows.channels[0].attrs) if windows else {}
+        attrs |= {} if units is None else {"units": units}
         title = str(attrs.get("long_name", name)).replace("_", " ")
         title += f" ({units})" if units not in (None, "", "1") else ""
-        if len(self.terms.channels) > 1:
-            title += f", first of {len(self.terms.channels)} channels"
-        if isinstance(samples, SequenceDataset):
-            title += f" from {show_time(samples.times(window)[self.terms.history - 1])}"
-        title += f", after {step} updates; held-back window {window + 1}"
-        if isinstance(samples, SequenceDataset):
-            return self._with_times(raw, forecast, samples, window, attrs, title)
+        title += f", first of {len(self.terms.channels)} channels" if len(self.terms.channels) > 1 else ""
+        title += f" from {show_time(windows.times(window)[self.terms.history - 1])}" if windows else ""
+        title += f", after {step} updates; validation window {window + 1}"
+        if windows:
+            return self._with_times(raw, forecast, windows, window, attrs, title)
         return self._numbered(raw, forecast, attrs, title)
 
     def _forecast(self, window: int) -> tuple[Values, Values]:
@@ -129,32 +124,17 @@ class Pictures(L.Callback):
         network, hardware = validation.network, validation.hardware
         assert validation.samples is not None
         raw = validation.samples.batch([window])
-        was_training = network.training
-        network.eval()
-        try:
-            with (
-                validation.average.applied(),
-                torch.inference_mode(),
-                torch.autocast(hardware.device.type, hardware.autocast, enabled=hardware.autocast is not None),
-            ):
-                x, _ = prepare(raw.to(hardware.device), validation.scaling, history)
-                z = network(x[:, :history], steps=self.terms.steps).float()
-                physical = validation.scaling.to_physical(z, torch)[0, :, 0]
-        finally:
-            network.train(was_training)
+        with validation.average.applied(), inference(network, hardware):
+            x, _ = prepare(raw.to(hardware.device), validation.scaling, history)
+            z = network(x[:, :history], steps=self.terms.steps).float()
+            physical = validation.scaling.to_physical(z, torch)[0, :, 0]
         seen = raw[0, :, 0].cpu().numpy()
         forecast = physical.cpu().numpy()
         forecast[:, ~np.isfinite(seen[:history]).any(axis=0)] = np.nan
         return seen, forecast
 
     def _with_times(
-        self,
-        raw: Values,
-        forecast: Values,
-        samples: SequenceDataset,
-        window: int,
-        attrs: dict[Any, Any],
-        title: str,
+        self, raw: Values, forecast: Values, samples: SequenceDataset, window: int, attrs: dict[Any, Any], title: str
     ) -> Figure:
         from sa_nowcast.plotting import plot_forecast
 

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sa_nowcast.training.validation import Validation
-from sa_nowcast.training.watch import Watch
 
 LOSS_EVERY = 10  # updates; reading a loss makes a GPU wait
 LINE_EVERY = 30.0
@@ -25,17 +24,10 @@ class ProgressReport(L.Callback):
 
     As a context it begins at once, before the first update is made, and ends with the run: complete where the run came
     to an end of its own, and as far as it was where it was stopped.
-
-    Parameters
-    ----------
-    step, max_steps : int
-        Updates made before, and at most.
-    validation : Validation
-    watch : Watch
     """
 
-    def __init__(self, step: int, max_steps: int, validation: Validation, watch: Watch) -> None:
-        self.step, self.max_steps, self.validation, self.watch = step, max_steps, validation, watch
+    def __init__(self, step: int, max_steps: int, validation: Validation) -> None:
+        self.step, self.max_steps, self.validation, self.watch = step, max_steps, validation, validation.watch
         self._first, self._loss = step, ""
         # Wanted colours, as notebooks want of what they start, are no terminal that a bar could move on.
         self._bar = _bar() if sys.stderr.isatty() else None

@@ -1,10 +1,11 @@
-"""The loss on held-back windows, and the weights that were best on them."""
+"""The loss on the windows of the validation period, and the weights that were best on them."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +16,11 @@ import torch
 from torch import Tensor
 
 from sa_nowcast.models.rollout import Network
+from sa_nowcast.recipe import TrainingRecipe
 from sa_nowcast.scaling import Scaling
-from sa_nowcast.stream import Samples, Share, prepare
+from sa_nowcast.stream import Share, prepare
 from sa_nowcast.training.averaging import Average
+from sa_nowcast.training.data import TrainingData
 from sa_nowcast.training.hardware import Hardware
 from sa_nowcast.training.watch import Watch
 
@@ -26,7 +29,7 @@ Sums = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Sums over the valid pixels of held-back windows, by lead time: forecast and persistence.
+    """Sums over the valid pixels of validation windows, by lead time: forecast and persistence.
 
     Attributes
     ----------
@@ -82,6 +85,17 @@ def evaluate(
 ) -> Evaluation | None:
     """Forecast the windows of all batches (B, T, C, H, W) and sum the errors; None where `stop` came true."""
     sums: list[Tensor] = []
+    with inference(network, hardware):
+        for raw in batches:
+            if stop():
+                return None
+            sums.append(_errors(network, scaling, history, raw.to(hardware.device)))
+    return Evaluation.from_tensor(torch.stack(sums).sum(0))
+
+
+@contextlib.contextmanager
+def inference(network: Network, hardware: Hardware) -> Iterator[None]:
+    """Let a network that is being trained forecast, in the precision that it is trained in."""
     was_training = network.training
     network.to(hardware.device).eval()
     try:
@@ -89,13 +103,9 @@ def evaluate(
             torch.inference_mode(),
             torch.autocast(hardware.device.type, hardware.autocast, enabled=hardware.autocast is not None),
         ):
-            for raw in batches:
-                if stop():
-                    return None
-                sums.append(_errors(network, scaling, history, raw.to(hardware.device)))
+            yield
     finally:
         network.train(was_training)
-    return Evaluation.from_tensor(torch.stack(sums).sum(0))
 
 
 def _errors(network: Network, scaling: Scaling, history: int, raw: Tensor) -> Tensor:
@@ -123,17 +133,9 @@ class Validation(L.Callback):
 
     Parameters
     ----------
-    network : Network
-    scaling : Scaling
-    history : int
-    samples : Samples or None
-        The held-back windows; None where there are none.
-    count, batch_size : int
-        How many of them are used, always the same ones, and how many at once.
-    every : int
-        Updates between two validations; the last update is validated too.
-    patience : int or None
-        Stop after so many validations in a row without a better one.
+    data : TrainingData
+    recipe : TrainingRecipe
+        Every ``validate_every`` updates, and after the last one, the first ``validation_samples`` windows.
     average : Average
         Whose weights are validated and kept.
     hardware : Hardware
@@ -141,24 +143,13 @@ class Validation(L.Callback):
     """
 
     def __init__(
-        self,
-        network: Network,
-        scaling: Scaling,
-        history: int,
-        samples: Samples | None,
-        *,
-        count: int,
-        batch_size: int,
-        every: int,
-        patience: int | None,
-        average: Average,
-        hardware: Hardware,
-        watch: Watch,
+        self, data: TrainingData, recipe: TrainingRecipe, average: Average, hardware: Hardware, watch: Watch
     ) -> None:
-        self.network, self.scaling, self.history, self.samples = network, scaling, history, samples
-        self.every, self.patience, self.hardware, self.watch = every, patience, hardware, watch
-        self.average = average
-        self._batches = [range(i, min(i + batch_size, count)) for i in range(0, count, batch_size)]
+        self.network, self.average, self.hardware, self.watch = average.network, average, hardware, watch
+        self.samples, self.scaling, self.terms = data.validation, data.scaling, data.terms
+        self.history, self.every, self.patience = data.terms.history, recipe.validate_every, recipe.patience
+        count, size = recipe.validation_samples, recipe.batch_size
+        self._batches = [range(i, min(i + size, count)) for i in range(0, count, size)]
         self.loss = math.inf
         self.reference = math.nan
         self.step = 0

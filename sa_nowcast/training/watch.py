@@ -24,12 +24,6 @@ class Watch(L.Callback):
 
     SIGINT (Ctrl-C), SIGTERM and SIGUSR1 (Slurm's warning) let the update under way finish; then the run is saved and
     stopped. Several processes agree on both after every update and validation, for they have to stop at the same one.
-
-    Parameters
-    ----------
-    launch : Launch
-    max_seconds : float or None
-        How long the run may take in all; None: no limit.
     """
 
     def __init__(self, launch: Launch, max_seconds: float | None) -> None:
@@ -96,7 +90,7 @@ class Watch(L.Callback):
 
 
 @contextlib.contextmanager
-def signals_given_back() -> Iterator[None]:
+def former_signal_handlers() -> Iterator[None]:
     """Put the handlers of `SIGNALS` back at the end, also after an error; the trainer does not."""
     main = threading.current_thread() is threading.main_thread()
     former = {number: signal.getsignal(number) for number in SIGNALS} if main else {}

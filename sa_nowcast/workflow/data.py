@@ -21,8 +21,8 @@ from sa_nowcast.sources import open_source as open_any
 from sa_nowcast.sources.chain import SEQUENCE
 from sa_nowcast.sources.mnist_generator import TEST_SEED
 from sa_nowcast.sources.samples import open_sample
+from sa_nowcast.sources.synthetic_fields import RealField, SyntheticFields
 from sa_nowcast.storage.whole import nearest_to, storage
-from sa_nowcast.stream.made_fields import MadeFields, RealField
 from sa_nowcast.windows import Positions, Range, Split, split_in_time, window_starts
 from sa_nowcast.workflow.outputs import digest, file_digest
 
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from sa_nowcast.training.data import TrainingData
 
 DIGITS = "moving_mnist_digits"
-MADE = "made_fields"
-_MADE_OPTIONS = ("size", "also", "test_sequences")
-_MADE_TEST_SEQUENCES = 200
-_MADE_TEST_SEED = 2**32  # added to the recipe's seed
+SYNTHETIC_FIELDS = ("synthetic_fields", "made_fields")  # and its former name, which older recipes have
+_SYNTHETIC_OPTIONS = ("size", "also", "test_sequences")
+_SYNTHETIC_TEST_SEQUENCES = 200
+_SYNTHETIC_TEST_SEED = 2**32  # added to the recipe's seed
 _MOST_MISSING = 0.2  # of a real field that sequences are cut from
 _DIGIT_OPTIONS = ("digits", "size", "speed", "check_hash", "test_sequences")
 _TEST_SEQUENCES = 10_000
@@ -80,8 +80,8 @@ def open_experiment(recipe: Recipe, *, read: bool = True) -> Experiment:
     """
     if recipe.data.engine == DIGITS:
         return _digits(recipe)
-    if recipe.data.engine == MADE:
-        return _made(recipe)
+    if recipe.data.engine in SYNTHETIC_FIELDS:
+        return _synthetic(recipe)
     from sa_nowcast.training.data import TrainingData, empty_frames, require_trainable
 
     train_ds, test_ds = _regions(open_source(recipe), recipe)
@@ -129,40 +129,45 @@ def _digits(recipe: Recipe) -> Experiment:
     options |= {"length": recipe.history + recipe.steps}
     folder, seed = Path(recipe.data.source).expanduser(), recipe.training.seed
     try:
-        # Others than those that are trained on, of the same digits, choose the weights.
-        train, other = (MovingMnist(folder, "train", seed=seed + more, **options) for more in (0, _VALIDATION_SEED))
+        train = MovingMnist(folder, "train", seed=seed, **options)
+        validation = MovingMnist(folder, "train", seed=seed + _VALIDATION_SEED, **options)
         test = MovingMnist(folder, "test", seed=TEST_SEED, **options)
     except TypeError as error:
         raise RecipeError("data.options", f"cannot be used ({error})") from error
     return _of_own_sequences(
         test.dataset(0, count),
-        lambda frames: TrainingData.from_digits(train, other, frames, recipe.history, recipe.steps, recipe.training),
+        lambda frames: TrainingData.from_synthetic(
+            train, validation, frames, recipe.history, recipe.steps, recipe.training
+        ),
         f"training on sequences of {train.digits} training digits made on the fly",
     )
 
 
-def _made(recipe: Recipe) -> Experiment:
+def _synthetic(recipe: Recipe) -> Experiment:
     """Return fields of many kinds made on the fly, some of them cut from real ones, and others to test on."""
     from sa_nowcast.training.data import TrainingData
 
-    _require_own_sequences(recipe, MADE)
+    engine = str(recipe.data.engine)
+    _require_own_sequences(recipe, engine)
     if recipe.scaling != "auto":
-        raise RecipeError("scaling", f"{recipe.scaling!r} for {MADE}", expected="auto: each sequence has its own scale")
-    options = _known_options(recipe, _MADE_OPTIONS)
-    count = _test_sequences(options, _MADE_TEST_SEQUENCES)
+        raise RecipeError(
+            "scaling", f"{recipe.scaling!r} for {engine}", expected="auto: each sequence has its own scale"
+        )
+    options = _known_options(recipe, _SYNTHETIC_OPTIONS)
+    count = _test_sequences(options, _SYNTHETIC_TEST_SEQUENCES)
     sources = sources_of(recipe)
     real = [_real_field(source, "data.source" if not i else "data.options.also") for i, source in enumerate(sources)]
     seed, shape = recipe.training.seed, (options.get("size", 80), recipe.history, recipe.steps)
-    train, other, test = (
-        MadeFields(*shape, seed=seed + more, real=real) for more in (0, _VALIDATION_SEED, _MADE_TEST_SEED)
+    train, validation, test = (
+        SyntheticFields(*shape, seed=seed + more, real=real) for more in (0, _VALIDATION_SEED, _SYNTHETIC_TEST_SEED)
     )
-    values = np.stack([test.sequence(number) for number in range(count)])
+    values = test.batch(0, count)
     times = np.datetime64("2000-01-01", "ns") + np.arange(values.shape[1]) * np.timedelta64(5, "m")
     named = ", ".join(Path(source.removeprefix(SAMPLE_PREFIX)).name for source in sources)
     return _of_own_sequences(
         xr.Dataset({"field": ((SEQUENCE, "time", "y", "x"), values)}, {"time": times}),
-        lambda frames: TrainingData.from_made(
-            train, other, frames, recipe.history, recipe.steps, recipe.training, named=named
+        lambda frames: TrainingData.from_synthetic(
+            train, validation, frames, recipe.history, recipe.steps, recipe.training, named=named
         ),
         f"training on fields made on the fly, some of them cut from {named}",
     )
@@ -249,8 +254,14 @@ def open_path(source: str, key: str, *, engine: str | None = None, **options: An
 
 
 def sources_of(recipe: Recipe) -> list[str]:
-    """Return all that a recipe reads data from: ``data.source``, and of synthetic fields also ``data.options.also``."""
-    also = recipe.data.options.get("also", []) if recipe.data.engine == MADE else []
+    """Return all that a recipe reads data from: ``data.source``, and of synthetic fields also ``data.options.also``.
+
+    Raises
+    ------
+    RecipeError
+        Paths that are none.
+    """
+    also = recipe.data.options.get("also", []) if recipe.data.engine in SYNTHETIC_FIELDS else []
     if not isinstance(also, list) or not all(isinstance(path, str) for path in also):
         raise RecipeError("data.options.also", f"{also!r}", expected="a list of paths")
     return [recipe.data.source, *also]

@@ -9,33 +9,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sa_nowcast._version import __version__
 from sa_nowcast.errors import RecipeError
 from sa_nowcast.recipe import Recipe
+from sa_nowcast.recipe.training import FREE_FIELDS
 from sa_nowcast.storage.whole import storage, write_whole
 
 CLAIM, LEDGER = "recipe.json", "run.json"
-# How fast training gets there and what it says on the way do not change the model.
-_FREE = {"preset", "device", "workers", "checkpoint_every", "log_every", "pictures", "tensorboard", "acceleration"}
 
 
 @dataclass
 class Ledger:
-    """What is done in a run's folder.
-
-    Parameters
-    ----------
-    folder : Path
-    record : dict
-        What `run.json` holds: data, and stages with inputs and files.
-    """
+    """What is done in a run's folder; `record` is what `run.json` holds: data, and stages with inputs and files."""
 
     folder: Path
-    record: dict[str, Any] = field(default_factory=dict)
+    record: dict[str, Any]
 
     @classmethod
     def read(cls, folder: Path) -> Ledger:
@@ -130,7 +122,7 @@ def trained_by(recipe: Recipe) -> dict[str, Any]:
     fields = recipe.model_dump(mode="json", include={"history", "steps", "data", "split", "scaling", "network"})
     del fields["split"]["test_region"]
     del fields["data"]["source"]  # its content counts, wherever it lies
-    return {**fields, "training": recipe.training.model_dump(mode="json", exclude=_FREE)}
+    return {**fields, "training": recipe.training.model_dump(mode="json", exclude=set(FREE_FIELDS))}
 
 
 def _claimed(recipe: Recipe) -> dict[str, Any]:
@@ -153,6 +145,5 @@ def file_digest(path: Path) -> str:
         if file.is_file():
             total.update(file.relative_to(path.parent).as_posix().encode())
             with file.open("rb") as stream:
-                while block := stream.read(2**20):
-                    total.update(block)
+                hashlib.file_digest(stream, lambda: total)
     return total.hexdigest()

@@ -22,7 +22,7 @@ ROWS = [
     {"storage", "recipe.strict_yaml"},
     {"times", "metadata.bounds"},
     {"frames", "windows", "sources.samples", "computing.devices"},
-    {"forecasts.cf", "forecasts.labels", "scaling", "recipe", "models", "sources"},
+    {"forecasts.cf", "forecasts.labels", "scaling", "recipe", "models", "sources", "sources.synthetic_fields"},
     {"computing.clusters"},
     {"bundle.files", "conversion", "forecasts.job"},
     {"sources.opening"},

@@ -130,7 +130,7 @@ def loaders(folder: str, faults: list[int], look_every: float, seed: int) -> lis
         for _ in range(rng.randrange(1, 20)):
             next(stream)
         began = time.monotonic()
-        os.kill(rng.choice(source._iterator._workers).pid, number)
+        os.kill(rng.choice(multiprocessing.active_children()).pid or 0, number)
         try:
             for _ in stream:
                 pass

@@ -215,7 +215,11 @@ def _end(folder: Path, code: int, seconds: float) -> End:
     value, error, points = None, "", []
     raw = (folder / "result").read_bytes() if (folder / "result").exists() else b""
     if raw:
-        value, error, points = pickle.loads(raw)  # noqa: S301  (of our own child)
+        try:
+            value, error, points = pickle.loads(raw)  # noqa: S301  (of our own child)
+        except (pickle.UnpicklingError, EOFError):
+            if code != -signal.SIGKILL:  # which can come while it is written
+                raise
     if not error and (folder / "error").exists():
         error = (folder / "error").read_text()
     return End(code, seconds, value, error, points)

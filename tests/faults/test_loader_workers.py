@@ -16,7 +16,7 @@ from nursery import Nursery
 from sa_nowcast.stream.loader import LOOK_EVERY
 
 PROGRAM = """
-import os, signal, sys
+import multiprocessing, os, signal, sys
 from sequences import rain
 from sa_nowcast.stream import SequenceDataset, loader
 
@@ -24,9 +24,11 @@ if __name__ == "__main__":
     source = loader(SequenceDataset(rain(60), 4, 3, crop=8), 2, batches=1_000_000, workers=2)
     stream = iter(source)
     next(stream)
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
     if sys.argv[1] == "stopped":
-        os.kill(source._iterator._workers[0].pid, signal.SIGSTOP)
-    print(*(worker.pid for worker in source._iterator._workers))
+        os.kill(workers[0].pid, signal.SIGSTOP)
+    print(*(worker.pid for worker in workers))
 """
 
 
@@ -66,8 +68,8 @@ def test_a_program_that_ends_amid_an_epoch_ends_and_leaves_no_worker(workers: st
     assert [psutil.pid_exists(int(pid)) for pid in end.stdout.split()] == [False, False]
 
 
-WITH_A_LOCK = """
-import os, signal, sys
+AMID_ITS_ANSWER = """
+import os, signal, struct, sys
 from sequences import rain
 from sa_nowcast.errors import StorageError
 from sa_nowcast.stream import SequenceDataset, loader
@@ -78,14 +80,16 @@ class Dying(SequenceDataset):
     def batch(self, samples):
         if 20 in samples and self.dies:
             frame = sys._getframe()
-            while "done_event" not in frame.f_locals:
+            while "pipe" not in frame.f_locals:
                 frame = frame.f_back
-            frame.f_locals["done_event"]._cond.acquire()
+            os.write(frame.f_locals["pipe"].fileno(), struct.pack("!i", 1000) + bytes(self.written))
             os.kill(os.getpid(), signal.SIGKILL)
         return super().batch(samples)
 
 if __name__ == "__main__":
-    source = loader(Dying(rain(60), 4, 3, crop=8), 2, batches=100, workers=2)
+    dying = Dying(rain(60), 4, 3, crop=8)
+    dying.written = int(sys.argv[1])
+    source = loader(dying, 2, batches=100, workers=2)
     try:
         list(source)
     except StorageError as error:
@@ -95,11 +99,13 @@ if __name__ == "__main__":
 """
 
 
-def test_a_worker_that_dies_with_the_lock_of_the_end_holds_nobody_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize("written", [0, 10])
+def test_a_worker_that_dies_amid_its_answer_holds_nobody_up(written: int, tmp_path: Path) -> None:
     script = tmp_path / "program.py"
-    script.write_text(WITH_A_LOCK)
+    script.write_text(AMID_ITS_ANSWER)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
-    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=100)
+    command = [sys.executable, str(script), str(written)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
     error, batches = done.stdout.splitlines()
     assert "a worker process ended unexpectedly" in error
     assert batches == "100"  # of workers that were started anew

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -72,7 +73,7 @@ def test_a_checkpoint_of_something_else(trained):
     yield lambda: train(folder=trained)
 
 
-@remedy("training/engine.py", "choose another output folder, or remove this one to start anew")
+@remedy("training/run_folder.py", "choose another output folder, or remove this one to start anew")
 @pytest.mark.parametrize("how", ["other", "remove"])
 def test_a_folder_of_another_training(how, trained):
     yield lambda: train(folder=trained, learning_rate=0.5)
@@ -248,7 +249,7 @@ def test_the_loss_of_rain_for_other_units(how):
 def test_augmentation_of_made_sequences(tmp_path):
     text = yaml.safe_dump(
         {
-            "name": "made", "history": 2, "steps": 2, "data": {"source": "sample:mrms", "engine": "made_fields",
+            "name": "made", "history": 2, "steps": 2, "data": {"source": "sample:mrms", "engine": "synthetic_fields",
             "options": {"size": 32, "test_sequences": 1}}, "network": {"hidden": [4], "output": "moving"},
             "training": {"augment": ["flips"]}, "output": {"folder": str(tmp_path)},
         }
@@ -323,7 +324,7 @@ def _read_on(number: int):
     source = loader(SequenceDataset(rain(60), 4, 3, crop=8), 2, batches=50, workers=1)
     stream = iter(source)
     next(stream)
-    worker = source._iterator._workers[0]
+    (worker,) = multiprocessing.active_children()
     os.kill(worker.pid, number)
     try:
         for _ in stream:

@@ -118,7 +118,7 @@ def test_a_test_period_without_a_window(tree, source):
 @remedy("workflow/data.py", "remove it")
 def test_a_split_of_sequences_that_are_made(tree):
     made = {
-        "data__engine": "made_fields", "data__options": {"size": 32, "test_sequences": 1},
+        "data__engine": "synthetic_fields", "data__options": {"size": 32, "test_sequences": 1},
         "data__source": "sample:mrms", "network__output": "moving", "training__crop": None,
     }  # fmt: skip
     yield lambda: open_experiment(changed(tree, **made))

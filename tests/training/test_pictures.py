@@ -109,7 +109,7 @@ def test_panels_have_lead_times_and_valid_times_and_the_title_says_what_is_drawn
     ]  # fmt: skip
     title = " ".join(figure.get_suptitle().split())
     assert title.startswith(
-        "rain rate (mm h-1) from 2020-06-01T01:20, after 4 updates; held-back window 1, rows "
+        "rain rate (mm h-1) from 2020-06-01T01:20, after 4 updates; validation window 1, rows "
     )  # fmt: skip
 
 
@@ -161,7 +161,6 @@ def test_frames_of_samples_without_times_are_counted(tmp_path: Path, recorder: R
     made = TrainingData(
         Made(),
         Made(),
-        2,
         Scaling.fit("minmax", [_grey()], [values[0]]),
         Terms(4, 3, 10**9, (("digits", None),), None, None, None),
         "made",
@@ -171,7 +170,7 @@ def test_frames_of_samples_without_times_are_counted(tmp_path: Path, recorder: R
     fit_prepared(made, NetworkConfig(**{**NETWORK, "channels": 1}), "minmax", recipe, folder=tmp_path, progress=False)
     figure, = recorder.figures  # fmt: skip
     assert heads(figure) == [f"frame {n}" for n in range(1, 8)]
-    assert " ".join(figure.get_suptitle().split()) == "digits, after 4 updates; held-back window 1"
+    assert " ".join(figure.get_suptitle().split()) == "digits, after 4 updates; validation window 1"
     assert drawn(tmp_path) == ["window-1/step-000004.png"]
 
 
@@ -193,7 +192,7 @@ def _grey() -> Any:
     ],
     ids=[
         "one row",
-        "nothing but zeros held back",
+        "nothing but zeros to validate on",
         "one step",
         "one frame",
         "more frames than columns",
@@ -291,7 +290,7 @@ def test_what_pictures_lack_is_reported_in_one_line_and_the_run_goes_on(
     assert lines(folder=tmp_path / "all") == []
     assert lines() == ["no pictures of forecasts: there is no run folder to put them into"]
     assert lines(pictures=0) == []
-    assert lines(folder=tmp_path / "last", validation=0) == ["no pictures of forecasts: no windows are held back"]
+    assert lines(folder=tmp_path / "last", validation=0) == ["no pictures of forecasts: there is no validation period"]
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert lines(folder=tmp_path / "bare") == [
         f"no pictures of forecasts: matplotlib is not installed; {install('plot')} adds it"

@@ -22,7 +22,7 @@ from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.models.rollout import Network
 from sa_nowcast.recipe import TrainingRecipe
 from sa_nowcast.training.checkpoint import AtomicCheckpointIO, load_checkpoint
-from sa_nowcast.training.schedules import learning_rate_factor
+from sa_nowcast.training.objective import learning_rate_factor
 from sa_nowcast.training.validation import Validation
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from trials import masked_loss
 
-from sa_nowcast.training.losses import masked_loss
-from sa_nowcast.training.schedules import learning_rate_factor, truth_mask, truth_probability
+from sa_nowcast.training.objective import learning_rate_factor, truth_mask, truth_probability
 
 
 def _fields(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -24,17 +24,17 @@ def test_the_loss_is_the_mean_over_valid_pixels(kind: str) -> None:
     error = (prediction - target).double().numpy()[valid.numpy()]
     expected = np.mean(error**2) + (np.mean(np.abs(error)) if kind == "l1+l2" else 0)
     # A float32 sum of some 300 terms.
-    assert float(masked_loss(prediction, target, valid, kind)) == pytest.approx(expected, rel=1e-6)  # type: ignore[arg-type]
+    assert float(masked_loss(prediction, target, valid, kind)) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["l2", "l1+l2"])
 def test_masked_pixels_take_no_part_in_loss_or_gradient(kind: str) -> None:
     prediction, target, valid = _fields()
     prediction.requires_grad_()
-    loss = masked_loss(prediction, target, valid, kind)  # type: ignore[arg-type]
+    loss = masked_loss(prediction, target, valid, kind)
     (gradient,) = torch.autograd.grad(loss, prediction)
     changed = torch.where(valid, target, 1e6)
-    other = masked_loss(prediction, changed, valid, kind)  # type: ignore[arg-type]
+    other = masked_loss(prediction, changed, valid, kind)
     assert torch.equal(other, loss)
     assert torch.equal(torch.autograd.grad(other, prediction)[0], gradient)
     assert (gradient[~valid] == 0).all()

@@ -15,14 +15,14 @@ import pytest
 import torch
 import xarray as xr
 from sequences import NETWORK, rain, weather
-from trials import LOG, LONG, Each, log_of, spied, train, weights, with_callback
+from trials import LOG, LONG, Each, log_of, masked_loss, spied, train, weights, with_callback
 
 from sa_nowcast.errors import ModelError, RecipeError
 from sa_nowcast.models import build
 from sa_nowcast.models.rollout import Network
 from sa_nowcast.recipe import TRAINING_PRESETS, TrainingRecipe, checked
 from sa_nowcast.training.checkpoint import load_checkpoint
-from sa_nowcast.training.losses import masked_loss, rain_weight
+from sa_nowcast.training.objective import rain_weight
 
 Arrays = dict[str, npt.NDArray[np.float64]]
 

@@ -1,4 +1,4 @@
-"""`MadeFields`: sequences of many kinds, made by number, for a model that is to work on what it has never seen.
+"""`SyntheticFields`: sequences of many kinds, made by number, for a model that is to work on what it has never seen.
 
 Random fields with sharp and smooth spectra, patchy as rain or dense as temperature, that are carried, turned, sheared
 and deformed while they grow and decay; real fields, as they went on or carried likewise; objects before a background;
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sa_nowcast.errors import RecipeError
+from sa_nowcast.windows import require_whole
 
 Array = npt.NDArray[np.float32]
 
@@ -41,7 +42,7 @@ _FLOOR = 0.004  # of the variance, so that a sequence that hardly changes does n
 
 @dataclass(frozen=True)
 class RealField:
-    """A real sequence that made ones are cut from.
+    """A real sequence that synthetic ones are cut from.
 
     Attributes
     ----------
@@ -55,8 +56,8 @@ class RealField:
     rain: bool = False
 
 
-class MadeFields:
-    """Sequence k of (T, H, W) maps is a function of (seed, k) alone.
+class SyntheticFields:
+    """An endless source of synthetic fields: sequence k of (T, H, W) maps is a function of (seed, k) alone.
 
     Parameters
     ----------
@@ -69,14 +70,16 @@ class MadeFields:
         Real sequences to cut from; they must be longer than ``history + steps`` frames.
     """
 
+    run = 1  # sequences that are best made together
+
     def __init__(
         self, size: int = 80, history: int = 4, steps: int = 5, *, seed: int = 0, real: Sequence[RealField] = ()
     ) -> None:
-        for name, value, least in (("size", size, 32), ("history", history, 2), ("steps", steps, 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise RecipeError(name, f"{value!r}", expected=f"a whole number of at least {least}")
+        require_whole(32, size=size)
+        require_whole(2, history=history)
+        require_whole(steps=steps)
         self.size, self.history, self.length, self.seed = size, history, history + steps, seed
-        self.real = tuple(real)
+        self.shape, self.real = (size, size), tuple(real)
         for number, field in enumerate(self.real):
             whole = bool(np.isfinite(field.values).all())
             if len(field.values) < self.length or not whole:
@@ -92,7 +95,15 @@ class MadeFields:
         kind = list(KINDS)[int(np.searchsorted(np.cumsum(list(KINDS.values()))[:-1], drawn, side="right"))]
         return "rain" if kind in ("real", "carried") and not self.real else kind
 
-    def sequence(self, number: int) -> Array:
+    def describe(self, number: int) -> str:
+        """Return which sequence a number is, as errors print it."""
+        return f"synthetic fields, seed {self.seed}, sequence {number} ({self.kind(number)})"
+
+    def batch(self, start: int, count: int) -> Array:
+        """Return sequences ``start`` to ``start + count``, (count, T, H, W)."""
+        return np.stack([self[number] for number in range(start, start + count)])
+
+    def __getitem__(self, number: int) -> Array:
         """Return sequence `number`, (T, H, W): about 0 in its history's mean, about 1 in how much it changes.
 
         NaN where values are missing. The scale is such that persistence's squared error is about 1: so all sequences
