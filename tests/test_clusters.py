@@ -99,14 +99,14 @@ def test_batches_that_were_kept_here_are_not_computed_again_on_a_cluster(
 
     with pytest.raises(Interrupted, match="stopped after 8 of 17 init times"):
         hindcast(rain(), nowcaster, to=tmp_path / "a.zarr", progress=stop, **options)
-    forecast, batches, calls = Nowcaster.forecast_batch, [], []
+    forecast, batches, calls = Nowcaster.block, [], []
 
     def noted(*args: Any) -> Any:
         batches.append(args)
         return forecast(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Nowcaster, "forecast_batch", noted)
+        patch.setattr(Nowcaster, "block", noted)
         hindcast(
             rain(), nowcaster, to=tmp_path / "a.zarr", cluster=cluster, progress=lambda done, total: calls.append(done)
         )

@@ -750,14 +750,14 @@ from pathlib import Path
 from sequences import rain
 from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.hindcast import hindcast
-quickly, log = Nowcaster.forecast_batch, Path(sys.argv[1])
+quickly, log = Nowcaster.block, Path(sys.argv[1])
 def slowly(*args):
     time.sleep(0.15)
     found = quickly(*args)
     with log.open("a") as file:
         file.write("batch\\n")
     return found
-Nowcaster.forecast_batch = slowly
+Nowcaster.block = slowly
 hindcast(rain(), sys.argv[2], to=sys.argv[3], batch_size=2, shard_size=18)
 """
 

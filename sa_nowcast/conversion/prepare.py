@@ -168,8 +168,8 @@ def _cadence(ds: xr.Dataset, axis: Hashable, irregular: Irregular) -> tuple[np.t
             expected=f"{show_step(np.timedelta64(step, 'ns'))} or a multiple of it",
             fix="pass irregular='allow', where irregular times are meant",
         )
-    holes = [times[at] + np.arange(1, count[at]) * np.timedelta64(step, "ns") for at in np.flatnonzero(count > 1)]
-    return np.timedelta64(step, "ns"), np.concatenate([nothing.astype(times.dtype), *holes])
+    missing = [times[at] + np.arange(1, count[at]) * np.timedelta64(step, "ns") for at in np.flatnonzero(count > 1)]
+    return np.timedelta64(step, "ns"), np.concatenate([nothing.astype(times.dtype), *missing])
 
 
 def _show(time: Any) -> str:

@@ -75,7 +75,7 @@ class LagrangianNetwork(Forecaster):
 
     Each of these forecasts is tried on the history first: made without its last one or two frames, and compared with
     the last. How well it did around each patch is told to the core, and weighs it from the start. So on data of a kind
-    that training never saw, what works there still counts.
+    that no training held, what works there still counts.
 
     Every window is scaled by its own statistics, so a result follows the input's units: ``a x + b`` gives ``a y + b``
     for a > 0. Channels are forecast each alone by the same weights, and weights fit any number of them. Large grids go

@@ -43,7 +43,7 @@ ERROR = "|error|"
 def _unit(leads: npt.NDArray[np.timedelta64]) -> tuple[int, str]:
     """Return the largest of day, hour, minute and second that all lead times are whole multiples of, in seconds.
 
-    Fractions of a second, as in data of films, are seconds.
+    Fractions of a second, as in the frames of a recording, are seconds.
     """
     nanoseconds = leads.astype("timedelta64[ns]").astype(np.int64)
     whole = (

@@ -32,7 +32,7 @@ class ComparisonRecipe(Block):
     """Models and references, scored side by side on datasets of many kinds."""
 
     name: str = Field(description="What the comparison is called.")
-    description: str = Field("", description="For people.")
+    description: str = Field("", description="What it is for; no program reads it.")
     history: int = Field(4, ge=1, description="Frames before an init time that all models are given.")
     steps: int = Field(ge=1, description="Lead times.")
     models: tuple[str, ...] = Field(

@@ -47,7 +47,7 @@ class TablesRecipe(Block):
     """Tables of a publication, with the figures of our own runs beside the printed ones."""
 
     name: str = Field(description="What the tables are called.")
-    description: str = Field("", description="For people.")
+    description: str = Field("", description="What it is for; no program reads it.")
     tables: tuple[TableRecipe, ...] = Field(min_length=1, description="The tables.")
     run: bool = Field(True, description="false: makes no runs, and prints what there is.")
     only: tuple[str, ...] | None = Field(

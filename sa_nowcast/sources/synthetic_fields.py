@@ -1,4 +1,4 @@
-"""`SyntheticFields`: sequences of many kinds, made by number, for a model that is to work on what it has never seen.
+"""`SyntheticFields`: sequences of many kinds, made by number, for a model that is to work on data of any kind.
 
 Random fields with sharp and smooth spectra, patchy as rain or dense as temperature, that are carried, turned, sheared
 and deformed while they grow and decay; real fields, as they went on or carried likewise; objects before a background;
@@ -118,7 +118,7 @@ class SyntheticFields:
         scale = math.sqrt(change + _FLOOR * known.var()) or 1.0
         x = (x - known.mean()) / scale
         if rng.random() < _MISSING:
-            x[:, _hole(rng, self.size)] = np.nan
+            x[:, _without_values(rng, self.size)] = np.nan
         result: Array = np.ascontiguousarray(x, dtype=np.float32)
         return result
 
@@ -383,13 +383,13 @@ def _reflected(place: float, size: int) -> float:
     return min(place, 2 * size - place)
 
 
-def _hole(rng: np.random.Generator, size: int) -> npt.NDArray[np.bool_]:
+def _without_values(rng: np.random.Generator, size: int) -> npt.NDArray[np.bool_]:
     rows, columns = np.ogrid[:size, :size]
-    hole = np.zeros((size, size), bool)
+    missing = np.zeros((size, size), bool)
     if rng.random() < 0.5:  # beyond a radar's range
         a, b = rng.uniform(0, size, 2)
         return np.asarray((rows - a) ** 2 + (columns - b) ** 2 > (size * rng.uniform(0.5, 0.9)) ** 2)
     for _ in range(int(rng.integers(1, 4))):
         a, b, radius = rng.uniform(0, size), rng.uniform(0, size), rng.uniform(2, size / 5)
-        hole |= (rows - a) ** 2 + (columns - b) ** 2 < radius**2
-    return hole
+        missing |= (rows - a) ** 2 + (columns - b) ** 2 < radius**2
+    return missing

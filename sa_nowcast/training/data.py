@@ -139,7 +139,7 @@ class TrainingData:
             scaling = ChannelScaling("affine", None, 0.0, 1.0)  # each sequence has its own scale already
             kind = (KINDS, train.size, train.length, train.seed, validation.seed)
             drawn = repr((kind, terms)).encode() + train.batch(0, _FINGERPRINTED).tobytes()
-            made, named = ["fields made with seed"] * 2, f", among them pieces of {named}"
+            made, named = ["synthetic fields, seed"] * 2, f", among them pieces of {named}"
         return cls(
             train=SyntheticSamples(train),
             validation=SyntheticSamples(validation),

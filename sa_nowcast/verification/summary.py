@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from sa_nowcast.computing import quiet
 from sa_nowcast.errors import RecipeError
 from sa_nowcast.metadata import dims
 from sa_nowcast.times import numbered
@@ -165,6 +164,5 @@ def _add_reference(
 
 def _quantile(samples: xr.DataArray, share: float) -> xr.DataArray:
     """Return a quantile over the samples in which the skill is defined; NaN where there is none."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
+    with quiet.warnings_ignored(RuntimeWarning, "All-NaN slice"):
         return samples.where(np.isfinite(samples)).quantile(share, "sample").drop_vars("quantile")

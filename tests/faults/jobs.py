@@ -63,14 +63,14 @@ def hindcast_by_batches(model: str, target: str, log: str = "") -> None:
     """Forecast from 17 init times in 3 shards of 3 batches; each batch that is computed is noted in `log`."""
     from sa_nowcast.forecasts.nowcaster import Nowcaster
 
-    forecast = Nowcaster.forecast_batch
+    forecast = Nowcaster.block
 
     def noted(*args: Any) -> Any:
         _note(log, "batch")
         return forecast(*args)
 
     if log:
-        Nowcaster.forecast_batch = noted  # type: ignore[method-assign]
+        Nowcaster.block = noted  # type: ignore[method-assign]
     hindcast(model, target, shard_size=6)
 
 

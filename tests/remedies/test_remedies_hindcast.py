@@ -117,7 +117,7 @@ def test_a_cluster_without_an_archive(how, tmp_path, monkeypatch):
                 yield lambda: _made().compute()
 
 
-@remedy("hindcast/call.py", "write a folder, then copy it; only a rename is atomic")
+@remedy("storage/growing.py", "write a folder, then copy it; only a rename is atomic")
 def test_an_archive_on_another_machine(tmp_path):
     yield lambda: _made(to=f"file://{tmp_path}/a.zarr")
     _made(to=tmp_path / "here.zarr")
