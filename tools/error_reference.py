@@ -7,13 +7,14 @@ What stands above the mark on that page is written by hand. A test keeps the res
 
 from __future__ import annotations
 
-import ast
 import re
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PACKAGE = ROOT / "sa_nowcast"
+sys.path.insert(0, str(ROOT / "tests"))
+from remedies.collector import PUT_IN, messages  # noqa: E402
+
 PAGE = ROOT / "docs" / "reference" / "errors.md"
 MARK = "<!-- From here on made by tools/error_reference.py. -->\n"
 KINDS = {
@@ -25,15 +26,18 @@ KINDS = {
     "Interrupted": "INTERRUPTED: stopped, and to be resumed",
     "SaNowcastError": "ERROR: internal",
 }
-FIELDS = ("where", "found", "expected", "fix")
+FIELDS = ("found", "expected", "fix")
+MOST = 4
+"""Texts of a field that are listed; where there are more, as of a function that many call, they are …"""
 
 
 def page(head: str) -> str:
     """Return the page: its head, and a table a class, in the order of the source."""
     parts = [head + MARK]
-    found = list(_errors())
+    found = [(kind, tuple(_text(fields.get(name, [])) for name in FIELDS)) for kind, fields in messages()]
     for kind, title in KINDS.items():
-        rows = list(dict.fromkeys((e["found"], e["expected"], e["fix"]) for name, e in found if name == kind))
+        # One that hands another error's words on says nothing of its own.
+        rows = [row for row in dict.fromkeys(row for name, row in found if name == kind) if row[0].strip("… ")]
         if not rows:
             continue
         parts += [f"## {title}", "", "| found | expected | remedy |", "| --- | --- | --- |"]
@@ -41,34 +45,10 @@ def page(head: str) -> str:
     return "\n".join(parts)
 
 
-def _errors() -> Iterator[tuple[str, dict[str, str]]]:
-    for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in KINDS:
-                if any(isinstance(a, ast.Starred) for a in node.args):
-                    continue
-                given = dict(zip(FIELDS, node.args, strict=False)) | {k.arg: k.value for k in node.keywords if k.arg}
-                texts = {name: _text(given[name]) if name in given else "" for name in FIELDS}
-                if texts["found"].strip("… "):  # one that hands another error's words on says nothing of its own
-                    yield node.func.id, texts
-
-
-def _text(node: ast.expr) -> str:
-    """Return a message as it reads, with … for what is put in."""
-    if isinstance(node, ast.Constant):
-        return "" if node.value is None else str(node.value)
-    if isinstance(node, ast.JoinedStr):
-        return "".join(_text(v) if isinstance(v, ast.Constant) else "…" for v in node.values)
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return _text(node.left) + _text(node.right)
-    if isinstance(node, ast.IfExp):
-        return " / ".join(dict.fromkeys(t for t in (_text(node.body), _text(node.orelse)) if t))
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("install", "pip_install"):
-        wanted = " ".join(map(_text, node.args))
-        return (
-            f"pip install, of what the extra {wanted} needs" if node.func.id == "install" else f"pip install {wanted}"
-        )
-    return "…"
+def _text(texts: list[str]) -> str:
+    """Return what a field of a message can say, apart by strokes."""
+    texts = list(dict.fromkeys(" ".join(text.split()) for text in texts))
+    return " / ".join(texts) if len(texts) <= MOST else PUT_IN
 
 
 def _cell(text: str) -> str:

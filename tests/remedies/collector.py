@@ -1,11 +1,13 @@
-"""Every remedy that the package can print, read from its source: (module, text), with … for what is put in."""
+"""Every error that the package can raise and every remedy that it can print, read from its source, with … for what is
+put in. `tools/error_reference.py` writes the page on errors from the same.
+"""
 
 from __future__ import annotations
 
 import ast
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,17 +20,26 @@ KINDS = {name for name, kind in vars(errors).items() if isinstance(kind, type)}
 FIELDS = ("where", "found", "expected", "fix")
 PUT_IN = "…"
 Site = tuple[str, str]
-Function = ast.FunctionDef | ast.Lambda
 
 
 @dataclass
 class _Module:
     name: str
     tree: ast.Module
+    everywhere: bool  # whether other functions and modules are read for a text; without, such a text is …
     around: dict[ast.AST, list[ast.FunctionDef]] = field(default_factory=dict)
 
     def functions(self, node: ast.AST) -> list[ast.FunctionDef]:
         return self.around.get(node, [])
+
+    def all(self) -> tuple[_Module, ...]:
+        """Return the modules in which a name is looked for, this one first."""
+        return (self, *(m for m in _modules() if m is not self)) if self.everywhere else (self,)
+
+    def unread(self, what: str) -> Iterator[Site]:
+        if self.everywhere:
+            raise AssertionError(f"{self.name}: {what} cannot be read from the source")
+        yield self.name, PUT_IN
 
 
 @cache
@@ -37,16 +48,28 @@ def sites() -> dict[Site, set[str]]:
     found: dict[Site, set[str]] = {}
     for module in _modules():
         for call in _calls(module):
-            for site in _of(module, call):
-                found.setdefault(site, set()).add(module.name)
+            given = _fields(call)
+            for name, text in _texts(module, given["fix"], ()) if "fix" in given else ():
+                found.setdefault((name, " ".join(text.split()).rstrip(".")), set()).add(module.name)
     return found
 
 
+def messages() -> Iterator[tuple[str, dict[str, list[str]]]]:
+    """Give the class of every error that is made by its name, and what each of its fields can say."""
+    for module in _modules(False):
+        for call in _calls(module):
+            if isinstance(call.func, ast.Name) and not any(isinstance(a, ast.Starred) for a in call.args):
+                yield (
+                    call.func.id,
+                    {name: [text for _, text in _texts(module, node, ())] for name, node in _fields(call).items()},
+                )
+
+
 @cache
-def _modules() -> tuple[_Module, ...]:
+def _modules(everywhere: bool = True) -> tuple[_Module, ...]:
     found = []
     for path in sorted(PACKAGE.rglob("*.py")):
-        module = _Module(str(path.relative_to(PACKAGE)), ast.parse(path.read_text(encoding="utf-8")))
+        module = _Module(str(path.relative_to(PACKAGE)), ast.parse(path.read_text(encoding="utf-8")), everywhere)
         _descend(module, module.tree, [])
         found.append(module)
     return tuple(found)
@@ -74,11 +97,8 @@ def _name(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
 
 
-def _of(module: _Module, call: ast.Call) -> Iterator[Site]:
-    given = dict(zip(FIELDS, call.args, strict=False)) | {k.arg: k.value for k in call.keywords if k.arg}
-    if "fix" in given:
-        for name, text in _texts(module, given["fix"], ()):
-            yield name, " ".join(text.split()).rstrip(".")
+def _fields(call: ast.Call, names: Sequence[str] = FIELDS) -> dict[str, ast.expr]:
+    return dict(zip(names, call.args, strict=False)) | {k.arg: k.value for k in call.keywords if k.arg}
 
 
 def _texts(module: _Module, node: ast.expr, seen: tuple[ast.AST, ...]) -> Iterator[Site]:
@@ -104,18 +124,22 @@ def _texts(module: _Module, node: ast.expr, seen: tuple[ast.AST, ...]) -> Iterat
                 yield from _texts(module, value, seen)
         case ast.NamedExpr(value=value):
             yield from _texts(module, value, seen)
-        case ast.Attribute(attr="fix"):
+        case ast.Attribute(attr="fix") if module.everywhere:
             return  # the words of another error, handed on
         case ast.Name(id=name):
             yield from _named(module, node, name, seen)
-        case ast.Call(func=func):
+        case ast.Call(func=ast.Name(id="install" | "pip_install" as called), args=args) if not module.everywhere:
+            wanted = " ".join(a.value if isinstance(a, ast.Constant) else PUT_IN for a in args)
+            extra = called == "install"
+            yield module.name, f"pip install, of what the extra {wanted} needs" if extra else f"pip install {wanted}"
+        case ast.Call(func=func) if module.everywhere:
             yield from _returned(module, _name(func), node, seen)
         case ast.Subscript(value=ast.Name(id=name)):
             for value in _assigned(module.tree, name):
                 for entry in value.values if isinstance(value, ast.Dict) else ():
                     yield from _texts(module, entry, seen)
         case _:
-            raise AssertionError(f"{module.name}, line {node.lineno}: the remedy cannot be read from the source")
+            yield from module.unread(f"what stands in line {node.lineno}")
 
 
 def _named(module: _Module, node: ast.AST, name: str, seen: tuple[ast.AST, ...]) -> Iterator[Site]:
@@ -125,18 +149,17 @@ def _named(module: _Module, node: ast.AST, name: str, seen: tuple[ast.AST, ...])
             yield from _texts(module, value, seen)
         if values:
             return
-        if name in (names := [a.arg for a in (*function.args.posonlyargs, *function.args.args)]) or name in [
-            a.arg for a in function.args.kwonlyargs
-        ]:
-            yield from _handed(function, name, names, seen)
+        names = [a.arg for a in (*function.args.posonlyargs, *function.args.args)]
+        if name in (*names, *(a.arg for a in function.args.kwonlyargs)):
+            yield from _handed(function, name, names, seen) if module.everywhere else module.unread(name)
             return
-    for other in (module, *(m for m in _modules() if m is not module)):
+    for other in module.all():
         values = list(_assigned(other.tree, name, deep=False))
         for value in values:
             yield from _texts(other, value, seen)
         if values:
             return
-    raise AssertionError(f"{module.name}: nothing is known of {name}")
+    yield from module.unread(name)
 
 
 def _assigned(scope: ast.AST, name: str, deep: bool = True) -> Iterator[ast.expr]:
@@ -166,15 +189,14 @@ def _handed(function: ast.FunctionDef, name: str, names: list[str], seen: tuple[
     for module in _modules():
         for call in ast.walk(module.tree):
             if isinstance(call, ast.Call) and _name(call.func) in called:
-                given = dict(zip(own, call.args, strict=False)) | {k.arg: k.value for k in call.keywords if k.arg}
-                value = given.get(name, defaults.get(name))
+                value = _fields(call, own).get(name, defaults.get(name))
                 if value is not None:
                     yield from _texts(module, value, seen)
 
 
 def _returned(module: _Module, name: str, node: ast.Call, seen: tuple[ast.AST, ...]) -> Iterator[Site]:
     found = False
-    for other in (module, *(m for m in _modules() if m is not module)):
+    for other in module.all():
         for function in ast.walk(other.tree):
             if isinstance(function, ast.FunctionDef) and function.name == name:
                 found = True
@@ -183,7 +205,7 @@ def _returned(module: _Module, name: str, node: ast.Call, seen: tuple[ast.AST, .
                         yield from _texts(other, inner.value, seen)
         if found:
             return
-    raise AssertionError(f"{module.name}, line {node.lineno}: nothing is known of {name}()")
+    yield from module.unread(f"{name}() in line {node.lineno}")
 
 
 def matches(template: str, fix: str) -> bool:
