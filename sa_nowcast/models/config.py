@@ -7,7 +7,6 @@ This module imports no torch, so that a recipe is validated before a framework i
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, cast, dataclass_transform
@@ -15,7 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, WrapValidator
 from pydantic.dataclasses import dataclass as validated
 
-from sa_nowcast.errors import ModelError, RecipeError, SaNowcastError
+from sa_nowcast.errors import ModelError, RecipeError, SaNowcastError, nearest
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 ScoreScale = Literal["none", "sqrt"]
 Output = Literal["frame", "change", "moving"]
@@ -49,7 +51,7 @@ def _known_network(name: object) -> object:
             "network.name",
             f"there is no network {name!r}",
             f"one of {', '.join(NETWORKS)}",
-            f"write {_nearest(name, NETWORKS)!r}",
+            f"write {nearest(str(name), NETWORKS, 0.0)!r}",
         )
     return name
 
@@ -325,7 +327,7 @@ def preset(name: str = "faithful", /, **overrides: Any) -> NetworkConfig:
             "network.preset",
             f"there is no {name!r}",
             f"one of {', '.join(PRESETS)}",
-            f"write {_nearest(name, PRESETS)!r}",
+            f"write {nearest(str(name), PRESETS, 0.0)!r}",
         )
     return NetworkConfig.from_dict({**PRESETS[name], **overrides})
 
@@ -341,15 +343,21 @@ def fields_schema(config: type[NetworkConfig]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _nearest(name: object, names: Iterable[str]) -> str:
-    return difflib.get_close_matches(str(name), names, n=1, cutoff=0.0)[0]
+def first_fault(error: ValidationError) -> tuple[ErrorDetails, SaNowcastError | None]:
+    """Return the first thing that is wrong, and this package's error where a validator raised one.
+
+    A mistyped key is both unknown and missing: the unknown one goes first, for it says what to mend.
+    """
+    unknown = ("extra_forbidden", "unexpected_keyword_argument")
+    first = min(error.errors(include_url=False), key=lambda e: e["type"] not in unknown)
+    inner = first.get("ctx", {}).get("error")
+    return first, inner if isinstance(inner, SaNowcastError) else None
 
 
 def _refusal(error: ValidationError, config: type) -> SaNowcastError:
-    """Return the first thing that is wrong as an error of this package; a field that is not known goes first."""
-    first = min(error.errors(include_url=False), key=lambda e: e["type"] != "unexpected_keyword_argument")
-    inner = first.get("ctx", {}).get("error")
-    if isinstance(inner, SaNowcastError):
+    """Return the first thing that is wrong as an error of this package."""
+    first, inner = first_fault(error)
+    if inner is not None:
         return inner
     field, *inside = first["loc"]
     known = fields_schema(config)
@@ -358,7 +366,7 @@ def _refusal(error: ValidationError, config: type) -> SaNowcastError:
             f"network.{field}",
             "is no field of a network",
             f"one of {', '.join(known)}",
-            f"write {_nearest(field, known)!r}",
+            f"write {nearest(str(field), known, 0.0)!r}",
         )
     schema = known[str(field)]
     schema = schema["items"] if inside else schema.get("anyOf", [schema])[0]

@@ -1,8 +1,8 @@
 """Recipes: the frozen models of a recipe YAML, with every default in one place, and its strict reader.
 
-`blocks`, `training`, `network` and `model` say what the recipe of an experiment may hold, `comparison` that of a
-comparison, `tables` that of a publication's tables; `tree` finds and reads files, `reading` checks them and tells
-editors their schema. The same models check the arguments of `sa_nowcast.fit`; so a notebook and a batch job
+`blocks`, `training` and `model` say what the recipe of an experiment may hold, and `model` that of a comparison,
+`tables` that of a publication's tables; `tree` finds and reads files, `reading` checks them and tells editors their
+schema. The same models check the arguments of `sa_nowcast.fit`; so a notebook and a batch job
 mean the same by a word.
 """
 
@@ -18,9 +18,7 @@ from sa_nowcast.recipe.blocks import (
     SplitRecipe,
     VerificationRecipe,
 )
-from sa_nowcast.recipe.comparison import ComparisonRecipe, SetRecipe
-from sa_nowcast.recipe.model import Recipe
-from sa_nowcast.recipe.network import network_config, require_together
+from sa_nowcast.recipe.model import ComparisonRecipe, Recipe, SetRecipe, network_config, require_together
 from sa_nowcast.recipe.reading import (
     AnyRecipe,
     checked,

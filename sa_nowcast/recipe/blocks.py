@@ -1,17 +1,30 @@
-"""The blocks of a recipe other than ``network`` and ``training``."""
+"""The blocks of a recipe other than ``network`` and ``training``, and what all blocks share."""
 
 from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
-from pydantic import Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from sa_nowcast.metadata.bounds import UNIT_RANGE
-from sa_nowcast.recipe.base import Block
 
 SAMPLE_PREFIX = "sample:"
 ReferenceName = Literal["persistence", "climatology", "extrapolation", "sprog", "steps"]
 REFERENCE_NAMES: tuple[str, ...] = get_args(ReferenceName)
+
+
+class Block(BaseModel):
+    """A mapping of a recipe: frozen, no unknown keys, no infinite numbers, and true is no number."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        wanted = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and wanted is not bool:  # pydantic would take it for 1 or 0
+            raise ValueError("input should not be true or false")
+        return value
 
 
 class DataRecipe(Block):

@@ -1,14 +1,16 @@
-"""The whole recipe: one experiment."""
+"""The recipe of one experiment, with its block ``network``, and that of a comparison of models that are trained."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from sa_nowcast.errors import RecipeError
-from sa_nowcast.recipe.base import Block
+from sa_nowcast.models.config import NETWORKS, PRESETS, NetworkConfig, fields_schema, preset
 from sa_nowcast.recipe.blocks import (
+    Block,
     ConversionRecipe,
     DataRecipe,
     ForecastRecipe,
@@ -17,8 +19,78 @@ from sa_nowcast.recipe.blocks import (
     SplitRecipe,
     VerificationRecipe,
 )
-from sa_nowcast.recipe.network import BY_DATA, network_config, network_fields, require_together
 from sa_nowcast.recipe.training import TrainingRecipe
+
+DEFAULT_PRESET = "small"
+BY_DATA = "channels"
+"""The one field of `sa_nowcast.models.config.NetworkConfig`, which holds the defaults, that a recipe cannot give."""
+
+
+def network_config(options: Mapping[str, Any] | NetworkConfig | None, *, channels: int) -> NetworkConfig:
+    """Return the network that a recipe's ``network`` block (or the argument of `fit`) describes.
+
+    Parameters
+    ----------
+    options : mapping or NetworkConfig, optional
+        A mapping may hold ``preset`` (default ``"small"``, which trains in minutes on two cores) and fields that
+        differ from it.
+    channels : int
+        Channels of the data.
+    """
+    if isinstance(options, NetworkConfig):
+        if options.channels != channels:
+            raise RecipeError(
+                "network.channels", f"{options.channels}", expected=f"{channels}, the channels of the data"
+            )
+        return options
+    if not isinstance(options, Mapping | None):
+        raise RecipeError("network", f"{options!r:.60}", expected="a mapping of fields, or a NetworkConfig")
+    rest = dict(options or {})
+    name = rest.pop("preset", DEFAULT_PRESET)
+    if not isinstance(name, str):
+        raise RecipeError("network.preset", f"{name!r:.60}", expected="the name of a preset")
+    hidden = rest.get("hidden", ())
+    if not isinstance(hidden, list | tuple):
+        raise RecipeError("network.hidden", f"{hidden!r:.60}", expected="a list of channels, one number a layer")
+    return preset(name, **{**rest, "channels": channels})
+
+
+def require_together(config: NetworkConfig, training: TrainingRecipe) -> None:
+    """Refuse options of training that a network would leave unused, or could not be trained by.
+
+    A network that feeds no prediction back reads its whole history, and no truth after it.
+
+    Raises
+    ------
+    RecipeError
+        The option, and what is allowed.
+    """
+    feeds_back, graphs = config.declared.feeds_back, config.declared.graphs
+    unused = {
+        "truth_start": (not feeds_back and training.truth_start > 0, training.truth_start, "0"),
+        "context_truth_start": (not feeds_back and training.context_truth_start < 1, training.context_truth_start, "1"),
+        "acceleration": (not graphs and training.acceleration == "graph", "graph", "auto, none or compile"),
+    }
+    for name, (given, value, allowed) in unused.items():
+        if given:
+            raise RecipeError(f"training.{name}", f"{value}, with network.{config.cause}", expected=allowed)
+
+
+def network_fields() -> dict[str, dict[str, Any]]:
+    """Return the JSON Schema of each key of the block: those of all networks, and the preset."""
+    fields: dict[str, dict[str, Any]] = {
+        "preset": {
+            "enum": list(PRESETS),
+            "default": DEFAULT_PRESET,
+            "description": "The named network whose fields hold where none is given here.",
+        }
+    }
+    for config in dict.fromkeys(network.config for network in NETWORKS.values()):
+        for name, field in fields_schema(config).items():
+            # What holds without the key is the preset's, not the record's.
+            fields.setdefault(name, {key: value for key, value in field.items() if key not in ("default", "title")})
+    del fields[BY_DATA]
+    return fields
 
 
 def _schema_of_network(schema: dict[str, Any]) -> None:
@@ -71,3 +143,37 @@ class Recipe(Block):
     def _network_and_training_fit_together(self) -> Recipe:
         require_together(network_config(self.network, channels=1), self.training)
         return self
+
+
+class SetRecipe(Block):
+    """One dataset of a comparison."""
+
+    name: str = Field(min_length=1, description="What it is called in tables.")
+    source: str = Field(
+        description="A path or pattern of files; ${NAME} and ${NAME:-default} stand for an environment variable."
+    )
+    engine: str | None = Field(None, description="Reader, as data.engine of an experiment; null: guessed.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Options of the reader.")
+    variables: tuple[str, ...] | None = Field(None, description="Variables to use; by default all gridded ones.")
+    frames: tuple[int, int] | None = Field(None, description="First frame and the one after the last; null: all.")
+    cells: int = Field(1, ge=1, description="So many rows and columns become one by their mean.")
+    cadence: str | None = Field(
+        None, description="Such as 30D: times are replaced by this cadence, where they are irregular as months are."
+    )
+    stride: int = Field(1, ge=1, description="Every so many init times are taken.")
+
+
+class ComparisonRecipe(Block):
+    """Models and references, scored side by side on datasets of many kinds."""
+
+    name: str = Field(description="What the comparison is called.")
+    description: str = Field("", description="What it is for; no program reads it.")
+    history: int = Field(4, ge=1, description="Frames before an init time that all models are given.")
+    steps: int = Field(ge=1, description="Lead times.")
+    models: tuple[str, ...] = Field(
+        ("default", "persistence", "extrapolation"),
+        min_length=2,
+        description="default: the model that ships; the name of a reference; or the folder of a saved model.",
+    )
+    sets: tuple[SetRecipe, ...] = Field(min_length=1, description="The datasets.")
+    output: OutputRecipe

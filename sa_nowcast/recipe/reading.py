@@ -10,9 +10,8 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from sa_nowcast.errors import RecipeError, SaNowcastError, nearest
-from sa_nowcast.recipe.comparison import ComparisonRecipe
-from sa_nowcast.recipe.model import Recipe
-from sa_nowcast.recipe.network import network_fields
+from sa_nowcast.models.config import first_fault
+from sa_nowcast.recipe.model import BY_DATA, ComparisonRecipe, Recipe, network_fields
 from sa_nowcast.recipe.tables import TablesRecipe
 from sa_nowcast.recipe.tree import EXTENDS, Key, Tree, expanded, parse_tree, read_tree, with_overrides
 
@@ -97,12 +96,10 @@ def _validated(model: type[M], tree: Tree) -> M:
 
 
 def _explained(error: ValidationError, model: type[BaseModel], tree: Tree) -> RecipeError:
-    # A mistyped key is both unknown and missing; the unknown one says what to mend.
-    first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
+    first, inner = first_fault(error)
     keys = tuple(str(k) for k in first["loc"])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    inner = first.get("ctx", {}).get("error")
-    if isinstance(inner, SaNowcastError):
+    if inner is not None:
         return _of_network(inner, keys, tree, more)
     if first["type"] == "extra_forbidden":
         return _unknown(keys, _fields(model, keys[:-1]), tree, more)
@@ -136,7 +133,7 @@ def _of_network(inner: SaNowcastError, keys: Key, tree: Tree, more: str) -> Reci
     named = inner.where.startswith("network.") or not keys
     path = tuple(re.findall(r"[^.\[\]]+", inner.where)) if named else keys
     known = list(network_fields())
-    if len(path) == 2 and path[1] not in known and path[1] in tree.values.get("network", {}) and path[1] != "channels":
+    if len(path) == 2 and path[1] not in known and path[1] in tree.values.get("network", {}) and path[1] != BY_DATA:
         return _unknown(path, known, tree, more)
     return RecipeError(tree.where(path), f"{inner.found}{more}", inner.expected, inner.fix)
 

@@ -6,8 +6,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sa_nowcast.errors import RecipeError
 from sa_nowcast.models.config import NetworkName
-from sa_nowcast.recipe.base import Block
-from sa_nowcast.recipe.blocks import OutputRecipe
+from sa_nowcast.recipe.blocks import Block, OutputRecipe
 
 
 class ColumnRecipe(Block):

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from sa_nowcast.recipe.base import Block
+from sa_nowcast.recipe.blocks import Block
 
 TRAINING_PRESETS: dict[str, dict[str, Any]] = {
     # Minutes on two CPU cores: the defaults of the fields.

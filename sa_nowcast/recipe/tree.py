@@ -79,25 +79,24 @@ def find_recipe(name: str) -> Path:
         ) from error
     if there or path.suffix or path.is_absolute() or ".." in path.parts:
         return path
-    folders = recipe_folders()
-    for folder in folders:
-        if (folder / f"{name}.yaml").is_file():
-            return folder / f"{name}.yaml"
-    shipped = sorted({str(f.relative_to(folder).with_suffix("")) for folder in folders for f in folder.rglob("*.yaml")})
-    near = nearest(name, shipped, 0.7)
+    shipped = shipped_recipes()
+    if name in shipped:
+        return shipped[name]
+    near = nearest(name, sorted(shipped), 0.7)
     raise RecipeError(
         name,
         "no such file or shipped recipe",
-        expected=f"a path, or one of {', '.join(shipped)}",
+        expected=f"a path, or one of {', '.join(sorted(shipped))}",
         fix=f"write {near!r}" if near else None,
     )
 
 
-def recipe_folders() -> list[Path]:
-    """Return where recipes that ship may lie."""
+def shipped_recipes() -> dict[str, Path]:
+    """Return the files of the recipes that ship, by name, such as ``paper_tables``."""
     package = Path(str(files("sa_nowcast")))
     # The wheel carries the recipes inside the package; a checkout has them beside it.
-    return [package / "_recipes", package.parent / "recipes"]
+    folders = (package.parent / "recipes", package / "_recipes")
+    return {f.relative_to(folder).with_suffix("").as_posix(): f for folder in folders for f in folder.rglob("*.yaml")}
 
 
 def read_tree(path: str | Path) -> Tree:

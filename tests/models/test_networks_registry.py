@@ -19,7 +19,7 @@ from sa_nowcast.models.gates import Gates
 from sa_nowcast.models.live import live_bytes
 from sa_nowcast.models.rollout import Core
 from sa_nowcast.recipe import network_config
-from sa_nowcast.recipe.network import network_fields
+from sa_nowcast.recipe.model import network_fields
 
 
 @network_record
