@@ -20,7 +20,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from sa_nowcast._version import __version__
-from sa_nowcast.errors import Interrupted, RecipeError, SaNowcastError, StorageError
+from sa_nowcast.errors import ForecastWarning, Interrupted, RecipeError, SaNowcastError, StorageError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -198,7 +198,7 @@ def _warnings_in_a_line() -> Iterator[None]:
     """Show warnings that are meant for users as one line, without the code that they arose in."""
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        if category is UserWarning:
+        if category in (UserWarning, ForecastWarning):
             report(f"warning: {message}")
         else:
             former(message, category, *where, **more)

@@ -14,9 +14,11 @@ from sa_nowcast.metadata.bounds import UNIT_RANGE
 
 
 @app.command()
+@options.reads()
 def verify(
     archives: Annotated[list[str], typer.Argument(help="Forecasts or archives, NetCDF or Zarr; each is a model.")],
     truth: Annotated[str, typer.Argument(help="The observed frames: a file, folder, pattern or Zarr store.")],
+    *,
     metric: Annotated[
         list[str] | None,
         typer.Option(
@@ -35,14 +37,7 @@ def verify(
     ] = UNIT_RANGE,
     clip: Annotated[bool, typer.Option("--clip", help="Clip forecasts to the data range in these.")] = False,
     output: Annotated[str | None, typer.Option("--output", "-o", help="Write the scores too: .csv or .nc.")] = None,
-    engine: options.Engine = None,
-    option: options.ReaderOptions = None,
-    variable: options.Variables = None,
-    time_pattern: options.TimePattern = None,
-    time: options.TimeDim = None,
-    y: options.YDim = None,
-    x: options.XDim = None,
-    channel: options.ChannelDim = None,
+    reading: options.Reading,
     replace: options.Replace = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -51,20 +46,17 @@ def verify(
 
     Example: sa-nowcast verify archive.zarr radar.zarr --threshold 1 --threshold 5 -o scores.csv
     """
-    from sa_nowcast.sources.opening import open_data
     from sa_nowcast.storage.whole import require_place
     from sa_nowcast.verification.metrics import default_metrics
     from sa_nowcast.verification.scoring import Scoring
     from sa_nowcast.workflow.scoring import SCORE_SUFFIXES, plan_scores, table_of, write_scores
 
     place = None if output is None else require_place(output, SCORE_SUFFIXES, replace)
-    told = options.reader_options(option, time_pattern)
-    observed = open_data(truth, engine=engine, options=told, variables=variable or None, time=time)
     scoring = Scoring(
         metric or default_metrics(threshold), threshold or None, data_range=data_range, clip=clip, valid_times="common"
     )
     against = None if reference == "none" else reference
-    plan = plan_scores(archives, observed, scoring, reference=against, time=time, y=y, x=x, channel=channel)
+    plan = plan_scores(archives, reading.open(truth), scoring, reference=against, **reading.dims)
     if plan.left_out:
         terminal.report(plan.left_out)
     if dry_run:
