@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from sa_nowcast.computing.installing import install
 from sa_nowcast.errors import MissingLibraryError, RecipeError, StorageError
+from sa_nowcast.storage.whole import partial_beside, storage
 
 Picture = npt.NDArray[np.uint8]  # (height, width, 3), red, green, blue
 
@@ -29,13 +30,9 @@ BT709 = 1  # ITU-T H.273, tables 2 to 4: the value for BT.709 of matrix, primari
 def write_animation(pictures: Sequence[Picture], path: Path, frames_per_second: float) -> None:
     """Write `pictures`, all of one size, to `path`, which ends with one of `FORMATS`; as `plotting.animate` raises."""
     content = _gif(pictures, frames_per_second) if path.suffix.lower() == ".gif" else _mp4(pictures, frames_per_second)
-    partial = path.with_name(f".{path.name}.part")
-    try:
+    with storage(path), partial_beside(path) as partial:
         partial.write_bytes(content)
         partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise StorageError(str(path), f"cannot be written: {error.strerror or error}") from error
 
 
 def _gif(pictures: Sequence[Picture], frames_per_second: float) -> bytes:

@@ -23,6 +23,7 @@ from sa_nowcast.plotting.maps import Map, map_of, panel
 from sa_nowcast.plotting.scales import (
     MINUS,
     choose,
+    choose_variable,
     clock,
     name_and_units,
     require_columns,
@@ -331,16 +332,7 @@ def one_variable(data: xr.DataArray | xr.Dataset, variable: object = None) -> xr
     if not names:
         found = ", ".join(map(str, data.data_vars)) or "none"
         raise DataError("dataset", f"no variable with {LEAD_TIME} (variables: {found})", expected="a forecast")
-    if variable is not None and variable not in names:
-        raise RecipeError("plot of forecast", f"variable {variable} is not in it", f"one of {', '.join(names)}")
-    if variable is None and len(names) > 1:
-        raise RecipeError(
-            "plot of forecast",
-            f"it has {len(names)} variables and none is chosen",
-            f"one of {', '.join(names)}",
-            f"pass variable={names[0]!r}",
-        )
-    return data[names[0] if variable is None else str(variable)]
+    return choose_variable(data, names, variable, "forecast")
 
 
 def refuse(role: str, other: str, **given: object) -> None:

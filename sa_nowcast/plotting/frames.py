@@ -15,7 +15,7 @@ from sa_nowcast.metadata.dims import Role, find_dim, grids, with_positions
 from sa_nowcast.plotting.animation import Picture
 from sa_nowcast.plotting.canvas import Panel, figure_of, moving_pictures
 from sa_nowcast.plotting.maps import Map, map_of, panel
-from sa_nowcast.plotting.scales import Scale, choose, clock, require_columns, shared_scale
+from sa_nowcast.plotting.scales import Scale, choose, choose_variable, clock, require_columns, shared_scale
 from sa_nowcast.times import Times, read_time, show_time
 
 if TYPE_CHECKING:
@@ -163,18 +163,8 @@ def _one_variable(
     if variable is not None and variable in data.data_vars:
         return data[variable]
     known = sorted(name for names in grids(data, told).values() for name in names)
-    if variable is not None:
-        shown = ", ".join(known) or "none"
-        raise RecipeError("plot of frames", f"variable {variable} is not in it", f"one of {shown}")
-    if len(known) > 1:
-        raise RecipeError(
-            "plot of frames",
-            f"it has {len(known)} variables and none is chosen",
-            f"one of {', '.join(known[:6])}" + (f" and {len(known) - 6} more" if len(known) > 6 else ""),
-            f"pass variable={known[0]!r}",
-        )
-    if known:
-        return data[known[0]]
+    if known or variable is not None:
+        return choose_variable(data, known, variable, "frames")
     for role, name in told.items():
         find_dim(data, role, name)  # which says what is missing
     raise DataError("data", "no variable has time and two horizontal dimensions", expected="one with all three")

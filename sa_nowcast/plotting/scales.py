@@ -76,6 +76,17 @@ def choose(data: xr.DataArray, role: str = "forecast", **labels: object) -> xr.D
     return data
 
 
+def choose_variable(data: xr.Dataset, names: Sequence[str], variable: object, role: str) -> xr.DataArray:
+    """Return one of the variables `names`, as `choose` does a label; the only one where `variable` is None."""
+    shown = (", ".join(names[:6]) or "none") + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    if variable is not None and variable not in names:
+        raise RecipeError(f"plot of {role}", f"variable {variable} is not in it", f"one of {shown}")
+    if variable is None and len(names) > 1:
+        found = f"it has {len(names)} variables and none is chosen"
+        raise RecipeError(f"plot of {role}", found, f"one of {shown}", f"pass variable={names[0]!r}")
+    return data[names[0] if variable is None else str(variable)]
+
+
 def require_columns(columns: int) -> None:
     """Refuse a figure without columns."""
     if columns < 1:

@@ -93,13 +93,13 @@ def several(weather_nowcaster) -> xr.Dataset:
     return xr.Dataset({str(n): forecast.sel(variable=n, drop=True) for n in forecast["variable"].values})
 
 
-@remedy("plotting/forecast.py", "pass variable=…")
+@remedy("plotting/scales.py", "pass variable=…")
 def test_a_picture_of_several_forecasts(several):
     fix = yield several.sa_nowcast.plot
     yield lambda: several.sa_nowcast.plot(**keywords(fix))
 
 
-@remedy("plotting/frames.py", "pass variable=…")
+@remedy("plotting/scales.py", "pass variable=…")
 def test_a_picture_of_several_variables():
     fix = yield lambda: weather().sa_nowcast.plot()
     yield lambda: weather().sa_nowcast.plot(**keywords(fix))
