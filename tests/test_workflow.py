@@ -22,6 +22,7 @@ from sa_nowcast.errors import DataError, Interrupted, MissingLibraryError, Recip
 from sa_nowcast.forecasts import job
 from sa_nowcast.hindcast import archive
 from sa_nowcast.recipe import Recipe
+from sa_nowcast.survey.recipes import check_recipe
 from sa_nowcast.workflow import RunResult, period, pictures, run
 
 FILES = {"model.nowcaster", "forecast.nc", "scores.csv", "forecast.png", "scores.png"}
@@ -238,6 +239,26 @@ def test_data_of_all_kinds_run_to_the_end(tmp_path: Path, data: Any, changes: di
     assert np.isfinite(result.scores[result.scores["metric"] == "mse"]["value"]).all()
     assert all(f.exists() for f in result.files)
     assert quietly(recipe_for(tmp_path / "run", data, **changes)).already_done
+
+
+@pytest.mark.parametrize(
+    ("data", "asked", "line"),
+    [
+        (traffic(40), {"metrics": ["csi"], "thresholds": []}, r"verification\.thresholds: none are given for csi"),
+        (rain(40), {"neighbourhoods": [1, 99]}, r"verification\.neighbourhoods: 99 pixels on a grid 20 wide"),
+        (rain(40), {"metrics": ["spread"]}, r"verification\.metrics: spread of 1 member"),
+    ],
+    ids=["thresholds", "neighbourhoods", "members"],
+)
+@pytest.mark.usefixtures("never_trains")
+def test_scores_that_cannot_be_are_refused_before_training(
+    tmp_path: Path, data: Any, asked: dict[str, Any], line: str
+) -> None:
+    recipe = recipe_for(tmp_path / "run", data, verification=asked)
+    with pytest.raises(RecipeError, match=line):
+        quietly(recipe)
+    (found,) = [finding for finding in check_recipe(recipe) if finding.error is not None]
+    assert re.search(line, found.detail)
 
 
 def test_a_channel_variable_beside_another_gridded_one_runs(tmp_path: Path) -> None:

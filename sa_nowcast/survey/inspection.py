@@ -96,7 +96,7 @@ def _run(path: Path) -> dict[str, Any]:
 
 def _scores(source: str) -> dict[str, Any]:
     from sa_nowcast.verification.metrics import METRICS
-    from sa_nowcast.workflow.pictures import read_scores
+    from sa_nowcast.workflow.scoring import read_scores
 
     scores = read_scores(source)
     first = next(iter(scores.values()))

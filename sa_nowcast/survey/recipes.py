@@ -14,7 +14,7 @@ from sa_nowcast.survey.findings import Finding
 from sa_nowcast.workflow.data import Experiment, open_experiment
 from sa_nowcast.workflow.outputs import check_claim
 from sa_nowcast.workflow.pictures import pictures_of, require_plotting
-from sa_nowcast.workflow.scoring import require_scoring
+from sa_nowcast.workflow.scoring import check_scoring, require_scoring
 from sa_nowcast.workflow.stages import convert_source
 
 
@@ -62,8 +62,7 @@ def _output(recipe: Recipe) -> str:
 
 def _conversion(recipe: Recipe) -> str:
     assert recipe.conversion is not None
-    said: list[str] = []
-    convert_source(recipe, "", said.append, dry_run=True)
+    convert_source(recipe, "", lambda line: None, dry_run=True)
     return f"{recipe.data.source} to {recipe.conversion.to}"
 
 
@@ -85,7 +84,9 @@ def _experiment(recipe: Recipe) -> Experiment:
     block = recipe.conversion
     if block is not None and not Path(block.to).expanduser().exists():
         recipe = recipe.model_copy(update={"conversion": None})  # the store will hold what the source holds
-    return open_experiment(recipe, read=False)
+    experiment = open_experiment(recipe, read=False)
+    check_scoring(recipe, experiment.test_frames)
+    return experiment
 
 
 def _memory(recipe: Recipe, experiment: Experiment) -> str:

@@ -89,7 +89,7 @@ def run_comparison(
 
 def open_set(recipe: SetRecipe) -> xr.Dataset:
     """Open a dataset of a comparison as its recipe says, lazily where its reader can."""
-    ds = open_path(recipe.source, f"the source of {recipe.name!r}", engine=recipe.engine, **recipe.options)
+    ds = open_path(recipe.source, f"the source of {recipe.name!r}", engine=recipe.engine, options=recipe.options)
     if recipe.variables is not None:
         lacking = [name for name in recipe.variables if name not in ds.data_vars]
         if lacking:

@@ -16,11 +16,10 @@ from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.frames import Frames
 from sa_nowcast.metadata.bounds import KEYS
 from sa_nowcast.recipe import SAMPLE_PREFIX, Recipe
-from sa_nowcast.sources import MovingMnist, chain
-from sa_nowcast.sources import open_source as open_any
-from sa_nowcast.sources.chain import SEQUENCE
+from sa_nowcast.sources import MovingMnist
+from sa_nowcast.sources.chain import SEQUENCE, chain
 from sa_nowcast.sources.mnist_generator import TEST_SEED
-from sa_nowcast.sources.samples import open_sample
+from sa_nowcast.sources.opening import open_data
 from sa_nowcast.sources.synthetic_fields import RealField, SyntheticFields
 from sa_nowcast.storage.whole import nearest_to, storage
 from sa_nowcast.windows import Positions, Range, Split, split_in_time, window_starts
@@ -107,9 +106,11 @@ def open_experiment(recipe: Recipe, *, read: bool = True) -> Experiment:
     )
 
 
-def require_scorable(frames: Frames, test: Range, length: int, blocked: Positions | Sequence[int]) -> Positions:
+def require_scorable(
+    frames: Frames, test: Range, length: int, blocked: Positions | Sequence[int], stride: int = 1
+) -> Positions:
     """Return the starts of the windows to test on, or refuse a period without any."""
-    starts = window_starts(frames.segments, length, test, blocked)
+    starts = window_starts(frames.segments, length, test, blocked, stride=stride)
     if not len(starts):
         raise DataError(
             frames.name, f"no window of {length} successive frames to test on", fix="give split.test a larger share"
@@ -231,10 +232,10 @@ def _known_options(recipe: Recipe, known: Sequence[str]) -> dict[str, Any]:
 def open_source(recipe: Recipe) -> xr.Dataset:
     """Open what ``data.source`` names, or the store of a conversion, lazily; sequences are put one after another."""
     if recipe.conversion is not None:
-        ds = chain(open_any(str(Path(recipe.conversion.to).expanduser())))
+        ds = open_data(str(Path(recipe.conversion.to).expanduser()))
     else:
         data = recipe.data
-        ds = open_path(data.source, "data.source", engine=data.engine, time=data.time, **data.options)
+        ds = open_path(data.source, "data.source", engine=data.engine, options=data.options, time=data.time)
     if recipe.data.valid_min is None:
         return ds
     least = {"valid_min": np.float64(recipe.data.valid_min)}
@@ -242,15 +243,17 @@ def open_source(recipe: Recipe) -> xr.Dataset:
     return ds.assign({n: ds[n].assign_attrs(least) for n in bare})
 
 
-def open_path(source: str, key: str, *, engine: str | None = None, **options: Any) -> xr.Dataset:
-    """Open a sample, a path or a pattern that a recipe names under `key`; sequences are put one after another."""
-    if source.startswith(SAMPLE_PREFIX):
-        return open_sample(source.removeprefix(SAMPLE_PREFIX))
+def open_path(source: str, key: str, **how: Any) -> xr.Dataset:
+    """Open what a recipe names under `key`, as `sa_nowcast.sources.opening.open_data` does with `how`."""
     path = Path(source).expanduser()
-    if not any(c in source for c in "*?[") and not path.exists():
-        remedy = nearest_to(path) or f"name data that are there in {key}; relative paths start at {Path.cwd()}"
-        raise DataError(source, "no such file or folder", fix=remedy)
-    return chain(open_any(str(path), engine=engine, **options))
+    if not source.startswith(SAMPLE_PREFIX) and not any(c in source for c in "*?[") and not path.exists():
+        raise _no_such_data(source, path, key)
+    return open_data(source if source.startswith(SAMPLE_PREFIX) else str(path), **how)
+
+
+def _no_such_data(source: str, path: Path, key: str) -> DataError:
+    remedy = nearest_to(path) or f"name data that are there in {key}; relative paths start at {Path.cwd()}"
+    return DataError(source, "no such file or folder", fix=remedy)
 
 
 def sources_of(recipe: Recipe) -> list[str]:
@@ -344,10 +347,7 @@ def data_identity(source: str, known: Mapping[str, Any]) -> dict[str, Any]:
         ]
         stats = [(name, f.stat()) for name, f in listed]
     if not listed:
-        remedy = nearest_to(roots[0]) or (
-            f"name data that are there in data.source; relative paths start at {Path.cwd()}"
-        )
-        raise DataError(source, "no such file or folder", fix=remedy)
+        raise _no_such_data(source, roots[0], "data.source")
     stamp = digest([source, [(name, s.st_size, s.st_mtime_ns) for name, s in stats]])
     if known.get("stamp") == stamp:
         return dict(known)

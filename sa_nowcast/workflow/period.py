@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 import xarray as xr
 
-from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.errors import RecipeError
 from sa_nowcast.forecasts.cf import write_forecast
 from sa_nowcast.frames import Frames, grid_mapping_name
 from sa_nowcast.hindcast import hindcast
@@ -17,11 +17,11 @@ from sa_nowcast.metadata import dims
 from sa_nowcast.recipe import Recipe
 from sa_nowcast.storage.whole import storage
 from sa_nowcast.verification import Reference, reference
-from sa_nowcast.windows import Positions, Range, window_starts
+from sa_nowcast.windows import Positions, Range
+from sa_nowcast.workflow.data import Experiment, require_scorable
 
 if TYPE_CHECKING:
     from sa_nowcast.forecasts.nowcaster import Nowcaster
-    from sa_nowcast.workflow.data import Experiment
 
 LARGEST_NETCDF: Final = 2**29
 """Bytes of forecasts that are made in memory and written as one NetCDF file; more become a Zarr archive."""
@@ -53,17 +53,14 @@ def forecast_period(
     DataError
         There is no such init time.
     """
-    starts = window_starts(frames.segments, history + steps, period, blocked, stride=stride)
-    if not len(starts):
-        found = f"no window of {history + steps} successive frames to test on"
-        raise DataError(frames.name, found, fix="give split.test a larger share")
+    starts = require_scorable(frames, period, history + steps, blocked, stride)
     mapping = grid_mapping_name(frames.arrays[0])
     data = data[[str(a.name) for a in frames.arrays] + ([mapping] if mapping in data.data_vars else [])]
     inits: Any = frames.times[starts + history - 1]
-    return hindcast(data, model, steps, init_times=inits, tile=tile, to=to, existing=existing, **_dims(frames))
+    return hindcast(data, model, steps, init_times=inits, tile=tile, to=to, existing=existing, **dims_of(frames))
 
 
-def _dims(frames: Frames) -> dict[str, Any]:
+def dims_of(frames: Frames) -> dict[str, Any]:
     """Return the names of the dimensions, as a hindcast and a forecast take them."""
     channel = None if len(frames.arrays) > 1 else frames.channel_dim
     return {"time": frames.time_dim, "y": frames.grid.y, "x": frames.grid.x, "channel": channel}
@@ -92,7 +89,7 @@ def make_forecasts(
         write_forecast(_hindcast(model, recipe, experiment).compute(), path, title=title)
 
 
-def made_forecasts(model: Nowcaster | Reference, recipe: Recipe, experiment: Experiment, path: Path) -> xr.DataArray:
+def read_forecasts(model: Nowcaster | Reference, recipe: Recipe, experiment: Experiment, path: Path) -> xr.DataArray:
     """Return what `make_forecasts` wrote; the arguments are its."""
     if path.suffix == ".zarr":
         return _hindcast(model, recipe, experiment, path)  # a finished archive is opened
@@ -137,6 +134,6 @@ def reference_of(name: str, experiment: Experiment) -> Reference:
 
 def latest(nowcaster: Nowcaster, recipe: Recipe, experiment: Experiment, path: Path) -> None:
     """Forecast from the newest frames, for which there is no truth yet."""
-    told = _dims(experiment.test_frames)
+    told = dims_of(experiment.test_frames)
     forecast = nowcaster.forecast(experiment.test, recipe.steps, tile=recipe.forecast.tile, **told)
     write_forecast(forecast, path, "zarr" if path.suffix == ".zarr" else "netcdf", title=f"{recipe.name}, latest")

@@ -8,10 +8,9 @@ import shlex
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from sa_nowcast.computing.installing import install
@@ -23,13 +22,13 @@ from sa_nowcast.sources.opening import kind_of, named_like, open_data, open_fore
 from sa_nowcast.sources.reading import require
 from sa_nowcast.storage.whole import partial_beside, put_in_place, storage
 from sa_nowcast.times import nearest, read_time, show_time
-from sa_nowcast.verification.table import from_table
-from sa_nowcast.workflow.data import Experiment
+from sa_nowcast.workflow.period import dims_of
+from sa_nowcast.workflow.scoring import read_scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from sa_nowcast.forecasts.nowcaster import Nowcaster
+    from sa_nowcast.workflow.stages import Stages
 
 FORECAST, SCORES, ANIMATION, ATTENTION = "forecast", "scores", "animation", "attention"
 ANIMATIONS: Final = (".gif", ".mp4")
@@ -37,28 +36,6 @@ PICTURES: Final = (".png", ".svg", ".pdf")
 
 
 # --- of a recipe
-
-
-class Drawable(Protocol):
-    """What pictures of a run are made of, each opened when it is needed."""
-
-    recipe: Recipe
-
-    @property
-    def experiment(self) -> Experiment:
-        """The data."""
-
-    @property
-    def archive(self) -> xr.DataArray:
-        """The forecasts."""
-
-    @property
-    def nowcaster(self) -> Nowcaster:
-        """The model."""
-
-    @property
-    def scores(self) -> Mapping[str, xr.Dataset]:
-        """Scores by the names of forecasts."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +89,8 @@ def require_plotting() -> Any:
     return plotting
 
 
-def draw(picture: Picture, run: Drawable, path: Path) -> None:
-    """Draw one picture of `pictures_of` into `path`."""
+def draw(picture: Picture, run: Stages, path: Path) -> None:
+    """Draw one picture of `pictures_of` into `path`, from what a run has done."""
     plotting, recipe = require_plotting(), run.recipe
     title = recipe.pictures.title
     if picture.kind == SCORES:
@@ -129,11 +106,8 @@ def draw(picture: Picture, run: Drawable, path: Path) -> None:
             experiment.test,
             recipe.pictures.attention,
             init_time=init_time,
-            time=frames.time_dim,
-            y=frames.grid.y,
-            x=frames.grid.x,
-            channel=None if len(frames.arrays) > 1 else frames.channel_dim,
             title=title,
+            **dims_of(frames),
         )
         _save(figure, path, 100)
         return
@@ -329,25 +303,6 @@ def _draw_scores(source: str, target: Path, chosen: Mapping[str, Any], dry_run: 
         _save(plot_scores(scores.get("", scores), **chosen), target)
     names = ", ".join(n for n in scores if n)
     return f"scores of {names}" if names else "scores"
-
-
-def read_scores(source: str) -> dict[str, xr.Dataset]:
-    """Read scores from ``.csv`` or NetCDF; by model, under "" where there is one only."""
-    path = Path(source).expanduser()
-    try:
-        if path.suffix.lower() == ".csv":
-            return from_table(pd.read_csv(path))
-        with xr.open_dataset(path, decode_timedelta=True) as opened:
-            scores = opened.load()
-    except FileNotFoundError as error:
-        raise DataError(source, "no such file", expected="scores, as sa-nowcast verify writes them") from error
-    except (OSError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(source, f"cannot be read ({error})", expected="a table of scores") from error
-    if "model" not in scores.dims:
-        return {"": scores}
-    return {str(name): scores.sel(model=name, drop=True) for name in scores["model"].values}
 
 
 def _animate(data: xr.DataArray | xr.Dataset, target: Path, *truth: xr.Dataset | None, **chosen: Any) -> None:

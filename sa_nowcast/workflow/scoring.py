@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
+from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.frames import Frames
 from sa_nowcast.metadata import dims
 from sa_nowcast.metadata.attributes import storable
 from sa_nowcast.recipe import Recipe
@@ -20,10 +23,8 @@ from sa_nowcast.verification.metrics import default_metrics, select_metrics
 from sa_nowcast.verification.optical_flow import require_pysteps
 from sa_nowcast.verification.plan import PERSISTENCE, Plan, plan
 from sa_nowcast.verification.scoring import Scoring
+from sa_nowcast.verification.table import from_table
 from sa_nowcast.workflow.data import Experiment
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SCORE_SUFFIXES: Final = (".csv", ".nc")
 BY_PYSTEPS: Final = {"extrapolation", "sprog", "steps"}
@@ -43,24 +44,32 @@ def require_scoring(recipe: Recipe) -> None:
             metric.sums.library()
 
 
+def check_scoring(recipe: Recipe, frames: Frames) -> None:
+    """Refuse what the test period cannot be scored by, such as csi without thresholds, before any work is done."""
+    units = {channel.units for channel in frames.channels}
+    members = 2 if "steps" in recipe.verification.references else 1
+    smallest = min(frames.grid.height, frames.grid.width)
+    try:
+        _scoring(recipe.verification).resolved(units.pop() if len(units) == 1 else None, members, smallest)
+    except RecipeError as error:
+        raise RecipeError(f"verification.{error.where}", error.found, error.expected, error.fix) from error
+
+
+def _scoring(asked: VerificationRecipe) -> Scoring:
+    bootstrap = Bootstrap(**asked.bootstrap.model_dump(exclude_none=True))
+    chosen = (asked.thresholds or None, asked.neighbourhoods, asked.data_range, asked.clip)
+    return Scoring(metrics_of(asked), *chosen, "common", bootstrap)
+
+
 def score(archives: dict[str, xr.DataArray], experiment: Experiment, recipe: Recipe) -> dict[str, xr.Dataset]:
     """Return the scores of a run's forecasts by name: all on one sample, and against the first reference.
 
     `archives` are the network's first, then the references other than persistence, which is made from the truth.
     """
     frames, asked = experiment.test_frames, recipe.verification
-    scoring = Scoring(
-        metrics_of(asked),
-        asked.thresholds or None,
-        asked.neighbourhoods,
-        asked.data_range,
-        asked.clip,
-        "common",
-        Bootstrap(**asked.bootstrap.model_dump(exclude_none=True)),
-    )
     names = [str(array.name) for array in frames.arrays]
     truth: xr.DataArray | xr.Dataset = frames.arrays[0] if len(names) == 1 else experiment.test[names]
-    told = (truth, scoring, asked.references[0])
+    told = (truth, _scoring(asked), asked.references[0])
     if len(archives) > 1:
         return plan(archives, *told, time=frames.time_dim).compute()
     ((name, forecast),) = archives.items()
@@ -111,20 +120,38 @@ def write_scores(scores: Mapping[str, xr.Dataset], target: Path) -> None:
             return
         parts = [_storable(one) for one in scores.values()]
         joined = parts[0]
-        if len(parts) > 1:
-            joined = xr.concat(parts, dim="model", combine_attrs="drop_conflicts", join="exact")
+        if len(parts) > 1:  # of one sample; only ranks differ, by the number of members
+            joined = xr.concat(parts, dim="model", combine_attrs="drop_conflicts", join="outer")
             joined = joined.assign_coords(model=list(scores))
         with partial_beside(target) as partial:
             storable(joined).to_netcdf(partial, engine="netcdf4")
             put_in_place(partial, target)
 
 
+def read_scores(source: str) -> dict[str, xr.Dataset]:
+    """Read scores from ``.csv`` or NetCDF; by model, under "" where there is one only."""
+    path = Path(source).expanduser()
+    try:
+        if path.suffix.lower() == ".csv":
+            return from_table(pd.read_csv(path))
+        with xr.open_dataset(path, decode_timedelta=True) as opened:
+            scores = opened.load()
+    except FileNotFoundError as error:
+        raise DataError(source, "no such file", expected="scores, as sa-nowcast verify writes them") from error
+    except (OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(source, f"cannot be read ({error})", expected="a table of scores") from error
+    if "model" not in scores.dims:
+        return {"": scores}
+    return {str(name): scores.sel(model=name, drop=True) for name in scores["model"].values}
+
+
 def keep_scores(scores: Mapping[str, xr.Dataset], folder: Path) -> None:
     """Keep scores as they are, for pictures that are drawn later: one NetCDF file each."""
     with storage(folder), partial_beside(folder) as partial:
-        partial.mkdir()
         for number, (name, each) in enumerate(scores.items()):
-            storable(each.assign_attrs(sa_nowcast_name=name)).to_netcdf(partial / f"{number}.nc", engine="netcdf4")
+            write_scores({name: each.assign_attrs(sa_nowcast_name=name)}, partial / f"{number}.nc")
         put_in_place(partial, folder)
 
 

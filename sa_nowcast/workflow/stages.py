@@ -27,8 +27,8 @@ from sa_nowcast.verification.plan import PERSISTENCE
 from sa_nowcast.workflow import pictures
 from sa_nowcast.workflow.data import Experiment, identity_of_all, open_experiment, period, sources_of
 from sa_nowcast.workflow.outputs import Ledger, check_claim, claim, digest, trained_by
-from sa_nowcast.workflow.period import archive_path, latest, made_forecasts, make_forecasts, reference_of
-from sa_nowcast.workflow.scoring import keep_scores, kept_scores, require_scoring, score
+from sa_nowcast.workflow.period import archive_path, latest, make_forecasts, read_forecasts, reference_of
+from sa_nowcast.workflow.scoring import check_scoring, keep_scores, kept_scores, require_scoring, score, write_scores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +83,7 @@ def train(recipe: Recipe, *, progress: bool = True, report: Report = lambda line
     SaNowcastError
         Whatever is wrong, in one line; the same call goes on where an interrupted one stopped.
     """
-    stages = _Stages(recipe, progress, report)
+    stages = Stages(recipe, progress, report)
     with stages.alone():
         stages.convert()
         stages.train()
@@ -118,7 +118,7 @@ def run(recipe: Recipe, *, progress: bool = True, report: Report = lambda line: 
 
     from sa_nowcast.training.launch import launched
 
-    stages = _Stages(recipe, progress, report)
+    stages = Stages(recipe, progress, report)
     with stages.alone():
         stages.convert()
         stages.train()
@@ -133,7 +133,7 @@ def run(recipe: Recipe, *, progress: bool = True, report: Report = lambda line: 
 
 
 @dataclass
-class _Stages:
+class Stages:
     """The stages of one run; what several of them need is opened once, and only where one has something to do."""
 
     recipe: Recipe
@@ -168,23 +168,28 @@ class _Stages:
 
     @cached_property
     def experiment(self) -> Experiment:
-        # A missing library or device is found out before any work is done.
+        """The data."""
+        # A missing library or device, and scores that cannot be, are found out before any work is done.
         from sa_nowcast.computing.devices import resolve_device
 
         if pictures.pictures_of(self.recipe):
             pictures.require_plotting()
         require_scoring(self.recipe)
         resolve_device(self.recipe.training.device)
-        return open_experiment(self.recipe)
+        experiment = open_experiment(self.recipe)
+        check_scoring(self.recipe, experiment.test_frames)
+        return experiment
 
     @cached_property
     def nowcaster(self) -> Nowcaster:
+        """The model."""
         from sa_nowcast.forecasts.nowcaster import Nowcaster
 
         return Nowcaster.load(self.folder / MODEL)
 
     @cached_property
     def others(self) -> list[str]:
+        """The references of which forecasts are made."""
         return [name for name in self.recipe.verification.references if name != PERSISTENCE]
 
     def _reason(self, stage: str, inputs: str) -> str | None:
@@ -287,20 +292,20 @@ class _Stages:
     def _archive(self, stage: str, model: Nowcaster | Reference) -> xr.DataArray:
         """Return the forecasts that a finished stage left."""
         (path,) = self.ledger.files(stage)
-        return made_forecasts(model, self.recipe, self.experiment, path)
+        return read_forecasts(model, self.recipe, self.experiment, path)
 
     @cached_property
     def archive(self) -> xr.DataArray:
+        """The network's forecasts of the test period."""
         return self._archive("hindcast", self.nowcaster)
 
     @cached_property
     def scores(self) -> Mapping[str, xr.Dataset]:
+        """Scores by the names of forecasts."""
         return kept_scores(self.folder / KEPT)
 
     def verify(self) -> None:
         """Score all forecasts."""
-        from sa_nowcast.verification import to_table
-
         recipe = self.recipe
         made = ["hindcast", *(f"hindcast {name}" for name in self.others)]
         left = [self.ledger.left(stage) for stage in made]
@@ -313,9 +318,7 @@ class _Stages:
         for name in self.others:
             archives[name] = self._archive(f"hindcast {name}", reference_of(name, self.experiment))
         scores = score(archives, self.experiment, recipe)
-        table = to_table(scores if len(scores) > 1 else next(iter(scores.values())))
-        with storage(self.folder / SCORES):
-            write_whole(self.folder / SCORES, table.to_csv(index=False))
+        write_scores(scores, self.folder / SCORES)
         keep_scores(scores, self.folder / KEPT)
         self._done("verify", inputs, self.folder / SCORES, self.folder / KEPT)
 

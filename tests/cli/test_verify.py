@@ -14,9 +14,10 @@ from PIL import Image
 from sequences import georeferenced, rain, traffic, weather
 
 import sa_nowcast
+from sa_nowcast.forecasts.cf import write_forecast
 from sa_nowcast.sources.opening import open_forecast
 from sa_nowcast.verification.table import from_table
-from sa_nowcast.workflow.pictures import read_scores
+from sa_nowcast.workflow.scoring import read_scores, write_scores
 
 
 @pytest.fixture
@@ -57,6 +58,32 @@ def test_several_archives_stand_in_one_table_on_what_all_of_them_have(
     assert scores["net"].sizes["lead_time"] == 2
     # Persistence against persistence: the same numbers, so that the sample is the same.
     np.testing.assert_array_equal(scores["still"]["mse"], scores["net"]["mse_persistence"])
+
+
+def test_what_is_left_out_of_the_scores_is_said_in_one_line(
+    here: Here, radar: Path, archives: tuple[Path, Path], tmp_path: Path
+) -> None:
+    archive = open_forecast(str(archives[0])).load()
+    archive[{"init_time": 2}] = np.nan
+    write_forecast(archive, tmp_path / "gappy.nc")
+    here("verify", tmp_path / "gappy.nc", radar)
+    assert here.code == 0, here.err
+    (line,) = [line for line in here.err.splitlines() if "left out of all scores" in line]
+    assert line.startswith("warning: 1 init times are left out of all scores at some lead time, first ")
+    assert "ForecastWarning" not in here.err
+
+
+def test_ensembles_of_different_sizes_stand_in_one_file(tmp_path: Path) -> None:
+    da = rain()
+    archive = sa_nowcast.hindcast.hindcast(da, "persistence", 2).compute()
+    noise = np.random.default_rng(0).gamma(1.0, size=(5, *archive.shape))
+    members = (archive + xr.DataArray(noise, dims=("realization", *archive.dims))).assign_attrs(archive.attrs)
+    scores = sa_nowcast.compare({"three": members[:3], "five": members}, da, ["mse", "rank_histogram"])
+    write_scores(scores, tmp_path / "s.nc")
+    read = read_scores(str(tmp_path / "s.nc"))
+    for name, count in (("three", 4), ("five", 6)):
+        xr.testing.assert_equal(read[name]["rank_histogram"][:, :count], scores[name]["rank_histogram"])
+    assert read["three"]["rank_histogram"][:, 4:].isnull().all()
 
 
 def test_an_archive_can_be_the_reference_and_none_is_needed(

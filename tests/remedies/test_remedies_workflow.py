@@ -85,7 +85,7 @@ def failure(found: list[Finding]) -> list[Finding]:
 # --- data
 
 
-@remedy("workflow/data.py", "name data that are there in data.source; relative paths start at …")
+@remedy("workflow/data.py", "name data that are there in …; relative paths start at …")
 @pytest.mark.parametrize("how", ["there", "relative"])
 def test_no_data_there(how, source, tmp_path, monkeypatch):
     elsewhere = tmp_path / "elsewhere"
@@ -139,7 +139,7 @@ def test_the_climatology_of_sequences_that_are_made(tree):
     yield lambda: [reference_of(name, experiment) for name in made.verification.references if name != "climatology"]
 
 
-@remedy("workflow/period.py", "give split.test a larger share")
+@remedy("workflow/data.py", "give split.test a larger share")
 def test_a_test_period_whose_frames_are_blocked(source, nowcaster):
     from sa_nowcast.frames import Frames
     from sa_nowcast.workflow.period import forecast_period
