@@ -268,10 +268,12 @@ class LagrangianNetwork(Forecaster):
         """
         patch, last = self.config.patch, window.plain[:, -1]
         layers, pixels = self.layers, patch**2
-        bottom = layers.parts[0] if isinstance(layers, Stack) else None
-        kernel = weights[0][0].input if isinstance(bottom, GatedLayer) else None
-        if kernel is None or kernel.dtype != last.dtype:  # a sum of parts would lose more where kernels are narrowed
+        parts = layers.parts if isinstance(layers, Stack) else []
+        bottom = parts[0] if parts else None
+        # Where kernels are narrowed, a sum of two convolutions would lose more than one does.
+        if not isinstance(bottom, GatedLayer) or weights[0][0].input.dtype != last.dtype:
             return lambda frame, time, state: layers.step(weights, self._read(window, frame, last, time), state)
+        gates, kernel = bottom.gates, weights[0][0].input
         changing = prepared(torch.cat([kernel[:, :pixels], kernel[:, 2 * pixels : 3 * pixels]], 1))
         still = prepared(torch.cat([kernel[:, pixels : 2 * pixels], kernel[:, 4 * pixels : -1]], 1))
         standardised = torch.asinh((last - window.mean) / window.deviation)[:, None]
@@ -281,8 +283,8 @@ class LagrangianNetwork(Forecaster):
         def read(frame: Tensor, time: float, state: Any) -> tuple[Tensor, Any]:
             maps = [(frame - window.mean) / window.deviation, (frame - last) / window.change]
             x = convolve(_folded(torch.asinh(torch.stack(maps, 1)), patch), changing) + (fixed + time * by_time)
-            x, after = normalise(x, bottom.gates.input_scale, bottom.gates.bias), []
-            for number, (layer, w, before) in enumerate(zip(layers.parts, weights, state, strict=True)):
+            x, after = normalise(x, gates.input_scale, gates.bias), []
+            for number, (layer, w, before) in enumerate(zip(parts, weights, state, strict=True)):
                 x, its = layer.step(w, layer.inputs(w, x) if number else x, before)
                 after.append(its)
             return x, after
