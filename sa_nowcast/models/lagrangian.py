@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sa_nowcast.models.config import NetworkConfig
-from sa_nowcast.models.motion import blur, inside, optical_flow, sample, trajectories
-from sa_nowcast.models.rollout import Core, Forecaster
+from sa_nowcast.models.gates import GatedLayer
+from sa_nowcast.models.maps import convolve, normalise, prepared
+from sa_nowcast.models.motion import (
+    along_columns,
+    arrivals,
+    bilinear,
+    blur,
+    carried,
+    inside,
+    optical_flow,
+    sample,
+    separable,
+    strips,
+)
+from sa_nowcast.models.rollout import Core, Forecaster, Stack
 from sa_nowcast.models.tiles import plan_tiles
 
 CORE_TILE: Final = 24
@@ -40,7 +51,7 @@ _BY_TRIAL: Final = (1.5, 1.0)
 _SURE: Final = 1e-3  # of the variance: a smaller error in a trial says no more
 _BOUNDED: Final = 0.01  # share of pixels at the minimum from which on it is taken for a bound
 
-_Mixture = tuple[Tensor, Tensor]
+_WINDOWS_AT_ONCE: Final = 4  # tiles that go through the core together
 
 
 class _Window(NamedTuple):
@@ -50,8 +61,8 @@ class _Window(NamedTuple):
     """(B, T, H, W): the frames as the flow brings them to the time of the last."""
     plain: Tensor
     """(B, T, H, W): the frames as they are."""
-    flow: Tensor
-    """(B, 2, H, W)"""
+    moving: Tensor
+    """(B, _MOVING - 1, H, W): what may move; see `_moving`."""
     mean: Tensor
     deviation: Tensor
     """(B, 1, 1): standard deviation of all values."""
@@ -61,6 +72,32 @@ class _Window(NamedTuple):
     """(B, H, W): the same around each pixel, in Lagrangian coordinates."""
     scalars: Tensor
     """(B, h, w, POSITION_SCALARS - 1): what each position is told besides."""
+
+    def cut(self, tiles: list[tuple[slice, slice]], patch: int) -> _Window:
+        """Return tiles, whose rows and columns are those of patches, as so many windows one after the other."""
+
+        def cut(x: Tensor, patch: int, dim: int) -> Tensor:
+            parts = []
+            for tile in tiles:
+                part = x
+                for along, span in zip((dim, dim + 1), tile, strict=True):
+                    part = part.narrow(along, span.start * patch, (span.stop - span.start) * patch)
+                parts.append(part)
+            return torch.cat(parts)
+
+        def repeated(x: Tensor) -> Tensor:
+            return x.repeat(len(tiles), 1, 1)
+
+        return _Window(
+            cut(self.aligned, patch, 2),
+            cut(self.plain, patch, 2),
+            cut(self.moving, patch, 2),
+            repeated(self.mean),
+            repeated(self.deviation),
+            repeated(self.change),
+            cut(self.local, patch, 1),
+            cut(self.scalars, 1, 1),
+        )
 
 
 class LagrangianNetwork(Forecaster):
@@ -127,37 +164,49 @@ class LagrangianNetwork(Forecaster):
     def _forecast_windows(self, x: Tensor, steps: int) -> Tensor:
         """Return the `steps` maps after (B, T, H, W), whose sides are multiples of a patch."""
         B, _, H, W = x.shape
-        window = self._window(x)
-        moving, standing = _candidates(window.aligned, x, window.mean)
-        mixture = self._mixtures(window, moving, steps)
+        window, flow = self._window(x)
+        given = self._given(window, steps)
         last, low, high = x[:, -1], x.amin((1, 2, 3)), x.amax((1, 2, 3))
         bounded = (x == low.view(-1, 1, 1, 1)).float().mean((1, 2, 3)) >= _BOUNDED
         room = 0.5 * (high - low)
         low, high = torch.where(bounded, low, low - room).view(-1, 1, 1), (high + room).view(-1, 1, 1)
-        everything = window.mean.expand(B, H, W)
+        standing = _standing(x)
         share = torch.softmax(self.inflow, 0)
-        entering = share[0] * last + share[1] * window.plain.mean(1) + share[2] * everything
-        forecast = []
-        for step, at in enumerate(trajectories(window.flow, steps)):
-            moved_part, weights = mixture[step]
-            arriving = sample(torch.cat([moved_part[:, None], weights], 1), at)
-            there = (arriving[:, 1:] * standing(step)).sum(1)
-            known = inside(at, H, W)[:, 0]
-            y = known * (arriving[:, 0] + there) + (1 - known) * entering
-            forecast.append(torch.minimum(torch.maximum(y, low), high))
-        return torch.stack(forecast, 1)
+        forecast, keeps_graph = [], torch.is_grad_enabled()
+        result = x.new_empty(0 if keeps_graph else B, steps, H, W)
+        for step, at in enumerate(arrivals(flow, steps)):
+            what, given[step] = self._mixed(window, given[step], step), torch.empty(0)
+            parts = []
+            for rows in strips(x):
+                arriving = sample(what, at[:, :, rows])
+                still = torch.stack(_at_rest([m[:, rows] for m in standing], step), 1)
+                known = inside(at[:, :, rows], H, W)[:, 0]
+                entering = share[0] * last[:, rows] + share[1] * standing[1][:, rows] + share[2] * window.mean
+                y = known * (arriving[:, 0] + (arriving[:, 1:] * still).sum(1)) + (1 - known) * entering
+                y = torch.minimum(torch.maximum(y, low), high)
+                if keeps_graph:
+                    parts.append(y)
+                else:
+                    result[:, step, rows] = y
+            if keeps_graph:
+                forecast.append(torch.cat(parts, 1))
+        return torch.stack(forecast, 1) if keeps_graph else result
 
-    def _window(self, x: Tensor) -> _Window:
+    def _window(self, x: Tensor) -> tuple[_Window, Tensor]:
+        """Return what is known of frames, and their flow."""
         B, T, H, W = x.shape
         mean, deviation = x.mean((1, 2, 3)).view(-1, 1, 1), x.std((1, 2, 3)).view(-1, 1, 1)
+        patch = self.config.patch
+        tried = _trials(x, mean, deviation, patch)
         flow = optical_flow(x) if T > 1 else x.new_zeros(B, 2, H, W)
         aligned = _aligned(x, flow)
         tiny = 1e-6 * deviation + 1e-30
         change = (x[:, :-1] - x[:, -1:]).square().mean((1, 2, 3)).sqrt().view(-1, 1, 1) if T > 1 else 0 * deviation
-        moved = (aligned[:, :-1] - x[:, -1:]).square().mean(1) if T > 1 else 0 * x[:, -1]
+        moved = 0 * x[:, -1]
+        for t in range(T - 1):
+            moved += (aligned[:, t] - x[:, -1]).square() / (T - 1)
         local = (blur(moved, 4.0) + tiny.square()).sqrt()
         change = change + tiny
-        patch = self.config.patch
         low = x.amin((1, 2, 3), keepdim=True)
         per_window = torch.cat(
             [
@@ -169,66 +218,95 @@ class LagrangianNetwork(Forecaster):
         )
         speed = F.avg_pool2d(flow.norm(dim=1, keepdim=True), patch)[:, 0].log1p()
         h, w = speed.shape[-2:]
-        tried = _trials(x, mean, deviation, patch)
         scalars = torch.cat([per_window[:, :, None].expand(B, h, w, 3), speed[..., None], tried], -1)
-        return _Window(aligned, x, flow, mean, deviation + tiny, change, local, scalars)
+        moving = _moving(aligned, x)
+        return _Window(aligned, x, moving, mean, deviation + tiny, change, local, scalars), flow
 
-    def _mixtures(self, window: _Window, moving: Tensor, steps: int) -> list[_Mixture]:
-        """Return for each step what moves, (B, H, W), and the weights of what stands, (B, _STANDING, H, W)."""
+    def _given(self, window: _Window, steps: int) -> list[Tensor]:
+        """Return what the head gives for each step, (B, h, w, _MOVING + _STANDING + patch²)."""
         B, _, H, W = window.plain.shape
         patch = self.config.patch
         h, w = H // patch, W // patch
         tiles = plan_tiles(h, w, CORE_TILE)
         if len(tiles) == 1:
-            return [mixed for _, _, mixed in self._core(window, moving, steps)]
-        logits = moving.new_zeros(steps, B, _MOVING + _STANDING, h, w)
-        change = moving.new_zeros(steps, B, H, W)
-        for rows, columns, counts in tiles:
-            pixels = (
-                ...,
-                slice(rows.start * patch, rows.stop * patch),
-                slice(columns.start * patch, columns.stop * patch),
-            )
-            part = window._replace(
-                aligned=window.aligned[pixels],
-                plain=window.plain[pixels],
-                local=window.local[pixels],
-                scalars=window.scalars[:, rows, columns],
-            )
-            weight = torch.from_numpy(np.asarray(counts)).to(moving)
-            fine = F.interpolate(weight[None, None], scale_factor=patch, mode="nearest")[0, 0]
-            for step, (tile_logits, tile_change, _) in enumerate(self._core(part, moving[pixels], steps)):
-                logits[step][..., rows, columns] += weight * tile_logits
-                change[step][pixels] += fine * tile_change
-        return [self._mixed(window, moving, s, logits[s], change[s]) for s in range(steps)]
+            return list(self._core(window, steps))
+        given = [window.plain.new_zeros(B, h, w, self.head.out_features) for _ in range(steps)]
+        at_once = max(1, _WINDOWS_AT_ONCE // B)
+        for first in range(0, len(tiles), at_once):
+            chosen = tiles[first : first + at_once]
+            part = window.cut([(rows, columns) for rows, columns, _ in chosen], patch)
+            for step, values in enumerate(self._core(part, steps)):
+                for (rows, columns, counts), its in zip(chosen, values.split(B), strict=True):
+                    given[step][:, rows, columns] += torch.from_numpy(counts).to(its)[..., None] * its
+        return given
 
-    def _core(self, window: _Window, moving: Tensor, steps: int) -> list[tuple[Tensor, Tensor, _Mixture]]:
-        """Run the recurrent layers; return for each step logits (B, K, h, w), change (B, H, W), and their mixture."""
-        patch, T, candidates = self.config.patch, window.plain.shape[1], _MOVING + _STANDING
-        tried = window.scalars[..., -_TRIED * candidates :].permute(0, 3, 1, 2).chunk(_TRIED, 1)
-        last = window.plain[:, -1]
+    def _core(self, window: _Window, steps: int) -> Iterator[Tensor]:
+        """Run the recurrent layers; yield what the head gives for each step."""
+        T, patch = window.plain.shape[1], self.config.patch
         frames = zip(window.aligned.unbind(1), window.plain.unbind(1), strict=True)
         x = torch.stack([self._read(window, moved, plain, (t - T + 1) / 4) for t, (moved, plain) in enumerate(frames)])
         weights = self.layers.weights()
         x, state = self.layers.read(weights, x)
-        top, result = x[-1].clone(), []
+        top = x[-1].clone()
         del x  # the known frames' maps are not needed while forecasting
+        read_on = self._reader(window, weights) if steps > 1 else None
         for step in range(steps):
-            out = self.head(top).permute(0, 3, 1, 2)
-            trial = min(step, _TRIED - 1)
-            logits = _SHARP * out[:, :candidates] - self.by_trial[trial] * tried[trial]
-            change = F.pixel_shuffle(out[:, candidates:], patch)[:, 0]
-            moved, standing = self._mixed(window, moving, step, logits, change)
-            result.append((logits, change, (moved, standing)))
-            if step + 1 < steps:
-                frame = moved + standing.sum(1) * last
-                top, state = self.layers.step(weights, self._read(window, frame, last, (step + 1) / 4), state)
-        return result
+            given = self.head(top)
+            yield given
+            if read_on is not None and step + 1 < steps:
+                moving, standing = self._weights(window, given, step)
+                # At rest, what stands is the last frame here: it was not yet moved.
+                moving = torch.cat([moving[:, :1] + standing.sum(1, keepdim=True), moving[:, 1:]], 1)
+                frame = _mixture(moving, window, patch) + _unfolded(given, patch) * window.local
+                top, state = read_on(frame, (step + 1) / 4, state)
 
-    def _mixed(self, window: _Window, moving: Tensor, step: int, logits: Tensor, change: Tensor) -> _Mixture:
-        weights = _finer(torch.softmax(logits, 1), self.config.patch)
-        what = torch.cat([moving[:, :-1], _trend(moving, step)[:, None]], 1)
-        return (weights[:, :_MOVING] * what).sum(1) + change * window.local, weights[:, _MOVING:]
+    def _reader(self, window: _Window, weights: Any) -> Callable[[Tensor, float, Any], tuple[Tensor, Any]]:
+        """Return what runs the recurrent layers on a forecast frame at a time, from a state.
+
+        Of what they read then only two maps change. A convolution is linear: that of all else is reckoned once, where
+        the layers are such that begin with one.
+        """
+        patch, last = self.config.patch, window.plain[:, -1]
+        layers, pixels = self.layers, patch**2
+        parts = layers.parts if isinstance(layers, Stack) else []
+        bottom = parts[0] if parts else None
+        # Where kernels are narrowed, a sum of two convolutions would lose more than one does.
+        if not isinstance(bottom, GatedLayer) or weights[0][0].input.dtype != last.dtype:
+            return lambda frame, time, state: layers.step(weights, self._read(window, frame, last, time), state)
+        gates, kernel = bottom.gates, weights[0][0].input
+        changing = prepared(torch.cat([kernel[:, :pixels], kernel[:, 2 * pixels : 3 * pixels]], 1))
+        still = prepared(torch.cat([kernel[:, pixels : 2 * pixels], kernel[:, 4 * pixels : -1]], 1))
+        standardised = torch.asinh((last - window.mean) / window.deviation)[:, None]
+        fixed = convolve(torch.cat([_folded(standardised, patch), window.scalars], -1), still)
+        by_time = convolve(fixed.new_ones(1, *fixed.shape[1:3], 1), prepared(kernel[:, -1:]))
+
+        def read(frame: Tensor, time: float, state: Any) -> tuple[Tensor, Any]:
+            maps = [(frame - window.mean) / window.deviation, (frame - last) / window.change]
+            x = convolve(_folded(torch.asinh(torch.stack(maps, 1)), patch), changing) + (fixed + time * by_time)
+            x, after = normalise(x, gates.input_scale, gates.bias), []
+            for number, (layer, w, before) in enumerate(zip(parts, weights, state, strict=True)):
+                x, its = layer.step(w, layer.inputs(w, x) if number else x, before)
+                after.append(its)
+            return x, after
+
+        return read
+
+    def _weights(self, window: _Window, given: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Return the weights of the maps of `_moving` and of the mean, (B, _MOVING, h, w), and of what stands."""
+        candidates, trial = _MOVING + _STANDING, min(step, _TRIED - 1)
+        first = candidates * (trial - _TRIED)
+        tried = window.scalars[..., first : first + candidates or None]
+        weights = torch.softmax(_SHARP * given[..., :candidates] - self.by_trial[trial] * tried, -1).permute(0, 3, 1, 2)
+        trend = weights[:, _MOVING - 1 : _MOVING]
+        moving = [weights[:, :1] + trend, weights[:, 1 : _MOVING - 2], _damped(step) * trend]
+        return torch.cat([*moving, weights[:, _MOVING - 2 : _MOVING - 1]], 1), weights[:, _MOVING:]
+
+    def _mixed(self, window: _Window, given: Tensor, step: int) -> Tensor:
+        """Return what moves at a step, and the weights of what stands, (B, 1 + _STANDING, H, W)."""
+        patch = self.config.patch
+        moving, standing = self._weights(window, given, step)
+        what = _mixture(moving, window, patch) + _unfolded(given, patch) * window.local
+        return torch.cat([what[:, None], _finer(standing, patch)], 1)
 
     def _read(self, window: _Window, moved: Tensor, plain: Tensor, time: float) -> Tensor:
         """Return a frame as the core reads it, (B, h, w, inputs)."""
@@ -242,7 +320,7 @@ class LagrangianNetwork(Forecaster):
             ],
             1,
         )
-        folded = F.pixel_unshuffle(maps, self.config.patch).permute(0, 2, 3, 1)
+        folded = _folded(maps, self.config.patch)
         when = folded.new_full((*folded.shape[:3], 1), time)
         return torch.cat([folded, window.scalars, when], -1)
 
@@ -250,9 +328,8 @@ class LagrangianNetwork(Forecaster):
 def _aligned(x: Tensor, flow: Tensor) -> Tensor:
     """Return frames (B, T, H, W) as the flow brings them to the time of the last."""
     T = x.shape[1]
-    back = trajectories(flow, T - 1)
-    earlier = [sample(x[:, T - 1 - k, None], back[k - 1])[:, 0] for k in range(T - 1, 0, -1)]
-    return torch.stack([*earlier, x[:, -1]], 1)
+    earlier = [carried(x[:, T - 1 - k, None], at) for k, at in enumerate(arrivals(flow, T - 1), 1)]
+    return torch.cat([*earlier[::-1], x[:, -1:]], 1)
 
 
 def _trials(x: Tensor, mean: Tensor, deviation: Tensor, patch: int) -> Tensor:
@@ -262,70 +339,82 @@ def _trials(x: Tensor, mean: Tensor, deviation: Tensor, patch: int) -> Tensor:
     one step, then of two. 0 where the history is too short to try.
     """
     B, T, H, W = x.shape
-    found = []
+    candidates, found = _MOVING + _STANDING, []
     for lead in range(1, _TRIED + 1):
         known = x[:, : max(T - lead, 0)]
         if known.shape[1] < 1:
-            found.append(x.new_zeros(B, _MOVING + _STANDING, H // patch, W // patch))
+            found.append(x.new_zeros(B, candidates, H // patch, W // patch))
             continue
         # Of these frames alone: a flow that has seen the last one would flatter all that moves.
         flow = optical_flow(known) if known.shape[1] > 1 else x.new_zeros(B, 2, H, W)
-        moving, standing = _candidates(_aligned(known, flow), known, mean)
-        what = torch.cat([moving[:, :-1], _trend(moving, lead - 1)[:, None]], 1)
-        tried = torch.cat([sample(what, trajectories(flow, lead)[-1]), standing(lead - 1)], 1)
-        error = F.avg_pool2d(blur((tried - x[:, -1:]).square(), 3.0), patch)
-        error = (error + _SURE * deviation[:, None].square() + 1e-30).log()
+        moving, standing = _moving(_aligned(known, flow), known), _standing(known)
+        *_, at = arrivals(flow, lead)
+        errors = x.new_empty(B, candidates, H, W)
+        for rows in strips(x):
+            tried = sample(moving, at[:, :, rows])
+            tried[:, -1] = tried[:, 0] + _damped(lead - 1) * tried[:, -1]
+            everything = mean[:, None].expand(B, 1, *tried.shape[2:])
+            still = torch.stack(_at_rest([m[:, rows] for m in standing], lead - 1), 1)
+            tried = torch.cat([tried[:, :-1], everything, tried[:, -1:], still], 1)
+            errors[:, :, rows] = (tried - x[:, -1:, rows]).square()
+        error = (blur(errors, 3.0, patch) + _SURE * deviation[:, None].square() + 1e-30).log()
         found.append((error - error[:, :1]).clamp(-6, 6))
     return torch.cat(found, 1).permute(0, 2, 3, 1)
 
 
-def _candidates(aligned: Tensor, plain: Tensor, everything: Tensor) -> tuple[Tensor, Callable[[int], Tensor]]:
-    """Return what may move, (B, _MOVING, H, W), whose last is the slope of the trend, and what stands at a step."""
+def _moving(aligned: Tensor, plain: Tensor) -> Tensor:
+    """Return what may move but the mean of everything, (B, _MOVING - 1, H, W); the last is the slope of a trend."""
     last, mean = plain[:, -1], aligned.mean(1)
+    blurred = [blur(last, sigma) for sigma in BLURS]
     slope = blur(_slope(aligned), 1.0)
-    moving = torch.stack(
-        [
-            last,
-            *(blur(last, sigma) for sigma in BLURS),
-            aligned[:, -2:].mean(1),
-            mean,
-            blur(mean, 2.0),
-            everything.expand_as(last),
-            slope,
-        ],
-        1,
-    )
-    at_rest = plain.mean(1)
-    slope_at_rest = _slope(plain)
-    soft = blur(at_rest, 2.0)
+    return torch.stack([last, *blurred, aligned[:, -2:].mean(1), mean, blur(mean, 2.0), slope], 1)
 
-    def standing(step: int) -> Tensor:
-        return torch.stack([last, at_rest, soft, last + _damped(step) * slope_at_rest], 1)
 
-    return moving, standing
+def _standing(plain: Tensor) -> tuple[Tensor, ...]:
+    """Return what `_at_rest` is made of: the last frame, the mean, smoothed too, and the slope of the trend."""
+    mean = plain.mean(1)
+    return plain[:, -1], mean, blur(mean, 2.0), _slope(plain)
+
+
+def _at_rest(standing: Sequence[Tensor], step: int) -> list[Tensor]:
+    """Return the `_STANDING` maps that may stand where they are."""
+    last, mean, soft, slope = standing
+    return [last, mean, soft, last + _damped(step) * slope]
+
+
+def _mixture(weights: Tensor, window: _Window, patch: int) -> Tensor:
+    """Return the mixture (B, H, W) of the maps that move, and of the mean, which comes last among the weights."""
+    B, _, h, w = weights.shape
+    rows, columns = bilinear(h, patch), bilinear(w, patch)
+    if torch.is_grad_enabled() or len(rows) == 1:
+        fine = separable(weights, rows, columns)
+        return (fine[:, :-1] * window.moving).sum(1) + fine[:, -1] * window.mean
+    result = weights.new_empty(B, h * patch, w * patch)
+    for number, its in enumerate(weights.contiguous()):
+        across = its.new_empty(*its.shape[:2], w * patch)
+        along_columns(its.flatten(0, 1), columns, across.flatten(0, 1))
+        for given, read, matrix in rows:
+            target = result[number, given]
+            torch.mm(matrix.to(its), across[-1, read], out=target).mul_(window.mean[number])
+            for one, by in zip(window.moving[number], across[:-1], strict=True):
+                target.addcmul_(matrix.to(its) @ by[read], one[given])
+    return result
+
+
+def _unfolded(given: Tensor, patch: int) -> Tensor:
+    """Return the change that the head gives, (B, H, W), as a share of the local one."""
+    return F.pixel_shuffle(given[..., _MOVING + _STANDING :].permute(0, 3, 1, 2), patch)[:, 0]
+
+
+def _folded(maps: Tensor, patch: int) -> Tensor:
+    """Return maps (B, C, H, W) as patches (B, h, w, C patch²)."""
+    return F.pixel_unshuffle(maps, patch).permute(0, 2, 3, 1)
 
 
 def _finer(x: Tensor, times: int) -> Tensor:
     """Return maps (..., h, w) on so many times finer grids, bilinearly."""
-    rows, columns = (_bilinear(size, times).to(x) for size in x.shape[-2:])
-    return rows @ x @ columns.mT
-
-
-@functools.lru_cache(maxsize=64)
-@torch.inference_mode(False)
-def _bilinear(size: int, times: int) -> Tensor:
-    """Return the interpolation as a matrix (size * times, size): its backward pass is a product too."""
-    place = ((torch.arange(size * times, dtype=torch.float64) + 0.5) / times - 0.5).clamp(0, size - 1)
-    low = place.floor().long().clamp(max=max(size - 2, 0))
-    share = (place - low)[:, None]
-    matrix = torch.zeros(size * times, size, dtype=torch.float64)
-    matrix.scatter_add_(1, low[:, None], 1 - share)
-    matrix.scatter_add_(1, (low[:, None] + 1).clamp(max=size - 1), share)
-    return matrix.float()
-
-
-def _trend(moving: Tensor, step: int) -> Tensor:
-    return moving[:, 0] + _damped(step) * moving[:, -1]
+    rows, columns = (bilinear(size, times) for size in x.shape[-2:])
+    return separable(x, rows, columns)
 
 
 def _damped(step: int) -> float:

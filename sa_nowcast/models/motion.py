@@ -2,12 +2,16 @@
 
 Everything is differentiable torch on (B, H, W) maps without missing values. A flow is (B, 2, H, W): rows and columns
 that a pattern moves in one step.
+
+Large maps take little more memory than their own, and little time: what is separable is a product with the band of a
+matrix, block by block, and what is done pixel by pixel is done strip by strip, in strips that fit into a cache.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -25,43 +29,127 @@ SEARCH = 3
 WINDOW = 3.0
 """Standard deviation, in pixels, of the Gaussian windows over which a motion is taken as one."""
 
+_BLOCK = 64  # rows or columns of a result that one product gives; up to twice as many are one block
+_STRIP = 2**16  # values of a map that are worked on at once
+
 _RIDGE = 0.05  # of the mean trace of the structure tensors: keeps flat places still
 _LENGTH = 0.02  # what a pixel of first guess costs, as a share of the error at rest
 _GAIN = (0.04, 0.16)  # how much less the error gets by moving for the motion to be trusted: not at all, wholly
 
+Bands = tuple[tuple[slice, slice, Tensor], ...]
+"""A matrix with values near its diagonal alone: rows of it, the columns where these have values, and the values."""
 
-def blur(x: Tensor, sigma: float) -> Tensor:
-    """Return maps (..., H, W) under a Gaussian of `sigma` pixels; beyond the edge lies the edge."""
-    rows, columns = (_gaussian(size, sigma).to(x) for size in x.shape[-2:])
-    return rows @ x @ columns.mT
+
+def blur(x: Tensor, sigma: float, pool: int = 1) -> Tensor:
+    """Return maps (..., H, W) under a Gaussian of `sigma` pixels; beyond the edge lies the edge.
+
+    With `pool` they are averaged over squares of so many pixels a side, which have to cover the map.
+    """
+    rows, columns = (_gaussian(size, sigma, pool, _block_of(x, pool)) for size in x.shape[-2:])
+    return separable(x, rows, columns)
+
+
+def separable(x: Tensor, rows: Bands, columns: Bands) -> Tensor:
+    """Return ``rows @ x @ columns.T`` of maps (..., H, W)."""
+    if len(rows) == len(columns) == 1:
+        return rows[0][2].to(x) @ x @ columns[0][2].to(x).mT
+    if torch.is_grad_enabled() and x.requires_grad:
+        x = torch.cat([matrix.to(x) @ x[..., read, :] for _, read, matrix in rows], -2)
+        return torch.cat([x[..., read] @ matrix.to(x).mT for _, read, matrix in columns], -1)
+    result = x.new_empty(*x.shape[:-2], rows[-1][0].stop, columns[-1][0].stop)
+    between = x.new_empty(rows[-1][0].stop, x.shape[-1])
+    rows = tuple((given, read, matrix.to(x)) for given, read, matrix in rows)
+    for one, target in zip(x.reshape(-1, *x.shape[-2:]), result.view(-1, *result.shape[-2:]), strict=True):
+        for given, read, matrix in rows:
+            torch.mm(matrix, one[read], out=between[given])
+        along_columns(between, columns, target)
+    return result
+
+
+def along_columns(x: Tensor, columns: Bands, result: Tensor) -> None:
+    """Write ``x @ columns.T`` of a map (H, W) into another."""
+    for given, read, matrix in columns:
+        torch.mm(x[:, read], matrix.to(x).mT, out=result[:, given])
+
+
+def strips(x: Tensor) -> Iterator[slice]:
+    """Yield rows of maps (B, ..., H, W) that are worked on at once: few where that saves memory and time."""
+    height = x.shape[-2]
+    rows = height if x.is_cuda else max(1, _STRIP // (x.shape[0] * x.shape[-1]))
+    for first in range(0, height, rows):
+        yield slice(first, min(first + rows, height))
+
+
+def _block_of(x: Tensor, pool: int) -> int:
+    return 0 if x.is_cuda else _BLOCK // pool * pool
 
 
 @functools.lru_cache(maxsize=256)
 @torch.inference_mode(False)  # they serve training later
-def _gaussian(size: int, sigma: float) -> Tensor:
-    """Return a Gaussian as a matrix (size, size): a product with it is faster than a convolution of one channel."""
+def _gaussian(size: int, sigma: float, pool: int, block: int) -> Bands:
+    """Return a Gaussian, and averages after it, as a matrix (size / pool, size).
+
+    A product with it is faster than a convolution of one channel.
+    """
     radius = max(1, math.ceil(2.5 * sigma))
     distance = torch.arange(-radius, radius + 1, dtype=torch.float64)
     kernel = torch.exp(-0.5 * (distance / sigma) ** 2)
-    place = torch.arange(size)[:, None] + torch.arange(-radius, radius + 1)
-    matrix = torch.zeros(size, size, dtype=torch.float64)
-    matrix.scatter_add_(1, place.clamp(0, size - 1), (kernel / kernel.sum()).expand(size, -1))
-    return matrix.float()
+    kernel /= kernel.sum()
+    found, inner = [], None
+    for first, last in _cuts(size, block):
+        low, high = max(first - radius, 0), min(last + radius, size)
+        within = (first - low, high - last, last - first) == (radius, radius, block)
+        if within and inner is not None:
+            matrix = inner
+        else:
+            place = torch.arange(first, last)[:, None] + torch.arange(-radius, radius + 1)
+            full = torch.zeros(last - first, high - low, dtype=torch.float64)
+            full.scatter_add_(1, place.clamp(0, size - 1) - low, kernel.expand(last - first, -1))
+            matrix = full.view(-1, pool, high - low).mean(1).float()
+            inner = matrix if within else inner
+        found.append((slice(first // pool, last // pool), slice(low, high), matrix))
+    return tuple(found)
 
 
-def places(height: int, width: int, like: Tensor) -> Tensor:
-    """Return the rows and columns of a grid's pixels, (1, 2, H, W)."""
-    rows = torch.arange(height, dtype=like.dtype, device=like.device)
-    columns = torch.arange(width, dtype=like.dtype, device=like.device)
-    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None]
+def _cuts(size: int, block: int) -> list[tuple[int, int]]:
+    """Return where blocks begin and end: one of a size up to twice the block."""
+    if block == 0 or size <= 2 * block:
+        return [(0, size)]
+    firsts = list(range(0, size, block))
+    return list(zip(firsts, [*firsts[1:], size], strict=True))
+
+
+@functools.lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def bilinear(size: int, times: int, block: int = _BLOCK) -> Bands:
+    """Return bilinear interpolation on a so many times finer grid as a matrix (size * times, size)."""
+    found = []
+    for first, last in _cuts(size * times, block):
+        place = ((torch.arange(first, last, dtype=torch.float64) + 0.5) / times - 0.5).clamp(0, size - 1)
+        low = place.floor().long().clamp(max=max(size - 2, 0))
+        share = (place - low)[:, None]
+        begin, end = int(low[0]), min(int(low[-1]) + 2, size)
+        matrix = torch.zeros(last - first, end - begin, dtype=torch.float64)
+        matrix.scatter_add_(1, low[:, None] - begin, 1 - share)
+        matrix.scatter_add_(1, (low[:, None] + 1).clamp(max=size - 1) - begin, share)
+        found.append((slice(first, last), slice(begin, end), matrix.float()))
+    return tuple(found)
+
+
+def places(height: int, width: int, like: Tensor, rows: slice | None = None) -> Tensor:
+    """Return the rows and columns of a grid's pixels, (1, 2, H, W), or those of some of its rows."""
+    chosen = slice(0, height) if rows is None else rows
+    down = torch.arange(chosen.start, chosen.stop, dtype=like.dtype, device=like.device)
+    right = torch.arange(width, dtype=like.dtype, device=like.device)
+    return torch.stack(torch.meshgrid(down, right, indexing="ij"))[None]
 
 
 def sample(x_BCHW: Tensor, at_B2HW: Tensor) -> Tensor:
     """Return maps at fractional rows and columns, by bilinear interpolation; beyond the edge lies the edge."""
     height, width = x_BCHW.shape[-2:]
-    size = at_B2HW.new_tensor([max(height - 1, 1), max(width - 1, 1)]).view(1, 2, 1, 1)
-    grid = (2 * at_B2HW / size - 1).flip(1).permute(0, 2, 3, 1)
-    return F.grid_sample(x_BCHW, grid, mode="bilinear", padding_mode="border", align_corners=True)
+    size = at_B2HW.new_tensor([max(width - 1, 1), max(height - 1, 1)]).view(1, 2, 1, 1)
+    grid = 2 * at_B2HW.flip(1) / size - 1
+    return F.grid_sample(x_BCHW, grid.permute(0, 2, 3, 1), mode="bilinear", padding_mode="border", align_corners=True)
 
 
 def inside(at_B2HW: Tensor, height: int, width: int) -> Tensor:
@@ -77,13 +165,28 @@ def trajectories(flow_B2HW: Tensor, steps: int) -> list[Tensor]:
     Backward semi-Lagrangian: the flow stays as it is while patterns move through it, as in the extrapolation of
     Germann and Zawadzki (2002), doi:10.1175/1520-0493(2002)130<2859:SDOTPO>2.0.CO;2.
     """
-    height, width = flow_B2HW.shape[-2:]
-    at = places(height, width, flow_B2HW).expand_as(flow_B2HW)
-    result = []
+    return list(arrivals(flow_B2HW, steps))
+
+
+def arrivals(flow_B2HW: Tensor, steps: int) -> Iterator[Tensor]:
+    """Yield what `trajectories` returns, one step after the other."""
+    at = None
     for _ in range(steps):
-        at = at - sample(flow_B2HW, at)
-        result.append(at)
-    return result
+        parts = []
+        for rows in strips(flow_B2HW):
+            if at is None:
+                here = places(*flow_B2HW.shape[-2:], flow_B2HW, rows).expand(flow_B2HW.shape[0], -1, -1, -1)
+                parts.append(here - sample(flow_B2HW, here))
+            else:
+                parts.append(at[:, :, rows] - sample(flow_B2HW, at[:, :, rows]))
+        at = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+        yield at
+
+
+def carried(x_BCHW: Tensor, at_B2HW: Tensor) -> Tensor:
+    """Return `sample`, strip by strip."""
+    parts = [sample(x_BCHW, at_B2HW[:, :, rows]) for rows in strips(at_B2HW)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
 
 def optical_flow(x_BTHW: Tensor) -> Tensor:
@@ -109,8 +212,9 @@ def optical_flow(x_BTHW: Tensor) -> Tensor:
     mean = x_BTHW.mean((1, 2, 3), keepdim=True)
     deviation = x_BTHW.std((1, 2, 3), keepdim=True).clamp(min=1e-12)
     # Heavy tails would let few pixels decide.
-    z = torch.asinh(2 * (x_BTHW - mean) / deviation)
-    z = torch.stack([blur(z[:, t], 0.7) for t in range(z.shape[1])], 1)
+    z = torch.stack(
+        [blur(torch.asinh(2 * (frame - mean[:, 0]) / deviation[:, 0]), 0.7) for frame in x_BTHW.unbind(1)], 1
+    )
     flow = _estimate(z)
     trust = _trust(z, _estimate(z[:, :-1])) if z.shape[1] > 2 else _trust(z, flow)
     return flow * trust
@@ -121,7 +225,8 @@ def _estimate(z: Tensor) -> Tensor:
     while len(pyramid) < LEVELS and min(pyramid[-1].shape[-2:]) >= 2 * COARSEST:
         pyramid.append(F.avg_pool2d(pyramid[-1], 2, ceil_mode=True))
     flow = _searched(pyramid[-1])
-    for level in reversed(pyramid):
+    while pyramid:
+        level = pyramid.pop()
         if level.shape[-2:] != flow.shape[-2:]:
             flow = 2 * F.interpolate(flow, size=level.shape[-2:], mode="bilinear", align_corners=False)
         for _ in range(2):
@@ -136,8 +241,8 @@ def _searched(z: Tensor) -> Tensor:
     shifts = [(a, b) for a in range(-SEARCH, SEARCH + 1) for b in range(-SEARCH, SEARCH + 1)]
     errors = []
     for down, right in shifts:
-        moved = padded[:, :, SEARCH - down : SEARCH - down + H, SEARCH - right : SEARCH - right + W]
-        errors.append(blur((z[:, 1:] - moved).square().mean(1), WINDOW))
+        shifted = padded[:, :, SEARCH - down : SEARCH - down + H, SEARCH - right : SEARCH - right + W]
+        errors.append(blur((z[:, 1:] - shifted).square().mean(1), WINDOW))
     error = torch.stack(errors, 1)
     rest = error[:, shifts.index((0, 0))][:, None] + 1e-3
     length = z.new_tensor([math.hypot(*s) for s in shifts]).view(1, -1, 1, 1)
@@ -147,28 +252,52 @@ def _searched(z: Tensor) -> Tensor:
 
 def _improved(z: Tensor, flow: Tensor) -> Tensor:
     """Return the flow after one step of least squares."""
-    H, W = z.shape[-2:]
-    at = places(H, W, z) - flow
-    moved = sample(z[:, :-1], at)
-    difference = z[:, 1:] - moved
-    average = 0.5 * (moved + z[:, 1:])
-    down, right = (_slope(average, d) for d in (2, 3))
-    deviation = difference.square().mean((1, 2, 3), keepdim=True).sqrt() + 1e-6
-    weight = inside(at, H, W) / (1 + (difference / (2 * deviation)).square())
-    xx, xy, yy, xt, yt = (
-        blur((weight * a * b).mean(1), WINDOW)
-        for a, b in ((down, down), (down, right), (right, right), (down, difference), (right, difference))
-    )
-    ridge = _RIDGE * (xx + yy).mean((1, 2), keepdim=True) + 1e-9
-    determinant = (xx + ridge) * (yy + ridge) - xy * xy
-    change_down = -((yy + ridge) * xt - xy * yt) / determinant
-    change_right = -((xx + ridge) * yt - xy * xt) / determinant
-    flow = flow + torch.stack([change_down, change_right], 1).clamp(-1, 1)
-    # Where there is little to see, the neighbourhood's motion counts.
-    certain = determinant / (xx + yy + 2 * ridge)
-    certain = certain / (certain.mean((1, 2), keepdim=True) + 1e-12) + 0.01
-    smooth = blur(certain, WINDOW)
-    return torch.stack([blur(certain * flow[:, i], WINDOW) / smooth for i in (0, 1)], 1)
+    B, T, H, W = z.shape
+    parts: list[Tensor] = []
+    total = z.new_zeros(B, 1, 1, 1)
+    for rows in strips(z):
+        parts.append(sample(z[:, :-1], places(H, W, z, rows) - flow[:, :, rows]))
+        total = total + (z[:, 1:, rows] - parts[-1]).square().sum((1, 2, 3), keepdim=True)
+    arrived = _joined(parts)
+    deviation = (total / ((T - 1) * H * W)).sqrt() + 1e-6
+    for rows in strips(z):
+        wide = slice(max(rows.start - 1, 0), min(rows.stop + 1, H))
+        inner = slice(rows.start - wide.start, rows.stop - wide.start)
+        came, now = arrived[:, :, wide], z[:, 1:, wide]
+        average = 0.5 * (came + now)
+        # Beside the strip lie its neighbours' rows, and beyond the edge lies the edge.
+        down = _slope(average, 2)[:, :, inner] if wide != rows else _slope(average, 2)
+        right, difference = _slope(average[:, :, inner], 3), (now - came)[:, :, inner]
+        weight = inside(places(H, W, z, rows) - flow[:, :, rows], H, W)
+        weight = weight / (1 + (difference / (2 * deviation)).square())
+        by_down, by_right = weight * down, weight * right
+        pairs = ((by_down, down), (by_down, right), (by_right, right), (by_down, difference), (by_right, difference))
+        parts.append(torch.stack([(a * b).mean(1) for a, b in pairs], 1))
+    del arrived
+    products = blur(_joined(parts), WINDOW)
+    trace = (products[:, 0] + products[:, 2]).mean((1, 2), keepdim=True)
+    ridge = _RIDGE * trace + 1e-9
+    for rows in strips(z):
+        xx, xy, yy, xt, yt = products[:, :, rows].unbind(1)
+        determinant = (xx + ridge) * (yy + ridge) - xy * xy
+        change_down = -((yy + ridge) * xt - xy * yt) / determinant
+        change_right = -((xx + ridge) * yt - xy * xt) / determinant
+        changed = flow[:, :, rows] + torch.stack([change_down, change_right], 1).clamp(-1, 1)
+        # Where there is little to see, the neighbourhood's motion counts.
+        certain = determinant / (xx + yy + 2 * ridge)
+        parts.append(torch.cat([certain[:, None], changed], 1))
+    del products
+    found = _joined(parts)
+    certain = found[:, :1] / (found[:, :1].mean((1, 2, 3), keepdim=True) + 1e-12) + 0.01
+    smooth = blur(torch.cat([certain, certain * found[:, 1:]], 1), WINDOW)
+    return smooth[:, 1:] / smooth[:, :1]
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Return strips as one map, and empty the list."""
+    result = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+    parts.clear()
+    return result
 
 
 def _slope(z: Tensor, dim: int) -> Tensor:
@@ -180,16 +309,17 @@ def _slope(z: Tensor, dim: int) -> Tensor:
 def _trust(z: Tensor, flow: Tensor) -> Tensor:
     """Return how far to believe a flow, (B, 1, H, W), by how much better than rest it explains the last frame."""
     H, W = z.shape[-2:]
-    at = places(H, W, z) - flow
-    moved = sample(z[:, -2:-1], at)[:, 0]
-    seen = inside(at, H, W)[:, 0]
     # Both sides as smooth as interpolation leaves the moved one: smoothing alone lowers the error of noise.
     soft = blur(z[:, -2], 0.6)
+    parts = []
+    for rows in strips(z):
+        at = places(H, W, z, rows) - flow[:, :, rows]
+        seen, now = inside(at, H, W), z[:, -1:, rows]
+        others = torch.cat([sample(z[:, -2:-1], at), z[:, -2:-1, rows], soft[:, None, rows]], 1)
+        parts.append(seen * (now - others).square())
     window = max(2 * WINDOW, min(H, W) / 12)
-    error = blur(seen * (z[:, -1] - moved).square(), window)
-    rest = torch.minimum(
-        blur(seen * (z[:, -1] - z[:, -2]).square(), window), blur(seen * (z[:, -1] - soft).square(), window)
-    )
+    error, still, smoothed = blur(_joined(parts), window).unbind(1)
+    rest = torch.minimum(still, smoothed)
     local = (rest - error) / (rest + 1e-4 + 0.05 * rest.mean((1, 2), keepdim=True))
     overall = (rest - error).mean((1, 2), keepdim=True) / (rest.mean((1, 2), keepdim=True) + 1e-4)
     gain = 0.5 * (local + overall)

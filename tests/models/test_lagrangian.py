@@ -8,7 +8,7 @@ from test_motion import shifting
 from torch import Tensor
 
 from sa_nowcast.errors import ModelError, RecipeError
-from sa_nowcast.models import build, estimate_memory
+from sa_nowcast.models import build, estimate_memory, lagrangian, motion
 from sa_nowcast.models.estimate import fitting_tile
 from sa_nowcast.models.inspection import attention_map
 from sa_nowcast.models.lagrangian import CORE_TILE, LagrangianNetwork
@@ -107,6 +107,28 @@ def test_tiles_of_a_large_grid_leave_no_seam() -> None:
     inner = steps[16:-16]
     # No column differs from its neighbour by far more than columns do elsewhere.
     assert inner.max() < 2.5 * inner.median()
+
+
+@pytest.mark.parametrize("size", [(56, 72), (132, 148)])
+def test_a_forecast_strip_by_strip_without_a_graph_is_that_of_training(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, x = network(), history(2, 4, 1, *size)
+    kept = net(x, 4)
+    assert kept.requires_grad
+    monkeypatch.setattr(motion, "_STRIP", 9 * size[1])
+    monkeypatch.setattr(motion, "_BLOCK", 16)
+    monkeypatch.setattr(lagrangian, "_WINDOWS_AT_ONCE", 6)
+    with torch.inference_mode():
+        torch.testing.assert_close(net(x, 4), kept.detach(), atol=1e-3 * float(x.std()), rtol=0)
+
+
+@torch.inference_mode()
+def test_later_frames_are_read_as_the_known_ones_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = network(), history(1, 4, 1, 56, 72)
+    in_parts = net(x, 4)
+    monkeypatch.setattr(lagrangian, "GatedLayer", type(None))  # as if no layer began with a convolution
+    torch.testing.assert_close(net(x, 4), in_parts, atol=1e-4 * float(x.std()), rtol=0)
 
 
 def test_every_weight_gets_a_gradient_and_known_frames_are_given_back() -> None:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sa_nowcast.models.motion import blur, inside, optical_flow, places, sample, trajectories
+from sa_nowcast.models import motion
+from sa_nowcast.models.motion import bilinear, blur, inside, optical_flow, places, sample, separable, trajectories
 
 
 def field(size: int, seed: int = 0, slope: float = 2.5) -> Tensor:
@@ -92,3 +93,41 @@ def test_a_blur_keeps_constants_and_lowers_the_variance(sigma: float) -> None:
     torch.testing.assert_close(blur(constant, sigma), constant)
     x = field(40)[None]
     assert blur(x, sigma).var() < x.var()
+
+
+@pytest.mark.parametrize(("sigma", "pool"), [(0.7, 1), (3.0, 1), (3.0, 4), (30.0, 1)])
+def test_a_large_map_is_blurred_by_blocks_as_it_is_in_one_piece(
+    sigma: float, pool: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = field(300)[None, :280, :].contiguous()
+    by_blocks = blur(x, sigma, pool)
+    monkeypatch.setattr(motion, "_BLOCK", 300)
+    whole = blur(x, sigma, pool)
+    assert by_blocks.shape == (1, 280 // pool, 300 // pool)
+    torch.testing.assert_close(by_blocks, whole, atol=1e-5, rtol=1e-5)
+    if pool > 1:
+        torch.testing.assert_close(whole, torch.nn.functional.avg_pool2d(blur(x, sigma), pool), atol=1e-5, rtol=1e-5)
+
+
+def test_a_large_map_has_the_gradient_of_a_blur() -> None:
+    x, weight = field(200)[None].requires_grad_(), field(200, seed=1)[None]
+    (blur(x, 3.0) * weight).sum().backward()
+    # A Gaussian weighs far from the edge as it is weighed.
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad[:, 20:-20, 20:-20], blur(weight, 3.0)[:, 20:-20, 20:-20], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 3), (20, 33), (70, 41)])
+def test_finer_maps_are_those_of_torch(size: tuple[int, int]) -> None:
+    x = torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
+    fine = separable(x, bilinear(size[0], 4), bilinear(size[1], 4))
+    wanted = torch.nn.functional.interpolate(x[None], scale_factor=4, mode="bilinear", align_corners=False)[0]
+    torch.testing.assert_close(fine, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_a_flow_strip_by_strip_is_that_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = shifting(3, -2, 160)
+    whole = optical_flow(x)
+    monkeypatch.setattr(motion, "_STRIP", 160 * 7)
+    monkeypatch.setattr(motion, "_BLOCK", 16)
+    torch.testing.assert_close(optical_flow(x), whole, atol=1e-3, rtol=1e-3)
