@@ -46,7 +46,8 @@ def test_the_order_is_that_of_the_mean_and_the_distribution_that_of_the_last_fra
 
 def test_what_left_the_domain_does_not_count_and_what_entered_follows_the_same_order() -> None:
     history = showers(east=3)
-    history[-1, 0, :, -6:] = 7.0  # it leaves within two steps, 3 columns each
+    for t in range(4):  # it leaves within two steps, 3 columns each
+        history[t, 0, :, 33 + 3 * t : 39 + 3 * t] = 7.0
     mean = pattern(2)
     result = matched(mean, history)
     for lead, moved in enumerate((3, 6)):
@@ -106,18 +107,17 @@ def test_intensity_goes_on_as_over_the_history_and_ever_less(factor: float) -> N
 @pytest.mark.parametrize("rows", [-1, 1])
 def test_the_wet_area_goes_on_as_over_the_history(rows: int) -> None:
     history = np.zeros((4, 1, 64, 64), dtype=np.float32)
-    heights = 24 + 2 * rows * np.arange(4)
-    for t, height in enumerate(heights):
+    for t in range(4):
+        height = 26 + 2 * rows * t
         history[t, 0, 32 - height // 2 : 32 + height // 2] = 1.0
-    result = matched(pattern(12, 64), history)
-    wet = (result > 0).mean((1, 2, 3))
-    last = (history[-1] > 0).mean()
-    assert (np.diff(wet) * rows >= 0).all()
+    history[:, 0, 32] = 1.5  # what grows on both sides of it does not move
+    wet = (matched(pattern(12, 64), history) > 0).mean((1, 2, 3))
+    area = (history > 0).sum((1, 2, 3))
     lags = np.array([1, 2, 3])
-    slope = (lags * np.log(heights[-1] / heights[-1 - lags])).sum() / (lags**2).sum()
+    slope = (lags * np.log(area[-1] / area[-1 - lags])).sum() / (lags**2).sum()
     expected = np.exp(slope * np.cumsum(DAMPING ** np.arange(1, 13)))
-    np.testing.assert_allclose(wet / last, expected, rtol=1e-3)
-    assert set(np.unique(result)) == {0.0, 1.0}
+    np.testing.assert_allclose(wet / (history[-1] > 0).mean(), expected, rtol=1e-3)
+    assert slope * rows > 0.05
 
 
 def test_no_trend_is_steeper_than_the_steepest() -> None:
@@ -141,7 +141,10 @@ def test_units_do_not_matter() -> None:
     mean, history = pattern(4), showers(factor=1.02, east=2)
     once = matched(mean, history)
     np.testing.assert_allclose(matched(mean * 1000, history * 1000), once * 1000, rtol=1e-5)
-    np.testing.assert_allclose(matched(mean * 1.8 + 32, history * 1.8 + 32), once * 1.8 + 32, rtol=1e-3, atol=1e-3)
+    other = matched(mean * 1.8 + 32, history * 1.8 + 32)
+    np.testing.assert_allclose(np.sort(other, axis=None), np.sort(once * 1.8 + 32, axis=None), rtol=1e-3)
+    # An offset costs digits, and so may swap neighbours in the order.
+    assert (np.abs(other - (once * 1.8 + 32)) < 1e-3).mean() > 0.999
 
 
 def test_channels_do_not_mix() -> None:

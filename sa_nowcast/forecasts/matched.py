@@ -17,10 +17,12 @@ Sorted = npt.NDArray[np.float64]
 
 BOUNDED: Final = 0.01
 """Share of values at the minimum from which on it stands for nothing there, such as no rain."""
-DAMPING: Final = 0.7
+DAMPING: Final = 0.9
 """Of a trend, per step."""
 STEEPEST: Final = 0.1
 """The largest trend that is believed, of a logarithm per step."""
+ALIKE: Final = 0.3
+"""The least correlation of frames for a shift between them to be taken for a motion."""
 FARTHEST: Final = 0.5
 """Share of a side by which a pattern may have moved: what is left must be enough to know a distribution by."""
 
@@ -48,10 +50,9 @@ def matched(mean: Values, history: Values) -> Values:
     whole pattern (Germann and Zawadzki 2002, doi:10.1175/1520-0493(2002)130<2859:SDOTPO>2.0.CO;2). What comes in from
     beyond the edge gets its values by the same function.
 
-    Where many values are at the minimum (no rain), area and intensity of the rest grow or decay with lead time as they
-    did over the history, the faster the history and the nearer the lead time. Both are of moments, which light rain
-    hardly changes: the area is ``sum(v)**2 / sum(v**2)``, the intensity ``sum(v**2) / sum(v)``, of the values `v` above
-    the minimum. Other fields are as far from their mean as they were, and take the mean of the forecast.
+    Where many values are at the minimum (no rain), the rest goes on growing or decaying with lead time as it did over
+    the history, ever less: its area, and its mean above the minimum. Other fields are as far from their mean as they
+    were, and take the mean of the forecast.
     """
     parts = [_matched(mean[:, i], history[:, i]) for i in range(mean.shape[1])]
     return np.stack(parts, 1)
@@ -90,7 +91,8 @@ def _motion(frames: Values) -> Sorted:
     waves = np.fft.rfft2(deviation)
     correlation = np.fft.irfft2((waves[1:] * waves[:-1].conj()).sum(0), s=(height, width))
     row, column = (int(i) for i in np.unravel_index(int(np.argmax(correlation)), correlation.shape))
-    if correlation[row, column] <= 0:
+    energy = float(np.sqrt(np.square(deviation[1:]).sum() * np.square(deviation[:-1]).sum()))
+    if correlation[row, column] <= ALIKE * energy:
         return np.zeros(2)
     return np.array(
         [
@@ -104,7 +106,7 @@ def _peak(line: Sorted, place: int) -> float:
     """Return the shift at which a periodic correlation is largest, between whole pixels by a parabola."""
     before, here, after = (float(line[(place + i) % line.size]) for i in (-1, 0, 1))
     bend = before - 2 * here + after
-    fine = 0.5 * (before - after) / bend if bend < 0 else 0.0
+    fine = 0.5 * (before - after) / bend if bend < -1e-9 * here else 0.0  # a flat top has no middle
     return (place + fine + line.size / 2) % line.size - line.size / 2
 
 
@@ -133,14 +135,13 @@ def _trend(frames: Values, motion: Sorted) -> tuple[float, float, float] | None:
         here, there = _overlap(frames.shape[1:], motion * lag)
         before, after = frames[-1 - lag][here], frames[-1][there]
         seen = np.isfinite(before) & np.isfinite(after)
-        sums = [
-            (float(v.sum()), float(np.square(v).sum()))
-            for v in (a[seen].astype(np.float64) - low for a in (before, after))
-        ]
-        if min(s for pair in sums for s in pair) <= 0:
+        (n0, sum0), (n1, sum1) = (
+            (int((v > 0).sum()), float(v.sum())) for v in (a[seen].astype(np.float64) - low for a in (before, after))
+        )
+        if not n0 or not n1:
             continue
-        (m0, s0), (m1, s1) = np.log(np.array(sums))
-        changes += lag * np.array([2 * (m1 - m0) - (s1 - s0), (s1 - s0) - (m1 - m0)])
+        grown = float(np.log(n1 / n0))
+        changes += lag * np.array([grown, float(np.log(sum1 / sum0)) - grown])
         weight += lag**2
     area, intensity = np.clip(changes / max(weight, 1.0), -STEEPEST, STEEPEST)
     return low, float(area), float(intensity)
