@@ -158,7 +158,7 @@ def test_channels_do_not_mix() -> None:
 
 
 def test_a_forecast_is_the_function_of_the_mean_forecast_and_its_history(nowcaster: Nowcaster) -> None:
-    for data in (rain(), georeferenced().isel(y=slice(None, None, -1))):
+    for data in (rain(), georeferenced()["rain"].isel(y=slice(None, None, -1))):
         mean, product = (nowcaster.forecast(data, product=name) for name in ("mean", "matched"))
         history = data.transpose("time", "y", "x").values[-4:, None]
         np.testing.assert_array_equal(product.values, matched(mean.values[:, None], history)[:, 0])
@@ -245,6 +245,8 @@ def test_the_default_model_gives_it_for_any_field_within_its_bounds() -> None:
 def test_what_has_no_such_product_says_so(nowcaster: Nowcaster) -> None:
     with pytest.raises(RecipeError, match="product: 'median', expected 'mean' or 'matched'"):
         nowcaster.forecast(rain(), product="median")  # type: ignore[arg-type]
-    with pytest.raises(RecipeError, match="product: 'matched' of persistence, expected a network; leave product out"):
+    with pytest.raises(
+        RecipeError, match=r"product: 'matched' of persistence, expected a network\. Fix: leave product out"
+    ):
         hindcast(rain(), "persistence", 3, product="matched")
     assert hindcast(rain(), "persistence", 3, product="mean").sizes["lead_time"] == 3

@@ -101,7 +101,7 @@ def _found(job: Job, tile: int | None) -> dict[str, Any]:
     from sa_nowcast.times import show_step
 
     method = cast("Nowcaster | Matched", job.method)
-    model = getattr(method, "nowcaster", method)
+    model: Nowcaster = getattr(method, "nowcaster", method)
     frames, grid, where = job.frames, (job.frames.grid.height, job.frames.grid.width), resolve_device(job.device)
     model.require_memory((job.tile, job.tile) if job.tile else grid, 1, job.steps, where)
     return {

@@ -150,7 +150,8 @@ def _trend(frames: Values, motion: Sorted) -> tuple[float, float, float] | None:
 def _expected(values: Sorted, trend: tuple[float, float, float] | None, steps: int, mean: float) -> Sorted:
     """Return the ascending values that are expected after some steps for those that were observed."""
     if trend is None:
-        return values + (mean - values.mean())
+        shifted: Sorted = values + (mean - values.mean())
+        return shifted
     low, area, intensity = trend
     damped = sum(DAMPING**k for k in range(1, steps + 1))
     above = values[values > low]

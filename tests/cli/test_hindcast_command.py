@@ -142,5 +142,5 @@ def test_the_product_of_a_hindcast_is_chosen(here: Here, radar: Path, saved: Pat
         np.testing.assert_array_equal(archive["rain"], wanted)
         assert archive["rain"].attrs["sa_nowcast_product"] == "matched"
     here.fails(5, "holds another hindcast", *common, "--model", saved)
-    line = "product: 'matched' of persistence, expected a network; leave product out"
+    line = "product: 'matched' of persistence, expected a network. Fix: leave product out"
     here.fails(2, line, *common, "--model", "persistence", "--steps", "2", "--product", "matched")
