@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from sa_nowcast.forecasts.job import Job, Product
-    from sa_nowcast.forecasts.nowcaster import Matched, Nowcaster
+    from sa_nowcast.forecasts.nowcaster import Nowcaster
 
 _GEOTIFF: Final = (".tif", ".tiff")
 
@@ -97,11 +97,12 @@ def forecast(
 def _found(job: Job, tile: int | None) -> dict[str, Any]:
     """Return what the forecast would be, as JSON can hold it; refuse one that memory cannot hold."""
     from sa_nowcast.computing.devices import resolve_device
+    from sa_nowcast.forecasts.nowcaster import Matched
     from sa_nowcast.models.estimate import estimate_memory
     from sa_nowcast.times import show_step
 
-    method = cast("Nowcaster | Matched", job.method)
-    model: Nowcaster = getattr(method, "nowcaster", method)
+    method = job.method
+    model = method.nowcaster if isinstance(method, Matched) else cast("Nowcaster", method)
     frames, grid, where = job.frames, (job.frames.grid.height, job.frames.grid.width), resolve_device(job.device)
     model.require_memory((job.tile, job.tile) if job.tile else grid, 1, job.steps, where)
     return {
