@@ -523,6 +523,19 @@ def test_a_forecast_from_the_newest_frames_a_film_and_attention_where_they_are_a
 
 
 @pytest.mark.usefixtures("never_trains", "quick_picture")
+def test_another_product_is_forecast_and_scored_without_training_again(copied: Path, finished: Path) -> None:
+    before = pd.read_csv(copied / "scores.csv")
+    matched = same(copied, finished, forecast={"product": "matched"})
+    assert "hindcast" not in " ".join(line for line in said(matched) if line.startswith("skipping"))
+    with xr.open_dataset(copied / "forecast.nc", decode_timedelta=True) as ds:
+        assert ds["rain"].attrs["sa_nowcast_product"] == "matched"
+    assert not before.equals(pd.read_csv(copied / "scores.csv"))
+    assert quietly(matched).already_done
+    quietly(same(copied, finished))
+    pd.testing.assert_frame_equal(pd.read_csv(copied / "scores.csv"), before)
+
+
+@pytest.mark.usefixtures("never_trains", "quick_picture")
 def test_forecasts_that_are_too_large_for_one_file_become_an_archive(
     copied: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-    from sa_nowcast.forecasts.job import Job
+    from sa_nowcast.forecasts.job import Job, Product
     from sa_nowcast.forecasts.nowcaster import Nowcaster
 
 _GEOTIFF: Final = (".tif", ".tiff")
@@ -37,6 +37,7 @@ def forecast(
     init_time: Annotated[
         str | None, typer.Option(help="Time of the last known frame, in UTC; by default the last one.")
     ] = None,
+    product: options.Product = "mean",
     tile: Annotated[
         int | None, typer.Option(help="Pixels a side of overlapping tiles; by default as memory allows.")
     ] = None,
@@ -76,8 +77,8 @@ def forecast(
     if target.suffix in _GEOTIFF:
         require("rasterio", "geotiff")
     job = as_nowcaster(model).plan(
-        frames, steps if lead_time is None else lead_time, init_time=init_time, tile=tile,
-        grid=cast(Literal["check", "any"], grid), names=DimNames(time, y, x, channel), device=device,
+        frames, steps if lead_time is None else lead_time, init_time=init_time, product=cast("Product", product),
+        tile=tile, grid=cast(Literal["check", "any"], grid), names=DimNames(time, y, x, channel), device=device,
     )  # fmt: skip
     found = _found(job, tile)
     tiles = "" if found["tile"] is None else f", in tiles of {found['tile']} pixels"
@@ -96,16 +97,19 @@ def forecast(
 def _found(job: Job, tile: int | None) -> dict[str, Any]:
     """Return what the forecast would be, as JSON can hold it; refuse one that memory cannot hold."""
     from sa_nowcast.computing.devices import resolve_device
+    from sa_nowcast.forecasts.nowcaster import Matched
     from sa_nowcast.models.estimate import estimate_memory
     from sa_nowcast.times import show_step
 
-    model = cast("Nowcaster", job.method)
+    method = job.method
+    model = method.nowcaster if isinstance(method, Matched) else cast("Nowcaster", method)
     frames, grid, where = job.frames, (job.frames.grid.height, job.frames.grid.width), resolve_device(job.device)
     model.require_memory((job.tile, job.tile) if job.tile else grid, 1, job.steps, where)
     return {
         "model": model.digest,
         "variables": [c.name for c in frames.channels],
         "units": [c.units for c in frames.channels],
+        "product": job.attrs["sa_nowcast_product"],
         "init_time": frames.label(int(job.positions[0])),
         "lead_times": [show_step((i + 1) * frames.step) for i in range(job.steps)],
         "steps_beyond_training": max(0, job.steps - model.terms.steps),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -14,6 +14,7 @@ from sa_nowcast.errors import DataError, RecipeError
 if TYPE_CHECKING:
     import xarray as xr
 
+    from sa_nowcast.forecasts.job import Product
     from sa_nowcast.verification.named import Reference
 
 _CLIMATOLOGY = "climatology"
@@ -51,6 +52,7 @@ def hindcast(
     start: Annotated[str | None, typer.Option("--from", help="First init time, such as 2019-06-10T00:30.")] = None,
     stop: Annotated[str | None, typer.Option("--to", help="Last init time.")] = None,
     stride: Annotated[int, typer.Option(help="Take every so many init times.")] = 1,
+    product: options.Product = "mean",
     tile: Annotated[
         int | None, typer.Option(help="Pixels a side of overlapping tiles; by default as memory allows.")
     ] = None,
@@ -90,6 +92,7 @@ def hindcast(
             steps,
             init_times=None if start is stop is None else slice(start, stop),
             stride=stride,
+            product=cast("Product", product),
             to=target,
             tile=tile,
             cluster=cluster,

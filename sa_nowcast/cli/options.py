@@ -41,6 +41,10 @@ _PATTERN: Final = "time_pattern"
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, compute and write nothing.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+Product = Annotated[
+    str,
+    typer.Option(help="mean: least squared error; matched: its pattern, with the distribution of the observed values."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Replace what stands at the output already.")]
 # The options of commands that read frames, in the order in which help shows them.

@@ -34,6 +34,9 @@ from sa_nowcast.times import show_step, show_time
 from sa_nowcast.windows import Positions
 
 Missing = Literal["nan", "refuse"]
+Product = Literal["mean", "matched"]
+"""What a forecast is: of least squared error, or probability-matched; see `sa_nowcast.forecasts.matched`."""
+MEAN: Final = "mean"
 GridCheck = Literal["check", "any"]
 Data = xr.DataArray | xr.Dataset
 Values = npt.NDArray[np.float32]
@@ -72,6 +75,9 @@ class Method(Protocol):
     def accept(self, data: Data, names: dims.DimNames, grid: GridCheck) -> tuple[Method, Frames]:
         """Return `data` as checked frames, and the method that forecasts from them."""
 
+    def making(self, product: Product) -> Method:
+        """Return the method that gives this product, or refuse one that it has not."""
+
     def tiling(
         self, frames: Frames, steps: int, batch_size: int | None, tile: int | None, device: str | None
     ) -> tuple[int, int]:
@@ -98,6 +104,7 @@ def plan(
     init_time: Any = None,
     init_times: Any = None,
     stride: int = 1,
+    product: Product = MEAN,
     missing: Missing = "refuse",
     batch_size: int | None = None,
     tile: int | None = None,
@@ -120,7 +127,7 @@ def plan(
         The one init time; by default the last time of `data`.
     init_times : slice or sequence of times, optional
         Many init times in its place, as for `sa_nowcast.hindcast.hindcast`; ``slice(None)`` is all that have a history.
-    stride, missing, batch_size, tile, grid, device
+    stride, product, missing, batch_size, tile, grid, device
         As for `sa_nowcast.hindcast.hindcast`.
     names : DimNames
         Dimension names, where CF attributes and common names do not tell.
@@ -137,6 +144,7 @@ def plan(
         Whatever would stop the forecast, but for memory.
     """
     method, frames = self.accept(data, names, grid)
+    method = method.making(product)
     chosen = None
     if lead_times is not None:
         chosen = lead_positions(lead_times, frames.step, None if steps is None else whole("steps", steps))

@@ -20,7 +20,7 @@ from dask.highlevelgraph import HighLevelGraph
 from sa_nowcast.conversion import open_zarr
 from sa_nowcast.errors import ForecastWarning, RecipeError
 from sa_nowcast.forecasts.cf import to_dataset
-from sa_nowcast.forecasts.job import GridCheck, Job, Method, Missing, Opaque, Sent, Values, shortcomings
+from sa_nowcast.forecasts.job import MEAN, GridCheck, Job, Method, Missing, Opaque, Product, Sent, Values, shortcomings
 from sa_nowcast.forecasts.labels import whole
 from sa_nowcast.hindcast.archive import LARGEST_CHUNK, MOST_PER_SHARD, NO_FORECAST_COUNT, Archive, Existing
 from sa_nowcast.metadata import dims
@@ -39,6 +39,7 @@ def hindcast(
     *,
     init_times: Any = None,
     stride: int = 1,
+    product: Product = MEAN,
     to: str | os.PathLike[str] | None = None,
     missing: Missing = "nan",
     batch_size: int | None = None,
@@ -71,6 +72,8 @@ def hindcast(
         have enough frames before them without a gap between.
     stride : int
         Take every so many of them, counted anew after each gap.
+    product : {"mean", "matched"}
+        As for `sa_nowcast.Nowcaster.forecast`. A reference has none.
     to : path, optional
         Where a Zarr archive is written. By default nothing is written, and nothing is computed before it is used.
     missing : {"nan", "refuse"}
@@ -132,9 +135,9 @@ def hindcast(
             fix="to='archive.zarr', or compute the lazy hindcast while a dask client is active",
         )
     job = method_of(model).plan(
-        data, steps, init_times=slice(None) if init_times is None else init_times, stride=stride, missing=missing,
-        batch_size=batch_size, tile=tile, grid=grid, names=dims.DimNames(time, y, x, channel), device=device,
-        here=cluster is None,
+        data, steps, init_times=slice(None) if init_times is None else init_times, stride=stride, product=product,
+        missing=missing, batch_size=batch_size, tile=tile, grid=grid, names=dims.DimNames(time, y, x, channel),
+        device=device, here=cluster is None,
     )  # fmt: skip
     if to is None:
         return _lazy(job)

@@ -19,6 +19,7 @@ import xarray as xr
 from sa_nowcast.computing.installing import pip_install
 from sa_nowcast.errors import DataError, MissingLibraryError, ModelError, RecipeError
 from sa_nowcast.forecasts.defaults import as_nowcaster
+from sa_nowcast.forecasts.job import MEAN, Product
 from sa_nowcast.forecasts.labels import require_one
 from sa_nowcast.interop import projection
 from sa_nowcast.interop.names import PYSTEPS_THRESHOLD, pysteps_units, rain_limits
@@ -75,6 +76,7 @@ def forecast(
     metadata: Mapping[str, Any] | None = None,
     timestep: float | None = None,
     kmperpixel: float | None = None,
+    product: Product = MEAN,
     device: str = "auto",
     measure_time: bool = False,
     **others: Any,
@@ -100,6 +102,8 @@ def forecast(
         Minutes between the frames, and
     kmperpixel : float, optional
         km between cells, as for pysteps' STEPS: checked against the model where given.
+    product : {"mean", "matched"}
+        As for `sa_nowcast.Nowcaster.forecast`.
     device : str
         ``auto`` (default), ``cpu``, ``cuda`` or ``cuda:N``.
     measure_time : bool
@@ -130,7 +134,7 @@ def forecast(
         raise RecipeError(
             f"pysteps method {METHOD}",
             f"no option {', '.join(sorted(others))}",
-            expected="model, metadata, timestep, kmperpixel, device, measure_time",
+            expected="model, metadata, timestep, kmperpixel, product, device, measure_time",
         )
     nowcaster = as_nowcaster(model)
     wanted = _time_steps(timesteps)
@@ -140,7 +144,7 @@ def forecast(
     lower = (metadata or {}).get("yorigin") == "lower"
     if lower:
         data = data.isel(y=slice(None, None, -1))  # models see rows from north to south
-    values = nowcaster.forecast(data, wanted[-1], device=device).values[np.array(wanted) - 1]
+    values = nowcaster.forecast(data, wanted[-1], product=product, device=device).values[np.array(wanted) - 1]
     values = values[:, ::-1] if lower else values
     kind = np.asarray(precip).dtype
     result = values.astype(kind if kind.kind == "f" else np.float64)

@@ -236,7 +236,7 @@ class LagrangianNetwork(Forecaster):
             chosen = tiles[first : first + at_once]
             part = window.cut([(rows, columns) for rows, columns, _ in chosen], patch)
             for step, values in enumerate(self._core(part, steps)):
-                for (rows, columns, counts), its in zip(chosen, values.split(B), strict=True):
+                for (rows, columns, counts), its in zip(chosen, torch.split(values, B), strict=True):
                     given[step][:, rows, columns] += torch.from_numpy(counts).to(its)[..., None] * its
         return given
 

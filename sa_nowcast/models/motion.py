@@ -175,7 +175,8 @@ def arrivals(flow_B2HW: Tensor, steps: int) -> Iterator[Tensor]:
         parts = []
         for rows in strips(flow_B2HW):
             if at is None:
-                here = places(*flow_B2HW.shape[-2:], flow_B2HW, rows).expand(flow_B2HW.shape[0], -1, -1, -1)
+                batch, _, height, width = flow_B2HW.shape
+                here = places(height, width, flow_B2HW, rows).expand(batch, -1, -1, -1)
                 parts.append(here - sample(flow_B2HW, here))
             else:
                 parts.append(at[:, :, rows] - sample(flow_B2HW, at[:, :, rows]))

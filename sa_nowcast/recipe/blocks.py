@@ -100,6 +100,11 @@ class ForecastRecipe(Block):
     tile: int | None = Field(
         None, ge=1, description="Width of tiles (pixels), for large grids; null: the whole grid where memory allows."
     )
+    product: Literal["mean", "matched"] = Field(
+        "mean",
+        description="What the network's forecasts are: of least squared error, or with its pattern and the "
+        "distribution of the observed values.",
+    )
     latest: bool = Field(False, description="Forecast from the newest frames too, for which there is no truth yet.")
 
 

@@ -18,8 +18,10 @@ from sa_nowcast.forecasts.defaults import as_nowcaster
 from sa_nowcast.forecasts.job import (
     AS_ASKED,
     FELL_BACK,
+    MEAN,
     NONE_POSSIBLE,
     GridCheck,
+    Product,
     Statuses,
     Values,
     batch_of,
@@ -156,6 +158,12 @@ class Reference:
     ) -> tuple[Reference, Frames]:
         """Return `data` as checked frames, on any grid."""
         return self, Frames.from_xarray(data, gaps="skip", **names._asdict())
+
+    def making(self, product: Product) -> Reference:
+        """Return itself: it gives one forecast, and no products."""
+        if product != MEAN:
+            raise RecipeError("product", f"{product!r} of {self.name}", expected="a network", fix="leave product out")
+        return self
 
     def tiling(
         self, frames: Frames, steps: int, batch_size: int | None, tile: int | None, device: str | None

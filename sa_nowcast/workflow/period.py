@@ -11,6 +11,7 @@ import xarray as xr
 
 from sa_nowcast.errors import RecipeError
 from sa_nowcast.forecasts.cf import write_forecast
+from sa_nowcast.forecasts.job import MEAN, Product
 from sa_nowcast.frames import Frames, grid_mapping_name
 from sa_nowcast.hindcast import hindcast
 from sa_nowcast.metadata import dims
@@ -38,6 +39,7 @@ def forecast_period(
     steps: int,
     stride: int = 1,
     tile: int | None = None,
+    product: Product = MEAN,
     to: Path | None = None,
     existing: Literal["resume", "replace"] = "resume",
 ) -> xr.DataArray:
@@ -57,7 +59,9 @@ def forecast_period(
     mapping = grid_mapping_name(frames.arrays[0])
     data = data[[str(a.name) for a in frames.arrays] + ([mapping] if mapping in data.data_vars else [])]
     inits: Any = frames.times[starts + history - 1]
-    return hindcast(data, model, steps, init_times=inits, tile=tile, to=to, existing=existing, **dims_of(frames))
+    return hindcast(
+        data, model, steps, init_times=inits, tile=tile, product=product, to=to, existing=existing, **dims_of(frames)
+    )
 
 
 def dims_of(frames: Frames) -> dict[str, Any]:
@@ -101,10 +105,10 @@ def _hindcast(
     model: Nowcaster | Reference, recipe: Recipe, experiment: Experiment, to: Path | None = None, replace: bool = False
 ) -> xr.DataArray:
     tested = (experiment.test, experiment.test_frames, experiment.test_period, experiment.blocked)
-    tile = None if isinstance(model, Reference) else recipe.forecast.tile
+    own: dict[str, Any] = {"tile": recipe.forecast.tile, "product": recipe.forecast.product}
     return forecast_period(
-        model, *tested, history=recipe.history, steps=recipe.steps, stride=recipe.forecast.stride, tile=tile, to=to,
-        existing="replace" if replace else "resume",
+        model, *tested, history=recipe.history, steps=recipe.steps, stride=recipe.forecast.stride, to=to,
+        existing="replace" if replace else "resume", **({} if isinstance(model, Reference) else own),
     )  # fmt: skip
 
 
@@ -134,6 +138,7 @@ def reference_of(name: str, experiment: Experiment) -> Reference:
 
 def latest(nowcaster: Nowcaster, recipe: Recipe, experiment: Experiment, path: Path) -> None:
     """Forecast from the newest frames, for which there is no truth yet."""
+    own: dict[str, Any] = {"tile": recipe.forecast.tile, "product": recipe.forecast.product}
     told = dims_of(experiment.test_frames)
-    forecast = nowcaster.forecast(experiment.test, recipe.steps, tile=recipe.forecast.tile, **told)
+    forecast = nowcaster.forecast(experiment.test, recipe.steps, **own, **told)
     write_forecast(forecast, path, "zarr" if path.suffix == ".zarr" else "netcdf", title=f"{recipe.name}, latest")

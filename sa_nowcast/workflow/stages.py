@@ -19,6 +19,7 @@ from sa_nowcast.bundle.card import resolved_recipe
 from sa_nowcast.bundle.files import require_free
 from sa_nowcast.conversion import convert
 from sa_nowcast.errors import RecipeError
+from sa_nowcast.forecasts.job import MEAN
 from sa_nowcast.metadata import dims
 from sa_nowcast.recipe import SAMPLE_PREFIX, Recipe, network_config
 from sa_nowcast.sources.samples import open_sample
@@ -260,8 +261,10 @@ class Stages:
             "identity": self.data["identity"],
         }
         del period_of["data"]["source"]
+        # With the product only where it is not the usual one: what was made before there was a choice stays.
+        told = [] if recipe.forecast.product == MEAN else [recipe.forecast.product]
         model = self.ledger.left("train")
-        inputs = digest([period_of, recipe.forecast.tile, model])
+        inputs = digest([period_of, recipe.forecast.tile, model, *told])
         if (reason := self._reason("hindcast", inputs)) is not None:
             self.report(f"forecasting {period(self.experiment.test_frames, self.experiment.test_period)}")
             path = archive_path(self.folder, FORECAST, recipe, self.experiment)
@@ -274,7 +277,7 @@ class Stages:
                 made_by, title = reference_of(name, self.experiment), f"{recipe.name}, {name}"
                 self._forecast(f"hindcast {name}", inputs, made_by, path, title, reason)
         if recipe.forecast.latest:
-            inputs = digest([period_of, recipe.forecast.tile, model, LATEST])
+            inputs = digest([period_of, recipe.forecast.tile, model, LATEST, *told])
             if self._reason(LATEST, inputs) is not None:
                 self.report("forecasting from the newest frames")
                 path = self.folder / f"{LATEST}.{'zarr' if recipe.output.format == 'zarr' else 'nc'}"

@@ -125,3 +125,16 @@ def test_init_times_with_an_offset_are_converted(
         2, "--init-time: '3000-01-01', expected a year from 1678 to 2261", "forecast", radar, "--model", saved,
         "-o", tmp_path / "b.nc", "--init-time", "3000-01-01",
     )  # fmt: skip
+
+
+def test_the_product_is_chosen(here: Here, radar: Path, saved: Path, tmp_path: Path) -> None:
+    common = ("forecast", radar, "--model", saved)
+    here(*common, "-o", tmp_path / "a.nc", "--product", "matched", "--json")
+    assert json.loads(here.out)["product"] == "matched"
+    with xr.open_dataset(radar) as ds:
+        wanted = ds.sa_nowcast.forecast(model=str(saved), product="matched")
+    with xr.open_dataset(tmp_path / "a.nc", decode_timedelta=True) as written:
+        np.testing.assert_array_equal(written["rain"].values, wanted.values)
+        assert written["rain"].attrs["sa_nowcast_product"] == "matched"
+        assert "probability-matched" in written["rain"].attrs["comment"]
+    here.fails(2, "product: 'median', expected 'mean' or 'matched'", *common, "--product", "median", "--dry-run")

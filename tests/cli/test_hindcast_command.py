@@ -132,3 +132,15 @@ def _wait_until_at_work(process: subprocess.Popen[str], command: str, target: Pa
             time.sleep(0.02)
     time.sleep(0.3)
     return said
+
+
+def test_the_product_of_a_hindcast_is_chosen(here: Here, radar: Path, saved: Path, tmp_path: Path) -> None:
+    common = ("hindcast", radar, tmp_path / "a.zarr", "--stride", "9", "--quiet")
+    here(*common, "--model", saved, "--product", "matched")
+    with sa_nowcast.open_zarr(tmp_path / "a.zarr") as archive, xr.open_dataset(radar) as ds:
+        wanted = ds.sa_nowcast.hindcast(model=str(saved), product="matched", stride=9)
+        np.testing.assert_array_equal(archive["rain"], wanted)
+        assert archive["rain"].attrs["sa_nowcast_product"] == "matched"
+    here.fails(5, "holds another hindcast", *common, "--model", saved)
+    line = "product: 'matched' of persistence, expected a network. Fix: leave product out"
+    here.fails(2, line, *common, "--model", "persistence", "--steps", "2", "--product", "matched")

@@ -55,6 +55,14 @@ def test_pysteps_finds_the_method_and_it_gives_what_the_nowcaster_gives(nowcaste
     assert 0 < seconds < 60
 
 
+def test_the_product_is_chosen_as_in_a_forecast(nowcaster: Nowcaster) -> None:
+    method = nowcasts.get_method("sa_nowcast")
+    expected = nowcaster.forecast(rain(), 3, product="matched").values
+    np.testing.assert_array_equal(method(_frames(), None, 3, model=nowcaster, product="matched"), expected)
+    with pytest.raises(RecipeError, match="product: 'median', expected 'mean' or 'matched'"):
+        method(_frames(), None, 3, model=nowcaster, product="median")
+
+
 def test_it_stands_where_a_method_of_pysteps_stood(nowcaster: Nowcaster) -> None:
     frames = _frames()
     arguments = (frames[-1], np.ones((2, 24, 20)), 3)
