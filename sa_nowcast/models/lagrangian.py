@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sa_nowcast.models.config import NetworkConfig
-from sa_nowcast.models.motion import blur, inside, optical_flow, sample, trajectories
+from sa_nowcast.models.motion import blur, inside, matrix_device, optical_flow, sample, trajectories
 from sa_nowcast.models.rollout import Core, Forecaster
 from sa_nowcast.models.tiles import plan_tiles
 
@@ -307,18 +307,19 @@ def _candidates(aligned: Tensor, plain: Tensor, everything: Tensor) -> tuple[Ten
 
 def _finer(x: Tensor, times: int) -> Tensor:
     """Return maps (..., h, w) on so many times finer grids, bilinearly."""
-    rows, columns = (_bilinear(size, times).to(x) for size in x.shape[-2:])
+    rows, columns = (_bilinear(size, times, matrix_device(x)).to(x) for size in x.shape[-2:])
     return rows @ x @ columns.mT
 
 
 @functools.lru_cache(maxsize=64)
 @torch.inference_mode(False)
-def _bilinear(size: int, times: int) -> Tensor:
+def _bilinear(size: int, times: int, device: str) -> Tensor:
     """Return the interpolation as a matrix (size * times, size): its backward pass is a product too."""
-    place = ((torch.arange(size * times, dtype=torch.float64) + 0.5) / times - 0.5).clamp(0, size - 1)
+    place = torch.arange(size * times, dtype=torch.float64, device=device)
+    place = ((place + 0.5) / times - 0.5).clamp(0, size - 1)
     low = place.floor().long().clamp(max=max(size - 2, 0))
     share = (place - low)[:, None]
-    matrix = torch.zeros(size * times, size, dtype=torch.float64)
+    matrix = torch.zeros(size * times, size, dtype=torch.float64, device=device)
     matrix.scatter_add_(1, low[:, None], 1 - share)
     matrix.scatter_add_(1, (low[:, None] + 1).clamp(max=size - 1), share)
     return matrix.float()

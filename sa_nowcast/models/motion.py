@@ -32,19 +32,24 @@ _GAIN = (0.04, 0.16)  # how much less the error gets by moving for the motion to
 
 def blur(x: Tensor, sigma: float) -> Tensor:
     """Return maps (..., H, W) under a Gaussian of `sigma` pixels; beyond the edge lies the edge."""
-    rows, columns = (_gaussian(size, sigma).to(x) for size in x.shape[-2:])
+    rows, columns = (_gaussian(size, sigma, matrix_device(x)).to(x) for size in x.shape[-2:])
     return rows @ x @ columns.mT
+
+
+def matrix_device(x: Tensor) -> str:
+    """Return where a matrix that is kept for `x` is made: one without values serves nothing else."""
+    return "meta" if x.is_meta else "cpu"
 
 
 @functools.lru_cache(maxsize=256)
 @torch.inference_mode(False)  # they serve training later
-def _gaussian(size: int, sigma: float) -> Tensor:
+def _gaussian(size: int, sigma: float, device: str) -> Tensor:
     """Return a Gaussian as a matrix (size, size): a product with it is faster than a convolution of one channel."""
     radius = max(1, math.ceil(2.5 * sigma))
-    distance = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    distance = torch.arange(-radius, radius + 1, dtype=torch.float64, device=device)
     kernel = torch.exp(-0.5 * (distance / sigma) ** 2)
-    place = torch.arange(size)[:, None] + torch.arange(-radius, radius + 1)
-    matrix = torch.zeros(size, size, dtype=torch.float64)
+    place = torch.arange(size, device=device)[:, None] + torch.arange(-radius, radius + 1, device=device)
+    matrix = torch.zeros(size, size, dtype=torch.float64, device=device)
     matrix.scatter_add_(1, place.clamp(0, size - 1), (kernel / kernel.sum()).expand(size, -1))
     return matrix.float()
 
