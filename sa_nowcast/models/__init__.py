@@ -6,7 +6,6 @@ Importing this package loads no torch; asking it for a network does.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sa_nowcast.models.config import NAMES, PRESETS, NetworkConfig, preset
@@ -78,14 +77,10 @@ def build(name_or_config: str | NetworkConfig = "sa-convlstm", **options: Any) -
         config = NetworkConfig.from_dict({**name_or_config.to_dict(), **options})
     else:
         config = preset("faithful", **{**options, "name": name_or_config})
-    declared = config.declared
-    module = importlib.import_module(f"sa_nowcast.models.{declared.module}")
-    if declared.network is not None:
-        own: Callable[[NetworkConfig], Network] = getattr(module, declared.network)
-        return own(config)
+    core = importlib.import_module(f"sa_nowcast.models.{config.declared.module}").core
     place, kind = ("lagrangian", "LagrangianNetwork") if config.output == "moving" else ("rollout", "Network")
     network: type[Network] = getattr(importlib.import_module(f"sa_nowcast.models.{place}"), kind)
-    return network(config, module.core)
+    return network(config, core)
 
 
 def __getattr__(name: str) -> Any:

@@ -227,17 +227,15 @@ class Declared:
     ----------
     module : str
         The module of `sa_nowcast.models` that holds it. It has ``core(inputs, config)``, which returns the
-        `sa_nowcast.models.rollout.Core` of a `sa_nowcast.models.rollout.Network`, or the class named by `network`.
+        `sa_nowcast.models.rollout.Core` of a `sa_nowcast.models.rollout.Network`.
     about : str
         A few words for tables.
     memory : Memory, optional
         What it holds, to be estimated at once; without it each estimate counts the tensors of a run without values.
     config : type of NetworkConfig
         Its record; a subclass where it has options of its own.
-    network : str, optional
-        The class in its module, a subclass of `sa_nowcast.models.rollout.Network` that is made from a record alone.
     outputs : tuple of str
-        The outputs that it can have. ``"moving"`` needs a `core`.
+        The outputs that it can have.
     attends : bool
         Whether it has an attention to be looked at.
     feeds_back : bool
@@ -254,7 +252,6 @@ class Declared:
     about: str
     memory: Memory | None = None
     config: type[NetworkConfig] = NetworkConfig
-    network: str | None = None
     outputs: tuple[str, ...] = ("frame", "change", "moving")
     attends: bool = False
     feeds_back: bool = True

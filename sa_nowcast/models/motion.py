@@ -92,7 +92,7 @@ def _gaussian(size: int, sigma: float, pool: int, block: int) -> Bands:
     A product with it is faster than a convolution of one channel.
     """
     radius = max(1, math.ceil(2.5 * sigma))
-    distance = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    distance = torch.arange(-radius, radius + 1, dtype=torch.float64, device="cpu")
     kernel = torch.exp(-0.5 * (distance / sigma) ** 2)
     kernel /= kernel.sum()
     found, inner = [], None
@@ -102,8 +102,8 @@ def _gaussian(size: int, sigma: float, pool: int, block: int) -> Bands:
         if within and inner is not None:
             matrix = inner
         else:
-            place = torch.arange(first, last)[:, None] + torch.arange(-radius, radius + 1)
-            full = torch.zeros(last - first, high - low, dtype=torch.float64)
+            place = torch.arange(first, last, device="cpu")[:, None] + torch.arange(-radius, radius + 1, device="cpu")
+            full = torch.zeros(last - first, high - low, dtype=torch.float64, device="cpu")
             full.scatter_add_(1, place.clamp(0, size - 1) - low, kernel.expand(last - first, -1))
             matrix = full.view(-1, pool, high - low).mean(1).float()
             inner = matrix if within else inner
@@ -125,11 +125,11 @@ def bilinear(size: int, times: int, block: int = _BLOCK) -> Bands:
     """Return bilinear interpolation on a so many times finer grid as a matrix (size * times, size)."""
     found = []
     for first, last in _cuts(size * times, block):
-        place = ((torch.arange(first, last, dtype=torch.float64) + 0.5) / times - 0.5).clamp(0, size - 1)
+        place = ((torch.arange(first, last, dtype=torch.float64, device="cpu") + 0.5) / times - 0.5).clamp(0, size - 1)
         low = place.floor().long().clamp(max=max(size - 2, 0))
         share = (place - low)[:, None]
         begin, end = int(low[0]), min(int(low[-1]) + 2, size)
-        matrix = torch.zeros(last - first, end - begin, dtype=torch.float64)
+        matrix = torch.zeros(last - first, end - begin, dtype=torch.float64, device="cpu")
         matrix.scatter_add_(1, low[:, None] - begin, 1 - share)
         matrix.scatter_add_(1, (low[:, None] + 1).clamp(max=size - 1) - begin, share)
         found.append((slice(first, last), slice(begin, end), matrix.float()))

@@ -132,6 +132,15 @@ def test_its_memory_is_counted_and_grows_with_grid_and_steps(zigzag: str, traini
     assert 3 < needed(512, 2) / needed(256, 2) < 5
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_a_moving_network_forecasts_after_its_memory_was_counted(zigzag: str, training: bool) -> None:
+    # Matrices are kept for each size of a grid: those made without values must not be taken for real ones.
+    config, (height, width) = preset("small", name=zigzag, hidden=(4,), output="moving"), (52, 116 + 4 * training)
+    assert models.estimate_memory(config, (height, width), 1, history=3, steps=2, training=training) > 0
+    y = models.build(config)(torch.rand(1, 3, 1, height, width), 2)
+    assert torch.isfinite(y).all()
+
+
 @pytest.mark.parametrize("checkpoint_steps", [0, 2])
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", models.NAMES)
