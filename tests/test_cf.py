@@ -10,9 +10,10 @@ from compliance_checker.runner import CheckSuite
 from sequences import NETWORK, OPTIONS, georeferenced, rain, traffic, weather
 
 from sa_nowcast.errors import DataError, StorageError
-from sa_nowcast.forecasts.cf import raising_template, to_dataset, write_forecast
+from sa_nowcast.forecasts.cf import to_dataset, write_forecast
 from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.frames import Frames
+from sa_nowcast.storage.growing import no_values
 from sa_nowcast.training.fit import fit
 from sa_nowcast.verification import reference
 from sa_nowcast.workflow import forecast_period
@@ -229,8 +230,9 @@ def test_what_is_no_forecast_is_refused() -> None:
 
 
 def test_a_template_lays_out_a_store_and_raises_when_it_is_computed(tmp_path: Path) -> None:
-    template = raising_template((4, 3, 2), np.float32, chunks=(2, 3, 2))
+    template = no_values((4, 3, 2), np.float32)
     ds = xr.Dataset({"rain": (("init_time", "y", "x"), template)})
+    ds["rain"].encoding["chunks"] = (2, 3, 2)
     ds.to_zarr(tmp_path / "s.zarr", compute=False, consolidated=False)
     with xr.open_zarr(tmp_path / "s.zarr", consolidated=False) as opened:
         assert opened["rain"].shape == (4, 3, 2)

@@ -18,9 +18,10 @@ from sequences import rain
 from sa_nowcast import open_zarr
 from sa_nowcast.computing import clusters
 from sa_nowcast.conversion import convert
-from sa_nowcast.errors import Interrupted
+from sa_nowcast.errors import Interrupted, ModelError
+from sa_nowcast.forecasts.default_model import default_model
 from sa_nowcast.forecasts.nowcaster import Nowcaster
-from sa_nowcast.hindcast import hindcast
+from sa_nowcast.hindcast import hindcast, shard
 from sa_nowcast.hindcast.shard import Shard
 from sa_nowcast.storage.shards import write_shard
 
@@ -88,10 +89,27 @@ def test_a_cluster_that_has_lost_its_workers_is_given_up_and_the_same_call_goes_
     xr.testing.assert_identical(open_zarr(tmp_path / "a.zarr"), open_zarr(tmp_path / "b.zarr"))
 
 
+def test_the_default_model_forecasts_on_a_cluster_what_it_does_here(cluster: Any, tmp_path: Path) -> None:
+    # Two channels, and counts: the model as it ships has one channel, and forecasts below 0 what is no count.
+    t, y, x = np.ogrid[:20, :24, :20]
+    mean = 5 + 300 * np.exp(-(((x - 6 - t % 12) / 3.0) ** 2) - ((y - 12) / 4.0) ** 2) * (1 + np.cos(t))
+    cars = rain(20).copy(data=np.random.default_rng(0).poisson(mean).astype(np.float32))
+    cars.attrs = {"units": "1"}
+    data = xr.Dataset({"cars": cars, "bicycles": np.floor(cars / 3).assign_attrs(cars.attrs)})
+    here = hindcast(data, steps=6, to=tmp_path / "a.zarr", shard_size=8, batch_size=8)
+    there = hindcast(data, steps=6, to=tmp_path / "b.zarr", shard_size=8, batch_size=8, cluster=cluster)
+    xr.testing.assert_identical(here.compute(), there.compute())
+    assert float(here.min()) == 0
+    with pytest.raises(ModelError, match="expected field"):
+        hindcast(data, default_model().shipped, 6)
+    assert float(hindcast(data.map(lambda array: array.assign_attrs(units="K")), steps=6).min()) < 0
+
+
 def test_batches_that_were_kept_here_are_not_computed_again_on_a_cluster(
     cluster: Any, nowcaster: Nowcaster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options: dict[str, Any] = {"batch_size": 2, "shard_size": 18}
+    monkeypatch.setattr(shard, "KEEP_EVERY", 0.0)
 
     def stop(done: int, total: int) -> None:
         if done >= 8:

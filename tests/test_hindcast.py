@@ -29,6 +29,7 @@ from sa_nowcast.errors import DataError, Interrupted, ModelError, RecipeError, S
 from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.frames import Frames
 from sa_nowcast.hindcast import STATUS, hindcast, init_positions
+from sa_nowcast.hindcast import shard as shards
 from sa_nowcast.hindcast.shard import Shard
 from sa_nowcast.metadata import dims
 
@@ -497,6 +498,12 @@ def test_damage_to_what_an_interrupted_one_laid_out_does_not_come_into_the_archi
 ONE_SHARD: dict[str, Any] = {"batch_size": 2, "shard_size": 18}
 
 
+@pytest.fixture
+def _every_batch_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "KEEP_EVERY", 0.0)
+
+
+@pytest.mark.usefixtures("_every_batch_kept")
 def test_progress_moves_within_a_shard_and_ctrl_c_there_keeps_its_batches(nowcaster: Nowcaster, tmp_path: Path) -> None:
     calls: list[int] = []
     hindcast(rain(), nowcaster, to=tmp_path / "b.zarr", progress=lambda done, total: calls.append(done), **ONE_SHARD)
@@ -514,6 +521,7 @@ def test_progress_moves_within_a_shard_and_ctrl_c_there_keeps_its_batches(nowcas
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.zarr", "b.zarr"]
 
 
+@pytest.mark.usefixtures("_every_batch_kept")
 @pytest.mark.parametrize("damage", ["flipped", "cut", "of another size"])
 def test_a_kept_batch_that_is_damaged_or_of_another_size_is_computed_again(
     damage: str, nowcaster: Nowcaster, tmp_path: Path
@@ -536,6 +544,63 @@ def test_a_kept_batch_that_is_damaged_or_of_another_size_is_computed_again(
     assert content(tmp_path / "a.zarr") == content(tmp_path / "b.zarr")
 
 
+def test_batches_are_kept_together_where_that_took_a_while_and_else_not_at_all(
+    nowcaster: Nowcaster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(shards, "KEEP_EVERY", 60.0)
+    hindcast(rain(), nowcaster, to=tmp_path / "b.zarr", progress=lambda done, total: calls.append(done), **ONE_SHARD)
+    assert calls == [0, 17]
+    forecast = Nowcaster.block
+
+    def slowly(*args: Any) -> Any:
+        time.sleep(0.05)
+        return forecast(*args)
+
+    monkeypatch.setattr(shards, "KEEP_EVERY", 0.12)
+    monkeypatch.setattr(Nowcaster, "block", slowly)
+    with pytest.raises(Interrupted) as caught:
+        hindcast(rain(), nowcaster, to=tmp_path / "a.zarr", progress=ctrl_c_after(1), **ONE_SHARD)
+    kept = sorted(path.name for path in (tmp_path / "a.zarr.partial.journal").glob("*.batch"))
+    assert f"stopped after {2 * len(kept)} of 17" in str(caught.value)
+    assert kept == [f"0.{first}-{first + 2}.batch" for first in range(0, 2 * len(kept), 2)]
+    calls.clear()
+    hindcast(rain(), nowcaster, to=tmp_path / "a.zarr", progress=lambda done, total: calls.append(done))
+    assert calls[0] == 2 * len(kept)
+    assert content(tmp_path / "a.zarr") == content(tmp_path / "b.zarr")
+
+
+@pytest.mark.usefixtures("_every_batch_kept")
+def test_what_a_lost_worker_of_a_former_archive_writes_is_not_taken_for_this_ones(
+    nowcaster: Nowcaster, tmp_path: Path
+) -> None:
+    journal = tmp_path / "a.zarr.partial.journal"
+    small: dict[str, Any] = {"batch_size": 2, "shard_size": 2}
+    for options in (small, ONE_SHARD):
+        with pytest.raises(Interrupted):
+            hindcast(rain(seed=1), nowcaster, to=tmp_path / "a.zarr", progress=ctrl_c_after(6), **options)
+        late = [p for p in journal.iterdir() if p.name != "plan.json"]
+        late += [p for p in (tmp_path / "a.zarr.partial/rain/c").rglob("*") if p.is_file()]
+        former = {path: path.read_bytes() for path in late}
+        assert len(former) >= 3
+
+        def write_late(done: int, total: int, former: dict[Path, bytes] = former) -> None:
+            for path, written in former.items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(written)
+            raise KeyboardInterrupt
+
+        with pytest.raises(Interrupted, match="stopped after 0 of 17"):
+            hindcast(rain(), nowcaster, to=tmp_path / "a.zarr", progress=write_late, existing="replace", **options)
+        calls: list[int] = []
+        hindcast(rain(), nowcaster, to=tmp_path / "a.zarr", progress=lambda done, total: calls.append(done), **options)  # noqa: B023
+        assert calls[0] == 0
+        hindcast(rain(), nowcaster, to=tmp_path / "b.zarr", existing="replace", **options)
+        assert content(tmp_path / "a.zarr") == content(tmp_path / "b.zarr")
+        shutil.rmtree(tmp_path / "a.zarr")
+
+
+@pytest.mark.usefixtures("_every_batch_kept")
 def test_beside_the_journal_are_batches_of_one_shard_at_most(nowcaster: Nowcaster, tmp_path: Path) -> None:
     seen: list[set[str]] = []
 
@@ -749,7 +814,8 @@ import sys, time
 from pathlib import Path
 from sequences import rain
 from sa_nowcast.forecasts.nowcaster import Nowcaster
-from sa_nowcast.hindcast import hindcast
+from sa_nowcast.hindcast import hindcast, shard
+shard.KEEP_EVERY = 0.0
 quickly, log = Nowcaster.block, Path(sys.argv[1])
 def slowly(*args):
     time.sleep(0.15)
@@ -957,6 +1023,26 @@ def test_a_journal_that_was_left_by_a_process_killed_at_its_end_is_cleared(
     (journal / "plan.json").write_text(json.dumps({"laid_out": True}))
     hindcast(rain(), nowcaster, to=tmp_path / "a.zarr")
     assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
+
+
+def test_a_replacement_that_was_whole_when_its_process_was_killed_takes_its_place(
+    nowcaster: Nowcaster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def die(whole: Path, target: Path) -> None:
+        raise Killed
+
+    hindcast(rain(), nowcaster, to=tmp_path / "a.zarr")
+    before = (tmp_path / "a.zarr").stat().st_ino
+    with monkeypatch.context() as patch:
+        patch.setattr("sa_nowcast.storage.growing.put_in_place", die)
+        with pytest.raises(Killed):
+            hindcast(rain(), nowcaster, to=tmp_path / "a.zarr", existing="replace")
+    hindcast(rain(), nowcaster, to=tmp_path / "a.zarr")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
+    assert (tmp_path / "a.zarr").stat().st_ino != before
 
 
 def test_the_dimension_names_that_a_user_tells_are_used(nowcaster: Nowcaster) -> None:

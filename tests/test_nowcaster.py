@@ -609,4 +609,4 @@ def test_a_plan_is_the_forecast_that_it_computes(nowcaster: Nowcaster) -> None:
     many = nowcaster.plan(rain(), 2, init_times=slice(None), missing="nan")
     assert (many.dims[0], many.shape[0]) == ("init_time", 17)
     xr.testing.assert_identical(many.compute(), hindcast(rain(), nowcaster, 2).compute())
-    assert nowcaster.plan(rain(), "20min").steps == 4
+    assert nowcaster.plan(rain(), lead_time="20min").steps == 4

@@ -22,8 +22,10 @@ _GEOTIFF: Final = (".tif", ".tiff")
 
 
 @app.command()
+@options.reads()
 def forecast(
     data: Annotated[str, typer.Argument(help="The frames: a file, folder, pattern or Zarr store, or sample:mrms.")],
+    *,
     model: Annotated[
         str | None, typer.Option(help="Folder of a saved nowcaster; else SA_NOWCAST_MODEL, or the default model.")
     ] = None,
@@ -44,14 +46,7 @@ def forecast(
     grid: Annotated[
         str, typer.Option(help="check or any: whether another grid than the model's is refused.")
     ] = "check",
-    engine: options.Engine = None,
-    option: options.ReaderOptions = None,
-    variable: options.Variables = None,
-    time_pattern: options.TimePattern = None,
-    time: options.TimeDim = None,
-    y: options.YDim = None,
-    x: options.XDim = None,
-    channel: options.ChannelDim = None,
+    reading: options.Reading,
     device: options.Device = "auto",
     replace: options.Replace = False,
     dry_run: options.DryRun = False,
@@ -63,7 +58,6 @@ def forecast(
     """
     from sa_nowcast.forecasts.defaults import as_nowcaster
     from sa_nowcast.metadata.dims import DimNames
-    from sa_nowcast.sources.opening import open_data
     from sa_nowcast.sources.reading import require
     from sa_nowcast.storage.whole import require_place
 
@@ -71,14 +65,13 @@ def forecast(
         raise RecipeError("--grid", f"{grid!r}", expected="check or any")
     if steps is not None and lead_time is not None:
         raise RecipeError("--lead-time", "given beside --steps", expected="one of the two")
-    given = options.reader_options(option, time_pattern)
-    frames = open_data(data, engine=engine, options=given, variables=variable or None, time=time)
+    frames = reading.open(data)
     target = require_place(output, (".nc", ".zarr", *_GEOTIFF), replace)
     if target.suffix in _GEOTIFF:
         require("rasterio", "geotiff")
     job = as_nowcaster(model).plan(
-        frames, steps if lead_time is None else lead_time, init_time=init_time, product=cast("Product", product),
-        tile=tile, grid=cast(Literal["check", "any"], grid), names=DimNames(time, y, x, channel), device=device,
+        frames, steps, lead_time=lead_time, init_time=init_time, product=cast("Product", product), tile=tile,
+        grid=cast(Literal["check", "any"], grid), names=DimNames(**reading.dims), device=device,
     )  # fmt: skip
     found = _found(job, tile)
     tiles = "" if found["tile"] is None else f", in tiles of {found['tile']} pixels"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -21,9 +20,11 @@ _CLIMATOLOGY = "climatology"
 
 
 @app.command()
+@options.reads()
 def hindcast(
     source: Annotated[str, typer.Argument(help="The frames: a file, folder, pattern or Zarr store.")],
     target: Annotated[str, typer.Argument(help="The Zarr archive to make, such as archive.zarr.")],
+    *,
     model: Annotated[
         str | None,
         typer.Option(
@@ -41,14 +42,7 @@ def hindcast(
         str | None, typer.Option(help="Of climatology: the last time that it averages, such as 2019-03-14.")
     ] = None,
     cycle: Annotated[str | None, typer.Option(help="Of climatology: day (default) or week.")] = None,
-    engine: options.Engine = None,
-    option: options.ReaderOptions = None,
-    variable: options.Variables = None,
-    time_pattern: options.TimePattern = None,
-    time: options.TimeDim = None,
-    y: options.YDim = None,
-    x: options.XDim = None,
-    channel: options.ChannelDim = None,
+    reading: options.Reading,
     start: Annotated[str | None, typer.Option("--from", help="First init time, such as 2019-06-10T00:30.")] = None,
     stop: Annotated[str | None, typer.Option("--to", help="Last init time.")] = None,
     stride: Annotated[int, typer.Option(help="Take every so many init times.")] = 1,
@@ -70,16 +64,13 @@ def hindcast(
     from time import perf_counter
 
     from sa_nowcast.hindcast import hindcast as make
-    from sa_nowcast.sources.opening import open_data
 
     began = perf_counter()
-    given = options.reader_options(option, time_pattern)
-    opened = partial(open_data, engine=engine, options=given, variables=variable or None, time=time)
-    data = opened(source)
+    data = reading.open(source)
     method: str | Reference | None = model
     if model == _CLIMATOLOGY:
-        averaged = data if training is None else opened(training)
-        method = _climatology(averaged, training, training_until, cycle, time)
+        averaged = data if training is None else reading.open(training)
+        method = _climatology(averaged, training, training_until, cycle, reading.dims["time"])
     else:
         for name, value in (("training", training), ("training-until", training_until), ("cycle", cycle)):
             if value is not None:
@@ -97,10 +88,7 @@ def hindcast(
             tile=tile,
             cluster=cluster,
             device=device,
-            time=time,
-            y=y,
-            x=x,
-            channel=channel,
+            **reading.dims,
             existing="replace" if replace else "resume",
             progress=lambda done, total: bar.update(task, completed=done, total=total),
             dry_run=dry_run,

@@ -40,10 +40,7 @@ def prepare(
     target: Path,
     *,
     variables: Sequence[str] | None,
-    time: Hashable | None,
-    y: Hashable | None,
-    x: Hashable | None,
-    channel: Hashable | None,
+    names: dims.DimNames,
     irregular: Irregular,
     window: int,
     frames: int | None,
@@ -59,11 +56,11 @@ def prepare(
     ds = _chosen(normalised(ds), variables).drop_vars(MISSING_TIMES, errors="ignore")
     ds = xr.decode_cf(ds, decode_times=False, decode_coords=False, decode_timedelta=False)  # what was opened packed
     ds = dims.with_positions(ds)
-    axis = dims.find_dim(ds, "time", time)
+    axis = dims.find_dim(ds, "time", names.time)
     if axis not in ds.coords or ds[axis].dtype.kind != "m" or dims.times_along(ds.coords.variables, axis):
         ds = with_times(ds, axis, str(target))
     safe = safe_names([*ds.variables, *ds.dims])
-    axis, y, x, channel = (safe.get(d, d) for d in (axis, y, x, channel))
+    axis, y, x, channel = (safe.get(d, d) for d in (axis, *names[1:]))
     ds = renamed(ds)
     step, missing = _cadence(ds, axis, irregular)
     ds = _ordered(ds, axis, {"y": y, "x": x}, channel)

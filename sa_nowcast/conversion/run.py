@@ -18,9 +18,10 @@ from sa_nowcast.computing.clusters import Call, results_of, tasks_on
 from sa_nowcast.conversion.plan import ConversionPlan
 from sa_nowcast.conversion.prepare import Irregular, prepare
 from sa_nowcast.errors import RecipeError, StorageError
+from sa_nowcast.metadata.dims import DimNames
 from sa_nowcast.sources.open import open_source
 from sa_nowcast.sources.paths import PathLike, stamp
-from sa_nowcast.storage.growing import Entry, GrowingStore, Part, Progress, folder_here, not_yet, require_replaceable
+from sa_nowcast.storage.growing import Entry, GrowingStore, Part, Progress, folder_here, no_values, require_replaceable
 from sa_nowcast.storage.manifest import COMPLETE
 from sa_nowcast.storage.shards import VariablePlan, write_shard
 from sa_nowcast.times import show_time
@@ -132,7 +133,7 @@ def convert(
         files = stamp(paths)
         opened = open_source(paths, engine=engine, time=time, **dict(options or {}))
     ds, plan = prepare(
-        opened, place, variables=variables, time=time, y=y, x=x, channel=channel, irregular=irregular, window=window,
+        opened, place, variables=variables, names=DimNames(time, y, x, channel), irregular=irregular, window=window,
         frames=frames_per_shard, level=level, attrs=dict(attrs or {}),
     )  # fmt: skip
     store = _Store(ds, plan, place, files, workers, cluster)
@@ -164,7 +165,7 @@ class _Store(GrowingStore[Part]):
     def stands(self, existing: str) -> bool:
         if self.place.exists() and not self.was_ending():
             if existing == "refuse":
-                self.tidy()
+                self.tidy(same=False)
                 raise StorageError(
                     str(self.place),
                     "exists already",
@@ -189,13 +190,13 @@ class _Store(GrowingStore[Part]):
         if not before:  # the journal of former versions
             self.place.with_name(f"{self.partial.name}.jsonl").unlink(missing_ok=True)
         gridded = {plan.name: self.ds[plan.name].variable for plan, _ in self.shards}
-        template = self.ds.assign({n: v.copy(data=not_yet(v.shape, v.dtype)) for n, v in gridded.items()})
+        template = self.ds.assign({n: v.copy(data=no_values(v.shape, v.dtype)) for n, v in gridded.items()})
         parts = []
         for number, (variable, index) in enumerate(self.shards):
             times = self.times[variable.region(index)[variable.time_axis]]
             first, last = (show_time(t) if np.issubdtype(t.dtype, np.datetime64) else str(t) for t in times[[0, -1]])
             label, files = f"{variable.name}, {first} to {last}", (variable.path(index),)
-            parts.append(Part(number, str(self.partial), str(self.journal), files, 1, label))
+            parts.append(Part(number, str(self.partial), str(self.journal), self.key, files, 1, label))
         return template, parts, {}
 
     def run(self, todo: Sequence[Part]) -> Iterator[tuple[Part, Entry | int]]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
 
 from sa_nowcast._version import __version__
@@ -16,9 +14,6 @@ from sa_nowcast.metadata import dims
 from sa_nowcast.metadata.attributes import storable, unused
 from sa_nowcast.storage.whole import partial_beside, put_in_place
 from sa_nowcast.times import show_time
-
-if TYPE_CHECKING:
-    import dask.array
 
 CONVENTIONS = "CF-1.11"
 # Names of an archive's own, which no variable can have.
@@ -93,20 +88,6 @@ def to_dataset(forecast: xr.DataArray, title: str | None = None) -> xr.Dataset:
         "references": REFERENCES,
     }
     return ds
-
-
-def raising_template(shape: Sequence[int], dtype: npt.DTypeLike = np.float32, chunks: Any = -1) -> dask.array.Array:
-    """Return a lazy array for the layout of a store: it has a shape, a type and chunks, and raises when computed."""
-    import dask.array
-
-    whole = dask.array.core.normalize_chunks(chunks, tuple(shape), dtype=np.dtype(dtype))  # type: ignore[no-untyped-call]
-    empty = np.empty((0,) * len(shape), dtype)
-    template: dask.array.Array = dask.array.map_blocks(_no_values, chunks=whole, dtype=empty.dtype, meta=empty)  # type: ignore[no-untyped-call]
-    return template
-
-
-def _no_values() -> npt.NDArray[Any]:
-    raise AssertionError("a template of a store was computed; it has no values")
 
 
 def _period(forecast: xr.DataArray) -> str:

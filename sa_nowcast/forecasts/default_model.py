@@ -34,7 +34,7 @@ FOLDER: Final = Path(__file__).parent.parent / "data" / "default.nowcaster"
 """Where it lies within the package."""
 
 PROVENANCE: Final = (
-    "the default model, trained on synthetic fields, MRMS rain of 2019-06-10 and ERA5 temperature of 2019"
+    "the default model, trained on synthetic fields, MRMS rain of 2019-06-10 and ERA5 temperature of March 2019"
 )
 
 _LOG = logging.getLogger("sa_nowcast")

@@ -98,8 +98,9 @@ class Method(Protocol):
 def plan(
     self: Method,
     data: Data,
-    steps: int | str | None = None,
+    steps: int | None = None,
     *,
+    lead_time: str | None = None,
     lead_times: Any = None,
     init_time: Any = None,
     init_times: Any = None,
@@ -119,8 +120,10 @@ def plan(
     ----------
     data : DataArray or Dataset
         Frames as for `sa_nowcast.Nowcaster.forecast`.
-    steps : int or str, optional
-        Lead times, or the last one, such as ``30min``; by default as many as the model was trained for.
+    steps : int, optional
+        Lead times; by default as many as the model was trained for.
+    lead_time : str, optional
+        In place of `steps`: the last lead time, such as ``30min``.
     lead_times : sequence of timedelta64 or str, optional
         Which lead times are wanted; by default all up to `steps`.
     init_time : datetime-like, optional
@@ -147,10 +150,10 @@ def plan(
     method = method.making(product)
     chosen = None
     if lead_times is not None:
-        chosen = lead_positions(lead_times, frames.step, None if steps is None else whole("steps", steps))
+        chosen = lead_positions(lead_times, frames.step, steps)
         steps = int(chosen[-1]) + 1
-    elif isinstance(steps, str):
-        steps = steps_until(steps, frames.step)
+    elif lead_time is not None:
+        steps = steps_until(lead_time, frames.step)
     elif steps is None:
         steps = method.usual_steps
         if steps is None:

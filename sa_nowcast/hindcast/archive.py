@@ -17,14 +17,14 @@ import xarray as xr
 import zarr
 from zarr.codecs import ZstdCodec
 
-from sa_nowcast.computing.clusters import Call, Tasks, client_of, results_of
+from sa_nowcast.computing.clusters import Call, results_of, tasks_on
 from sa_nowcast.errors import ForecastWarning, StorageError
 from sa_nowcast.forecasts.cf import to_dataset
 from sa_nowcast.forecasts.job import AS_ASKED, FELL_BACK, NONE_POSSIBLE, Job, Opaque, Statuses, sha256, shortcomings
 from sa_nowcast.forecasts.nowcaster import Nowcaster
-from sa_nowcast.hindcast.shard import BATCH, Batch, Shard, run_shard, same
+from sa_nowcast.hindcast.shard import BATCH, Batch, Shard, index_of, run_shard, same
 from sa_nowcast.metadata import dims
-from sa_nowcast.storage.growing import Entry, GrowingStore, Progress, not_yet, require_replaceable
+from sa_nowcast.storage.growing import Entry, GrowingStore, Progress, no_values, require_replaceable
 from sa_nowcast.storage.manifest import COMPLETE
 from sa_nowcast.storage.shards import VariablePlan
 from sa_nowcast.storage.whole import storage
@@ -108,18 +108,18 @@ class Archive(GrowingStore[Shard]):
             self.job = replace(self.job, batch=batch, tile=int(before["tile"]))
         job = self.job
         size = int(before["shard"]) if before else self._shard_size()
-        template = to_dataset(job.labelled(not_yet(job.shape, np.float32)))
+        template = to_dataset(job.labelled(no_values(job.shape, np.float32)))
         plans = tuple(self._variable_plan(str(n), v.variable, size) for n, v in template.data_vars.items())
+        variable_axis = job.dims.index(dims.VARIABLE) if dims.VARIABLE in job.dims else None
         any_number = tuple(-1 if i == job.init_axis else n for i, n in enumerate(job.shape))
         shards = []
         for i, positions in enumerate(job.parts(size)):
-            files = tuple(p.path(tuple(i if k == p.time_axis else 0 for k in range(len(p.shape)))) for p in plans)
+            files = tuple(p.path(index_of(p, i)) for p in plans)
             first, last = (job.frames.label(int(p)) for p in positions[[0, -1]])
             shards.append(
                 Shard(
-                    i, str(self.partial), str(self.journal), files, len(positions), f"init times {first} to {last}",
-                    plans, job.dims.index(dims.VARIABLE) if dims.VARIABLE in job.dims else None, job.init_axis,
-                    any_number, job.batch, job.method.identity,
+                    i, str(self.partial), str(self.journal), self.key, files, len(positions),
+                    f"init times {first} to {last}", plans, variable_axis, job.init_axis, any_number, job.batch,
                 )
             )  # fmt: skip
         return self._labelled(template, plans), shards, {"shard": size, "batch": job.batch, "tile": job.tile}
@@ -181,11 +181,12 @@ class Archive(GrowingStore[Shard]):
     # Work
 
     def run(self, todo: Sequence[Shard]) -> Iterator[tuple[Shard, Entry | int]]:
-        """Compute and write shards, here or on a cluster; here each batch that is kept is told of."""
+        """Compute and write shards, here or on a cluster; here what is kept of a shard is told of."""
         numbers = {str(shard.number) for shard in todo}
-        for file in self.journal.glob(f"*{BATCH}"):
-            if file.name.partition(".")[0] not in numbers:
-                file.unlink()  # of a shard that was entered just before its process was killed
+        with storage(self.journal):
+            for file in self.journal.glob(f"*{BATCH}"):
+                if file.name.partition(".")[0] not in numbers:
+                    file.unlink()  # of a shard that was entered just before its process was killed
         if todo:
             yield from self._run_here(todo) if self.cluster is None else self._run_on(self.cluster, todo)
 
@@ -213,10 +214,10 @@ class Archive(GrowingStore[Shard]):
                     if following is not None:
                         reading = reader.submit(self._work(following).work.read, None)
                     batches: list[Batch] = []
-                    for span, batch in shard.forecast(work, self.job.method):
+                    for batch, new in shard.forecast(work, self.job.method):
                         batches.append(batch)
-                        if span is not None:
-                            writing.append((shard, writer.submit(shard.keep, span, batch)))
+                        if new:
+                            writing.append((shard, writer.submit(shard.keep, new)))
                         yield from written(all_of_it=False)
                     yield from written(all_of_it=True)  # two shards are in memory, and no more
                     writing.append((shard, writer.submit(shard.put, *shard.joined(batches))))
@@ -228,16 +229,15 @@ class Archive(GrowingStore[Shard]):
     def _run_on(self, cluster: Any, todo: Sequence[Shard]) -> Iterator[tuple[Shard, Entry | int]]:
         """Compute on the workers of a cluster, a few shards a worker at a time."""
         method = self.job.method
-        with client_of(cluster) as client:
-            tasks = Tasks(client, str(self.place), "batch_size")
-            if type(method) is not Nowcaster:  # the default model is adapted to the data, which no file says
-                model: Any = tasks.submit(same, method)
-            else:
+        with tasks_on(cluster, str(self.place), "batch_size") as tasks:
+            if type(method) is Nowcaster:
                 # A file beside the archive, which every worker can read: sent once, checked, and not lost with a
                 # worker that dies.
-                model = str(self.journal / _MODEL)
+                model: Any = str(self.journal / _MODEL)
                 with storage(self.journal):
                     method.save(model, overwrite=True)
+            else:  # a reference, or the default model as adapted to these data, which its file does not hold
+                model = tasks.submit(same, method)
             calls: Iterator[Call] = ((s, s.label, run_shard, (s, self._work(s), model)) for s in todo)
             yield from results_of(tasks, calls)
 

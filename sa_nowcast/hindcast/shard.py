@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +22,8 @@ from sa_nowcast.storage.whole import storage
 
 BATCH: Final = ".batch"
 """Ends the name of a file in the journal that holds a batch of a shard that is under way."""
+KEEP_EVERY: Final = 0.5
+"""Seconds of work from which on what was computed of a shard is kept: less is sooner computed again than written."""
 _DIGEST: Final = 32
 
 Span = tuple[int, int]
@@ -36,34 +40,32 @@ class Shard(Part):
     shape: tuple[int, ...]
     """Of any number of its forecasts; -1 along init_time."""
     batch: int
-    model: str
-    """The identity of the model, under which a worker remembers it."""
 
-    def index(self, plan: VariablePlan) -> tuple[int, ...]:
-        """Return the shard's place among the shards of a variable."""
-        index = [0] * len(plan.shape)
-        index[plan.time_axis] = self.number
-        return tuple(index)
+    def forecast(self, work: Work, method: Method) -> Iterator[tuple[Batch, Mapping[Span, Batch]]]:
+        """Yield the batches in their order, computed or as they were kept, each with those to be kept by now.
 
-    def forecast(self, work: Work, method: Method) -> Iterator[tuple[Span | None, Batch]]:
-        """Yield the batches in their order, computed or as they were kept, and of those to be kept their span.
-
-        The last one is not kept, for the shard is written next.
+        The last ones are not kept, for the shard is written next.
         """
+        new: dict[Span, Batch] = {}
+        since = time.monotonic()
         for span in self._spans():
-            kept = self._kept(span)
-            batch = kept or replace(work, positions=work.positions[slice(*span)]).compute(method)
-            yield (None if kept or span[1] == self.size else span), batch
+            batch = self._kept(span)
+            if batch is None:
+                batch = new[span] = replace(work, positions=work.positions[slice(*span)]).compute(method)
+            if span[1] == self.size or time.monotonic() - since < KEEP_EVERY:
+                yield batch, {}
+            else:
+                yield batch, new
+                new, since = {}, time.monotonic()
 
-    def keep(self, span: Span, batch: Batch) -> int:
-        """Write a batch beside the journal; return how many init times of the shard are kept then."""
-        values, status = (np.ascontiguousarray(a).data.cast("B") for a in batch)
-        digest = hashlib.sha256(values)
-        digest.update(status)
-        # By its digest half a file is known as such: neither a rename nor a sync is needed.
-        with storage(self._file(span)), self._file(span).open("wb") as file:
-            file.writelines((digest.digest(), values, status))
-        return span[1]
+    def keep(self, batches: Mapping[Span, Batch]) -> int:
+        """Write batches beside the journal; return how many init times of the shard are kept then."""
+        for span, batch in batches.items():
+            values, status = (np.ascontiguousarray(a).data.cast("B") for a in batch)
+            # By its digest half a file is known as such: neither a rename nor a sync is needed.
+            with storage(self._file(span)), self._file(span).open("wb") as file:
+                file.writelines((self._digest(values, status), values, status))
+        return max(stop for _, stop in batches)
 
     def begun(self) -> int:
         """Return how many init times are kept of a shard that is not done."""
@@ -74,8 +76,8 @@ class Shard(Part):
         records = []
         for i, plan in enumerate(self.plans):
             field = values if self.variable_axis is None else np.take(values, i, axis=self.variable_axis)
-            block = xr.Variable(plan.dims, field)
-            records.append(write_shard(self.store, plan, self.index(plan), block, f"{plan.name}, {self.label}"))
+            block, index = xr.Variable(plan.dims, field), index_of(plan, self.number)
+            records.append(write_shard(self.store, plan, index, block, f"{plan.name}, {self.label}"))
         entry = self.enter(
             records, complete=(status != NONE_POSSIBLE).tolist(), fell_back=np.flatnonzero(status == FELL_BACK).tolist()
         )
@@ -104,36 +106,45 @@ class Shard(Part):
             content = memoryview(self._file(span).read_bytes())
         except OSError:
             return None
-        if content[:_DIGEST] != hashlib.sha256(content[_DIGEST:]).digest():
+        if content[:_DIGEST] != self._digest(content[_DIGEST:]):
             return None
         end = len(content) - (span[1] - span[0])
         values = np.frombuffer(content[_DIGEST:end], np.float32).reshape(self.shape)
         return values, np.frombuffer(content[end:], np.uint8)
 
+    def _digest(self, *parts: memoryview) -> bytes:
+        digest = hashlib.sha256(self.key.encode())
+        for part in parts:
+            digest.update(part)
+        return digest.digest()
 
-_models: dict[str, Nowcaster] = {}
-_models_lock = threading.Lock()
+
+def index_of(plan: VariablePlan, number: int) -> tuple[int, ...]:
+    """Return the place of a shard among the shards of a variable: they lie along init_time."""
+    return tuple(number if axis == plan.time_axis else 0 for axis in range(len(plan.shape)))
+
+
+_loading = threading.Lock()
+
+
+@functools.lru_cache(maxsize=1)  # the model of an earlier hindcast is not needed any more
+def _loaded(path: str, key: str) -> Nowcaster:
+    return Nowcaster.load(path)
 
 
 def run_shard(shard: Shard, work: Opaque, model: Any) -> Entry:
-    """Do one task on a worker; `model` is the path of a saved network, or a reference."""
+    """Do one task on a worker; `model` is the path of a saved one, or the method itself."""
     entry = shard.done()  # by a worker that died before it could tell
     if entry is not None:
         return entry
-    method: Method
-    if not isinstance(model, str):
-        method = model
-    else:
-        with _models_lock:
-            if shard.model not in _models:
-                _models.clear()  # the model of an earlier hindcast is not needed any more
-                _models[shard.model] = Nowcaster.load(model)
-            method = _models[shard.model]
+    if isinstance(model, str):
+        with _loading:
+            model = _loaded(model, shard.key)
     batches = []
-    for span, batch in shard.forecast(work.work.read(), method):
-        if span is not None:
-            shard.keep(span, batch)
+    for batch, new in shard.forecast(work.work.read(), model):
         batches.append(batch)
+        if new:
+            shard.keep(new)
     return shard.put(*shard.joined(batches))
 
 

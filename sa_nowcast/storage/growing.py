@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -47,6 +48,8 @@ class Part:
     number: int
     store: str
     journal: str
+    key: str
+    """Of the store that was begun: what a lost worker of a former one notes in the journal is not taken for ours."""
     files: tuple[str, ...]
     size: int
     """How much it counts in progress."""
@@ -61,7 +64,7 @@ class Part:
         """Return the journal's entry where the files are there as they were written, else None."""
         entry = _read(self._entry)
         try:
-            records = records_of(entry)
+            records = records_of(entry) if entry.get("key", "") == self.key else []
         except (KeyError, TypeError):
             return None
         same = tuple(r.path for r in records) == self.files and all(r.still_there(Path(self.store)) for r in records)
@@ -73,8 +76,10 @@ class Part:
 
     def enter(self, records: Sequence[ShardRecord], **more: Any) -> Entry:
         """Note in the journal what was written and read back."""
-        entry = {"files": [asdict(r) for r in records], **more}
-        _note(self._entry, entry)
+        entry = {"key": self.key, "files": [asdict(r) for r in records], **more}
+        # By its digest half an entry is known as such: neither a rename nor a sync is needed.
+        with storage(self._entry):
+            self._entry.write_text(_with_digest(entry), encoding="utf-8")
         return entry
 
 
@@ -103,6 +108,7 @@ class GrowingStore(ABC, Generic[P]):
         # Beside the store, not within, where Zarr would take it for damage.
         self.journal = place.with_name(self.partial.name + JOURNAL)
         self.lock = place.with_name(self.partial.name + ".lock")
+        self.key = ""  # as in former journals
 
     @abstractmethod
     def stands(self, existing: str) -> bool:
@@ -135,7 +141,7 @@ class GrowingStore(ABC, Generic[P]):
         tell = progress or (lambda done, total: None)
         # Looked at before the lock too: a finished store may stand in a folder that cannot be written.
         if self.stands(existing):
-            self.tidy()
+            self.tidy(same=True)
         else:
             with self._locked():
                 # Another process may have ended meanwhile.
@@ -149,12 +155,12 @@ class GrowingStore(ABC, Generic[P]):
         plan = _read(self.journal / _PLAN)
         return self.place.exists() and plan.get(_INODE) == self.place.stat().st_ino and self._is_same(plan)
 
-    def tidy(self) -> None:
-        """Remove what a process left that was killed just before its end."""
+    def tidy(self, *, same: bool) -> None:
+        """Remove what a killed process left; where the `same` stands at the place, end what was about to end."""
         if self.journal.exists() or self.lock.exists():
             with contextlib.suppress(StorageError), self._locked():
-                if self.was_ending():
-                    remove(self.partial)  # the former store
+                if same:
+                    self._ended_before()
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -212,8 +218,8 @@ class GrowingStore(ABC, Generic[P]):
         todo = [p for p in parts if p.number not in entries]
         begun = {p.number: p.begun() for p in todo}
         done = sum(p.size for p in parts if p.number in entries) + sum(begun.values())
-        tell(done, self.total)
         try:
+            tell(done, self.total)
             for part, found in self.run(todo):
                 now = found if isinstance(found, int) else part.size
                 done += now - begun[part.number]
@@ -232,6 +238,7 @@ class GrowingStore(ABC, Generic[P]):
     def _begin(self, existing: str) -> tuple[Sequence[P], dict[int, Entry]]:
         """Lay the store out, also where it was left unfinished; return its parts, and the entries of those done."""
         plan = self._plan_to_go_on(existing)
+        self.key = plan.get("key", "") if plan else uuid.uuid4().hex
         template, parts, settings = self.design(plan)
         with storage(self.partial):
             if plan:
@@ -243,7 +250,7 @@ class GrowingStore(ABC, Generic[P]):
                         file.unlink()
                 self._lay_out(template)
                 return parts, entries
-            plan = {"identity": self.identity, **settings, "version": __version__}
+            plan = {"identity": self.identity, "key": self.key, **settings, "version": __version__}
             # In this order: killed at any point, what is there is known as the beginning of this store.
             self.partial.mkdir(parents=True, exist_ok=True)
             self.journal.mkdir(exist_ok=True)
@@ -289,11 +296,11 @@ def records_of(entry: Entry) -> list[ShardRecord]:
     return [ShardRecord(**r) for r in entry["files"]]
 
 
-def not_yet(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Any:
-    """Return an array for a template: lazy, and an error where it is computed."""
+def no_values(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Any:
+    """Return an array for the layout of a store: lazy, and an error where it is computed."""
 
     def refuse() -> None:
-        raise RuntimeError("a template has no values")
+        raise AssertionError("a template of a store was computed; it has no values")
 
     delayed: Any = dask.delayed  # type: ignore[attr-defined]
     array: Any = dask.array  # untyped
@@ -331,7 +338,11 @@ def _read(file: Path) -> Entry:
 
 def _note(file: Path, content: Mapping[str, Any]) -> None:
     with storage(file):
-        write_whole(file, json.dumps({**content, "sha256": _digest(content)}))
+        write_whole(file, _with_digest(content))
+
+
+def _with_digest(content: Mapping[str, Any]) -> str:
+    return json.dumps({**content, "sha256": _digest(content)})
 
 
 def _digest(content: Mapping[str, Any]) -> str:

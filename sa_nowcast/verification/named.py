@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,11 +59,8 @@ REFERENCES: dict[str, Callable[..., xr.DataArray]] = {
     "steps": steps,
 }
 
-_OPTIONS: dict[str, set[str]] = {
-    "climatology": {"training", "cycle"},
-    "extrapolation": {"history"},
-    "steps": {"members", "seed", "kilometres_per_pixel"},
-}
+# What `Reference.forecast` gives each of them; the other parameters are its options.
+_GIVEN = {"data", "init_time", "lead_times", "time"}
 
 
 @dataclass(frozen=True)
@@ -261,7 +259,7 @@ def reference(name: str, **options: Any) -> Reference:
     """
     if name not in REFERENCES:
         raise RecipeError("reference", f"{name!r} is unknown", "one of " + ", ".join(REFERENCES))
-    known = _OPTIONS.get(name, set())
+    known = inspect.signature(REFERENCES[name]).parameters.keys() - _GIVEN
     unknown = sorted(set(options) - known)
     if unknown:
         raise RecipeError(f"reference {name}", f"option {unknown[0]!r} is unknown", ", ".join(sorted(known)) or "none")

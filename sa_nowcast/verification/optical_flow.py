@@ -18,7 +18,7 @@ from sa_nowcast.errors import DataError, ForecastWarning, MissingLibraryError, R
 from sa_nowcast.metadata import dims
 from sa_nowcast.times import most_common_step, read_times, show_time, with_times
 from sa_nowcast.verification.inputs import describe, positions
-from sa_nowcast.verification.references import label_forecast, plan, without_times
+from sa_nowcast.verification.references import asked_times, label_forecast, without_times
 from sa_nowcast.verification.units import is_rain_rate, units_of
 
 Array = npt.NDArray[np.float64]
@@ -217,7 +217,7 @@ def _forecast(
     name: str,
 ) -> xr.DataArray:
     """Run `method` on each field of each init time, and label what comes out; members 0 is no ensemble."""
-    told, starts, leads = plan(data, init_time, lead_times, time)
+    told, starts, leads = asked_times(data, init_time, lead_times, time)
     data = with_times(data, told, describe(data, "data"))
     step = cadence(data, told)
     times = data[told].values.astype("datetime64[ns]")

@@ -50,7 +50,7 @@ def persistence(
     RecipeError
         If a lead time is not positive.
     """
-    told, starts, leads = plan(data, init_time, lead_times, time)
+    told, starts, leads = asked_times(data, init_time, lead_times, time)
     data = with_times(data, told, describe(data, "data"))
     found = positions(data[told].values, np.atleast_1d(starts), describe(data, "data"), "init times")
     frames = data.isel({told: found}).rename({told: "init_time"})
@@ -93,7 +93,7 @@ def climatology(
     """
     if cycle not in ("day", "week"):
         raise RecipeError("cycle", f"is {cycle!r}", '"day" or "week"')
-    _, starts, leads = plan(data, init_time, lead_times, time)
+    _, starts, leads = asked_times(data, init_time, lead_times, time)
     told = str(dims.find_dim(training, "time", time))
     times = read_times(training, told, describe(training, "training"))
     distinct = np.unique(_phase(times, cycle))
@@ -144,7 +144,7 @@ def without_times(data: xr.DataArray, dim: str) -> xr.DataArray:
     return data.drop_vars([name for name in data.coords if name != dim and dim in data[name].dims])
 
 
-def plan(data: xr.DataArray, init_time: Any, lead_times: Any, time: Hashable | None) -> tuple[str, Times, Leads]:
+def asked_times(data: xr.DataArray, init_time: Any, lead_times: Any, time: Hashable | None) -> tuple[str, Times, Leads]:
     """Return the time dimension, init times (0-d for one) and lead times of a reference, checked, in nanoseconds."""
     told = str(dims.find_dim(data, "time", time))
     if init_time is None:
