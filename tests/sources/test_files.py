@@ -43,6 +43,15 @@ def test_one_file_a_frame_is_joined_along_its_scalar_time_and_stays_packed(tmp_p
     assert ds.rain.encoding["scale_factor"] == 0.5
 
 
+def test_numbers_in_the_attribute_bounds_name_no_variable(tmp_path: Path) -> None:
+    values = write_frames(tmp_path, 2)
+    for path in tmp_path.iterdir():
+        ds = xr.load_dataset(path)
+        ds.rain.attrs["bounds"] = np.array([0.0, 100.0])
+        ds.to_netcdf(path)
+    np.testing.assert_array_equal(open_source(tmp_path).rain.values, values)
+
+
 def test_a_single_frame_gets_its_time_dimension_too(tmp_path: Path) -> None:
     values = write_frames(tmp_path, 1)
     ds = open_source(tmp_path)
