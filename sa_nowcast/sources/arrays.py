@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +20,6 @@ from xarray.core import indexing
 from sa_nowcast.errors import DataError, RecipeError, one_of
 from sa_nowcast.sources.paths import PathLike, expand
 from sa_nowcast.sources.reading import MappedFile, reading_numpy
-from sa_nowcast.times import read_time
 
 SUFFIXES: Final = (".npy", ".npz")
 _EITHER: Final = " or ".join(SUFFIXES)
@@ -153,10 +152,19 @@ def _dims(given: Sequence[str]) -> tuple[str, ...]:
 
 def _start(given: Any) -> int:
     """Return a time as nanoseconds since 1970."""
+    expected = "a date and time such as '2015-01-01T00:30'"
     try:
-        return int(read_time(given, "start").astype(np.int64))
-    except RecipeError as error:
-        expected = "a date and time such as '2015-01-01T00:30'"
+        # Read strictly: other parsers take '10:30' for today, and a number for nanoseconds since 1970.
+        moment = datetime.fromisoformat(given) if isinstance(given, str) else given
+        if not isinstance(moment, date | np.datetime64):
+            raise ValueError
+        stamp = pd.Timestamp(moment)
+        if pd.isna(stamp):
+            raise ValueError
+        if stamp.tzinfo is not None:
+            stamp = stamp.tz_convert(UTC).tz_localize(None)
+        return int(stamp.as_unit("ns").value)
+    except (ValueError, TypeError, OverflowError) as error:
         raise RecipeError("start", f"{given!r} is no time", expected=expected) from error
 
 
