@@ -187,17 +187,17 @@ def _valid_parts(frames: Frames, period: Range, empty: list[int], *, refuse: boo
 def _starts(frames: Frames, length: int, split: Split, blocked: Positions) -> tuple[Positions, Positions | None]:
     """Return the starts of the windows to train and to validate on, or refuse a period that has none."""
 
-    def of(period: Range, name: str, fix: str) -> Positions:
+    def windows_in(period: Range, name: str, fix: str) -> Positions:
         starts = window_starts(frames.segments, length, period, blocked)
         if not len(starts):
             found = f"no window of {length} successive frames in the {name} period"
             raise DataError(frames.name, found, fix=fix)
         return starts
 
-    train = of(split.train, "training", "shorten history or steps, or fill the gaps")
+    train = windows_in(split.train, "training", "shorten history or steps, or fill the gaps")
     if split.validation[1] <= split.validation[0]:
         return train, None
-    return train, of(split.validation, "validation", "give validation a larger share, or 0 to do without")
+    return train, windows_in(split.validation, "validation", "give validation a larger share, or 0 to do without")
 
 
 def _require_rain(frames: Frames, recipe: TrainingRecipe) -> None:
