@@ -120,7 +120,7 @@ def train(
         if progress and launch.first:
             callbacks.append(stack.enter_context(ProgressReport(step, recipe.max_steps, validation)))
         if not keeper.finished(step, recipe.max_steps):
-            step = _run(module, callbacks, watch, loggers, folder, resume.checkpoint)
+            step = _run(module, hardware, sampler, callbacks, loggers, folder, resume.checkpoint)
             if watch.stopped_by:
                 raise _interrupted(watch.stopped_by, step, recipe.max_steps, folder)
         else:
@@ -141,13 +141,14 @@ def train(
 
 def _run(
     module: NowcastModule,
+    hardware: Hardware,
+    sampler: StepSampler,
     callbacks: list[L.Callback],
-    watch: Watch,
     loggers: Sequence[Logger],
     folder: Path | None,
     checkpoint: Path | None,
 ) -> int:
-    recipe, hardware, launch = module.recipe, module.hardware, module.hardware.launch
+    launch, recipe = hardware.launch, module.recipe
     strategy = "auto"
     if not launch.alone:
         # With one known frame and one to forecast there is no recurrent step, and so no gradient of its weights.
@@ -159,7 +160,7 @@ def _run(
         devices = [hardware.device.index or 0]
     if hardware.acceleration == "compile":
         compile_cells(module.network)
-    loader = batches(module.data.train, module.sampler, workers=recipe.workers)
+    loader = batches(module.data.train, sampler, workers=recipe.workers)
     # Lightning composes signal handlers, and may draw from the global generator; a caller sees neither.
     with _quiet_lightning(), former_signal_handlers(), torch.random.fork_rng(devices=[]), sharing_cores():
         trainer = L.Trainer(
@@ -181,6 +182,7 @@ def _run(
             use_distributed_sampler=False,
             default_root_dir=folder,
         )
+        watch = next(c for c in callbacks if isinstance(c, Watch))
         try:
             trainer.fit(module, train_dataloaders=loader, ckpt_path=checkpoint, weights_only=True)
         except SystemExit:

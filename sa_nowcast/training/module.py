@@ -62,10 +62,11 @@ class NowcastModule(L.LightningModule):
         sampler: StepSampler,
     ) -> None:
         super().__init__()
-        self.network, self.data, self.recipe, self.hardware, self.sampler = network, data, recipe, hardware, sampler
+        self.network, self.data, self.recipe = network, data, recipe
         self.scaling, self.history = data.scaling, data.terms.history
         self.elapsed = 0.0
-        self._share, self._graph = hardware.launch.share, hardware.acceleration == "graph"
+        self._share, self._sampler = hardware.launch.share, sampler
+        self._graph, self._autocast = hardware.acceleration == "graph", hardware.autocast
         # In a list: as an attribute its parameters would count twice, for it is a module around the network.
         self._graphed: list[Callable[[Tensor, Tensor], Tensor]] = []
 
@@ -129,7 +130,7 @@ class NowcastModule(L.LightningModule):
 
     def _windows(self, step: int) -> str:
         """Name the windows that this process saw at a step."""
-        numbers = self.sampler.samples(step)
+        numbers = self._sampler.samples(step)
         more = f" and {len(numbers) - _NAMED_WINDOWS} more" if len(numbers) > _NAMED_WINDOWS else ""
         return "; ".join(self.data.train.describe(n) for n in numbers[:_NAMED_WINDOWS]) + more
 
@@ -149,7 +150,7 @@ class NowcastModule(L.LightningModule):
         if mask is None:
             mask = torch.zeros(x.shape[0], x.shape[1] - history - 1, dtype=torch.bool, device=x.device)
         if not self._graphed:
-            self._graphed.append(graphed_predictions(self.network, x, mask, history, autocast=self.hardware.autocast))
+            self._graphed.append(graphed_predictions(self.network, x, mask, history, autocast=self._autocast))
         return self._graphed[0](x, mask)
 
     def _sampling(self, x: Tensor) -> tuple[int, Tensor | None]:

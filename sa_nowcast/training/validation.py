@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
@@ -54,7 +54,9 @@ class Evaluation:
 
     def to_tensor(self) -> Tensor:
         """Return all sums as one tensor, which a checkpoint can keep."""
-        return torch.from_numpy(np.stack(astuple(self)))
+        return torch.from_numpy(
+            np.stack([self.count, self.error, self.persistence, self.physical_error, self.physical_persistence])
+        )
 
     @property
     def loss(self) -> float:
