@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from typing import Any
 
@@ -115,4 +116,8 @@ def test_recipes_name_them_so_and_by_the_name_that_older_ones_have() -> None:
         tree["data"] = {**tree["data"], "engine": engine}  # type: ignore[dict-item]
         prepared.append(open_experiment(parse_recipe(yaml.safe_dump(tree))).training())
     assert prepared[0].identity == prepared[1].identity
+    # A run that was begun by the former name goes on: its checkpoints have this identity.
+    kind, data = (KINDS, 32, 4, 0, 2**31), prepared[1]
+    drawn = b"".join(data.train[k].numpy().tobytes() for k in range(32))  # type: ignore[index]
+    assert data.identity == hashlib.sha256(repr((kind, data.terms)).encode() + drawn).hexdigest()
     assert prepared[0].train.describe(3).startswith("synthetic fields, seed 0, sequence 3")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sa_nowcast.frames import Frames
 from sa_nowcast.stream import EpochSampler, Share, StepSampler
 from sa_nowcast.stream.order import Layout, StoredAxis, block_order, choose_layout
-from sa_nowcast.stream.sources import Split, starts_of
+from sa_nowcast.stream.sources import starts_of
 from sa_nowcast.windows import split_in_time
 
 MANY = settings(max_examples=1000)
@@ -81,7 +81,7 @@ def test_windows_cross_no_gap_no_split_and_none_is_missing(
     several: list[Frames], length: int, stride: int, period: str | None, guard: int
 ) -> None:
     axis = sorted({t for f in several for t in f.times.tolist()})
-    split = None if period is None else Split(period, 0.25, 0.25, guard)  # type: ignore[arg-type]
+    shares = {"validation": 0.25, "test": 0.25, "guard": guard}
     try:
         parts = split_in_time(len(axis), length, validation=0.25, test=0.25, guard=guard)
     except ValueError:
@@ -91,7 +91,7 @@ def test_windows_cross_no_gap_no_split_and_none_is_missing(
     expected = [
         slow_windows(f, length, stride, {i for i, t in enumerate(f.times.tolist()) if t in wanted}) for f in several
     ]
-    assert [s.tolist() for s in starts_of(several, length, stride, split)] == expected
+    assert [s.tolist() for s in starts_of(several, length, stride, period, **shares)] == expected
 
 
 @MANY

@@ -16,6 +16,7 @@ import xarray as xr
 
 from sa_nowcast.errors import DataError, RecipeError, one_of
 from sa_nowcast.metadata import dims
+from sa_nowcast.metadata.attributes import text
 from sa_nowcast.sources.paths import (
     PathLike,
     differs,
@@ -181,7 +182,7 @@ def _with_time(ds: xr.Dataset, path: Path, time_pattern: str | None, told: Hasha
         value, attrs = ds[named[0]].values, dict(ds[named[0]].attrs)
     else:
         raise DataError(str(path), "the file holds no time", fix=pattern_remedy(path.name, asked=True))
-    bounds = {v.attrs.get("bounds") for v in ds.variables.values()}
+    bounds = {text(v.attrs.get("bounds")) for v in ds.variables.values()}  # some files have numbers there
     gridded = [n for n, v in ds.data_vars.items() if v.ndim >= 2 and n not in bounds]
     ds = ds.drop_vars(named).set_coords([n for n in ds.data_vars if n not in gridded and n not in named])
     growing = [*gridded, *(n for n in scalars if n not in named)]

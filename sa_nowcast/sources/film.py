@@ -8,9 +8,10 @@ from typing import Any, Final
 import numpy as np
 import xarray as xr
 
-from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.errors import DataError
 from sa_nowcast.sources.paths import PathLike, expand
 from sa_nowcast.sources.reading import reading, require
+from sa_nowcast.windows import require_whole
 
 EXTRA: Final = "kth"
 SUFFIXES: Final = (".avi", ".mp4", ".mkv", ".mov", ".webm")
@@ -42,8 +43,7 @@ def open_film(path: PathLike, *, cells: int = 1, name: str = "brightness") -> xr
     MissingLibraryError
         PyAV is not installed.
     """
-    if isinstance(cells, bool) or not isinstance(cells, int) or cells < 1:
-        raise RecipeError("cells", f"{cells!r}", expected="a whole number of at least 1")
+    require_whole(cells=cells)
     av = require("av", EXTRA)
     found = expand(path, SUFFIXES)
     if len(found) > 1:

@@ -18,9 +18,10 @@ import numpy.typing as npt
 import xarray as xr
 
 from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.sources.moving_mnist import film_time_attrs, film_times
+from sa_nowcast.sources.moving_mnist import sequences
 from sa_nowcast.sources.paths import PathLike, expand
 from sa_nowcast.sources.reading import reading, require
+from sa_nowcast.windows import require_whole
 
 EXTRA: Final = "kth"
 FRAMES_A_SECOND: Final = 25.0
@@ -92,13 +93,12 @@ def open_kth(
 
     if part not in get_args(Part):
         raise RecipeError("part", repr(part), expected=" or ".join(map(repr, get_args(Part))))
-    for name, value in (("length", length), ("stride", length if stride is None else stride), ("size", size)):
-        if value < 1:
-            raise RecipeError(name, str(value), expected="at least 1")
+    stride = length if stride is None else stride
+    require_whole(length=length, stride=stride, size=size)
     known = official_segments() if segments is None else read_segments(Path(segments))
     films, short = [], []
     for path in expand(source, (".avi",)):
-        film, cut = _plan(path, known, length, stride or length)
+        film, cut = _plan(path, known, length, stride)
         if part == "all" or (film.person in TRAINING_PERSONS) == (part == "train"):
             films.append(film)
             short += [film.name] if cut else []
@@ -119,33 +119,18 @@ def open_kth(
     def each(values: Iterable[Any], dtype: Any = None) -> tuple[str, npt.NDArray[Any]]:
         return "sequence", np.repeat(np.array(list(values), dtype=dtype), counts)
 
-    return xr.Dataset(
-        {
-            "intensity": xr.Variable(
-                ("sequence", "time", "y", "x"),
-                array.concatenate(blocks),
-                {"long_name": "grey value", "units": "1", "valid_range": [0, 255]},
-            )
-        },
-        {
-            "sequence": ("sequence", np.arange(sum(counts))),
-            "time": ("time", film_times(length, 1 / FRAMES_A_SECOND), film_time_attrs("25 frames a second")),
-            "y": ("y", np.arange(size)[::-1], {"long_name": "row, counted from the bottom", "units": "1", "axis": "Y"}),
-            "x": ("x", np.arange(size), {"long_name": "column", "units": "1", "axis": "X"}),
-            "film": each(film.name for film in films),
-            "person": each((film.person for film in films), np.int8),
-            "action": each(film.action for film in films),
-            "scenario": each((film.scenario for film in films), np.int8),
-            "segment": ("sequence", np.array([s for film in films for s in film.segments], dtype=np.int8)),
-            "first_frame": ("sequence", np.array([s + 1 for film in films for s in film.starts], dtype=np.int32)),
-            "part": each("train" if film.person in TRAINING_PERSONS else "test" for film in films),
-        },
-        {
-            "Conventions": "CF-1.11", "source": "KTH human actions",
-            "references": "Schuldt, Laptev and Caputo, ICPR 2004",
-            "films_shorter_than_segments": " ".join(short),
-        },
-    )  # fmt: skip
+    ds = sequences(
+        array.concatenate(blocks), source="KTH human actions", step=1 / FRAMES_A_SECOND, clock="25 frames a second"
+    )
+    return ds.assign_coords(
+        film=each(film.name for film in films),
+        person=each((film.person for film in films), np.int8),
+        action=each(film.action for film in films),
+        scenario=each((film.scenario for film in films), np.int8),
+        segment=("sequence", np.array([s for film in films for s in film.segments], dtype=np.int8)),
+        first_frame=("sequence", np.array([s + 1 for film in films for s in film.starts], dtype=np.int32)),
+        part=each("train" if film.person in TRAINING_PERSONS else "test" for film in films),
+    ).assign_attrs(references="Schuldt, Laptev and Caputo, ICPR 2004", films_shorter_than_segments=" ".join(short))
 
 
 def official_segments() -> Segments:

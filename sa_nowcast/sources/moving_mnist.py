@@ -60,9 +60,26 @@ class MovingMnistBackendEntrypoint(BackendEntrypoint):
             return False
 
 
-def sequences(values: Any, *, source: str, first: int = 0) -> xr.Dataset:
-    """Label an array (sequence, time, y, x) of uint8 as MovingMNIST."""
+def sequences(
+    values: Any,
+    *,
+    source: str,
+    first: int = 0,
+    step: float = 1.0,
+    clock: str = "MovingMNIST has no clock: a frame counts as 1 s",
+) -> xr.Dataset:
+    """Label an array (sequence, time, y, x) of uint8: grey values, and times from 1970-01-01 on, `step` seconds apart.
+
+    `first` is the number of the first sequence, and `clock` a comment on the times.
+    """
     count, length, rows, columns = values.shape
+    nanoseconds = (np.arange(length) * round(step * 1e9)).astype("timedelta64[ns]")
+    time_attrs = {
+        "standard_name": "time",
+        "long_name": "time since the sequence began, counted from 1970-01-01",
+        "axis": "T",
+        "comment": clock,
+    }
     return xr.Dataset(
         {
             "intensity": xr.Variable(
@@ -73,33 +90,12 @@ def sequences(values: Any, *, source: str, first: int = 0) -> xr.Dataset:
         },
         {
             "sequence": ("sequence", np.arange(first, first + count)),
-            "time": (
-                "time",
-                film_times(length, 1.0),
-                film_time_attrs("MovingMNIST has no clock: a frame counts as 1 s"),
-            ),
+            "time": ("time", np.datetime64("1970-01-01", "ns") + nanoseconds, time_attrs),
             "y": ("y", np.arange(rows)[::-1], {"long_name": "row, counted from the bottom", "units": "1", "axis": "Y"}),
             "x": ("x", np.arange(columns), {"long_name": "column", "units": "1", "axis": "X"}),
         },
         {"Conventions": "CF-1.11", "source": source},
     )
-
-
-def film_times(frames: int, step: float) -> npt.NDArray[np.datetime64]:
-    """Return times from 1970-01-01 on, `step` seconds apart, for films that have no clock of their own."""
-    nanoseconds = (np.arange(frames) * round(step * 1e9)).astype("timedelta64[ns]")
-    times: npt.NDArray[np.datetime64] = np.datetime64("1970-01-01", "ns") + nanoseconds
-    return times
-
-
-def film_time_attrs(comment: str) -> dict[str, str]:
-    """Return the attributes of such times."""
-    return {
-        "standard_name": "time",
-        "long_name": "time since the sequence began, counted from 1970-01-01",
-        "axis": "T",
-        "comment": comment,
-    }
 
 
 class _MappedSequences(MappedFile):

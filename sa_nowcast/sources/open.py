@@ -25,7 +25,7 @@ from sa_nowcast.sources.moving_mnist import MovingMnistBackendEntrypoint
 from sa_nowcast.sources.odim import is_odim
 from sa_nowcast.sources.paths import PathLike, expand
 from sa_nowcast.sources.radar import IMPORTERS, open_radar
-from sa_nowcast.sources.reading import reading, require
+from sa_nowcast.sources.reading import reading, require, require_known
 from sa_nowcast.sources.taxibj import open_taxibj
 from sa_nowcast.storage.manifest import is_zarr
 
@@ -91,8 +91,12 @@ def open_source(
         if engine in _READERS:
             if time_pattern is not None:
                 options["time_pattern"] = time_pattern
-            _check_options(engine, options)
-            return _READERS[engine](source, **options)
+            reader = _READERS[engine]
+            parameters = require_known(options, reader, engine)
+            missing = [p.name for p in parameters if p.default is p.empty and p.name not in options]
+            if missing:
+                raise RecipeError("options", f"no {' and no '.join(missing)}, which engine {engine} needs")
+            return reader(source, **options)
         if engine in IMPORTERS:
             return open_radar(source, engine, time_pattern=time_pattern, **options)
         known = {*_READERS, *IMPORTERS, *xr.backends.list_engines()}
@@ -106,17 +110,6 @@ def reader_options() -> set[str]:
     readers = [*_READERS.values(), *(i.reader for i in IMPORTERS.values() if i.reader), open_radar]
     named = {name for reader in readers for name in list(inspect.signature(reader).parameters)[1:]}
     return (named | {"time_pattern", "product", "extent"}) - {"engine", "options"}
-
-
-def _check_options(engine: str, options: Mapping[str, Any]) -> None:
-    _, *parameters = inspect.signature(_READERS[engine]).parameters.values()
-    known = [p.name for p in parameters]
-    for name in options:
-        if name not in known:
-            raise RecipeError("options", f"{name!r} is not known to engine {engine}", expected=one_of(name, known))
-    missing = [p.name for p in parameters if p.default is p.empty and p.name not in options]
-    if missing:
-        raise RecipeError("options", f"no {' and no '.join(missing)}, which engine {engine} needs")
 
 
 def _detect(source: PathLike | Iterable[PathLike]) -> tuple[str | None, list[Path]]:

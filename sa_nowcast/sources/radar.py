@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -23,7 +22,7 @@ from sa_nowcast.sources.mch import mch_options
 from sa_nowcast.sources.odim import choose_quantity, odim_time, read_odim
 from sa_nowcast.sources.paths import PathLike, differs, expand, sort_by_time, time_from_name
 from sa_nowcast.sources.projection import CRS_NAME, image_coords
-from sa_nowcast.sources.reading import reading, require
+from sa_nowcast.sources.reading import reading, require, require_known
 
 Convert = Literal["nothing", "rain_rate"]
 Fields = npt.NDArray[np.float32]
@@ -312,10 +311,7 @@ def open_radar(
 def _options(importer: Importer, path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
     """Check options, and fill in what a file says itself: which quantity it holds."""
     if importer.reader is not None:
-        _, *known = inspect.signature(importer.reader).parameters
-        for name in options:
-            if name not in known:
-                raise RecipeError("options", f"{name!r} is not known to engine {importer.name}", one_of(name, known))
+        require_known(options, importer.reader, importer.name)
     if importer.name == "odim_hdf5":
         return {**options, "qty": choose_quantity(path, options.get("qty"))}
     return dict(options)

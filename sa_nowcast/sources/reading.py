@@ -1,8 +1,9 @@
-"""What readers share: libraries that are imported when needed, damage as one line, indexing of what is not read yet."""
+"""What readers share: libraries imported when needed, options, damage as one line, indexing of what is not read yet."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,7 @@ from xarray.core import indexing
 
 from sa_nowcast.computing import quiet
 from sa_nowcast.computing.installing import install, pip_install
-from sa_nowcast.errors import DataError, MissingLibraryError, SaNowcastError
+from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError, SaNowcastError, one_of
 
 CHECK: Final = "replace the file by a whole one, leave it out, or give the right engine="
 
@@ -32,6 +33,16 @@ def require(module: str, extra: str) -> ModuleType:
         # Installed again only where it is broken itself: what is there already, pip leaves as it is.
         again = install(extra) if absent else pip_install(library, "--force-reinstall", "--no-deps")
         raise MissingLibraryError(library, f"is installed but cannot be imported ({error})", fix=again) from error
+
+
+def require_known(options: Mapping[str, Any], reader: Callable[..., Any], engine: str) -> list[inspect.Parameter]:
+    """Refuse an option that an engine's reader does not have; return the reader's parameters after the source."""
+    _, *parameters = inspect.signature(reader).parameters.values()
+    known = [p.name for p in parameters]
+    for name in options:
+        if name not in known:
+            raise RecipeError("options", f"{name!r} is not known to engine {engine}", expected=one_of(name, known))
+    return parameters
 
 
 @contextmanager

@@ -175,7 +175,7 @@ class CheckedArray(BackendArray):
         """
         touched = [_touched(k, n) for k, n in zip(key, self.shape, strict=True)]
         if all(len(t) for t in touched):
-            self._require_files(touched)
+            self._require_files(touched, read=True)
         try:
             if any(isinstance(k, np.ndarray) for k in key):
                 # Frames are whole chunks: indices within one are taken after reading it.
@@ -206,34 +206,20 @@ class CheckedArray(BackendArray):
 
     def check_files(self) -> None:
         """Raise `DataError` where a file of the array is missing, or of another size; none is read."""
-        for index in _cells([range(n) for n in self.shape], self.cell):
-            key = f"{self.name}/{self._key(index)}"
-            if self.manifest is not None:
-                fault = self.manifest.size_fault(key)
-            else:
-                fault = None if (Path(self.store) / key).is_file() else "is missing"
-            self._refuse(index, key, fault)
+        self._require_files([range(n) for n in self.shape], read=False)
 
-    def _require_files(self, touched: Sequence[Sequence[int]]) -> None:
+    def _require_files(self, touched: Sequence[Sequence[int]], *, read: bool) -> None:
         for index in _cells(touched, self.cell):
             key = f"{self.name}/{self._key(index)}"
-            if not (Path(self.store) / key).is_file():
-                self._refuse(index, key, "is missing")
-            if self.manifest is not None and (fault := self.manifest.fault(key)) is not None:
-                self._refuse(index, key, fault)
-
-    def _refuse(self, index: tuple[int, ...], key: str, fault: str | None) -> None:
-        if fault is None:
-            return
-        region = [range(i * c, min((i + 1) * c, n)) for i, c, n in zip(index, self.cell, self.shape, strict=True)]
-        chunk = None if fault == "is missing" else self._first_damaged(region)
-        if chunk is not None:
-            raise chunk
-        raise DataError(
-            f"{self.name}, {self._label(index)}",
-            f"the chunk file {key} {fault}",
-            fix=_FIX,
-        )
+            if self.manifest is None:
+                fault = None if (Path(self.store) / key).is_file() else "is missing"
+            else:
+                fault = self.manifest.fault(key) if read else self.manifest.size_fault(key)
+            if fault is None:
+                continue
+            region = [range(i * c, min((i + 1) * c, n)) for i, c, n in zip(index, self.cell, self.shape, strict=True)]
+            chunk = None if fault == "is missing" else self._first_damaged(region)
+            raise chunk or DataError(f"{self.name}, {self._label(index)}", f"the chunk file {key} {fault}", fix=_FIX)
 
     def _key(self, index: tuple[int, ...]) -> str:
         key: str = self.array.metadata.encode_chunk_key(index)
@@ -264,11 +250,9 @@ class CheckedArray(BackendArray):
                 ]
             except _DAMAGED as found:
                 file = tuple(i * c // s for i, c, s in zip(index, sizes, self.cell, strict=True))
-                time = (
-                    ""
-                    if self.time_axis is None or not len(self.times)
-                    else f", {_show(self.times[index[self.time_axis] * sizes[self.time_axis]])}"
-                )
+                time = ""
+                if self.time_axis is not None and len(self.times):
+                    time = f", {_show(self.times[index[self.time_axis] * sizes[self.time_axis]])}"
                 return DataError(
                     f"{self.name}{time}",
                     f"chunk {'.'.join(map(str, index))} in {self.name}/{self._key(file)} is damaged ({found})",

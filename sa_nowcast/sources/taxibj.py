@@ -24,10 +24,10 @@ from xarray.core import indexing
 from sa_nowcast.errors import DataError, RecipeError, one_of
 from sa_nowcast.sources.paths import PathLike, expand, same_time
 from sa_nowcast.sources.reading import outer, reading, require
-from sa_nowcast.sources.taxibj_split import BENCHMARK, label_benchmark
+from sa_nowcast.sources.taxibj_split import BENCHMARK, SLOTS, label_benchmark
+from sa_nowcast.times import show_time
 
 EXTRA: Final = "taxibj"
-SLOTS: Final = 48
 VARIABLE: Final = "crowd_flow"
 MOST_PACKED: Final = 1100
 """Deflate packs 1032 to 1 at most (zlib, technical details)."""
@@ -195,7 +195,7 @@ def _read_times(path: Path) -> tuple[Path, npt.NDArray[np.datetime64], tuple[int
         at = int(backwards[0]) + 1
         raise DataError(
             str(path),
-            f"{_minute(times[at])} at position {at} follows {_minute(times[at - 1])}",
+            f"{show_time(times[at])} at position {at} follows {show_time(times[at - 1])}",
             expected="dates in increasing order",
         )
     return path, times, shape, dtype
@@ -236,10 +236,6 @@ def parse_slots(stamps: Iterable[Any], where: str) -> npt.NDArray[np.datetime64]
     slots = np.array([int(s[8:]) - 1 for s in text])
     slots_ns = (slots * 30 * 60 * 10**9).astype("timedelta64[ns]")
     return np.asarray(starts + slots_ns, dtype="datetime64[ns]")
-
-
-def _minute(time: np.datetime64) -> str:
-    return np.datetime_as_string(time, "m")
 
 
 def _year(path: Path, times: npt.NDArray[np.datetime64]) -> int:

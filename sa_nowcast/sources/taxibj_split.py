@@ -17,13 +17,13 @@ import numpy.typing as npt
 import xarray as xr
 
 from sa_nowcast.errors import DataError
+from sa_nowcast.windows import Positions
 
 BENCHMARK: Final = "taxibj-benchmark"
 TEST_WINDOWS: Final = 48 * 28
-_SLOTS: Final = 48
+SLOTS: Final = 48
+"""Half hours a day."""
 _HALF_HOUR: Final = np.timedelta64(30 * 60 * 10**9, "ns")
-
-Positions = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def benchmark_split(
     """
     days = time.astype("datetime64[D]")
     names, counts = np.unique(days, return_counts=True)
-    kept = np.flatnonzero(np.isin(days, names[counts == _SLOTS])).astype(np.int64)
+    kept = np.flatnonzero(np.isin(days, names[counts == SLOTS])).astype(np.int64)
     length = history + steps
     joined = (np.diff(time[kept]) == _HALF_HOUR) & (np.diff(np.asarray(year)[kept]) == 0)
     # A window starts wherever the next length - 1 joints are all whole: differences of the running count of joints.

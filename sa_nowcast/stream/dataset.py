@@ -17,7 +17,7 @@ from sa_nowcast.scaling import Scaling
 from sa_nowcast.stream.blocks import BlockReader, DeviceReader, MemoryBlocks, Window, open_blocks
 from sa_nowcast.stream.order import block_order, choose_layout
 from sa_nowcast.stream.samples import NumberedSamples
-from sa_nowcast.stream.sources import Period, Source, Split, called, open_sequences, starts_of
+from sa_nowcast.stream.sources import Period, Source, called, open_sequences, starts_of
 from sa_nowcast.times import Gaps, show_time
 from sa_nowcast.windows import Positions
 
@@ -139,8 +139,8 @@ class SequenceDataset(NumberedSamples):
         if turns and self.sample_shape[-2] != self.sample_shape[-1]:
             rows, columns = self.sample_shape[-2:]
             raise RecipeError("turns", f"samples of {rows} x {columns}", expected="squares", fix="give a square crop")
-        split = None if period is None else Split(period, validation, test, self.history if guard is None else guard)
-        planned = _starts(sequences, self.length, stride, split, starts)
+        shares = {"validation": validation, "test": test, "guard": self.history if guard is None else guard}
+        planned = _starts(sequences, self.length, stride, period, shares, starts)
         if in_memory is None:
             in_memory = sum(f.nbytes for f in sequences) <= IN_MEMORY_BYTES
         blocks = [open_blocks(f, in_memory=in_memory or device is not None) for f in sequences]
@@ -278,17 +278,22 @@ class SequenceDataset(NumberedSamples):
 
 
 def _starts(
-    sequences: Sequence[Frames], length: int, stride: int, split: Split | None, given: Sequence[int] | Positions | None
+    sequences: Sequence[Frames],
+    length: int,
+    stride: int,
+    period: Period | None,
+    shares: dict[str, float],
+    given: Sequence[int] | Positions | None,
 ) -> list[Positions]:
-    if given is not None:
-        if len(sequences) > 1 or split is not None:
-            raise RecipeError("starts", "given for several sources or a period", expected="one source, no period")
-        planned = [np.asarray(given, dtype=np.int64)]
+    if given is None:
+        planned = starts_of(sequences, length, stride, period, **shares)
+    elif len(sequences) > 1 or period is not None:
+        raise RecipeError("starts", "given for several sources or a period", expected="one source, no period")
     else:
-        planned = starts_of(sequences, length, stride, split)
+        planned = [np.asarray(given, dtype=np.int64)]
     if not sum(map(len, planned)):
         longest = max((e - b for f in sequences for b, e in f.segments), default=0)
-        where = "windows" if split is None else f"windows of the {split.period} period"
+        where = "windows" if period is None else f"windows of the {period} period"
         raise DataError(
             where,
             f"none of {length} frames",

@@ -149,7 +149,7 @@ class SequenceLoader(DataLoader[Any], Generic[S]):
         Processes that read; they start by forkserver, since zarr runs threads and a forked child of a process with
         threads can deadlock. They stay for the next iteration.
     pin_memory : bool, optional
-        By default where there is a CUDA device and the data are not on one.
+        False: not even where there is a CUDA device and the data are not on one, where batches are pinned by default.
     """
 
     def __init__(self, sequence: S, sampler: BatchSampler, *, workers: int = 0, pin_memory: bool | None = None) -> None:
@@ -158,7 +158,7 @@ class SequenceLoader(DataLoader[Any], Generic[S]):
             raise RecipeError("workers", f"{workers}, with data on {sequence.device}", expected="0")
         self.sequence, self.batches = sequence, sampler
         self._idle: _Workers | None = None
-        pin = torch.cuda.is_available() and not on_device if pin_memory is None else pin_memory
+        pin = pin_memory is not False and torch.cuda.is_available() and not on_device
         # Nothing but a description: torch's own workers serve all samples, and so would each read every block.
         super().__init__(sequence, batch_size=None, sampler=sampler, num_workers=workers, pin_memory=pin)  # type: ignore[arg-type]
 
@@ -404,7 +404,7 @@ def loader(
     workers : int
         Processes that read; 0 reads in this one. The batches are the same with any number.
     pin_memory : bool, optional
-        By default where there is a CUDA device.
+        By default where there is a CUDA device; elsewhere there is nothing to pin memory for.
     """
     require_whole(batch_size=batch_size)
     require_whole(0, workers=workers, first=first)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,16 +22,6 @@ Source = str | os.PathLike[str] | Store | xr.Dataset | xr.DataArray | Frames
 Period = Literal["train", "validation", "test"]
 
 
-@dataclass(frozen=True)
-class Split:
-    """Which of three periods in time order to take, and their shares."""
-
-    period: Period
-    validation: float
-    test: float
-    guard: int
-
-
 def open_sequences(sources: Sequence[Source], **names: Any) -> list[Frames]:
     """Open and check sources by the names of `Frames.from_xarray`; those that differ are a `DataError`."""
     if not sources:
@@ -43,13 +32,14 @@ def open_sequences(sources: Sequence[Source], **names: Any) -> list[Frames]:
     return sequences
 
 
-def starts_of(sequences: Sequence[Frames], length: int, stride: int, split: Split | None) -> list[Positions]:
-    """Return the starts of the windows of each sequence, within the period that is asked for."""
+def starts_of(
+    sequences: Sequence[Frames], length: int, stride: int, period: Period | None, **shares: Any
+) -> list[Positions]:
+    """Return the starts of the windows of each sequence, within a period by the shares of `split_in_time`."""
     ranges = [(0, len(f)) for f in sequences]
-    if split is not None:
+    if period is not None:
         axis = np.unique(np.concatenate([f.times for f in sequences]))
-        parts = split_in_time(len(axis), length, validation=split.validation, test=split.test, guard=split.guard)
-        begin, end = getattr(parts, split.period)
+        begin, end = getattr(split_in_time(len(axis), length, **shares), period)
         ranges = [_within(f.times, axis, begin, end) for f in sequences]
     return [window_starts(f.segments, length, r, stride=stride) for f, r in zip(sequences, ranges, strict=True)]
 

@@ -96,14 +96,11 @@ class StoredVariable:
         spans = [range(math.ceil(n / s)) for n, s in zip(self.array.shape, sizes, strict=True)]
         unit = sizes[self.axes[0]]
         spans[self.axes[0]] = range((self.offset + begin) // unit, (self.offset + end - 1) // unit + 1)
-        folder = Path(self.array.store.root) / self.array.path
         for index in itertools.product(*spans):
-            key = self.array.metadata.encode_chunk_key(index)
-            if not (folder / key).is_file():
-                raise FileNotFoundError(f"the chunk file {self.array.path}/{key} is missing")
-            fault = self._manifest.fault(f"{self.array.path}/{key}")
+            key = f"{self.array.path}/{self.array.metadata.encode_chunk_key(index)}"
+            fault = self._manifest.fault(key)
             if fault is not None:
-                raise OSError(f"the chunk file {self.array.path}/{key} {fault}")
+                raise OSError(f"the chunk file {key} {fault}")
 
     @cached_property
     def _manifest(self) -> Manifest:

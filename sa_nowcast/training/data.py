@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,16 +66,15 @@ class TrainingData:
         empty: list[int] = []
         fitted = Scaling.fit(scaling, frames.channels, _valid_parts(frames, split.train, empty, refuse=not skip_empty))
         blocked = np.concatenate(
-            [np.asarray(empty, np.int64), empty_frames(frames, (split.validation,), refuse=not skip_empty)]
+            [np.asarray(empty, np.int64), empty_frames(frames, split.validation, refuse=not skip_empty)]
         )
-        starts = _training_starts(frames, history + steps, split, blocked)
+        starts, chosen = _starts(frames, history + steps, split, blocked)
         crop = None if recipe.crop is None else (recipe.crop, recipe.crop)
         flips, turns = (move in recipe.augment for move in ("flips", "turns"))
         train = SequenceDataset(
             frames, history, steps, starts=starts, crop=crop, flips=flips, turns=turns, seed=recipe.seed
         )
         validation = None
-        chosen = _starts(frames, history + steps, split.validation, blocked, "validation")
         if chosen is not None:
             chosen = chosen[np.linspace(0, len(chosen) - 1, recipe.validation_samples).round().astype(int)]
             # The same windows and crops at every validation: only the weights may change the loss.
@@ -156,17 +155,14 @@ class TrainingData:
 def require_trainable(frames: Frames, split: Split, length: int, recipe: TrainingRecipe) -> None:
     """Raise what `TrainingData.from_frames` would, as far as times and units tell; no value is read."""
     _require_rain(frames, recipe)
-    nothing = np.empty(0, np.int64)
-    _training_starts(frames, length, split, nothing)
-    _starts(frames, length, split.validation, nothing, "validation")
+    _starts(frames, length, split, np.empty(0, np.int64))
 
 
-def empty_frames(frames: Frames, periods: Sequence[Range], *, refuse: bool) -> npt.NDArray[np.int64]:
-    """Return the frames without any valid value, or refuse the first one."""
+def empty_frames(frames: Frames, period: Range, *, refuse: bool) -> Positions:
+    """Return the frames of a period without any valid value, or refuse the first one."""
     empty: list[int] = []
-    for period in periods:
-        for _ in _valid_parts(frames, period, empty, refuse=refuse):
-            pass
+    for _ in _valid_parts(frames, period, empty, refuse=refuse):
+        pass
     return np.asarray(empty, dtype=np.int64)
 
 
@@ -188,30 +184,20 @@ def _valid_parts(frames: Frames, period: Range, empty: list[int], *, refuse: boo
         yield values if not found else values[valid]
 
 
-def _training_starts(frames: Frames, length: int, split: Split, blocked: Positions) -> Positions:
-    starts = _starts(frames, length, split.train, blocked, "training")
-    if starts is None:
-        raise DataError(
-            frames.name,
-            f"no window of {length} successive frames in the training period",
-            fix="shorten history or steps, or fill the gaps",
-        )
-    return starts
+def _starts(frames: Frames, length: int, split: Split, blocked: Positions) -> tuple[Positions, Positions | None]:
+    """Return the starts of the windows to train and to validate on, or refuse a period that has none."""
 
-
-def _starts(frames: Frames, length: int, period: Range, blocked: Positions, name: str) -> Positions | None:
-    if period[1] <= period[0]:
-        return None
-    starts = window_starts(frames.segments, length, period, blocked)
-    if len(starts):
+    def windows_in(period: Range, name: str, fix: str) -> Positions:
+        starts = window_starts(frames.segments, length, period, blocked)
+        if not len(starts):
+            found = f"no window of {length} successive frames in the {name} period"
+            raise DataError(frames.name, found, fix=fix)
         return starts
-    if name == "training":
-        return None
-    raise DataError(
-        frames.name,
-        f"no window of {length} successive frames in the {name} period",
-        fix=f"give {name} a larger share, or 0 to do without",
-    )
+
+    train = windows_in(split.train, "training", "shorten history or steps, or fill the gaps")
+    if split.validation[1] <= split.validation[0]:
+        return train, None
+    return train, windows_in(split.validation, "validation", "give validation a larger share, or 0 to do without")
 
 
 def _require_rain(frames: Frames, recipe: TrainingRecipe) -> None:

@@ -89,7 +89,7 @@ def open_experiment(recipe: Recipe, *, read: bool = True) -> Experiment:
     skip = recipe.data.gaps == "skip"
     require_trainable(train_frames, split, recipe.history + recipe.steps, recipe.training)
     # A frame without any value, which no forecast can start from, is found before any work is done.
-    blocked = empty_frames(test_frames, (split.test,), refuse=not skip) if read else np.empty(0, np.int64)
+    blocked = empty_frames(test_frames, split.test, refuse=not skip) if read else np.empty(0, np.int64)
     require_scorable(test_frames, split.test, recipe.history + recipe.steps, blocked)
     return Experiment(
         training=lambda: TrainingData.from_frames(

@@ -216,7 +216,7 @@ def test_a_training_period_without_a_window(how):
     yield lambda: train(whole if how == "fill" else holed, **{**given, **shorter})
 
 
-@remedy("training/data.py", "give … a larger share, or 0 to do without")
+@remedy("training/data.py", "give validation a larger share, or 0 to do without")
 @pytest.mark.parametrize("share", [0.6, 0.0])
 def test_a_validation_period_without_a_window(share):
     data = rain(60).isel(time=[t for t in range(60) if t < 40 or t % 5])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import netCDF4
 import numpy as np
 import pandas as pd
 import pytest
@@ -41,6 +42,14 @@ def test_one_file_a_frame_is_joined_along_its_scalar_time_and_stays_packed(tmp_p
     assert ds.time.values[1] == np.datetime64("2024-01-01T00:10")
     assert ds.rain.encoding["dtype"] == np.int16
     assert ds.rain.encoding["scale_factor"] == 0.5
+
+
+def test_numbers_in_the_attribute_bounds_name_no_variable(tmp_path: Path) -> None:
+    values = write_frames(tmp_path, 2)
+    for path in tmp_path.iterdir():
+        with netCDF4.Dataset(path, "a") as file:  # as xarray does not write it
+            file["rain"].bounds = np.array([0.0, 100.0])
+    np.testing.assert_array_equal(open_source(tmp_path).rain.values, values)
 
 
 def test_a_single_frame_gets_its_time_dimension_too(tmp_path: Path) -> None:
