@@ -278,7 +278,7 @@ def test_a_history_with_too_little_rain_gives_a_simpler_forecast_that_is_said(na
     assert forecast.values[found].min() >= 0
     expected = None if way is None else way.get(name, way[""])
     if expected is None:
-        assert not caught
+        assert not [w for w in caught if w.category is not ResourceWarning]  # which other tests leave behind
         assert "fallback_count" not in forecast.attrs
         return
     (said,) = caught
