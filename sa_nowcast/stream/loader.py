@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 import multiprocessing
+import os
 import pickle
 import signal
+import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
@@ -226,11 +229,12 @@ class _Workers:
     def __init__(self, dataset: Samples, count: int) -> None:
         self.dataset = dataset
         self._slots: dict[int, Tensor] = {}
+        self._files: dict[int, tuple[int, str]] = {}
         self._pipes: list[Connection] = []
         self._processes: list[BaseProcess] = []
         self._unanswered = [0] * count
         # Also when the program ends amid an epoch: before multiprocessing waits for them, who leave SIGTERM to others.
-        self.end = Finalize(self, _end, (self._processes,), exitpriority=0)
+        self.end = Finalize(self, _end, (self._processes, self._files), exitpriority=0)
         context = multiprocessing.get_context("forkserver")
         for number in range(count):
             ours, theirs = context.Pipe()
@@ -242,15 +246,16 @@ class _Workers:
 
     def ask(self, slot: int, samples: list[int]) -> None:
         """Let the workers make a batch in a slot."""
-        larger = slot not in self._slots or len(self._slots[slot]) < len(samples)
-        if larger:
-            self._slots[slot] = torch.empty((len(samples), *self.dataset.sample_shape))
-            self._slots[slot].share_memory_()  # type: ignore[no-untyped-call]
+        larger: _Memory | None = None
+        if slot not in self._slots or len(self._slots[slot]) < len(samples):
+            self._files[slot] = _file()
+            larger = self._files[slot][1], (len(samples), *self.dataset.sample_shape)
+            self._slots[slot] = _mapped(larger)
         stripes = [self.dataset.stripe(s) % len(self._pipes) for s in samples]
         for worker, pipe in enumerate(self._pipes):
             places = [i for i, stripe in enumerate(stripes) if stripe == worker]
             try:
-                pipe.send((slot, self._slots[slot] if larger else None, places, [samples[i] for i in places]))
+                pipe.send((slot, larger, places, [samples[i] for i in places]))
             except OSError as error:
                 raise self._lost(worker) from error
             self._unanswered[worker] += 1
@@ -261,6 +266,8 @@ class _Workers:
             error = self._answer(worker)
             if error is not None:
                 raise error
+        if slot in self._files:  # all have it mapped
+            _remove(*self._files.pop(slot))
         return self._slots[slot]
 
     def finish(self) -> None:
@@ -305,11 +312,38 @@ class _Workers:
         )
 
 
-def _end(processes: Sequence[BaseProcess]) -> None:
+def _end(processes: Sequence[BaseProcess], files: dict[int, tuple[int, str]]) -> None:
     for process in processes:
         process.kill()
     for process in processes:
         process.join(timeout=5)
+    while files:
+        _remove(*files.popitem()[1])
+
+
+def _file() -> tuple[int, str]:
+    """Return an empty file in memory, where the system has such files, and a path by which other processes open it."""
+    if not hasattr(os, "memfd_create"):
+        return tempfile.mkstemp(prefix="sa_nowcast-")
+    descriptor = os.memfd_create("sa_nowcast")
+    return descriptor, f"/proc/{os.getpid()}/fd/{descriptor}"
+
+
+def _remove(descriptor: int, path: str) -> None:
+    os.close(descriptor)
+    if not path.startswith("/proc/"):
+        os.unlink(path)
+
+
+_Memory = tuple[str, tuple[int, ...]]
+"""A path to memory that processes share, and the shape of the float32 in it."""
+
+
+def _mapped(memory: _Memory) -> Tensor:
+    # By its path: torch hands a tensor's memory over in a handshake with a thread, in which a process that is stopped
+    # or killed holds all others up.
+    path, shape = memory
+    return torch.from_file(path, shared=True, size=math.prod(shape), dtype=torch.float32).view(shape)
 
 
 def _serve(pipe: Connection, dataset: Samples) -> None:
@@ -323,7 +357,7 @@ def _serve(pipe: Connection, dataset: Samples) -> None:
         try:
             slot, larger, places, samples = pipe.recv()
             if larger is not None:
-                slots[slot] = larger
+                slots[slot] = _mapped(larger)
             pipe.send(_made(dataset, samples, slots[slot], places))
         except (EOFError, OSError):
             return
