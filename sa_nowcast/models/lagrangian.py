@@ -51,7 +51,7 @@ _BY_TRIAL: Final = (1.5, 1.0)
 _SURE: Final = 1e-3  # of the variance: a smaller error in a trial says no more
 _BOUNDED: Final = 0.01  # share of pixels at the minimum from which on it is taken for a bound
 
-_WINDOWS_AT_ONCE: Final = 4  # tiles that go through the core together
+WINDOWS_AT_ONCE: Final = 4  # tiles that go through the core together
 
 
 class _Window(NamedTuple):
@@ -231,7 +231,7 @@ class LagrangianNetwork(Forecaster):
         if len(tiles) == 1:
             return list(self._core(window, steps))
         given = [window.plain.new_zeros(B, h, w, self.head.out_features) for _ in range(steps)]
-        at_once = max(1, _WINDOWS_AT_ONCE // B)
+        at_once = max(1, WINDOWS_AT_ONCE // B)
         for first in range(0, len(tiles), at_once):
             chosen = tiles[first : first + at_once]
             part = window.cut([(rows, columns) for rows, columns, _ in chosen], patch)

@@ -118,7 +118,7 @@ def test_a_forecast_strip_by_strip_without_a_graph_is_that_of_training(
     assert kept.requires_grad
     monkeypatch.setattr(motion, "_STRIP", 9 * size[1])
     monkeypatch.setattr(motion, "_BLOCK", 16)
-    monkeypatch.setattr(lagrangian, "_WINDOWS_AT_ONCE", 6)
+    monkeypatch.setattr(lagrangian, "WINDOWS_AT_ONCE", 6)
     with torch.inference_mode():
         torch.testing.assert_close(net(x, 4), kept.detach(), atol=1e-3 * float(x.std()), rtol=0)
 
