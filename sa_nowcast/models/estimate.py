@@ -287,7 +287,7 @@ def _values_of_lagrangian(
 ) -> float:
     """Return the values at the peak in `sa_nowcast.models.lagrangian`: maps of the grid, layers of overlapping tiles.
 
-    The factors of the maps were fitted to the peaks of 20 trainings and 8 forecasts; 9 other forecasts were 0.97 to 1.14.
+    The factors of the maps were fitted to the peaks of 20 trainings and 8 forecasts; 9 others were 0.97 to 1.14.
     """
     from sa_nowcast.models.lagrangian import CORE_TILE, LEAST_SIDE, POSITION_SCALARS, WINDOWS_AT_ONCE
 

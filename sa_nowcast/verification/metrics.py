@@ -304,13 +304,13 @@ class Reduction:
     """A function from fields to sums over pixels, and what it needs.
 
     `dims` are the further dimensions, of `EVENT_DIMS`, of those sums that have some: with "threshold" it needs
-    thresholds. `data_range` says whether it needs that; `library` returns an optional one or says what to install.
+    thresholds. `data_range` says whether it needs that; `needs` returns an optional library or says what to install.
     """
 
     of: Callable[[Fields], Sums]
     dims: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     data_range: bool = False
-    library: Callable[[], ModuleType] | None = None
+    needs: Callable[[], ModuleType] | None = None
 
     @property
     def thresholds(self) -> bool:
@@ -326,7 +326,7 @@ _FRACTIONS = Reduction(
 )
 _FRAME_ERRORS = Reduction(frame_errors, data_range=True)
 _PEAK_RATIOS = Reduction(peak_ratios, data_range=True)
-_SIMILARITY = Reduction(similarity, data_range=True, library=ssim_library)
+_SIMILARITY = Reduction(similarity, data_range=True, needs=ssim_library)
 _MEMBERS = Reduction(ensemble, {"rank_count": ("rank",)})
 
 

@@ -40,8 +40,8 @@ def require_scoring(recipe: Recipe) -> None:
     if BY_PYSTEPS.intersection(recipe.verification.references):
         require_pysteps()
     for metric in select_metrics(metrics_of(recipe.verification)):
-        if metric.sums.library is not None:
-            metric.sums.library()
+        if metric.sums.needs is not None:
+            metric.sums.needs()
 
 
 def check_scoring(recipe: Recipe, frames: Frames) -> None:
