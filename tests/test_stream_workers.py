@@ -198,11 +198,12 @@ def _runs(pid: int) -> bool:
 
 
 PROGRAM = """
-import multiprocessing, os, sys
+import multiprocessing, os, signal, sys
 from test_stream_workers import Numbers
 from sa_nowcast.stream import loader
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     source = loader(Numbers(1000), 3, batches=10**9, workers=2)
     stream = iter(source)
     next(stream)
