@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-    from sa_nowcast.forecasts.job import Job, Product
+    from sa_nowcast.forecasts.job import Job
+    from sa_nowcast.forecasts.method import Product
     from sa_nowcast.forecasts.nowcaster import Nowcaster
 
 _GEOTIFF: Final = (".tif", ".tiff")
@@ -90,7 +91,7 @@ def forecast(
 def _found(job: Job, tile: int | None) -> dict[str, Any]:
     """Return what the forecast would be, as JSON can hold it; refuse one that memory cannot hold."""
     from sa_nowcast.computing.devices import resolve_device
-    from sa_nowcast.forecasts.nowcaster import Matched
+    from sa_nowcast.forecasts.matched import Matched
     from sa_nowcast.models.estimate import estimate_memory
     from sa_nowcast.times import show_step
 

@@ -13,7 +13,7 @@ from sa_nowcast.errors import DataError, RecipeError
 if TYPE_CHECKING:
     import xarray as xr
 
-    from sa_nowcast.forecasts.job import Product
+    from sa_nowcast.forecasts.method import Product
     from sa_nowcast.verification.named import Reference
 
 _CLIMATOLOGY = "climatology"

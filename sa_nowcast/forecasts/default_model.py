@@ -16,7 +16,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from sa_nowcast.errors import ModelError
-from sa_nowcast.forecasts.job import GridCheck
+from sa_nowcast.forecasts.method import GridCheck
 from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.forecasts.terms import Terms
 from sa_nowcast.frames import Frames

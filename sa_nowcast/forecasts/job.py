@@ -11,10 +11,9 @@ import itertools
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
 
 from sa_nowcast.errors import DataError, RecipeError, SaNowcastError
@@ -28,71 +27,26 @@ from sa_nowcast.forecasts.labels import (
     steps_until,
     whole,
 )
+from sa_nowcast.forecasts.method import (
+    MEAN,
+    NONE_POSSIBLE,
+    Data,
+    GridCheck,
+    Method,
+    Missing,
+    Product,
+    Statuses,
+    Values,
+    no_value,
+)
 from sa_nowcast.frames import Frames
 from sa_nowcast.metadata import dims
 from sa_nowcast.times import show_step, show_time
 from sa_nowcast.windows import Positions
 
-Missing = Literal["nan", "refuse"]
-Product = Literal["mean", "matched"]
-"""What a forecast is: of least squared error, or probability-matched; see `sa_nowcast.forecasts.matched`."""
-MEAN: Final = "mean"
-GridCheck = Literal["check", "any"]
-Data = xr.DataArray | xr.Dataset
-Values = npt.NDArray[np.float32]
-Statuses = npt.NDArray[np.uint8]
-"""For each init time one of the following."""
-AS_ASKED, NONE_POSSIBLE, FELL_BACK = range(3)
-
 # More positions or samples at once are hardly faster on a CPU or a GPU, and take memory.
 _POSITIONS_AT_ONCE: Final = 2**16
 LARGEST_BATCH: Final = 16
-
-
-class Method(Protocol):
-    """What forecasts. `plan` checks by it, and a `Job` computes by it."""
-
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-
-    @property
-    def identity(self) -> str:
-        """What tells it from others, with its weights or options."""
-
-    @property
-    def history(self) -> int:
-        """Frames up to an init time that a forecast needs."""
-
-    @property
-    def usual_steps(self) -> int | None:
-        """Lead times where none are asked for; None where they have to be."""
-
-    @property
-    def members(self) -> int:
-        """Members of its ensemble; 0 where it gives one forecast, without a dimension for members."""
-
-    def accept(self, data: Data, names: dims.DimNames, grid: GridCheck) -> tuple[Method, Frames]:
-        """Return `data` as checked frames, and the method that forecasts from them."""
-
-    def making(self, product: Product) -> Method:
-        """Return the method that gives this product, or refuse one that it has not."""
-
-    def tiling(
-        self, frames: Frames, steps: int, batch_size: int | None, tile: int | None, device: str | None
-    ) -> tuple[int, int]:
-        """Return how many init times are computed at once, and the width of tiles; 0 is the whole grid at once.
-
-        `device` is None where another machine computes.
-        """
-
-    def attributes(self, frames: Frames, positions: Positions, steps: int) -> Mapping[str, Any]:
-        """Return the attributes that say by what a forecast is."""
-
-    def block(
-        self, frames: Frames, positions: Positions, steps: int, device: str, tile: int
-    ) -> tuple[Values, Statuses]:
-        """Return the forecasts ([member,] init time, [variable,] lead time, [channel,] y, x), and their statuses."""
 
 
 def plan(
@@ -335,7 +289,7 @@ class Work:
                 position = int(self.positions[i + int(np.argmax(none))])
                 raise DataError(
                     f"{self.frames.name}, init time {self.frames.label(position)}",
-                    _no_value(method),
+                    no_value(method),
                     expected="some valid values in each frame",
                     fix="leave this init time out, or pass missing='nan'",
                 )
@@ -366,24 +320,6 @@ class Sent:
     """Work that came from another process."""
 
     work: Work
-
-
-def shortcomings(method: Method, frames: Frames, positions: Positions, status: Statuses) -> str:
-    """Return one line about the init times from which no forecast was possible, or one in a simpler way; else none."""
-    said = []
-    for kind, what, why in (
-        (NONE_POSSIBLE, "no forecast", _no_value(method)),
-        (FELL_BACK, "only a simpler forecast", "their history has too little rain or variation for it"),
-    ):
-        found = np.flatnonzero(status == kind)
-        if found.size:
-            first = frames.label(int(positions[found[0]]))
-            said.append(f"{what} from {found.size} of {len(positions)} init times, first {first} ({why})")
-    return f"{frames.name}: {method.name} gives {', and '.join(said)}" if said else ""
-
-
-def _no_value(method: Method) -> str:
-    return f"a frame of its history of {method.history} has no valid value"
 
 
 def history_at(frames: Frames, last: int, history: int) -> Values:

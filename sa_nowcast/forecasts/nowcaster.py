@@ -10,7 +10,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -23,21 +23,10 @@ from sa_nowcast.bundle.summary import to_html
 from sa_nowcast.computing.devices import resolve_device
 from sa_nowcast.computing.threads import sharing_cores
 from sa_nowcast.errors import ModelError, RecipeError
-from sa_nowcast.forecasts.job import (
-    AS_ASKED,
-    MEAN,
-    NONE_POSSIBLE,
-    GridCheck,
-    Method,
-    Product,
-    Statuses,
-    Values,
-    batch_of,
-    plan,
-    taken,
-)
+from sa_nowcast.forecasts.job import batch_of, plan
 from sa_nowcast.forecasts.labels import whole
-from sa_nowcast.forecasts.matched import matched
+from sa_nowcast.forecasts.matched import Matched
+from sa_nowcast.forecasts.method import AS_ASKED, MEAN, NONE_POSSIBLE, GridCheck, Method, Product, Statuses, Values
 from sa_nowcast.forecasts.terms import Terms
 from sa_nowcast.frames import Frames
 from sa_nowcast.metadata import dims
@@ -51,7 +40,6 @@ from sa_nowcast.times import show_step
 from sa_nowcast.windows import Positions
 
 Storage = Literal["float32", "float16"]
-COMMENT: Final = "probability-matched: the pattern of the mean forecast, the distribution of the observed values"
 
 
 @dataclass(frozen=True, eq=False)
@@ -387,83 +375,3 @@ class Nowcaster:
                 fix="give another model, or train this one again",
             )
         return result
-
-
-@dataclass(frozen=True, eq=False)
-class Matched:
-    """The `Method` whose forecasts are those of a nowcaster, probability-matched; see `sa_nowcast.forecasts.matched`.
-
-    Each is of its own history alone, after tiles were blended: batches and tiles do not show.
-    """
-
-    nowcaster: Nowcaster
-
-    @property
-    def name(self) -> str:
-        """What messages call it: the name of the network."""
-        return self.nowcaster.name
-
-    @property
-    def identity(self) -> str:
-        """What tells it from others, the same model's mean forecast among them."""
-        return f"{self.nowcaster.identity}, matched"
-
-    @property
-    def history(self) -> int:
-        """Frames up to an init time that a forecast needs."""
-        return self.nowcaster.history
-
-    @property
-    def usual_steps(self) -> int:
-        """Lead times that the model was trained for."""
-        return self.nowcaster.usual_steps
-
-    @property
-    def members(self) -> int:
-        """Members of a forecast: 0, it gives one."""
-        return 0
-
-    def accept(
-        self, data: xr.DataArray | xr.Dataset, names: dims.DimNames = dims.UNNAMED, grid: GridCheck = "check"
-    ) -> tuple[Matched, Frames]:
-        """Return this for the nowcaster as it is for `data`, and the data as checked frames."""
-        nowcaster, frames = self.nowcaster.accept(data, names, grid)
-        return replace(self, nowcaster=nowcaster), frames
-
-    def making(self, product: Product) -> Method:
-        """Return what gives a product of the same model."""
-        return self.nowcaster.making(product)
-
-    def tiling(
-        self, frames: Frames, steps: int, batch_size: int | None, tile: int | None, device: str | None
-    ) -> tuple[int, int]:
-        """Return how many init times are computed at once, and the width of tiles, as for the mean forecast."""
-        return self.nowcaster.tiling(frames, steps, batch_size, tile, device)
-
-    def attributes(self, frames: Frames, positions: Positions, steps: int) -> dict[str, Any]:
-        """Return the attributes that say which model and product a forecast is by."""
-        told = frames.arrays[0].attrs.get("comment") if len(frames.arrays) == 1 else None
-        return {
-            **self.nowcaster.attributes(frames, positions, steps),
-            "sa_nowcast_product": "matched",
-            "comment": "; ".join([*([str(told)] if told else []), COMMENT]),
-        }
-
-    def block(
-        self, frames: Frames, positions: Positions, steps: int, device: str, tile: int = 0
-    ) -> tuple[Values, Statuses]:
-        """Forecast as the nowcaster does, and give each forecast the distribution that its history lets expect."""
-        if frames.loaded is None:  # read once for both
-            frames, positions = taken(frames, positions, self.history)
-            frames = frames.load()
-        values, status = self.nowcaster.block(frames, positions, steps, device, tile)
-        # (init time, lead time, channel, y, x), and the same memory.
-        if frames.channel_dim is None:
-            view = values[:, :, None]
-        else:
-            view = values.swapaxes(1, 2) if len(frames.arrays) > 1 else values
-        for i, position in enumerate(positions):
-            if status[i] == AS_ASKED:
-                history = frames.read(int(position) + 1 - self.history, int(position) + 1)
-                view[i] = matched(view[i], frames.field(history))
-        return values, status

@@ -20,7 +20,8 @@ from zarr.codecs import ZstdCodec
 from sa_nowcast.computing.clusters import Call, results_of, tasks_on
 from sa_nowcast.errors import ForecastWarning, StorageError
 from sa_nowcast.forecasts.cf import to_dataset
-from sa_nowcast.forecasts.job import AS_ASKED, FELL_BACK, NONE_POSSIBLE, Job, Opaque, Statuses, sha256, shortcomings
+from sa_nowcast.forecasts.job import Job, Opaque, sha256
+from sa_nowcast.forecasts.method import AS_ASKED, FELL_BACK, NONE_POSSIBLE, Statuses, shortcomings
 from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.hindcast.shard import BATCH, Batch, Shard, index_of, run_shard, same
 from sa_nowcast.metadata import dims

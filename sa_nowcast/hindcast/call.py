@@ -20,8 +20,9 @@ from dask.highlevelgraph import HighLevelGraph
 from sa_nowcast.conversion import open_zarr
 from sa_nowcast.errors import ForecastWarning, RecipeError
 from sa_nowcast.forecasts.cf import to_dataset
-from sa_nowcast.forecasts.job import MEAN, GridCheck, Job, Method, Missing, Opaque, Product, Sent, Values, shortcomings
+from sa_nowcast.forecasts.job import Job, Opaque, Sent
 from sa_nowcast.forecasts.labels import whole
+from sa_nowcast.forecasts.method import MEAN, GridCheck, Method, Missing, Product, Values, shortcomings
 from sa_nowcast.hindcast.archive import LARGEST_CHUNK, MOST_PER_SHARD, NO_FORECAST_COUNT, Archive, Existing
 from sa_nowcast.metadata import dims
 from sa_nowcast.storage.growing import Progress, folder_here

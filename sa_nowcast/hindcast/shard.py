@@ -14,7 +14,8 @@ from typing import Any, Final
 import numpy as np
 import xarray as xr
 
-from sa_nowcast.forecasts.job import FELL_BACK, NONE_POSSIBLE, Method, Opaque, Statuses, Values, Work
+from sa_nowcast.forecasts.job import Opaque, Work
+from sa_nowcast.forecasts.method import FELL_BACK, NONE_POSSIBLE, Method, Statuses, Values
 from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.storage.growing import Entry, Part
 from sa_nowcast.storage.shards import VariablePlan, write_shard

@@ -19,8 +19,8 @@ import xarray as xr
 from sa_nowcast.computing.installing import pip_install
 from sa_nowcast.errors import DataError, MissingLibraryError, ModelError, RecipeError
 from sa_nowcast.forecasts.defaults import as_nowcaster
-from sa_nowcast.forecasts.job import MEAN, Product
 from sa_nowcast.forecasts.labels import require_one
+from sa_nowcast.forecasts.method import MEAN, Product
 from sa_nowcast.interop import projection
 from sa_nowcast.interop.names import PYSTEPS_THRESHOLD, pysteps_units, rain_limits
 from sa_nowcast.metadata import dims

@@ -56,8 +56,11 @@ class Core(nn.Module):
     def attention_rows(
         self, weights: Any, x_BHWC: Tensor, state: Any, layer: int, position: tuple[int, int]
     ) -> dict[str, Tensor]:
-        """Return how one position weighs all others in a layer, for each map that is looked at; (B, H', W') each."""
-        raise NotImplementedError  # only where `Declared.attends`
+        """Return how one position weighs all others in a layer, for each map that is looked at; (B, H', W') each.
+
+        Networks without attention refuse, as this does.
+        """
+        raise ModelError("attention map", f"{type(self).__name__} has no attention")
 
     def compile_parts(self, **options: Any) -> None:
         """Compile in place what runs once a step, by ``torch.compile`` with these options."""
@@ -85,7 +88,7 @@ class RecurrentLayer(nn.Module, Generic[W, S]):
 
     def attention_rows(self, weights: W, x_BHWC: Tensor, state: S, position: tuple[int, int]) -> dict[str, Tensor]:
         """As `Core.attention_rows`, of this layer."""
-        raise NotImplementedError
+        raise ModelError("attention map", f"{type(self).__name__} has no attention")
 
 
 class Stack(nn.ModuleList, Core):

@@ -16,21 +16,9 @@ from sa_nowcast._version import __version__
 from sa_nowcast.computing import quiet
 from sa_nowcast.errors import DataError, ForecastWarning, RecipeError
 from sa_nowcast.forecasts.defaults import as_nowcaster
-from sa_nowcast.forecasts.job import (
-    AS_ASKED,
-    FELL_BACK,
-    MEAN,
-    NONE_POSSIBLE,
-    GridCheck,
-    Product,
-    Statuses,
-    Values,
-    batch_of,
-    content,
-    plan,
-    taken,
-)
+from sa_nowcast.forecasts.job import batch_of, content, plan, taken
 from sa_nowcast.forecasts.labels import lead_positions, whole
+from sa_nowcast.forecasts.method import AS_ASKED, FELL_BACK, MEAN, NONE_POSSIBLE, GridCheck, Product, Statuses, Values
 from sa_nowcast.frames import Frames, one_grid
 from sa_nowcast.metadata import dims
 from sa_nowcast.metadata.attributes import normalised

@@ -11,7 +11,7 @@ import xarray as xr
 
 from sa_nowcast.errors import RecipeError
 from sa_nowcast.forecasts.cf import write_forecast
-from sa_nowcast.forecasts.job import MEAN, Product
+from sa_nowcast.forecasts.method import MEAN, Product
 from sa_nowcast.frames import Frames, grid_mapping_name
 from sa_nowcast.hindcast import hindcast
 from sa_nowcast.metadata import dims

@@ -19,7 +19,7 @@ from sa_nowcast.bundle.card import resolved_recipe
 from sa_nowcast.bundle.files import require_free
 from sa_nowcast.conversion import convert
 from sa_nowcast.errors import RecipeError
-from sa_nowcast.forecasts.job import MEAN
+from sa_nowcast.forecasts.method import MEAN
 from sa_nowcast.metadata import dims
 from sa_nowcast.recipe import SAMPLE_PREFIX, Recipe, network_config
 from sa_nowcast.sources.samples import open_sample

@@ -120,8 +120,7 @@ def loaders(folder: str, faults: list[int], look_every: float, seed: int) -> lis
     """Read with two workers, of which one is sent each of `faults`; return what was raised, and after how long."""
     from sa_nowcast.stream import SequenceDataset, loader
 
-    # By import_module, for the package's `loader` is the function of this name.
-    vars(importlib.import_module("sa_nowcast.stream.loader"))["LOOK_EVERY"] = look_every
+    vars(importlib.import_module("sa_nowcast.stream.workers"))["LOOK_EVERY"] = look_every
     # Workers are forked from a process that has imported what they need.
     multiprocessing.set_forkserver_preload(["sa_nowcast.stream", "zarr", "sequences"])
     rng, seen = random.Random(seed), []

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from nursery import Nursery
 
-from sa_nowcast.stream.loader import LOOK_EVERY
+from sa_nowcast.stream.workers import LOOK_EVERY
 
 PROGRAM = """
 import multiprocessing, os, signal, sys

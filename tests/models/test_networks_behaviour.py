@@ -223,6 +223,10 @@ def test_an_attention_map_that_is_not_there_is_refused(position, options, messag
 def test_a_network_without_attention_has_no_attention_map():
     with pytest.raises(ModelError, match="convlstm has no attention"):
         models.attention_map(tiny("convlstm"), torch.rand(1, 3, 2, 8, 8), (0, 0))
+    net = tiny("convlstm")
+    x = torch.zeros(1, 2, 2, net.config.channels * net.config.patch**2)
+    with pytest.raises(ModelError, match="Layer has no attention"):  # also where the registry would say otherwise
+        net.layers.attention_rows(net.layers.weights(), x, net.layers.start(x), 0, (0, 0))
 
 
 def test_attention_maps_sum_to_one_for_every_layer_and_step():

@@ -333,14 +333,14 @@ def _read_on(number: int):
         worker.kill()
 
 
-@remedy("stream/loader.py", "run the same again, or read with workers=0")
+@remedy("stream/workers.py", "run the same again, or read with workers=0")
 def test_a_worker_that_was_stopped(monkeypatch):
-    monkeypatch.setattr(sys.modules["sa_nowcast.stream.loader"], "LOOK_EVERY", 0.3)
+    monkeypatch.setattr(sys.modules["sa_nowcast.stream.workers"], "LOOK_EVERY", 0.3)
     fix = yield lambda: _read_on(signal.SIGSTOP)
     yield lambda: list(loader(SequenceDataset(rain(60), 4, 3, crop=8), 2, batches=5, **keywords(fix)))
 
 
-@remedy("stream/loader.py", "if memory ran out, give fewer workers or a smaller cache_bytes, or read with workers=0")
+@remedy("stream/workers.py", "if memory ran out, give fewer workers or a smaller cache_bytes, or read with workers=0")
 def test_a_worker_that_was_killed():
     fix = yield lambda: _read_on(signal.SIGKILL)
     yield lambda: list(
