@@ -198,8 +198,10 @@ class NetworkConfig:
         Raises
         ------
         ModelError
-            If a key is not a field; the message names the nearest one.
+            If a key is not a field; the message names the nearest one. If `fields` is no mapping.
         """
+        if not isinstance(fields, Mapping):
+            raise ModelError("network", f"{fields!r:.60}", "a mapping of its fields")
         entry = NETWORKS.get(str(fields.get("name", NetworkConfig().name)))
         return (NetworkConfig if entry is None else entry.config)(**fields)
 
