@@ -33,9 +33,7 @@ if TYPE_CHECKING:
 FOLDER: Final = Path(__file__).parent.parent / "data" / "default.nowcaster"
 """Where it lies within the package."""
 
-PROVENANCE: Final = (
-    "the default model, trained on synthetic fields, MRMS rain of 2019-06-10 and ERA5 temperature of March 2019"
-)
+PROVENANCE: Final = "the default model, trained on synthetic fields and MRMS rain of 2019-06-10"
 
 _LOG = logging.getLogger("sa_nowcast")
 _LEAST: Final = 0.01  # share of values at the minimum from which on it stands for nothing there

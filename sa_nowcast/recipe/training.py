@@ -99,6 +99,11 @@ class TrainingRecipe(Block):
         ((2.0, 2.0), (5.0, 5.0), (10.0, 10.0), (30.0, 30.0)),
         description="Of rain-weighted: pairs (threshold in mm h-1, weight of pixels at or above it); 1 below.",
     )
+    balanced_leads: bool = Field(
+        False,
+        description="Whether squared errors count as shares of persistence's at each lead time, so that the first lead "
+        "times, whose errors are small, count as much as the last.",
+    )
     clip_norm: float | None = Field(1.0, gt=0, description="Largest gradient norm; null: no clipping (paper).")
     truth_start: float = Field(
         0.0,

@@ -73,7 +73,7 @@ class SyntheticFields:
     run = 1  # sequences that are best made together
 
     def __init__(
-        self, size: int = 80, history: int = 4, steps: int = 5, *, seed: int = 0, real: Sequence[RealField] = ()
+        self, size: int = 128, history: int = 4, steps: int = 12, *, seed: int = 0, real: Sequence[RealField] = ()
     ) -> None:
         require_whole(32, size=size)
         require_whole(2, history=history)
@@ -135,10 +135,11 @@ class SyntheticFields:
             behind = _spectrum(rng, self.size, rng.uniform(2, 4))
             share = rng.uniform(0.3, 2)
             x = torch.maximum(x, behind * share) if rng.random() < 0.5 else x + share * behind
-        if rng.random() < 0.3:
-            time = torch.arange(self.length) / self.length
-            course = torch.sin(2 * math.pi * (time * rng.uniform(0.2, 1) + rng.random()))
-            x = x + rng.uniform(0.2, 2) * course[:, None, None] * (1 + _spectrum(rng, self.size, 3.5))
+        if rng.random() < 0.4:
+            time = torch.arange(self.length) / rng.uniform(14, 80)
+            course = torch.sin(2 * math.pi * (time + rng.random()))
+            where = _spectrum(rng, self.size, 3.5) if rng.random() < 0.5 else self._scene(rng)  # land, and sea
+            x = x + rng.uniform(0.2, 3) * course[:, None, None] * (1 + where)
         if rng.random() < 0.3:
             x = x + rng.uniform(0.02, 0.3) * torch.from_numpy(rng.standard_normal(x.shape)).float()
         return x
@@ -255,9 +256,7 @@ class SyntheticFields:
         wave = _wave_numbers(n)
         # How long a pattern lives grows with its size: as the Lagrangian persistence of rain (Germann et al. 2006,
         # doi:10.1175/JAS3735.1).
-        life = math.exp(rng.uniform(math.log(3), math.log(150))) * (wave * self.size / 8).clamp(
-            min=0.05
-        ) ** -rng.uniform(0.4, 1.3)
+        life = math.exp(rng.uniform(math.log(1.5), math.log(80))) * (10 * wave).clamp(min=0.05) ** -rng.uniform(0.5, 1.5)
         keeps = torch.exp(-1 / life)
         amplitude = _amplitude(wave, slope, rng)
         field = _white(rng, n)
@@ -269,7 +268,7 @@ class SyntheticFields:
         x = x / x.std().clamp(min=1e-9)
         if rng.random() < 0.5:  # growth here, decay there
             drift = _spectrum(rng, n, 4.0) if rng.random() < 0.7 else torch.full((n, n), float(rng.normal()))
-            x = x + rng.uniform(0.01, 0.12) * torch.arange(T)[:, None, None] * drift
+            x = x + rng.uniform(0.02, 0.15) * _wandering(T, rng)[:, None, None] * drift
         return x
 
     def _moved(self, x_Tnn: Tensor, rng: np.random.Generator) -> Tensor:
@@ -282,6 +281,8 @@ class SyntheticFields:
         if rng.random() < 0.6:  # rotation, shear, stretching and squeezing, up to some pixels per step at the edge
             gradient = torch.from_numpy(rng.normal(0, rng.uniform(0, 3) / self.size, (2, 2))).float()
         middle = rng.uniform(0, self.size, 2)
+        # No motion lasts: how it goes on changing is what an extrapolation cannot know.
+        change = speed * rng.choice([0.0, 0.03, 0.08]) * torch.stack([_wandering(T, rng) for _ in range(2)], 1)
         wobble = torch.stack([_spectrum(rng, self.size, 4.5) for _ in range(2)]) * rng.choice([0.0, 0.15, 0.5])
         line = torch.arange(self.size, dtype=torch.float32)
         start = torch.stack(torch.meshgrid(line, line, indexing="ij"))
@@ -294,6 +295,7 @@ class SyntheticFields:
             flow = velocity[:, None, None] + torch.einsum("ij,jhw->ihw", gradient, at - centre) + wobble
             half = at - 0.5 * flow
             at = at - (velocity[:, None, None] + torch.einsum("ij,jhw->ihw", gradient, half - centre) + wobble)
+            at = at - change[t][:, None, None]
             at = at.remainder(n * 4)
         return torch.stack(frames)
 
@@ -369,6 +371,17 @@ def _bicubic(x: Tensor, at: Tensor) -> Tensor:
     padded = F.pad(x[None, None], (margin,) * 4, mode="circular")
     grid = 2 * (at.remainder(n) + margin) / (n + 2 * margin - 1) - 1
     return F.grid_sample(padded, grid.flip(0).permute(1, 2, 0)[None], mode="bicubic", align_corners=True)[0, 0]
+
+
+def _wandering(count: int, rng: np.random.Generator) -> Tensor:
+    """Return what grows or falls for a while, and then otherwise: at first by about 1 a step, (count,)."""
+    keeps, rate, total = rng.uniform(0.7, 0.98), rng.standard_normal(), 0.0
+    result = []
+    for _ in range(count):
+        result.append(total)
+        total += rate
+        rate = keeps * rate + math.sqrt(1 - keeps**2) * rng.standard_normal()
+    return torch.tensor(result, dtype=torch.float32)
 
 
 def _turned(x: Tensor, rng: np.random.Generator) -> Tensor:

@@ -20,6 +20,7 @@ from sa_nowcast.training.hardware import Hardware
 from sa_nowcast.training.objective import (
     context_mask,
     context_truth_probability,
+    lead_weight,
     learning_rate_factor,
     loss_sums,
     rain_weight,
@@ -92,6 +93,10 @@ class NowcastModule(L.LightningModule):
         first = self.network.first_predicted(self.history)
         prediction = self._predict(x)[:, first - 1 :]
         weight = rain_weight(raw_BTCHW[:, first:], recipe.rain_weights) if recipe.loss == "rain-weighted" else None
+        if recipe.balanced_leads:
+            leads = lead_weight(x, valid, self.history)
+            leads = torch.cat([leads.new_ones(1, self.history - first, 1, 1, 1), leads], 1)
+            weight = leads if weight is None else weight * leads
         total, count = loss_sums(prediction, x[:, first:], valid[:, first:], recipe.loss, weight)
         mine = bool(torch.isfinite(total))
         if self._share.ranks > 1:

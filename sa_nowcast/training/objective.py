@@ -66,6 +66,28 @@ def rain_weight(rain: Tensor, weights: Sequence[tuple[float, float]]) -> Tensor:
     return result
 
 
+def lead_weight(target: Tensor, valid: Tensor, history: int) -> Tensor:
+    """Return what each predicted frame counts, so that persistence's squared error is the same at each lead time.
+
+    Parameters
+    ----------
+    target, valid : Tensor, shape (B, T, C, H, W)
+        All frames of the windows, and where they were observed.
+    history : int
+        Frames up to the init time; those after it are the lead times.
+
+    Returns
+    -------
+    Tensor, shape (1, T - history, 1, 1, 1)
+        Their mean over lead times, under persistence's errors, is 1.
+    """
+    seen = valid[:, history:].to(torch.float32)
+    error = (target[:, history:].float() - target[:, history - 1 : history].float()).square() * seen
+    by_lead = error.sum((0, 2, 3, 4)) / seen.sum((0, 2, 3, 4)).clamp(min=1)
+    mean = by_lead.mean()
+    return (mean / by_lead.clamp(min=1e-3 * mean + 1e-12)).view(1, -1, 1, 1, 1)
+
+
 def learning_rate_factor(step: float, max_steps: int, schedule: Schedule, warm_up: float = 0.1) -> float:
     """Return the factor on the highest learning rate at `step`.
 

@@ -158,7 +158,7 @@ def _synthetic(recipe: Recipe) -> Experiment:
     count = _test_sequences(options, _SYNTHETIC_TEST_SEQUENCES)
     sources = sources_of(recipe)
     real = [_real_field(source, "data.source" if not i else "data.options.also") for i, source in enumerate(sources)]
-    seed, shape = recipe.training.seed, (options.get("size", 80), recipe.history, recipe.steps)
+    seed, shape = recipe.training.seed, (options.get("size", 128), recipe.history, recipe.steps)
     train, validation, test = (
         SyntheticFields(*shape, seed=seed + more, real=real) for more in (0, _VALIDATION_SEED, _SYNTHETIC_TEST_SEED)
     )
