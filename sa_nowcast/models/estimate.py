@@ -287,30 +287,32 @@ def _values_of_lagrangian(
 ) -> float:
     """Return the values at the peak in `sa_nowcast.models.lagrangian`: maps of the grid, layers of overlapping tiles.
 
-    The factors of the maps were fitted to the peaks of 20 trainings and 8 forecasts; 9 others were 0.97 to 1.14.
+    The factors of the maps were fitted to counts (`live_bytes`) of 28 forecasts and 14 trainings: 0.85 to 1.3 of them.
     """
-    from sa_nowcast.models.lagrangian import CORE_TILE, LEAST_SIDE, POSITION_SCALARS, WINDOWS_AT_ONCE
+    from sa_nowcast.models import lagrangian
 
-    repeat = -(-LEAST_SIDE // min(grid)) if min(grid) < LEAST_SIDE else 1
-    rows, columns = (-(-side * repeat // config.patch) for side in grid)
-    tiles: list[int] = [(r.stop - r.start) * (c.stop - c.start) for r, c, _ in plan_tiles(rows, columns, CORE_TILE)]
+    patch = config.patch
+    least = max(lagrangian.LEAST_SIDE, lagrangian.LEAST_POSITIONS * patch)
+    repeat = -(-least // min(grid)) if min(grid) < least else 1
+    rows, columns = (-(-side * repeat // patch) for side in grid)
+    tiles: list[int] = [
+        (r.stop - r.start) * (c.stop - c.start) for r, c, _ in plan_tiles(rows, columns, lagrangian.CORE_TILE)
+    ]
     windows = batch * config.channels
     positions = windows * rows * columns
-    pixels = positions * config.patch**2
-    read = 4 * config.patch**2 + POSITION_SCALARS
+    pixels, told = positions * patch**2, lagrangian.POSITION_SCALARS
+    read = lagrangian.maps_read(patch)
     layers = list(zip((read, *config.hidden[:-1]), config.hidden, strict=True))
     if training:
         seen = windows * sum(tiles)
-        mixed_twice = seen * config.patch**2 if len(tiles) > 1 else 0
         per_step = sum(sum(_kept(config, i, h)) + i for i, h in layers)
-        maps = pixels * (5 + 52 * steps) + 10.5 * mixed_twice * steps
-        return maps + seen * (1.05 * per_step * (history + steps - 1) + read * (0.3 * history + 0.5 * steps))
-    at_once = min(len(tiles), max(1, WINDOWS_AT_ONCE // windows))
+        maps = pixels * (30 + 3 * history + 20 * steps) + positions * (4 * told + 200 * steps)
+        return maps + seen * (per_step + read) * history
+    at_once = min(len(tiles), max(1, lagrangian.WINDOWS_AT_ONCE // windows))
     seen = windows * at_once * max(tiles)
-    states = _memory(config).state * sum(config.hidden)
-    known = max(_values_of_known(config, layers, seen, history)) + states + read * history
-    later = 2 * (states + read) + _values_of_step(config)
-    return pixels * (32 + 4 * history + 2.5 * steps) + seen * max(known, later)
+    known = max(_values_of_known(config, layers, seen, history)) + _memory(config).state * sum(config.hidden)
+    trials, core = pixels * 66, pixels * 30 + seen * (1.05 * known + read * history)
+    return pixels * (2 * history + steps) + positions * 2 * told + max(trials, core)
 
 
 def _kept(config: NetworkConfig, inputs: int, hidden: int) -> tuple[float, float]:

@@ -58,6 +58,7 @@ _AT_FIRST: Final = 0.3  # what the head gives for the moved last frame before it
 # At first a weight falls with this power of the error that a candidate had on the history, at lead time 1 and later.
 _BY_TRIAL: Final = (1.5, 1.0)
 _GROWTH: Final = 0.5  # share of the change from trial 1 to trial 2 that goes on with each doubling of the lead time
+_TINY: Final = 1e-6  # of the standard deviation, that no scale is below
 _SURE: Final = 1e-3  # of the variance: a smaller error in a trial says no more
 _BOUNDED: Final = 0.01  # share of pixels at the minimum from which on it is taken for a bound
 
@@ -65,7 +66,7 @@ WINDOWS_AT_ONCE: Final = 4  # tiles that go through the core together
 
 
 class _Window(NamedTuple):
-    """What is known of a batch of windows; h and w count patches."""
+    """What is known of a batch of windows, whose values have unit variance; h and w count patches."""
 
     aligned: Tensor
     """(B, T, H, W): the frames as the flow brings them to the time of the last."""
@@ -78,8 +79,7 @@ class _Window(NamedTuple):
     standing: Tensor
     """(B, _STANDING, H, W): what stays; see `_standing`."""
     mean: Tensor
-    deviation: Tensor
-    """(B, 1, 1): standard deviation of all values."""
+    """(B, 1, 1): the mean of all values."""
     change: Tensor
     """(B, 1, 1): root mean square of the changes against the last frame."""
     local: Tensor
@@ -125,7 +125,7 @@ class LagrangianNetwork(Forecaster):
     def __init__(self, config: NetworkConfig, core: Callable[[int, NetworkConfig], Core]) -> None:
         nn.Module.__init__(self)
         self.config = config
-        self.layers = core(_MAPS * (config.patch // _pool(config.patch)) ** 2 + POSITION_SCALARS + 1, config)
+        self.layers = core(maps_read(config.patch), config)
         self.reads = nn.Linear(config.hidden[-1] + POSITION_SCALARS, _WIDTH)
         self.leads = nn.Linear(2, _WIDTH, bias=False)
         self.between = nn.Linear(_WIDTH, _WIDTH)
@@ -158,28 +158,31 @@ class LagrangianNetwork(Forecaster):
         """Return the `steps` maps after (B, T, H, W), whose sides are multiples of a patch."""
         B, _, H, W = x.shape
         patch = self.config.patch
-        window, flow = self._window(x)
-        read = self.reads(torch.cat([self._features(window), window.scalars], -1))
-        low, high = x.amin((1, 2, 3)), x.amax((1, 2, 3))
+        low, high, mean = x.amin((1, 2, 3)), x.amax((1, 2, 3)), x.mean((1, 2, 3))
         bounded = (x == low.view(-1, 1, 1, 1)).float().mean((1, 2, 3)) >= _BOUNDED
+        # Where nothing is the bound, nothing stays exactly that.
+        origin = torch.where(bounded, low, mean).view(-1, 1, 1)
+        scale = torch.maximum(x.std((1, 2, 3)), 1e-6 * mean.abs() + 1e-30).view(-1, 1, 1)
         room = 0.5 * (high - low)
         low, high = torch.where(bounded, low, low - room).view(-1, 1, 1), (high + room).view(-1, 1, 1)
+        window, flow = self._window((x - origin[:, None]) / scale[:, None])
+        read = self.reads(torch.cat([self._features(window), window.scalars], -1))
         forecast, keeps_graph = [], torch.is_grad_enabled()
         result = x.new_empty(0 if keeps_graph else B, steps, H, W)
         for step, at in enumerate(arrivals(flow, steps)):
-            fine, wide, standing, share = self._weights(window, read, step)
+            fine, wide, standing = self._weights(window, read, step)
             what = _mixture(fine, wide, window.fine)
             # Weights move with the pattern; what they weigh stands.
             at_patches = (F.avg_pool2d(at, patch) - (patch - 1) / 2) / patch
-            arrived = sample(torch.cat([standing, share, window.wide[:, _INFLOW, None]], 1), at_patches)
-            standing, entering = arrived[:, :-2], arrived[:, -2] * arrived[:, -1]
-            still = _mixture(standing, torch.zeros_like(entering), window.standing)
-            entering = _finer(entering, patch)
+            standing = sample(standing, at_patches)
+            still = _mixture(standing, torch.zeros_like(wide), window.standing)
+            share, entering = 1 - standing[:, :-1].sum(1), sample(window.wide[:, _INFLOW, None], at_patches)[:, 0]
+            share, entering = _finer(share, patch), _finer(entering, patch)
             parts = []
             for rows in strips(x):
                 known = inside(at[:, :, rows], H, W)[:, 0]
-                arriving = sample(what[:, None], at[:, :, rows])[:, 0]
-                y = known * arriving + (1 - known) * entering[:, rows] + still[:, rows]
+                arriving = torch.lerp(entering[:, rows], sample(what[:, None], at[:, :, rows])[:, 0], known)
+                y = (share[:, rows] * arriving + still[:, rows]) * scale + origin
                 y = torch.minimum(torch.maximum(y, low), high)
                 if keeps_graph:
                     parts.append(y)
@@ -192,23 +195,21 @@ class LagrangianNetwork(Forecaster):
     def _window(self, x: Tensor) -> tuple[_Window, Tensor]:
         """Return what is known of frames, and their flow."""
         B, T, H, W = x.shape
-        mean, deviation = x.mean((1, 2, 3)).view(-1, 1, 1), x.std((1, 2, 3)).view(-1, 1, 1)
-        patch = self.config.patch
-        tried = _trials(x, mean, deviation, patch)
+        mean, patch = x.mean((1, 2, 3)).view(-1, 1, 1), self.config.patch
+        tried = _trials(x, mean, patch)
         flow = optical_flow(x) if T > 1 else x.new_zeros(B, 2, H, W)
         aligned = _aligned(x, flow)
-        tiny = 1e-6 * deviation + 1e-30
-        change = (x[:, :-1] - x[:, -1:]).square().mean((1, 2, 3)).sqrt().view(-1, 1, 1) if T > 1 else 0 * deviation
+        change = (x[:, :-1] - x[:, -1:]).square().mean((1, 2, 3)).sqrt().view(-1, 1, 1) if T > 1 else 0 * mean
         moved = 0 * x[:, -1]
         for t in range(T - 1):
             moved += (aligned[:, t] - x[:, -1]).square() / (T - 1)
-        local = (blur(F.avg_pool2d(moved, patch), 4.0 / patch) + tiny.square()).sqrt()
-        change = change + tiny
+        local = (blur(F.avg_pool2d(moved, patch), 4.0 / patch) + _TINY**2).sqrt()
+        change = change + _TINY
         low = x.amin((1, 2, 3), keepdim=True)
         per_window = torch.cat(
             [
-                (moved.mean((1, 2), keepdim=True).sqrt() + tiny).log() - change.log(),
-                (change / (deviation + tiny + 1e-30)).clamp(1e-4, 10).log(),
+                (moved.mean((1, 2), keepdim=True).sqrt() + _TINY).log() - change.log(),
+                change.clamp(1e-4, 10).log(),
                 (x == low).float().mean((1, 2, 3)).view(-1, 1, 1),
             ],
             2,
@@ -217,7 +218,7 @@ class LagrangianNetwork(Forecaster):
         h, w = speed.shape[-2:]
         scalars = torch.cat([per_window[:, :, None].expand(B, h, w, 3), speed[..., None], tried], -1)
         fine, wide = _moving(aligned, x, patch)
-        return _Window(aligned, x, fine, wide, _standing(x), mean, deviation + tiny, change, local, scalars), flow
+        return _Window(aligned, x, fine, wide, _standing(x), mean, change, local, scalars), flow
 
     def _features(self, window: _Window) -> Tensor:
         """Return what the core gives after the last frame, (B, h, w, hidden)."""
@@ -242,10 +243,11 @@ class LagrangianNetwork(Forecaster):
         top, _ = self.layers.read(self.layers.weights(), x)
         return top[-1]
 
-    def _weights(self, window: _Window, read: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _weights(self, window: _Window, read: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return for a step the weights of the fine maps, what has no details, and the weights of what stands.
 
-        (B, _FINE, h, w), (B, h, w), (B, _STANDING, h, w), and (B, 1, h, w), the share of all that moves.
+        (B, _FINE, h, w), (B, h, w) and (B, _STANDING, h, w). What moves and what stands each have weights that sum to
+        one, but for the slopes: what stands counts as much as its weights say, what moves the rest.
         """
         lead = math.log2(step + 1)
         given = self.leads(read.new_tensor([lead / 4, 1 / (step + 1)]))
@@ -257,21 +259,21 @@ class LagrangianNetwork(Forecaster):
             power = self.by_trial[1]
         weights = torch.softmax(_SHARP * given[..., :CANDIDATES] - power * tried, -1).permute(0, 3, 1, 2)
         moving, standing = weights[:, :_MOVING], weights[:, _MOVING:]
+        moving = moving / (moving.sum(1, keepdim=True) + 1e-12)
         trend = moving[:, _FINE - 1 : _FINE]
         fine = torch.cat([moving[:, :1] + trend, moving[:, 1 : _FINE - 1], _damped(step) * trend], 1)
         wide = (moving[:, _FINE:-1] * window.wide).sum(1) + moving[:, -1] * window.mean
         wide = wide + given[..., -1] * window.local
         trend = standing[:, -1:]
-        standing = torch.cat([standing[:, :1] + trend, standing[:, 1:-1], _damped(step) * trend], 1)
-        return fine, wide, standing, moving.sum(1, keepdim=True)
+        return fine, wide, torch.cat([standing[:, :1] + trend, standing[:, 1:-1], _damped(step) * trend], 1)
 
     def _read(self, window: _Window, moved: Tensor, plain: Tensor, time: float) -> Tensor:
         """Return a frame as the core reads it, (B, h, w, inputs)."""
         last = window.plain[:, -1]
         maps = torch.stack(
             [
-                torch.asinh((moved - window.mean) / window.deviation),
-                torch.asinh((plain - window.mean) / window.deviation),
+                torch.asinh(moved - window.mean),
+                torch.asinh(plain - window.mean),
                 torch.asinh((moved - last) / window.change),
                 torch.asinh((plain - last) / window.change),
             ],
@@ -281,6 +283,11 @@ class LagrangianNetwork(Forecaster):
         folded = F.pixel_unshuffle(F.avg_pool2d(maps, pool), self.config.patch // pool).permute(0, 2, 3, 1)
         when = folded.new_full((*folded.shape[:3], 1), time)
         return torch.cat([folded, window.scalars, when], -1)
+
+
+def maps_read(patch: int) -> int:
+    """Return how many maps the core reads of a frame."""
+    return _MAPS * (patch // _pool(patch)) ** 2 + POSITION_SCALARS + 1
 
 
 def _pool(patch: int) -> int:
@@ -310,7 +317,6 @@ def _cut(window: _Window, tiles: list[tuple[slice, slice]], patch: int) -> _Wind
         aligned=cut(window.aligned, patch, 2),
         plain=cut(window.plain, patch, 2),
         mean=repeated(window.mean),
-        deviation=repeated(window.deviation),
         change=repeated(window.change),
         scalars=cut(window.scalars, 1, 1),
     )
@@ -323,7 +329,7 @@ def _aligned(x: Tensor, flow: Tensor) -> Tensor:
     return torch.cat([*earlier[::-1], x[:, -1:]], 1)
 
 
-def _trials(x: Tensor, mean: Tensor, deviation: Tensor, patch: int) -> Tensor:
+def _trials(x: Tensor, mean: Tensor, patch: int) -> Tensor:
     """Return how each candidate would have forecast the last frame, (B, h, w, 2 * _TRIED * candidates).
 
     The logarithm of its squared error around each patch, against that of the moved last frame, at a lead time of one
@@ -352,7 +358,7 @@ def _trials(x: Tensor, mean: Tensor, deviation: Tensor, patch: int) -> Tensor:
             still[:, -1] = still[:, 0] + damped * still[:, -1]
             everything = mean[:, None].expand(B, 1, *tried.shape[2:])
             errors[:, :, rows] = (torch.cat([tried, everything, still], 1) - x[:, -1:, rows]).square()
-        error = F.avg_pool2d(errors, patch) + _SURE * deviation[:, None].square() + 1e-30
+        error = F.avg_pool2d(errors, patch) + _SURE
         whole = error.mean((2, 3), keepdim=True)
         near = blur(error, max(3.0 / patch, 0.6)) + 0.1 * whole
         around.append((near / near[:, :1]).log().clamp(-6, 6))

@@ -126,7 +126,7 @@ class SyntheticFields:
 
     def _rain(self, rng: np.random.Generator) -> Tensor:
         wet = rng.uniform(0.04, 0.6)
-        field = self._carried_spectrum(rng, slope=rng.uniform(1.6, 3.6))
+        field = self._carried_spectrum(rng, slope=rng.uniform(1.2, 3.2))
         return _patchy(field, wet, rng)
 
     def _dense(self, rng: np.random.Generator) -> Tensor:
@@ -256,7 +256,7 @@ class SyntheticFields:
         wave = _wave_numbers(n)
         # How long a pattern lives grows with its size: as the Lagrangian persistence of rain (Germann et al. 2006,
         # doi:10.1175/JAS3735.1).
-        life = math.exp(rng.uniform(math.log(1.5), math.log(80))) * (10 * wave).clamp(min=0.05) ** -rng.uniform(0.5, 1.5)
+        life = math.exp(rng.uniform(math.log(0.8), math.log(50))) * (10 * wave).clamp(min=0.05) ** -rng.uniform(0.5, 1.5)
         keeps = torch.exp(-1 / life)
         amplitude = _amplitude(wave, slope, rng)
         field = _white(rng, n)
