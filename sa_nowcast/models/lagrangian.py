@@ -58,6 +58,7 @@ _AT_FIRST: Final = 0.3  # what the head gives for the moved last frame before it
 # At first a weight falls with this power of the error that a candidate had on the history, at lead time 1 and later.
 _BY_TRIAL: Final = (1.5, 1.0)
 _GROWTH: Final = 0.5  # share of the change from trial 1 to trial 2 that goes on with each doubling of the lead time
+_FADING: Final = 0.3  # logit that a trend loses with each doubling; what its trials say does not go on
 _TINY: Final = 1e-6  # of the standard deviation, that no scale is below
 _SURE: Final = 1e-3  # of the variance: a smaller error in a trial says no more
 _BOUNDED: Final = 0.01  # share of pixels at the minimum from which on it is taken for a bound
@@ -134,8 +135,11 @@ class LagrangianNetwork(Forecaster):
         nn.init.zeros_(self.head.bias)
         with torch.no_grad():
             self.head.bias[0] = _AT_FIRST
-        self.by_trial = nn.Parameter(torch.tensor(_BY_TRIAL))
-        self.growth = nn.Parameter(torch.tensor(_GROWTH))
+        trend = torch.zeros(CANDIDATES)
+        trend[[_FINE - 1, CANDIDATES - 1]] = 1
+        self.by_trial = nn.Parameter(torch.tensor(_BY_TRIAL)[:, None].repeat(1, CANDIDATES))
+        self.growth = nn.Parameter(_GROWTH * (1 - trend))
+        self.fading = nn.Parameter(_FADING * trend)
 
     def forward(self, x_BTCHW: Tensor, steps: int = 1) -> Tensor:
         """Forecast; see `Network.forward`."""
@@ -257,7 +261,8 @@ class LagrangianNetwork(Forecaster):
         if step > 0:
             tried = (second + self.growth * (lead - 1) * (second - first)).clamp(-6, 6)
             power = self.by_trial[1]
-        weights = torch.softmax(_SHARP * given[..., :CANDIDATES] - power * tried, -1).permute(0, 3, 1, 2)
+        at_first = power * tried + self.fading * lead
+        weights = torch.softmax(_SHARP * given[..., :CANDIDATES] - at_first, -1).permute(0, 3, 1, 2)
         moving, standing = weights[:, :_MOVING], weights[:, _MOVING:]
         moving = moving / (moving.sum(1, keepdim=True) + 1e-12)
         trend = moving[:, _FINE - 1 : _FINE]

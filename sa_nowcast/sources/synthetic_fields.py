@@ -24,14 +24,14 @@ from sa_nowcast.windows import require_whole
 Array = npt.NDArray[np.float32]
 
 KINDS: Final[dict[str, float]] = {
-    "rain": 0.24,
+    "rain": 0.22,
     "dense": 0.14,
-    "real": 0.22,
-    "carried": 0.08,
-    "objects": 0.12,
-    "counts": 0.10,
-    "climate": 0.06,
-    "noise": 0.04,
+    "real": 0.24,
+    "carried": 0.12,
+    "objects": 0.11,
+    "counts": 0.09,
+    "climate": 0.05,
+    "noise": 0.03,
 }
 """Kinds of sequences, and the share that each has. Without real fields, ``real`` and ``carried`` become ``rain``."""
 
@@ -161,8 +161,8 @@ class SyntheticFields:
         wide = _DOMAIN * self.size
         x = self._cut(torch.from_numpy(frame)[None], field, rng, size=wide)[0]
         if field.rain and rng.random() < 0.7:
-            growth = self._evolving(rng, slope=3.0)
-            x = x[None] * torch.exp(rng.uniform(0.1, 0.6) * growth)
+            growth = self._evolving(rng, slope=rng.uniform(1.5, 3))
+            x = x[None] * torch.exp(rng.uniform(0.2, 1.2) * growth)
         else:
             x = x[None].expand(self.length, wide, wide)
         return self._moved(x, rng)
@@ -225,7 +225,7 @@ class SyntheticFields:
         size, T = self.size, self.length
         mean = _spectrum(rng, size, rng.uniform(3, 4.5)) * rng.uniform(0.5, 4)
         season = _spectrum(rng, size, rng.uniform(3, 4.5)) * rng.uniform(0, 2)
-        phase = 2 * math.pi * (torch.arange(T) / float(rng.choice([12, 24, 36, 48])) + rng.random())
+        phase = 2 * math.pi * (torch.arange(T) / float(rng.choice([12, 12, 24, 48])) + rng.random())
         x = mean + season * torch.sin(phase)[:, None, None]
         keeps, slope = rng.uniform(0, 0.7), rng.uniform(2.5, 4)
         anomaly = _spectrum(rng, size, slope)
@@ -256,7 +256,9 @@ class SyntheticFields:
         wave = _wave_numbers(n)
         # How long a pattern lives grows with its size: as the Lagrangian persistence of rain (Germann et al. 2006,
         # doi:10.1175/JAS3735.1).
-        life = math.exp(rng.uniform(math.log(0.8), math.log(50))) * (10 * wave).clamp(min=0.05) ** -rng.uniform(0.5, 1.5)
+        life = math.exp(rng.uniform(math.log(0.8), math.log(50))) * (10 * wave).clamp(min=0.05) ** -rng.uniform(
+            0.5, 1.5
+        )
         keeps = torch.exp(-1 / life)
         amplitude = _amplitude(wave, slope, rng)
         field = _white(rng, n)
