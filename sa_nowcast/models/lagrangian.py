@@ -93,22 +93,22 @@ class LagrangianNetwork(Forecaster):
     """A network that forecasts growth and decay along the motion, which it takes from an optical flow.
 
     The history is brought to the time of the last frame along the flow. There, in Lagrangian coordinates, the recurrent
-    core reads it. From what it has read, and from the lead time, which is an input, two small layers give for every
-    patch weights to a few forecasts that are known to be good: the last frame, ever more smoothed ones up to the mean
-    of the window, means over the history and a damped trend, each advected along the flow, and persistence, mean and trend
-    in Eulerian coordinates; to their mixture a smooth change is added. So the smoothing that a rising error asks for,
-    the doubt in the motion and the pull towards the mean are learned, and what is fine in the last frame need not be
-    painted anew. Any number of lead times costs one pass of the core.
+    core reads it. From what it has read, and from the lead time, which is an input, small layers give for every patch
+    weights to a few candidate forecasts: the last frame, ever more smoothed ones up to the mean of the window, means
+    over the history and a damped trend, each advected along the flow; and persistence, means and a trend in Eulerian
+    coordinates. To their mixture a smooth change is added. So the smoothing that a rising error asks for, the
+    uncertainty of the motion and the regression to the mean are learned, and what is fine in the last frame is not
+    reconstructed. Any number of lead times costs one pass of the core.
 
-    Each of these forecasts is tried on the history first: made without its last one or two frames, and compared with
-    the last. How well it did around each patch, and overall, is told to the core, and weighs it from the start; for lead times beyond
-    the trials, as the error went on from one to the other. So on data of a kind that no training held, what works there
-    still counts.
+    Each candidate is tried on the history first: made without its last one or two frames, and compared with the last.
+    How well it did around each patch, and overall, is an input of the core, and weighs it from the start; at lead times
+    beyond the trials, as its error changed from the first to the second. So on data of a kind that no training held,
+    what works there still counts.
 
     Every window is scaled by its own statistics, so a result follows the input's units: ``a x + b`` gives ``a y + b``
     for a > 0. Channels are forecast each alone by the same weights, and weights fit any number of them. Large grids go
-    through the core in overlapping tiles; flow and movement are of the whole grid. What moves in from beyond the edge is as the
-    smoothed last frame is at the edge: beside a dry edge nothing.
+    through the core in overlapping tiles; flow and advection are of the whole grid. What comes in from beyond the edge
+    is what the smoothed last frame is along the edge: behind a dry edge, nothing.
 
     Parameters
     ----------
@@ -372,7 +372,7 @@ def _trials(x: Tensor, mean: Tensor, patch: int) -> Tensor:
 
 
 def _moving(aligned: Tensor, plain: Tensor, patch: int) -> tuple[Tensor, Tensor]:
-    """Return what may move but the mean of everything, (B, _FINE, H, W), the last the slope of a trend; and (…, h, w)."""
+    """Return what may move but the mean of everything: (B, _FINE, H, W), the last a slope, and (…, h, w)."""
     last, mean = plain[:, -1], aligned.mean(1)
     blurred = [blur(last, sigma) for sigma in BLURS]
     slope = blur(_slope(aligned), 1.0)
@@ -382,7 +382,7 @@ def _moving(aligned: Tensor, plain: Tensor, patch: int) -> tuple[Tensor, Tensor]
 
 
 def _standing(plain: Tensor) -> Tensor:
-    """Return what may stand, (B, _STANDING, H, W): the last frame, the mean, smoothed too, and the slope of the trend."""
+    """Return what may stand, (B, _STANDING, H, W): the last frame, the mean, the mean smoothed, and a slope."""
     mean = plain.mean(1)
     return torch.stack([plain[:, -1], mean, blur(mean, 2.0), _slope(plain)], 1)
 
