@@ -179,6 +179,7 @@ class _Gridded:
         lead_times: Any = None,
         init_time: Any = None,
         product: Literal["mean", "matched"] = "mean",
+        inflow: Literal["filled", "missing"] = "filled",
         grid: Literal["check", "any"] = "check",
         time: Hashable | None = None,
         y: Hashable | None = None,
@@ -196,8 +197,8 @@ class _Gridded:
             ``SA_NOWCAST_MODEL`` names, or else the model that ships, which forecasts any field.
         """
         return as_nowcaster(model).forecast(
-            self._obj, steps, lead_times=lead_times, init_time=init_time, product=product, grid=grid, time=time,
-            y=y, x=x, channel=channel, tile=tile, device=device,
+            self._obj, steps, lead_times=lead_times, init_time=init_time, product=product, inflow=inflow, grid=grid,
+            time=time, y=y, x=x, channel=channel, tile=tile, device=device,
         )  # fmt: skip
 
     @_described_by("hindcast.call.hindcast")
@@ -209,6 +210,7 @@ class _Gridded:
         init_times: Any = None,
         stride: int = 1,
         product: Literal["mean", "matched"] = "mean",
+        inflow: Literal["filled", "missing"] = "filled",
         to: str | os.PathLike[str] | None = None,
         missing: Literal["nan", "refuse"] = "nan",
         batch_size: int | None = None,
@@ -229,9 +231,9 @@ class _Gridded:
         from sa_nowcast.hindcast import hindcast
 
         return hindcast(
-            self._obj, model, steps, init_times=init_times, stride=stride, product=product, to=to, missing=missing,
-            batch_size=batch_size, tile=tile, shard_size=shard_size, cluster=cluster, device=device, grid=grid,
-            time=time, y=y, x=x, channel=channel, existing=existing, progress=progress, dry_run=dry_run,
+            self._obj, model, steps, init_times=init_times, stride=stride, product=product, inflow=inflow, to=to,
+            missing=missing, batch_size=batch_size, tile=tile, shard_size=shard_size, cluster=cluster, device=device,
+            grid=grid, time=time, y=y, x=x, channel=channel, existing=existing, progress=progress, dry_run=dry_run,
         )  # fmt: skip
 
     @_described_by("verification.plan.verify")

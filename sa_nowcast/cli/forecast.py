@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from sa_nowcast.forecasts.job import Job
-    from sa_nowcast.forecasts.method import Product
+    from sa_nowcast.forecasts.method import Inflow, Product
     from sa_nowcast.forecasts.nowcaster import Nowcaster
 
 _GEOTIFF: Final = (".tif", ".tiff")
@@ -41,6 +41,7 @@ def forecast(
         str | None, typer.Option(help="Time of the last known frame, in UTC; by default the last one.")
     ] = None,
     product: options.Product = "mean",
+    inflow: options.Inflow = "filled",
     tile: Annotated[
         int | None, typer.Option(help="Pixels a side of overlapping tiles; by default as memory allows.")
     ] = None,
@@ -71,7 +72,8 @@ def forecast(
     if target.suffix in _GEOTIFF:
         require("rasterio", "geotiff")
     job = as_nowcaster(model).plan(
-        frames, steps, lead_time=lead_time, init_time=init_time, product=cast("Product", product), tile=tile,
+        frames, steps, lead_time=lead_time, init_time=init_time, product=cast("Product", product),
+        inflow=cast("Inflow", inflow), tile=tile,
         grid=cast(Literal["check", "any"], grid), names=DimNames(**reading.dims), device=device,
     )  # fmt: skip
     found = _found(job, tile)

@@ -13,7 +13,7 @@ from sa_nowcast.errors import DataError, RecipeError
 if TYPE_CHECKING:
     import xarray as xr
 
-    from sa_nowcast.forecasts.method import Product
+    from sa_nowcast.forecasts.method import Inflow, Product
     from sa_nowcast.verification.named import Reference
 
 _CLIMATOLOGY = "climatology"
@@ -47,6 +47,7 @@ def hindcast(
     stop: Annotated[str | None, typer.Option("--to", help="Last init time.")] = None,
     stride: Annotated[int, typer.Option(help="Take every so many init times.")] = 1,
     product: options.Product = "mean",
+    inflow: options.Inflow = "filled",
     tile: Annotated[
         int | None, typer.Option(help="Pixels a side of overlapping tiles; by default as memory allows.")
     ] = None,
@@ -84,6 +85,7 @@ def hindcast(
             init_times=None if start is stop is None else slice(start, stop),
             stride=stride,
             product=cast("Product", product),
+            inflow=cast("Inflow", inflow),
             to=target,
             tile=tile,
             cluster=cluster,

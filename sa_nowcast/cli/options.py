@@ -45,6 +45,9 @@ Product = Annotated[
     str,
     typer.Option(help="mean: least squared error; matched: its pattern, with the distribution of the observed values."),
 ]
+Inflow = Annotated[
+    str, typer.Option(help="filled or missing: what stands where the motion brings in what lay beyond the grid.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Replace what stands at the output already.")]
 # The options of commands that read frames, in the order in which help shows them.

@@ -28,10 +28,12 @@ from sa_nowcast.forecasts.labels import (
     whole,
 )
 from sa_nowcast.forecasts.method import (
+    FILLED,
     MEAN,
     NONE_POSSIBLE,
     Data,
     GridCheck,
+    Inflow,
     Method,
     Missing,
     Product,
@@ -60,6 +62,7 @@ def plan(
     init_times: Any = None,
     stride: int = 1,
     product: Product = MEAN,
+    inflow: Inflow = FILLED,
     missing: Missing = "refuse",
     batch_size: int | None = None,
     tile: int | None = None,
@@ -84,7 +87,7 @@ def plan(
         The one init time; by default the last time of `data`.
     init_times : slice or sequence of times, optional
         Many init times in its place, as for `sa_nowcast.hindcast.hindcast`; ``slice(None)`` is all that have a history.
-    stride, product, missing, batch_size, tile, grid, device
+    stride, product, inflow, missing, batch_size, tile, grid, device
         As for `sa_nowcast.hindcast.hindcast`.
     names : DimNames
         Dimension names, where CF attributes and common names do not tell.
@@ -101,7 +104,7 @@ def plan(
         Whatever would stop the forecast, but for memory.
     """
     method, frames = self.accept(data, names, grid)
-    method = method.making(product)
+    method = method.making(product, inflow)
     chosen = None
     if lead_times is not None:
         chosen = lead_positions(lead_times, frames.step, steps)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from sa_nowcast.forecasts.job import taken
-from sa_nowcast.forecasts.method import AS_ASKED, GridCheck, Method, Product, Statuses, Values
+from sa_nowcast.forecasts.method import AS_ASKED, FILLED, GridCheck, Inflow, Method, Product, Statuses, Values
 from sa_nowcast.frames import Frames
 from sa_nowcast.metadata import dims
 from sa_nowcast.windows import Positions
@@ -79,9 +79,9 @@ class Matched:
         nowcaster, frames = self.nowcaster.accept(data, names, grid)
         return replace(self, nowcaster=nowcaster), frames
 
-    def making(self, product: Product) -> Method:
+    def making(self, product: Product, inflow: Inflow = FILLED) -> Method:
         """Return what gives a product of the same model."""
-        return self.nowcaster.making(product)
+        return self.nowcaster.making(product, inflow)
 
     def tiling(
         self, frames: Frames, steps: int, batch_size: int | None, tile: int | None, device: str | None

@@ -17,6 +17,9 @@ Missing = Literal["nan", "refuse"]
 Product = Literal["mean", "matched"]
 """What a forecast is: of least squared error, or probability-matched; see `sa_nowcast.forecasts.matched`."""
 MEAN: Final = "mean"
+Inflow = Literal["filled", "missing"]
+"""What stands where the motion brings in what lay beyond the grid: an estimate, or NaN."""
+FILLED: Final = "filled"
 GridCheck = Literal["check", "any"]
 Data = xr.DataArray | xr.Dataset
 Values = npt.NDArray[np.float32]
@@ -51,8 +54,8 @@ class Method(Protocol):
     def accept(self, data: Data, names: dims.DimNames, grid: GridCheck) -> tuple[Method, Frames]:
         """Return `data` as checked frames, and the method that forecasts from them."""
 
-    def making(self, product: Product) -> Method:
-        """Return the method that gives this product, or refuse one that it has not."""
+    def making(self, product: Product, inflow: Inflow = FILLED) -> Method:
+        """Return the method that gives this product, and this where air comes in; or refuse what it has not."""
 
     def tiling(
         self, frames: Frames, steps: int, batch_size: int | None, tile: int | None, device: str | None

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,18 @@ from sa_nowcast.errors import ModelError, RecipeError
 from sa_nowcast.forecasts.job import batch_of, plan
 from sa_nowcast.forecasts.labels import whole
 from sa_nowcast.forecasts.matched import Matched
-from sa_nowcast.forecasts.method import AS_ASKED, MEAN, NONE_POSSIBLE, GridCheck, Method, Product, Statuses, Values
+from sa_nowcast.forecasts.method import (
+    AS_ASKED,
+    FILLED,
+    MEAN,
+    NONE_POSSIBLE,
+    GridCheck,
+    Inflow,
+    Method,
+    Product,
+    Statuses,
+    Values,
+)
 from sa_nowcast.forecasts.terms import Terms
 from sa_nowcast.frames import Frames
 from sa_nowcast.metadata import dims
@@ -38,6 +49,9 @@ from sa_nowcast.scaling import Scaling
 from sa_nowcast.stream import prepare
 from sa_nowcast.times import show_step
 from sa_nowcast.windows import Positions
+
+if TYPE_CHECKING:
+    from sa_nowcast.models.lagrangian import LagrangianNetwork
 
 Storage = Literal["float32", "float16"]
 
@@ -62,6 +76,8 @@ class Nowcaster:
         The recipe that reproduces the model, as YAML; empty where it did not come from one.
     storage : {"float32", "float16"}
         What the weights are stored in; see `half`.
+    inflow : {"filled", "missing"}
+        Of its forecasts; see `forecast`. Not saved.
 
     Card and recipe are no part of the model's identity: `digest` does not cover them.
     """
@@ -73,6 +89,7 @@ class Nowcaster:
     card: str = ""
     recipe: str = ""
     storage: Storage = "float32"
+    inflow: Inflow = FILLED
 
     def half(self) -> Nowcaster:
         """Return this model with its weights rounded to half precision, which take half the space on disk.
@@ -102,6 +119,7 @@ class Nowcaster:
         lead_times: Any = None,
         init_time: Any = None,
         product: Product = MEAN,
+        inflow: Inflow = FILLED,
         grid: GridCheck = "check",
         time: Hashable | None = None,
         y: Hashable | None = None,
@@ -128,6 +146,10 @@ class Nowcaster:
             The forecast of least squared error, which is smoother than what is observed, the more so at longer lead
             times; or the same pattern with the distribution of the last frame, as it grows or decays, so that
             heavy rain stays heavy and light rain does not spread. See `sa_nowcast.forecasts.matched`.
+        inflow : {"filled", "missing"}
+            What stands where the motion brings in what lay beyond the grid: an estimate from the values along the edge
+            (default), or NaN, as an extrapolation has it. Networks with ``output="moving"`` know where that is, the
+            default model among them.
         grid : {"check", "any"}
             Whether a grid of another spacing or projection than the model's is refused (default) or allowed. Size and
             position of the grid are always free.
@@ -157,8 +179,8 @@ class Nowcaster:
             below 16 pixels.
         """
         job = self.plan(
-            data, steps, lead_times=lead_times, init_time=init_time, product=product, tile=tile, grid=grid,
-            device=device, names=dims.DimNames(time, y, x, channel),
+            data, steps, lead_times=lead_times, init_time=init_time, product=product, inflow=inflow, tile=tile,
+            grid=grid, device=device, names=dims.DimNames(time, y, x, channel),
         )  # fmt: skip
         return job.compute()
 
@@ -172,7 +194,7 @@ class Nowcaster:
     @property
     def identity(self) -> str:
         """What tells it from others."""
-        return f"{self.name} {self.digest}"
+        return f"{self.name} {self.digest}" + ("" if self.inflow == FILLED else ", inflow missing")
 
     @property
     def history(self) -> int:
@@ -201,11 +223,21 @@ class Nowcaster:
         self.terms.require(frames, grid)
         return self, frames
 
-    def making(self, product: Product) -> Method:
-        """Return what gives this product: the model itself, or `Matched`."""
+    def making(self, product: Product, inflow: Inflow = FILLED) -> Method:
+        """Return what gives this product: the model itself, or `Matched`; and this where air comes in."""
+        if inflow not in get_args(Inflow):
+            raise RecipeError("inflow", repr(inflow), expected=" or ".join(map(repr, get_args(Inflow))))
+        if inflow != FILLED and self.network.config.output != "moving":
+            raise RecipeError(
+                "inflow",
+                f"{inflow!r} of a network with output: {self.network.config.output}, which knows no motion",
+                expected="output: moving",
+                fix="leave inflow out, or take the default model",
+            )
         if product not in get_args(Product):
             raise RecipeError("product", repr(product), expected=" or ".join(map(repr, get_args(Product))))
-        return self if product == MEAN else Matched(self)
+        chosen = replace(self, inflow=inflow)
+        return chosen if product == MEAN else Matched(chosen)
 
     def tiling(
         self, frames: Frames, steps: int, batch_size: int | None, tile: int | None, device: str | None
@@ -234,6 +266,8 @@ class Nowcaster:
             "sa_nowcast_training_period": str(self.provenance.get("training_period", "unknown")),
             "sa_nowcast_recipe": str(self.provenance.get("recipe", "unknown")),
         }
+        if self.inflow != FILLED:
+            attrs["sa_nowcast_inflow"] = self.inflow
         if steps > self.terms.steps:
             attrs["sa_nowcast_steps_beyond_training"] = steps - self.terms.steps
         return attrs
@@ -365,6 +399,7 @@ class Nowcaster:
             x, _ = prepare(torch.from_numpy(values).to(device), self.scaling, self.terms.history)
             z = self.network(x, steps=steps)
             physical = self.scaling.to_physical(z, torch)
+            beyond = None if self.inflow == FILLED else cast("LagrangianNetwork", self.network).inflow(x, steps)
         result: npt.NDArray[np.float32] = physical.float().cpu().numpy()
         # One sum meets every NaN and infinite value there is.
         if not np.isfinite(result.sum(dtype=np.float64)):
@@ -374,4 +409,6 @@ class Nowcaster:
                 expected="finite values",
                 fix="give another model, or train this one again",
             )
+        if beyond is not None:
+            result[beyond.cpu().numpy()] = np.nan
         return result

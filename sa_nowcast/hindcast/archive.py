@@ -21,7 +21,7 @@ from sa_nowcast.computing.clusters import Call, results_of, tasks_on
 from sa_nowcast.errors import ForecastWarning, StorageError
 from sa_nowcast.forecasts.cf import to_dataset
 from sa_nowcast.forecasts.job import Job, Opaque, sha256
-from sa_nowcast.forecasts.method import AS_ASKED, FELL_BACK, NONE_POSSIBLE, Statuses, shortcomings
+from sa_nowcast.forecasts.method import AS_ASKED, FELL_BACK, FILLED, NONE_POSSIBLE, Statuses, shortcomings
 from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.hindcast.shard import BATCH, Batch, Shard, index_of, run_shard, same
 from sa_nowcast.metadata import dims
@@ -231,13 +231,13 @@ class Archive(GrowingStore[Shard]):
         """Compute on the workers of a cluster, a few shards a worker at a time."""
         method = self.job.method
         with tasks_on(cluster, str(self.place), "batch_size") as tasks:
-            if type(method) is Nowcaster:
+            if type(method) is Nowcaster and method.inflow == FILLED:
                 # A file beside the archive, which every worker can read: sent once, checked, and not lost with a
                 # worker that dies.
                 model: Any = str(self.journal / _MODEL)
                 with storage(self.journal):
                     method.save(model, overwrite=True)
-            else:  # a reference, or the default model as adapted to these data, which its file does not hold
+            else:  # a reference, or what a file does not hold: the default model's terms of these data, missing inflow
                 model = tasks.submit(same, method)
             calls: Iterator[Call] = ((s, s.label, run_shard, (s, self._work(s), model)) for s in todo)
             yield from results_of(tasks, calls)

@@ -22,7 +22,7 @@ from sa_nowcast.errors import ForecastWarning, RecipeError
 from sa_nowcast.forecasts.cf import to_dataset
 from sa_nowcast.forecasts.job import Job, Opaque, Sent
 from sa_nowcast.forecasts.labels import whole
-from sa_nowcast.forecasts.method import MEAN, GridCheck, Method, Missing, Product, Values, shortcomings
+from sa_nowcast.forecasts.method import FILLED, MEAN, GridCheck, Inflow, Method, Missing, Product, Values, shortcomings
 from sa_nowcast.hindcast.archive import LARGEST_CHUNK, MOST_PER_SHARD, NO_FORECAST_COUNT, Archive, Existing
 from sa_nowcast.metadata import dims
 from sa_nowcast.storage.growing import Progress, folder_here
@@ -41,6 +41,7 @@ def hindcast(
     init_times: Any = None,
     stride: int = 1,
     product: Product = MEAN,
+    inflow: Inflow = FILLED,
     to: str | os.PathLike[str] | None = None,
     missing: Missing = "nan",
     batch_size: int | None = None,
@@ -75,6 +76,8 @@ def hindcast(
         Take every so many of them, counted anew after each gap.
     product : {"mean", "matched"}
         As for `sa_nowcast.Nowcaster.forecast`. A reference has none.
+    inflow : {"filled", "missing"}
+        As for `sa_nowcast.Nowcaster.forecast`. Extrapolations always leave it missing.
     to : path, optional
         Where a Zarr archive is written. By default nothing is written, and nothing is computed before it is used.
     missing : {"nan", "refuse"}
@@ -137,8 +140,8 @@ def hindcast(
         )
     job = method_of(model).plan(
         data, steps, init_times=slice(None) if init_times is None else init_times, stride=stride, product=product,
-        missing=missing, batch_size=batch_size, tile=tile, grid=grid, names=dims.DimNames(time, y, x, channel),
-        device=device, here=cluster is None,
+        inflow=inflow, missing=missing, batch_size=batch_size, tile=tile, grid=grid,
+        names=dims.DimNames(time, y, x, channel), device=device, here=cluster is None,
     )  # fmt: skip
     if to is None:
         return _lazy(job)

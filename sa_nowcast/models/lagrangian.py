@@ -144,32 +144,49 @@ class LagrangianNetwork(Forecaster):
     def forward(self, x_BTCHW: Tensor, steps: int = 1) -> Tensor:
         """Forecast; see `Network.forward`."""
         self.check(x_BTCHW, x_BTCHW.shape[1], steps)
+        return self._as_given(self._forecast_windows(self._windows(x_BTCHW), steps), x_BTCHW)
+
+    def inflow(self, x_BTCHW: Tensor, steps: int) -> Tensor:
+        """Return where the motion brings in what lay beyond the grid, (B, steps, C, H, W) of bool.
+
+        The motion is that of the forecast from the same frames.
+        """
+        self.check(x_BTCHW, x_BTCHW.shape[1], steps)
+        x = self._windows(x_BTCHW)
+        B, T, H, W = x.shape
+        flow = optical_flow(_scaled(x)[0]) if T > 1 else x.new_zeros(B, 2, H, W)
+        known = torch.cat([inside(at, H, W) for at in arrivals(flow, steps)], 1)
+        return self._as_given(known, x_BTCHW) < 1 - 1e-6
+
+    def _windows(self, x_BTCHW: Tensor) -> Tensor:
+        """Return frames as windows (B C, T, H, W) of one channel, with sides that are long enough, in whole patches."""
         B, T, C, H, W = x_BTCHW.shape
+        patch, repeat = self.config.patch, self._repeat(H, W)
         x = x_BTCHW.transpose(1, 2).reshape(B * C, T, H, W).to(self.growth.dtype)
-        patch = self.config.patch
-        least = max(LEAST_SIDE, LEAST_POSITIONS * patch)
-        repeat = -(-least // min(H, W)) if min(H, W) < least else 1
         if repeat > 1:
             x = x.repeat_interleave(repeat, 2).repeat_interleave(repeat, 3)
         rows, columns = x.shape[-2:]
-        x = F.pad(x, (0, -columns % patch, 0, -rows % patch), mode="replicate")
-        y = self._forecast_windows(x, steps)[..., :rows, :columns]
+        return F.pad(x, (0, -columns % patch, 0, -rows % patch), mode="replicate")
+
+    def _as_given(self, y: Tensor, x_BTCHW: Tensor) -> Tensor:
+        """Return maps of windows, (B C, steps, H, W), as frames like those that were given."""
+        B, _, C, H, W = x_BTCHW.shape
+        repeat = self._repeat(H, W)
+        y = y[..., : repeat * H, : repeat * W]
         if repeat > 1:
             y = F.avg_pool2d(y, repeat)
-        return y.reshape(B, C, steps, H, W).transpose(1, 2).to(x_BTCHW.dtype)
+        return y.reshape(B, C, -1, H, W).transpose(1, 2).to(x_BTCHW.dtype)
+
+    def _repeat(self, height: int, width: int) -> int:
+        """Return how many times each pixel is repeated along both sides."""
+        return -(-max(LEAST_SIDE, LEAST_POSITIONS * self.config.patch) // min(height, width))
 
     def _forecast_windows(self, x: Tensor, steps: int) -> Tensor:
         """Return the `steps` maps after (B, T, H, W), whose sides are multiples of a patch."""
         B, _, H, W = x.shape
         patch = self.config.patch
-        low, high, mean = x.amin((1, 2, 3)), x.amax((1, 2, 3)), x.mean((1, 2, 3))
-        bounded = (x == low.view(-1, 1, 1, 1)).float().mean((1, 2, 3)) >= _BOUNDED
-        # Where nothing is the bound, nothing stays exactly that.
-        origin = torch.where(bounded, low, mean).view(-1, 1, 1)
-        scale = torch.maximum(x.std((1, 2, 3)), 1e-6 * mean.abs() + 1e-30).view(-1, 1, 1)
-        room = 0.5 * (high - low)
-        low, high = torch.where(bounded, low, low - room).view(-1, 1, 1), (high + room).view(-1, 1, 1)
-        window, flow = self._window((x - origin[:, None]) / scale[:, None])
+        scaled, origin, scale, (low, high) = _scaled(x)
+        window, flow = self._window(scaled)
         read = self.reads(torch.cat([self._features(window), window.scalars], -1))
         forecast, keeps_graph = [], torch.is_grad_enabled()
         result = x.new_empty(0 if keeps_graph else B, steps, H, W)
@@ -288,6 +305,21 @@ class LagrangianNetwork(Forecaster):
         folded = F.pixel_unshuffle(F.avg_pool2d(maps, pool), self.config.patch // pool).permute(0, 2, 3, 1)
         when = folded.new_full((*folded.shape[:3], 1), time)
         return torch.cat([folded, window.scalars, when], -1)
+
+
+def _scaled(x: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Return windows (B, T, H, W) with unit variance, their origin and scale, and bounds of forecasts; (B, 1, 1) each.
+
+    The origin is the mean, or the least value where many pixels have that: nothing then stays exactly nothing, and no
+    forecast is below it.
+    """
+    low, high, mean = x.amin((1, 2, 3)), x.amax((1, 2, 3)), x.mean((1, 2, 3))
+    bounded = (x == low.view(-1, 1, 1, 1)).float().mean((1, 2, 3)) >= _BOUNDED
+    origin = torch.where(bounded, low, mean).view(-1, 1, 1)
+    scale = torch.maximum(x.std((1, 2, 3)), 1e-6 * mean.abs() + 1e-30).view(-1, 1, 1)
+    room = 0.5 * (high - low)
+    low = torch.where(bounded, low, low - room).view(-1, 1, 1)
+    return (x - origin[:, None]) / scale[:, None], origin, scale, (low, (high + room).view(-1, 1, 1))
 
 
 def maps_read(patch: int) -> int:

@@ -105,6 +105,10 @@ class ForecastRecipe(Block):
         description="What the network's forecasts are: of least squared error, or with its pattern and the "
         "distribution of the observed values.",
     )
+    inflow: Literal["filled", "missing"] = Field(
+        "filled",
+        description="What stands where the motion brings in what lay beyond the grid: an estimate, or nothing.",
+    )
     latest: bool = Field(False, description="Forecast from the newest frames too, for which there is no truth yet.")
 
 

@@ -18,7 +18,18 @@ from sa_nowcast.errors import DataError, ForecastWarning, RecipeError
 from sa_nowcast.forecasts.defaults import as_nowcaster
 from sa_nowcast.forecasts.job import batch_of, content, plan, taken
 from sa_nowcast.forecasts.labels import lead_positions, whole
-from sa_nowcast.forecasts.method import AS_ASKED, FELL_BACK, MEAN, NONE_POSSIBLE, GridCheck, Product, Statuses, Values
+from sa_nowcast.forecasts.method import (
+    AS_ASKED,
+    FELL_BACK,
+    FILLED,
+    MEAN,
+    NONE_POSSIBLE,
+    GridCheck,
+    Inflow,
+    Product,
+    Statuses,
+    Values,
+)
 from sa_nowcast.frames import Frames, one_grid
 from sa_nowcast.metadata import dims
 from sa_nowcast.metadata.attributes import normalised
@@ -145,8 +156,10 @@ class Reference:
         """Return `data` as checked frames, on any grid."""
         return self, Frames.from_xarray(data, gaps="skip", **names._asdict())
 
-    def making(self, product: Product) -> Reference:
+    def making(self, product: Product, inflow: Inflow = FILLED) -> Reference:
         """Return itself: it gives one forecast, and no products."""
+        if inflow != FILLED:
+            raise RecipeError("inflow", f"{inflow!r} of {self.name}", expected="a network", fix="leave inflow out")
         if product != MEAN:
             raise RecipeError("product", f"{product!r} of {self.name}", expected="a network", fix="leave product out")
         return self

@@ -11,7 +11,7 @@ import xarray as xr
 
 from sa_nowcast.errors import RecipeError
 from sa_nowcast.forecasts.cf import write_forecast
-from sa_nowcast.forecasts.method import MEAN, Product
+from sa_nowcast.forecasts.method import FILLED, MEAN, Inflow, Product
 from sa_nowcast.frames import Frames, grid_mapping_name
 from sa_nowcast.hindcast import hindcast
 from sa_nowcast.metadata import dims
@@ -40,6 +40,7 @@ def forecast_period(
     stride: int = 1,
     tile: int | None = None,
     product: Product = MEAN,
+    inflow: Inflow = FILLED,
     to: Path | None = None,
     existing: Literal["resume", "replace"] = "resume",
 ) -> xr.DataArray:
@@ -60,7 +61,16 @@ def forecast_period(
     data = data[[str(a.name) for a in frames.arrays] + ([mapping] if mapping in data.data_vars else [])]
     inits: Any = frames.times[starts + history - 1]
     return hindcast(
-        data, model, steps, init_times=inits, tile=tile, product=product, to=to, existing=existing, **dims_of(frames)
+        data,
+        model,
+        steps,
+        init_times=inits,
+        tile=tile,
+        product=product,
+        inflow=inflow,
+        to=to,
+        existing=existing,
+        **dims_of(frames),
     )
 
 
@@ -105,7 +115,7 @@ def _hindcast(
     model: Nowcaster | Reference, recipe: Recipe, experiment: Experiment, to: Path | None = None, replace: bool = False
 ) -> xr.DataArray:
     tested = (experiment.test, experiment.test_frames, experiment.test_period, experiment.blocked)
-    own: dict[str, Any] = {"tile": recipe.forecast.tile, "product": recipe.forecast.product}
+    own: dict[str, Any] = recipe.forecast.model_dump(include={"tile", "product", "inflow"})
     return forecast_period(
         model, *tested, history=recipe.history, steps=recipe.steps, stride=recipe.forecast.stride, to=to,
         existing="replace" if replace else "resume", **({} if isinstance(model, Reference) else own),
@@ -138,7 +148,7 @@ def reference_of(name: str, experiment: Experiment) -> Reference:
 
 def latest(nowcaster: Nowcaster, recipe: Recipe, experiment: Experiment, path: Path) -> None:
     """Forecast from the newest frames, for which there is no truth yet."""
-    own: dict[str, Any] = {"tile": recipe.forecast.tile, "product": recipe.forecast.product}
+    own: dict[str, Any] = recipe.forecast.model_dump(include={"tile", "product", "inflow"})
     told = dims_of(experiment.test_frames)
     forecast = nowcaster.forecast(experiment.test, recipe.steps, **own, **told)
     write_forecast(forecast, path, "zarr" if path.suffix == ".zarr" else "netcdf", title=f"{recipe.name}, latest")

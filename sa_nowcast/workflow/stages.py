@@ -19,7 +19,7 @@ from sa_nowcast.bundle.card import resolved_recipe
 from sa_nowcast.bundle.files import require_free
 from sa_nowcast.conversion import convert
 from sa_nowcast.errors import RecipeError
-from sa_nowcast.forecasts.method import MEAN
+from sa_nowcast.forecasts.method import FILLED, MEAN
 from sa_nowcast.metadata import dims
 from sa_nowcast.recipe import SAMPLE_PREFIX, Recipe, network_config
 from sa_nowcast.sources.samples import open_sample
@@ -261,8 +261,8 @@ class Stages:
             "identity": self.data["identity"],
         }
         del period_of["data"]["source"]
-        # With the product only where it is not the usual one: what was made before there was a choice stays.
-        told = [] if recipe.forecast.product == MEAN else [recipe.forecast.product]
+        # With product and inflow only where they are not the usual ones: what was made before there was a choice stays.
+        told = [each for each in (recipe.forecast.product, recipe.forecast.inflow) if each not in (MEAN, FILLED)]
         model = self.ledger.left("train")
         inputs = digest([period_of, recipe.forecast.tile, model, *told])
         if (reason := self._reason("hindcast", inputs)) is not None:

@@ -142,6 +142,18 @@ def test_what_comes_in_across_a_dry_edge_is_dry() -> None:
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("size", [96, 33])
+def test_inflow_lies_behind_the_edges_that_the_motion_leaves(size: int) -> None:
+    x = history(2, 4, 1, size, size)  # by one row and two columns a step
+    beyond = network().inflow(x, 4)
+    assert beyond.shape == (2, 4, 1, size, size)
+    assert beyond.dtype == torch.bool
+    assert beyond[:, 3, 0, :2].all()
+    assert beyond[:, 3, 0, :, :5].all()
+    assert not beyond[:, :, 0, 10:, 14:].any()
+
+
+@torch.inference_mode()
 def test_smoothing_reaches_the_mean_of_the_window() -> None:
     net = network(trained=False)
     x = history(1, 4, 1, 96, 96)
