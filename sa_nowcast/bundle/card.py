@@ -213,7 +213,8 @@ def _limits(terms: Terms) -> list[tuple[str, str]]:
         ("Another grid", other_grid),
         (
             "Longer lead times",
-            f"beyond {show_step(terms.step * terms.steps)} it reads its own output, and was not trained",
+            f"beyond {show_step(terms.step * terms.steps)} it was not trained"
+            + ("" if config.output == "moving" else ", and reads its own output"),
         ),
         ("Other places, seasons and instruments", "not tested; verify first"),
     ]

@@ -135,8 +135,9 @@ class Nowcaster:
         data : DataArray or Dataset
             At least `history` frames up to and including `init_time`, at the model's cadence, in its units.
         steps : int, optional
-            Lead times; by default as many as the model was trained for. More are allowed: the network then runs on
-            from its own output, and the attribute ``sa_nowcast_steps_beyond_training`` counts them.
+            Lead times; by default as many as the model was trained for. More are allowed, and the attribute
+            ``sa_nowcast_steps_beyond_training`` counts them: a network then runs on from its own output, or in
+            Lagrangian coordinates from what it learned of shorter lead times.
         lead_times : sequence of timedelta64 or str, optional
             Which lead times are wanted, such as ``["10min", "30min"]``: multiples of the model's step, ascending. By
             default all up to `steps`; where both are given, none may be beyond `steps`.

@@ -76,7 +76,7 @@ def build(name_or_config: str | NetworkConfig = "sa-convlstm", **options: Any) -
     if isinstance(name_or_config, NetworkConfig):
         config = NetworkConfig.from_dict({**name_or_config.to_dict(), **options})
     else:
-        config = preset("faithful", **{**options, "name": name_or_config})
+        config = preset("faithful", **{"name": name_or_config, **options})
     core = importlib.import_module(f"sa_nowcast.models.{config.declared.module}").core
     place, kind = ("lagrangian", "LagrangianNetwork") if config.output == "moving" else ("rollout", "Network")
     network: type[Network] = getattr(importlib.import_module(f"sa_nowcast.models.{place}"), kind)

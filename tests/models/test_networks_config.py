@@ -85,6 +85,7 @@ def test_build_takes_a_name_or_a_record_and_keeps_the_record():
     assert models.build(config).config == config
     assert models.build(config, channels=3).config == dataclasses.replace(config, channels=3)
     assert models.build("convlstm", hidden=(4,)).config == preset("faithful", name="convlstm", hidden=(4,))
+    assert models.build(name="convlstm", hidden=(4,)).config == preset("faithful", name="convlstm", hidden=(4,))
 
 
 @pytest.mark.parametrize("name", models.__all__)
