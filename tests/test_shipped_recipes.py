@@ -170,7 +170,7 @@ def test_default_model(run: Shrunken) -> None:
 def test_default_model_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    rain(12, 40, 36).to_netcdf(tmp_path / "rain.nc")
+    rain(18, 40, 36).to_netcdf(tmp_path / "rain.nc")
     sets = f"sets=[{{name: showers, source: {tmp_path}/rain.nc}}]"
     arguments = ["sa-nowcast", "run", "default_model_scores", "--output", str(tmp_path / "run"), "--set", sets]
     monkeypatch.setattr(sys, "argv", arguments)
@@ -180,8 +180,9 @@ def test_default_model_scores(
     assert caught.value.code == 0, err
     assert "showers" in out
     assert "default / persistence" in out
-    assert "default / extrapolation" in out
-    assert len(pd.read_csv(tmp_path / "run" / "scores.csv")) == 3 * 4
+    assert "default / best" in out
+    assert "default:matched frequency_bias_0.1" in out
+    assert len(pd.read_csv(tmp_path / "run" / "scores.csv")) == 12 * 12
 
 
 def test_paper_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

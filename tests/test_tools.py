@@ -203,14 +203,24 @@ def test_the_card_of_the_default_model_holds_its_scores_by_lead_time() -> None:
 
     tool = load("default_model")
     rows = [
-        {"set": "radar", "field": "", "model": model, "lead": lead, "mse": 1.0, "init_times": 7}
-        | {f"skill_{r}": 0.25 * lead for r in ("persistence", "extrapolation")}
-        | {f"skill_{end}_{r}": 0.1 for r in ("persistence", "extrapolation") for end in ("lower", "upper")}
-        for model in ("default", "persistence")
-        for lead in (1, 2)
+        {"set": name, "field": "", "model": model, "lead": lead, "mse": 1.0, "init_times": 7, "best": "steps-mean"}
+        | {"skill_persistence": 0.25 * lead, "skill_lower_persistence": 0.1, "skill_upper_persistence": 0.3}
+        | {"of_best": 0.1 * lead, "of_best_lower": 0.6, "of_best_upper": 0.9}
+        | dict.fromkeys(("frequency_bias_0.1", "csi_5"), 0.5 * lead if name == "radar" else np.nan)
+        for name in ("radar", "wind")
+        for model in ("default", "default:matched", "persistence", "sprog")
+        for lead in (1, 2, 3, 4)
     ]
     table = tool.table(pd.DataFrame(rows))
-    assert "| radar | 0.75 | 0.50 | (0.90 0.90) | 0.75 | 0.50 | (0.90 0.90) | 7 |" in table
+    for line in (
+        "Of the mean forecast, at lead times of 1, 2, 3 steps:",
+        "| radar | 0.75 0.50 0.25 | 0.70 0.90 | 0.10 0.20 0.30 | 0.60 0.90 | 0.40 at 4 | steps-mean | 7 |",
+        "| data | forecast | frequency bias 0.1 mm/h | CSI 5 mm/h |",
+        "| radar | matched | 0.50 1.00 1.50 | 0.50 1.00 1.50 |",
+        "| radar | S-PROG | 0.50 1.00 1.50 | 0.50 1.00 1.50 |",
+    ):
+        assert line in table.splitlines()
+    assert sum(line.startswith("| wind") for line in table.splitlines()) == 1
     card = tool.card(sa_nowcast.get_default_model(), table)
     assert table in card
     assert "recipes/default_model.yaml" in card

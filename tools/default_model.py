@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from sa_nowcast.forecasts.nowcaster import Nowcaster
 PAGE = Path(__file__).parent.parent / "docs" / "explanation" / "default-model.md"
 RECIPE = Path(__file__).parent.parent / "recipes" / "default_model.yaml"
 BEGIN, END = "<!-- scores: python tools/default_model.py --scores -->", "<!-- end of scores -->"
+LEADS = (1, 2, 3, 6, 9, 12)
+MODELS = {"default": "mean", "default:matched": "matched", "sprog": "S-PROG", "extrapolation": "extrapolation"}
 
 HEAD = """\
 # The default model of sa_nowcast
@@ -86,28 +88,56 @@ def card(model: Nowcaster, scores: str) -> str:
 
 
 def table(scores: pd.DataFrame) -> str:
-    """Return the scores in Markdown: a line for each dataset and field."""
+    """Return the scores in Markdown: squared errors of all datasets, then events of those of rain."""
     scores = scores.fillna({"field": ""})
-    leads = sorted(scores["lead"].unique())
-    lines = [
-        "MSE of the default model as a share of persistence's, and of optical flow's (extrapolation), by lead time in "
-        "steps; in brackets the ends of the 90 % interval at the last.",
-        "",
-        "| data | of persistence: " + " | ".join(f"{lead}" for lead in leads) + " | | of extrapolation: "
-        + " | ".join(f"{lead}" for lead in leads) + " | | init times |",
-        "| --- |" + " --- |" * (2 * len(leads) + 3),
-    ]  # fmt: skip
-    ours = scores[scores["model"] == "default"]
-    for (name, field), rows in ours.groupby(["set", "field"], sort=False):
-        rows = rows.sort_values("lead")
-        cells = [f"{name} {field}".strip()]
-        for reference in ("persistence", "extrapolation"):
-            cells += [f"{1 - skill:.2f}" for skill in rows[f"skill_{reference}"]]
-            last = rows.iloc[-1]
-            low, high = (1 - last[f"skill_{end}_{reference}"] for end in ("upper", "lower"))
-            cells.append(f"({low:.2f} {high:.2f})")
-        lines.append("| " + " | ".join([*cells, str(rows["init_times"].iloc[0])]) + " |")
+    leads = [lead for lead in LEADS if lead in set(scores["lead"])]
+    shown = ", ".join(map(str, leads))
+    head = ["data", "MSE / persistence", "90 % at the last", "MSE / best reference", "90 % at the last",
+            "largest of all lead times", "best at the last", "init times"]  # fmt: skip
+    lines = [f"Of the mean forecast, at lead times of {shown} steps:", "", *_head(head)]
+    for data, rows in _groups(scores[scores["model"] == "default"]):
+        some, last = rows[rows["lead"].isin(leads)], rows.iloc[-1]
+        worst = rows.loc[rows["of_best"].idxmax()]
+        cells = [
+            data,
+            _figures(1 - some["skill_persistence"]),
+            _figures([1 - last["skill_upper_persistence"], 1 - last["skill_lower_persistence"]]),
+            _figures(some["of_best"]),
+            _figures([last["of_best_lower"], last["of_best_upper"]]),
+            f"{worst['of_best']:.2f} at {worst['lead']}",
+            str(last["best"]),
+            str(int(last["init_times"])),
+        ]
+        lines.append(_line(cells))
+    events = [c for c in scores if str(c).startswith(("frequency_bias_", "csi_"))]
+    rain = scores.dropna(subset=events, how="all") if events else scores[:0]
+    if rain.empty:
+        return "\n".join(lines) + "\n"
+    words = [str(c).replace("_", " ").replace("csi", "CSI") + " mm/h" for c in events]
+    lines += ["", f"Events of rain, at the same lead times ({shown}):", "", *_head(["data", "forecast", *words])]
+    for data, of_set in _groups(rain[rain["lead"].isin(leads)]):
+        for model, name in MODELS.items():
+            if not (rows := of_set[of_set["model"] == model]).empty:
+                lines.append(_line([data, name, *(_figures(rows[event]) for event in events)]))
     return "\n".join(lines) + "\n"
+
+
+def _groups(scores: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield each dataset and field, by name, with its rows in the order of lead times."""
+    for (name, field), rows in scores.groupby(["set", "field"], sort=False):
+        yield f"{name} {field}".strip(), rows.sort_values("lead")
+
+
+def _figures(values: Iterable[float]) -> str:
+    return " ".join(f"{value:.2f}" if value == value else "-" for value in values)
+
+
+def _head(cells: Sequence[str]) -> list[str]:
+    return [_line(cells), "|" + " --- |" * len(cells)]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":

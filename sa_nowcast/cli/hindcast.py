@@ -28,8 +28,8 @@ def hindcast(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Folder of a saved nowcaster, or persistence, climatology, extrapolation, sprog or steps; else the "
-            "default model."
+            help="Folder of a saved nowcaster, or persistence, climatology, extrapolation, extrapolation+2px, sprog, "
+            "sprog-unmatched, steps or steps-mean; else the default model."
         ),
     ] = None,
     steps: Annotated[

@@ -32,25 +32,34 @@ def print_scores(scores: pd.DataFrame, title: str, what: str = "by lead time") -
 
 
 def print_comparison(scores: pd.DataFrame, title: str) -> None:
-    """Print the scores of a comparison: a line for each dataset, field and lead time."""
-    models = list(dict.fromkeys(scores["model"]))
-    references = [m for m in models if f"skill_{m}" in scores]
-    ours = [model for model in models if model not in references]
-    table = Table(title=f"{title}: MSE, and skill with 90 % intervals", title_justify="left")
-    headings = [f"{model} / {reference}" for model in ours for reference in references]
-    for heading in ("data", "lead", *models, *headings):
+    """Print the scores of a comparison: a line for each dataset, field and lead time.
+
+    Of models: MSE, skill against each reference that there is, MSE as a share of the best reference's, and the others.
+    """
+    from sa_nowcast.verification.named import is_reference
+
+    ours = [model for model in dict.fromkeys(scores["model"]) if not is_reference(model)]
+    columns = [str(c) for c in scores]
+    references = [c.removeprefix("skill_lower_") for c in columns if c.startswith("skill_lower_")]
+    others = [c for c in columns[columns.index("mse") + 1 : columns.index("best")] if not c.startswith("skill_")]
+    table = Table(title=f"{title}: MSE, skill and share of the best with 90 % intervals", title_justify="left")
+    # A matched forecast is not made for a small squared error.
+    means = [model for model in ours if not model.endswith(":matched")]
+    headings = [f"{model} / {reference}" for model in means for reference in (*references, "best")]
+    headings += [f"{model} {other}" for model in ours for other in others]
+    for heading in ("data", "lead", *ours, "best", *headings):
         table.add_column(Text(heading), justify="right" if heading != "data" else "left", no_wrap=True)
     for (name, field), rows in scores.fillna({"field": ""}).groupby(["set", "field"], sort=False):
         for lead, of_lead in rows.groupby("lead"):
             row = of_lead.set_index("model")
             cells = [f"{name} {field}".strip() if lead == 1 else "", str(lead)]
-            cells += [f"{row.loc[model, 'mse']:.4g}" for model in models]
-            for model in ours:
-                for reference in references:
-                    skill, low, high = (
-                        row.loc[model, f"{part}_{reference}"] for part in ("skill", "skill_lower", "skill_upper")
-                    )
-                    cells.append(f"{skill:+.2f} ({low:+.2f} {high:+.2f})")
+            cells += [f"{row.loc[model, 'mse']:.4g}" for model in ours] + [str(row["best"].iloc[0])]
+            for model in means:
+                for part, sign in (*((f"skill{{}}_{reference}", "+") for reference in references), ("of_best{}", "")):
+                    value, low, high = (row.loc[model, part.format(end)] for end in ("", "_lower", "_upper"))
+                    interval = f" ({low:{sign}.2f} {high:{sign}.2f})" if low == low else ""
+                    cells.append(f"{value:{sign}.2f}{interval}")
+            cells += [f"{row.loc[model, other]:.3g}" for model in ours for other in others]
             table.add_row(*cells, end_section=lead == rows["lead"].max())
     _print(table)
 

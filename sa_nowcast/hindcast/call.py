@@ -65,8 +65,8 @@ def hindcast(
     data : DataArray or Dataset
         Frames as for `sa_nowcast.Nowcaster.forecast`. Truth at the lead times is not needed.
     model : Nowcaster, path, Reference or str, optional
-        A nowcaster or the path of a saved one; the name of a reference ("persistence", "extrapolation", "sprog",
-        "steps"); or a reference with options, from `sa_nowcast.reference`. By default the default model.
+        A nowcaster or the path of a saved one; the name of a reference ("persistence", "extrapolation", "sprog" and
+        others of `sa_nowcast.reference`); or a reference with options, from there. By default the default model.
     steps : int, optional
         Lead times; by default as many as the model was trained for. Needed for a reference.
     init_times : slice or sequence of times, optional

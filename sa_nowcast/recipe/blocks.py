@@ -9,7 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from sa_nowcast.metadata.bounds import UNIT_RANGE
 
 SAMPLE_PREFIX = "sample:"
-ReferenceName = Literal["persistence", "climatology", "extrapolation", "sprog", "steps"]
+ReferenceName = Literal[
+    "persistence", "climatology", "extrapolation", "smoothed-extrapolation", "sprog", "sprog-unmatched", "steps",
+    "steps-mean",
+]  # fmt: skip
 REFERENCE_NAMES: tuple[str, ...] = get_args(ReferenceName)
 
 
@@ -141,8 +144,8 @@ class VerificationRecipe(Block):
     references: tuple[ReferenceName, ...] = Field(
         ("persistence",),
         description="Forecasts without training that are made and scored beside the network's; skill is measured "
-        "against the first. climatology averages the training period by time of day; extrapolation, sprog and steps "
-        "need pysteps.",
+        "against the first. climatology averages the training period by time of day; all but "
+        "it and persistence need pysteps.",
     )
     bootstrap: BootstrapRecipe = BootstrapRecipe()
 

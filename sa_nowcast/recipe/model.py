@@ -164,7 +164,10 @@ class SetRecipe(Block):
 
 
 class ComparisonRecipe(Block):
-    """Models and references, scored side by side on datasets of many kinds."""
+    """Models and references, scored side by side on datasets of many kinds.
+
+    On data other than rain rates, references of rain and scores of thresholds are left out.
+    """
 
     name: str = Field(description="What the comparison is called.")
     description: str = Field("", description="What it is for; no program reads it.")
@@ -173,7 +176,11 @@ class ComparisonRecipe(Block):
     models: tuple[str, ...] = Field(
         ("default", "persistence", "extrapolation"),
         min_length=2,
-        description="default: the model that ships; the name of a reference; or the folder of a saved model.",
+        description="default: the model that ships; the folder of a saved model; either with :matched for that "
+        "product; or the name of a reference, persistence among them. Of several such as extrapolation+1px, with other "
+        "numbers of pixels, the best one of each dataset is compared with.",
     )
+    metrics: tuple[str, ...] = Field((), description="Scores beside the MSE, such as [csi, frequency_bias].")
+    thresholds: tuple[float, ...] = Field((), description="Of scores of events, in mm h-1.")
     sets: tuple[SetRecipe, ...] = Field(min_length=1, description="The datasets.")
     output: OutputRecipe

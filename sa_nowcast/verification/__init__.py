@@ -3,7 +3,7 @@
 from sa_nowcast.verification.bootstrap import Bootstrap
 from sa_nowcast.verification.metrics import METRICS, Metric
 from sa_nowcast.verification.named import Reference, reference
-from sa_nowcast.verification.optical_flow import extrapolation, sprog, steps
+from sa_nowcast.verification.optical_flow import extrapolation, smoothed_extrapolation, sprog, steps, steps_mean
 from sa_nowcast.verification.plan import collect_statistics, compare, verify
 from sa_nowcast.verification.references import climatology, persistence
 from sa_nowcast.verification.statistics import Statistics
@@ -22,8 +22,10 @@ __all__ = [
     "extrapolation",
     "persistence",
     "reference",
+    "smoothed_extrapolation",
     "sprog",
     "steps",
+    "steps_mean",
     "summarise",
     "to_table",
     "verify",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -41,8 +43,10 @@ from sa_nowcast.verification.optical_flow import (
     MEMBERS,
     cadence,
     extrapolation,
+    smoothed_extrapolation,
     sprog,
     steps,
+    steps_mean,
 )
 from sa_nowcast.verification.references import climatology, persistence
 from sa_nowcast.windows import Positions
@@ -54,9 +58,16 @@ REFERENCES: dict[str, Callable[..., xr.DataArray]] = {
     "persistence": persistence,
     "climatology": climatology,
     "extrapolation": extrapolation,
+    "smoothed-extrapolation": smoothed_extrapolation,
     "sprog": sprog,
+    "sprog-unmatched": partial(sprog, matched=False),
     "steps": steps,
+    "steps-mean": steps_mean,
 }
+BY_PYSTEPS: Final = REFERENCES.keys() - {"persistence", "climatology"}
+OF_RAIN: Final = {"sprog", "sprog-unmatched", "steps", "steps-mean"}
+"""Those that forecast rain rates alone."""
+_GROWTH: Final = re.compile(r"extrapolation\+(\d+(?:\.\d+)?)px")
 
 # What `Reference.forecast` gives each of them; the other parameters are its options.
 _GIVEN = {"data", "init_time", "lead_times", "time"}
@@ -138,8 +149,8 @@ class Reference:
     @property
     def history(self) -> int:
         """Frames up to an init time that a forecast needs."""
-        least = {"extrapolation": HISTORY, "sprog": AUTOREGRESSION + 1, "steps": AUTOREGRESSION + 1}
-        return int(self.options.get("history", least.get(self.name, 1)))
+        least = AUTOREGRESSION + 1 if self.name in OF_RAIN else HISTORY if self.name in BY_PYSTEPS else 1
+        return int(self.options.get("history", least))
 
     @property
     def usual_steps(self) -> None:
@@ -178,7 +189,8 @@ class Reference:
         A first forecast shows what is missing (a library, a training period, units) before anything is written.
         """
         first, place = taken(frames, positions[:1], self.history)
-        _, attrs, _ = self._values(first.load(), place, steps)
+        # Only climatology may lack something at later lead times.
+        _, attrs, _ = self._values(first.load(), place, steps if self.name == "climatology" else 1)
         return {"sa_nowcast_version": __version__, "model": self.name, **attrs}
 
     def block(
@@ -200,7 +212,7 @@ class Reference:
         leads = (np.arange(1, steps + 1) * frames.step).astype("timedelta64[ns]")
         # pysteps' methods look for y and x by their names, which the user may have told.
         names: dict[Hashable, Hashable] = {frames.grid.y: "y", frames.grid.x: "x"}
-        flow = self.name not in ("persistence", "climatology")
+        flow = self.name in BY_PYSTEPS
         parts = []
         attrs: dict[str, Any] = {}
         fallen = np.zeros(len(positions), dtype=bool)
@@ -240,7 +252,18 @@ def method_of(model: Nowcaster | Reference | str | Path | None) -> Nowcaster | R
     """Return what forecasts: see `sa_nowcast.hindcast.hindcast`."""
     if isinstance(model, Reference):
         return model
-    return reference(model) if isinstance(model, str) and model in REFERENCES else as_nowcaster(model)
+    return reference(model) if isinstance(model, str) and is_reference(model) else as_nowcaster(model)
+
+
+def is_reference(name: str) -> bool:
+    """Say whether `name` is that of a reference."""
+    return name in REFERENCES or growth_of(name) is not None
+
+
+def growth_of(name: str) -> float | None:
+    """Return the growth of width of "extrapolation+2px" and the like, in pixels per step; None of other names."""
+    found = _GROWTH.fullmatch(name)
+    return None if found is None else float(found[1])
 
 
 def reference(name: str, **options: Any) -> Reference:
@@ -248,9 +271,12 @@ def reference(name: str, **options: Any) -> Reference:
 
     Parameters
     ----------
-    name : {"persistence", "climatology", "extrapolation", "sprog", "steps"}
+    name : {"persistence", "climatology", "extrapolation", "smoothed-extrapolation", "sprog", "sprog-unmatched", \
+"steps", "steps-mean"}
+        "extrapolation+2px" is short for "smoothed-extrapolation" with ``growth=2``; any number may stand there.
     **options
-        Those of :func:`climatology` (``training``, ``cycle``), :func:`extrapolation` (``history``) or :func:`steps`
+        Those of :func:`climatology` (``training``, ``cycle``), :func:`extrapolation` (``history``),
+        :func:`smoothed_extrapolation` (``history``, ``growth``), and of :func:`steps` and :func:`steps_mean`
         (``members``, ``seed``, ``kilometres_per_pixel``).
 
     Raises
@@ -258,6 +284,8 @@ def reference(name: str, **options: Any) -> Reference:
     RecipeError
         If the name is unknown, or climatology has no training.
     """
+    if (growth := growth_of(name)) is not None:
+        name, options = "smoothed-extrapolation", {"growth": growth, **options}
     if name not in REFERENCES:
         raise RecipeError("reference", f"{name!r} is unknown", "one of " + ", ".join(REFERENCES))
     known = inspect.signature(REFERENCES[name]).parameters.keys() - _GIVEN

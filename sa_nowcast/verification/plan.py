@@ -29,7 +29,7 @@ from sa_nowcast.verification.inputs import (
     single_array,
 )
 from sa_nowcast.verification.metrics import METRICS, select_metrics
-from sa_nowcast.verification.named import REFERENCES
+from sa_nowcast.verification.named import is_reference
 from sa_nowcast.verification.scoring import Scoring
 from sa_nowcast.verification.statistics import Statistics
 from sa_nowcast.verification.summary import summarise
@@ -339,7 +339,7 @@ def _unknown_reference(name: str) -> RecipeError:
         f"{name!r} is unknown",
         '"persistence", None or a forecast DataArray',
         f"pass reference={made}lead_times=forecast.lead_time, init_time=forecast.init_time)"
-        if name in REFERENCES
+        if is_reference(name)
         else None,
     )
 

@@ -81,6 +81,20 @@ class Statistics:
         references = [part.reference for part in kept if part.reference is not None]
         return replace(first, forecast=forecast, reference=_add_all(references) if references else None)
 
+    def against(self, name: str, reference: Statistics, metrics: tuple[str, ...]) -> Statistics:
+        """Return these sums beside those of another forecast, on the same pixels, for skills in some of the metrics.
+
+        Raises
+        ------
+        RecipeError
+            If one of the two is the zero.
+        """
+        if self.labels is None or reference.labels is None:
+            raise RecipeError("statistics", "hold nothing", "those of at least one forecast")
+        members = reference.labels.members
+        labels = replace(self.labels, metrics=metrics, reference=name, reference_members=members)
+        return replace(self, reference=reference.forecast, labels=labels)
+
     def __add__(self, other: Statistics) -> Statistics:
         if not isinstance(other, Statistics):
             return NotImplemented

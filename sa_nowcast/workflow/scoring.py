@@ -20,6 +20,7 @@ from sa_nowcast.sources.opening import named_like, open_forecast
 from sa_nowcast.storage.whole import partial_beside, put_in_place, storage, write_whole
 from sa_nowcast.verification import Bootstrap, to_table
 from sa_nowcast.verification.metrics import default_metrics, select_metrics
+from sa_nowcast.verification.named import BY_PYSTEPS
 from sa_nowcast.verification.optical_flow import require_pysteps
 from sa_nowcast.verification.plan import PERSISTENCE, Plan, plan
 from sa_nowcast.verification.scoring import Scoring
@@ -27,7 +28,6 @@ from sa_nowcast.verification.table import from_table
 from sa_nowcast.workflow.data import Experiment
 
 SCORE_SUFFIXES: Final = (".csv", ".nc")
-BY_PYSTEPS: Final = {"extrapolation", "sprog", "steps"}
 
 
 def metrics_of(asked: VerificationRecipe) -> tuple[str, ...]:

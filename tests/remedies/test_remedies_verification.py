@@ -177,11 +177,12 @@ def test_a_climatology_that_was_not_there_at_that_time_of_the_week(how):
 
 @remedy(
     "verification/optical_flow.py",
-    'sa_nowcast.reference("steps", kilometres_per_pixel=1.0), with the spacing of your grid',
+    'sa_nowcast.reference("…", kilometres_per_pixel=1.0), with the spacing of your grid',
 )
-def test_a_grid_without_a_spacing():
+@pytest.mark.parametrize("name", ["steps", "steps-mean"])
+def test_a_grid_without_a_spacing(name):
     bare = rain().drop_vars(["y", "x"])
-    fix = yield lambda: sa_nowcast.reference("steps", members=2).forecast(bare, lead_times=["5min"])
+    fix = yield lambda: sa_nowcast.reference(name, members=2).forecast(bare, lead_times=["5min"])
     yield lambda: value(fix).forecast(bare, lead_times=["5min"])
 
 
