@@ -89,7 +89,8 @@ class NowcastModule(L.LightningModule):
         recipe = self.recipe
         if recipe.reversed_input and self.global_step % 2:
             raw_BTCHW = raw_BTCHW.flip(1)
-        x, valid = prepare(raw_BTCHW, self.scaling, self.history)
+        by_window = not self.network.config.declared.needs_scaling
+        x, valid = prepare(raw_BTCHW, self.scaling, self.history, by_window=by_window)
         first = self.network.first_predicted(self.history)
         prediction = self._predict(x)[:, first - 1 :]
         weight = rain_weight(raw_BTCHW[:, first:], recipe.rain_weights) if recipe.loss == "rain-weighted" else None
@@ -179,13 +180,14 @@ class NowcastModule(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """Return the recipe's optimiser and learning rate."""
         recipe = self.recipe
+        trained = [p for p in self.network.parameters() if p.requires_grad]
         # One kernel for all parameters where there is one; on the CPU it is no faster.
         options: dict[str, Any] = {"lr": recipe.learning_rate, "fused": True if self.device.type == "cuda" else None}
         optimizer: torch.optim.Optimizer
         if recipe.optimizer == "adamw":
-            optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=recipe.weight_decay, **options)
+            optimizer = torch.optim.AdamW(trained, weight_decay=recipe.weight_decay, **options)
         else:
-            optimizer = torch.optim.Adam(self.network.parameters(), **options)
+            optimizer = torch.optim.Adam(trained, **options)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
