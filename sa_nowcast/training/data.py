@@ -50,12 +50,12 @@ class TrainingData:
         recipe: TrainingRecipe,
         *,
         skip_empty: bool,
-        shortened: bool = False,
+        horizon: int | None = None,
     ) -> TrainingData:
         """Plan windows in the split's first two periods, and fit the scaling to the first.
 
-        With `shortened`, a window may go beyond the end of its period, where its frames are missing; one lead time at
-        least has to be there.
+        With a `horizon`, which is for training from a trained model, windows to train on have so many lead times, and
+        any window may go beyond the end of its period, where its frames are missing; one lead time has to be there.
 
         Raises
         ------
@@ -72,14 +72,14 @@ class TrainingData:
         blocked = np.concatenate(
             [np.asarray(empty, np.int64), empty_frames(frames, split.validation, refuse=not skip_empty)]
         )
-        least = history + (1 if shortened else steps)
-        (starts, ends), chosen = _windows(frames, history + steps, least, split, blocked)
+        ahead, least = (steps, history + steps) if horizon is None else (horizon, history + 1)
+        (starts, ends), chosen = _windows(frames, history + ahead, least, split, blocked)
         crop = None if recipe.crop is None else (recipe.crop, recipe.crop)
         flips, turns = (move in recipe.augment for move in ("flips", "turns"))
         train = SequenceDataset(
             frames,
             history,
-            steps,
+            ahead,
             starts=starts,
             ends=ends,
             crop=crop,

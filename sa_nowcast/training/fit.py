@@ -81,7 +81,8 @@ def fit(
         Frames that a forecast starts from.
     steps : int
         Lead times to train for. Where training starts from a model, windows at the end of a period may have fewer, so
-        that a sequence of a few windows' length is enough.
+        that a sequence of a few windows' length is enough; and lead times that the model knows and no window reaches
+        are kept as that forecasts them.
     network : mapping or NetworkConfig, optional
         Fields of `sa_nowcast.models.NetworkConfig`, and ``preset`` (default ``"small"``, minutes on two cores). Where
         it is given, training starts from random weights, unless `start` is given too. By default that of the start.
@@ -91,7 +92,8 @@ def fit(
         the training preset is ``fine-tune``, unless ``preset`` is given.
     scaling : {"auto", "minmax", "standard", "log1p", "db"}
         Between physical and network values; ``auto`` takes log1p for rain rates and amounts, and standard for the rest;
-        for networks in Lagrangian coordinates, which scale each window by themselves, a power of two alone. Fitted on the training period only.
+        for networks in Lagrangian coordinates, which scale each window by themselves, a power of two alone. Fitted on
+        the training period only.
     validation : float
         Share of the frames, the latest ones, that chooses the best weights; 0 keeps the last weights, better than
         the start's or not.
@@ -143,7 +145,14 @@ def fit(
     split = _split(len(frames), int(history), int(steps), validation, guard, shortened=begun is not None)
     fitted = scaling_for(config, scaling)
     prepared = TrainingData.from_frames(
-        frames, split, int(history), int(steps), fitted, recipe, skip_empty=gaps == "skip", shortened=begun is not None
+        frames,
+        split,
+        int(history),
+        int(steps),
+        fitted,
+        recipe,
+        skip_empty=gaps == "skip",
+        horizon=None if begun is None else begun.horizon(int(steps)),
     )
     arguments |= {"history": int(history), "steps": int(steps)}
     arguments["network"] = network.to_dict() if isinstance(network, NetworkConfig) else network
@@ -206,7 +215,7 @@ def fit_prepared(
         data.train.sample_shape[-2:],
         recipe.batch_size // hardware.launch.share.ranks,
         history=data.terms.history,
-        steps=data.terms.steps,
+        steps=data.train.sample_shape[0] - data.terms.history,
         device=hardware.device,
     )
     with _seeding, torch.random.fork_rng(devices=[]):
@@ -231,7 +240,7 @@ def fit_prepared(
                 "scaling": scaling,
                 "start": "" if start is None else start.digest,
             },
-            from_start=start is not None,
+            start=None if start is None else start.network,
             folder=run_folder,
             progress=progress,
             loggers=loggers,

@@ -47,6 +47,9 @@ class NowcastModule(L.LightningModule):
         step.
     sampler : StepSampler
         Which windows this process sees at which step.
+    start : Network, optional
+        Whose forecasts are the target where a window has no frame, after the end of its period: at lead times that few
+        windows reach, a network that was trained before is to stay what it is.
 
     Attributes
     ----------
@@ -61,6 +64,7 @@ class NowcastModule(L.LightningModule):
         recipe: TrainingRecipe,
         hardware: Hardware,
         sampler: StepSampler,
+        start: Network | None = None,
     ) -> None:
         super().__init__()
         self.network, self.data, self.recipe = network, data, recipe
@@ -70,6 +74,7 @@ class NowcastModule(L.LightningModule):
         self._graph, self._autocast = hardware.acceleration == "graph", hardware.autocast
         # In a list: as an attribute its parameters would count twice, for it is a module around the network.
         self._graphed: list[Callable[[Tensor, Tensor], Tensor]] = []
+        self._start = [] if start is None else [start]
 
     @property
     def iteration(self) -> int:
@@ -91,6 +96,8 @@ class NowcastModule(L.LightningModule):
             raw_BTCHW = raw_BTCHW.flip(1)
         by_window = not self.network.config.declared.needs_scaling
         x, valid = prepare(raw_BTCHW, self.scaling, self.history, by_window=by_window)
+        if self._start:
+            x, valid = self._completed(x, valid)
         first = self.network.first_predicted(self.history)
         prediction = self._predict(x)[:, first - 1 :]
         weight = rain_weight(raw_BTCHW[:, first:], recipe.rain_weights) if recipe.loss == "rain-weighted" else None
@@ -119,6 +126,21 @@ class NowcastModule(L.LightningModule):
                 fix=_LOWER,
             )
         return {"loss": loss, "mean": mean}
+
+    def _completed(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Return windows with the start's forecasts for the frames after their end."""
+        absent = ~valid[:, self.history :].any(4).any(3).any(2)
+        ends_early = absent.any(1)
+        if not bool(ends_early.any()):
+            return x, valid
+        with torch.no_grad():
+            start = self._start[0].to(x.device).eval()
+            expected = start(x[ends_early, : self.history], absent.shape[1]).to(x.dtype)
+        x, valid = x.clone(), valid.clone()
+        lacking = absent[ends_early][:, :, None, None, None]
+        x[ends_early, self.history :] = torch.where(lacking, expected, x[ends_early, self.history :])
+        valid[ends_early, self.history :] |= lacking
+        return x, valid
 
     def on_train_batch_end(self, *args: Any) -> None:
         """Look between updates whether others want the cores."""

@@ -26,6 +26,12 @@ class Start:
     digest: str
     network: Network
     """For the channels of the data."""
+    steps: int
+    """Lead times that it was trained for."""
+
+    def horizon(self, steps: int) -> int:
+        """Return the lead times to train on: those that the start knows too, so that none of them becomes worse."""
+        return max(steps, self.steps)
 
 
 def network_to_train(
@@ -84,7 +90,7 @@ def scaling_for(config: NetworkConfig, scaling: str) -> str:
 
 def _start(start: str | Path | Nowcaster, channels: int) -> Start:
     if start == DEFAULT_START:
-        return Start(DEFAULT_START, default_model().digest, of_channels(channels))
+        return Start(DEFAULT_START, default_model().digest, of_channels(channels), default_model().terms.steps)
     if not isinstance(start, str | Path | Nowcaster):
         raise RecipeError("start", f"a {type(start).__name__}", expected="'default', a path or a Nowcaster")
     model = start if isinstance(start, Nowcaster) else Nowcaster.load(Path(start).expanduser())
@@ -100,4 +106,4 @@ def _start(start: str | Path | Nowcaster, channels: int) -> Start:
         other = build(replace(network.config, channels=channels))
         other.load_state_dict(network.state_dict())
         network = other
-    return Start(name, model.digest, network)
+    return Start(name, model.digest, network, model.terms.steps)

@@ -240,7 +240,9 @@ class Stages:
             recipe.network, recipe.start, channels=experiment.channels, history=recipe.history
         )
         nowcaster = fit_prepared(
-            experiment.training(scaling_for(config, recipe.scaling)),
+            experiment.training(
+                scaling_for(config, recipe.scaling), None if start is None else start.horizon(recipe.steps)
+            ),
             config,
             recipe.scaling,
             recipe.training,

@@ -168,7 +168,7 @@ def test_a_least_value_of_a_recipe_bounds_what_is_trained(tmp_path: Path) -> Non
         tree = yaml.safe_load(starter_recipe(opened, str(tmp_path / "a.nc")))
     tree["data"]["valid_min"] = 1.5
     recipe = parse_recipe(yaml.safe_dump(tree))
-    assert open_experiment(recipe, read=False).training("auto").scaling.channels[0].lower == 1.5
+    assert open_experiment(recipe, read=False).training("auto", None).scaling.channels[0].lower == 1.5
 
 
 @pytest.mark.slow

@@ -254,7 +254,7 @@ def test_augmentation_of_made_sequences(tmp_path):
             "training": {"augment": ["flips"]}, "output": {"folder": str(tmp_path)},
         }
     )  # fmt: skip
-    yield lambda: open_experiment(parse_recipe(text)).training("auto")
+    yield lambda: open_experiment(parse_recipe(text)).training("auto", None)
     yield lambda: open_experiment(parse_recipe(text.replace("  augment:\n  - flips\n", "  batch_size: 2\n"))).training(
         "auto"
     )

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sequences import NETWORK, OPTIONS, rain, traffic, weather
-from trials import LONG, StopAfter, same_bits, with_callback
+from sequences import rain, traffic, weather
+from trials import LONG, Each, StopAfter, same_bits, with_callback
 
 import sa_nowcast
 from sa_nowcast.errors import DataError, Interrupted, ModelError, RecipeError
@@ -20,7 +20,7 @@ from sa_nowcast.forecasts.default_model import default_model, of_channels
 from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.models import preset
 from sa_nowcast.recipe import parse_recipe
-from sa_nowcast.stream import SequenceDataset
+from sa_nowcast.stream import SequenceDataset, prepare
 from sa_nowcast.training.fit import fit
 from sa_nowcast.training.start import network_to_train
 from sa_nowcast.training.validation import Evaluation
@@ -157,6 +157,30 @@ def test_a_short_sequence_is_enough_and_its_windows_end_with_their_period(model:
     assert same.scaling == ours.scaling
 
 
+def test_after_the_end_of_a_window_the_starts_forecast_is_the_target(
+    model: Nowcaster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def look(trainer: Any, module: Any, raw: torch.Tensor) -> None:
+        x, valid = prepare(raw, module.scaling, 4, by_window=True)
+        assert x.shape[1] == 4 + model.terms.steps  # and not the two that are asked for
+        y, known = module._completed(x, valid)
+        expected = model.network(x[:, :4], model.terms.steps)
+        for sample in range(len(x)):
+            for lead in range(model.terms.steps):
+                there = bool(valid[sample, 4 + lead].all())
+                seen.append(there)
+                theirs = (x[sample, 4 + lead] if there else expected[sample, lead]).detach()
+                torch.testing.assert_close(y[sample, 4 + lead], theirs)
+                assert known[sample, 4 + lead].all()
+
+    with_callback(monkeypatch, Each(before=look))
+    ours = begin(rain(14), start=model, steps=2)
+    assert set(seen) == {True, False}
+    assert ours.terms.steps == 2
+
+
 def test_shortened_windows_end_where_frames_lack() -> None:
     starts, ends = shortened_windows([(0, 9), (11, 20)], 6, 3, (2, 19), [15])
     assert list(zip(starts.tolist(), ends.tolist(), strict=True)) == [
@@ -195,10 +219,8 @@ def test_a_recipe_without_a_network_starts_from_the_default_model() -> None:
     assert (bare.start, bare.network, bare.training.preset, bare.least) == ("default", None, "fine-tune", 5)
     named = parse_recipe(text + "network: {preset: small}\n")
     assert (named.start, named.training.preset, named.least) == (None, "small", 7)
-    both = parse_recipe(
-        text
-        + "network: {output: moving}\nstart: mine.nowcaster\ntraining: {preset: tuned, truth_start: 0, context_truth_start: 1}\n"
-    )
+    training = "training: {preset: tuned, truth_start: 0, context_truth_start: 1}\n"
+    both = parse_recipe(text + "network: {output: moving}\nstart: mine.nowcaster\n" + training)
     assert (both.start, both.training.preset) == ("mine.nowcaster", "tuned")
 
 
