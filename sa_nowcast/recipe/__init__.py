@@ -18,15 +18,7 @@ from sa_nowcast.recipe.blocks import (
     SplitRecipe,
     VerificationRecipe,
 )
-from sa_nowcast.recipe.model import (
-    DEFAULT_START,
-    FINE_TUNING,
-    ComparisonRecipe,
-    Recipe,
-    SetRecipe,
-    network_config,
-    require_together,
-)
+from sa_nowcast.recipe.model import ComparisonRecipe, Recipe, SetRecipe, network_config, require_together
 from sa_nowcast.recipe.reading import (
     AnyRecipe,
     checked,
@@ -43,10 +35,9 @@ from sa_nowcast.recipe.training import TRAINING_PRESETS, TrainingRecipe
 from sa_nowcast.recipe.tree import Tree, find_recipe, parse_tree, read_tree, with_overrides
 
 __all__ = [
-    "DEFAULT_START", "FINE_TUNING", "REFERENCE_NAMES", "SAMPLE_PREFIX", "TRAINING_PRESETS", "AnyRecipe",
-    "BootstrapRecipe", "ColumnRecipe", "ComparisonRecipe", "ConversionRecipe", "DataRecipe", "ForecastRecipe",
-    "OutputRecipe", "PicturesRecipe", "Recipe", "SetRecipe", "SplitRecipe", "TableRecipe", "TablesRecipe",
-    "TrainingRecipe", "Tree", "VerificationRecipe", "checked", "comparison_schema", "find_recipe", "network_config",
-    "parse_recipe", "parse_tree", "read_any", "read_recipe", "read_tree", "recipe_schema", "require_together",
-    "resolve", "tables_schema", "with_overrides",
+    "REFERENCE_NAMES", "SAMPLE_PREFIX", "TRAINING_PRESETS", "AnyRecipe", "BootstrapRecipe", "ColumnRecipe",
+    "ComparisonRecipe", "ConversionRecipe", "DataRecipe", "ForecastRecipe", "OutputRecipe", "PicturesRecipe", "Recipe",
+    "SetRecipe", "SplitRecipe", "TableRecipe", "TablesRecipe", "TrainingRecipe", "Tree", "VerificationRecipe",
+    "checked", "comparison_schema", "find_recipe", "network_config", "parse_recipe", "parse_tree", "read_any",
+    "read_recipe", "read_tree", "recipe_schema", "require_together", "resolve", "tables_schema", "with_overrides",
 ]  # fmt: skip

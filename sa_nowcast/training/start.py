@@ -11,7 +11,8 @@ from sa_nowcast.errors import ModelError, RecipeError
 from sa_nowcast.forecasts.default_model import default_model, of_channels
 from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.models import Network, NetworkConfig, build
-from sa_nowcast.recipe import DEFAULT_START, network_config
+from sa_nowcast.recipe import network_config
+from sa_nowcast.recipe.model import DEFAULT_START
 
 LEAST_HISTORY = 2
 """Frames that a network in Lagrangian coordinates needs to see motion."""

@@ -16,7 +16,8 @@ from typing import Any
 from sa_nowcast._version import __version__
 from sa_nowcast.errors import RecipeError
 from sa_nowcast.forecasts.defaults import FOLDER
-from sa_nowcast.recipe import DEFAULT_START, Recipe
+from sa_nowcast.recipe import Recipe
+from sa_nowcast.recipe.model import DEFAULT_START
 from sa_nowcast.recipe.training import FREE_FIELDS
 from sa_nowcast.storage.whole import storage, write_whole
 

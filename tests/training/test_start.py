@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sequences import rain, traffic, weather
+import yaml
+from sequences import OPTIONS, rain, traffic, weather
 from trials import LONG, Each, StopAfter, same_bits, with_callback
 
 import sa_nowcast
+from sa_nowcast import workflow
 from sa_nowcast.errors import DataError, Interrupted, ModelError, RecipeError
 from sa_nowcast.forecasts.default_model import default_model, of_channels
 from sa_nowcast.forecasts.nowcaster import Nowcaster
@@ -222,6 +224,27 @@ def test_a_recipe_without_a_network_starts_from_the_default_model() -> None:
     training = "training: {preset: tuned, truth_start: 0, context_truth_start: 1}\n"
     both = parse_recipe(text + "network: {output: moving}\nstart: mine.nowcaster\n" + training)
     assert (both.start, both.training.preset) == ("mine.nowcaster", "tuned")
+
+
+def test_a_recipe_trains_from_a_saved_model_and_says_so(model: Nowcaster, tmp_path: Path) -> None:
+    saved, data = model.save(tmp_path / "mine.nowcaster"), tmp_path / "rain.nc"
+    rain(40).to_netcdf(data)
+    tree = {
+        "name": "further", "history": 4, "steps": 3, "start": str(saved), "data": {"source": str(data)},
+        "training": {**OPTIONS, "max_steps": 2}, "output": {"folder": str(tmp_path / "run")},
+    }  # fmt: skip
+    lines: list[str] = []
+    made = Nowcaster.load(workflow.train(parse_recipe(yaml.safe_dump(tree)), progress=False, report=lines.append))
+    assert made.provenance["start"]["digest"] == model.digest
+    assert made.network.config == model.network.config
+    assert any(line.startswith(("kept the start", "better than the start")) for line in lines)
+    assert parse_recipe(made.recipe) == parse_recipe(yaml.safe_dump(tree))
+    # Done, and skipped, until there is another model.
+    workflow.train(parse_recipe(yaml.safe_dump(tree)), progress=False, report=lines.append)
+    assert lines[-1].startswith("skipping train")
+    begin(network=MOVING, seed=5, max_steps=1).save(saved, overwrite=True)
+    with pytest.raises(RecipeError, match="another"):
+        workflow.train(parse_recipe(yaml.safe_dump(tree)), progress=False)
 
 
 def test_a_model_of_an_earlier_lagrangian_network_is_refused_in_one_line(model: Nowcaster, tmp_path: Path) -> None:
