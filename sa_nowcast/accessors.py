@@ -78,6 +78,7 @@ class _Gridded:
         history: int,
         steps: int,
         network: Mapping[str, Any] | NetworkConfig | None = None,
+        start: str | Path | Nowcaster | None = None,
         scaling: str = "auto",
         validation: float = 0.2,
         guard: int | None = None,
@@ -99,18 +100,19 @@ class _Gridded:
         ----------
         **training
             Fields of `sa_nowcast.recipe.TrainingRecipe`, which says what each is: ``acceleration``, ``augment``,
-            ``average``, ``batch_size``, ``checkpoint_every``, ``clip_norm``, ``context_truth_rise``,
-            ``context_truth_start``, ``crop``, ``device``, ``learning_rate``, ``log_every``, ``loss``, ``max_steps``,
-            ``max_time``, ``optimizer``, ``patience``, ``pictures``, ``precision``, ``preset``, ``rain_weights``,
-            ``reversed_input``, ``schedule``, ``seed``, ``tensorboard``, ``truth_decay``, ``truth_start``,
-            ``validate_every``, ``validation_samples``, ``warm_up``, ``weight_decay``, ``workers``.
+            ``average``, ``balanced_leads``, ``batch_size``, ``checkpoint_every``, ``clip_norm``,
+            ``context_truth_rise``, ``context_truth_start``, ``crop``, ``device``, ``learning_rate``, ``log_every``,
+            ``loss``, ``max_steps``, ``max_time``, ``optimizer``, ``patience``, ``pictures``, ``precision``, ``preset``,
+            ``rain_weights``, ``reversed_input``, ``schedule``, ``seed``, ``tensorboard``, ``train_core``,
+            ``truth_decay``, ``truth_start``, ``validate_every``, ``validation_samples``, ``warm_up``, ``weight_decay``,
+            ``workers``.
         """
         from sa_nowcast.training.fit import fit
 
         return fit(
-            self._obj, history=history, steps=steps, network=network, scaling=scaling, validation=validation,
-            guard=guard, variables=variables, time=time, y=y, x=x, channel=channel, gaps=gaps, folder=folder,
-            progress=progress, report=report, loggers=loggers, **training,
+            self._obj, history=history, steps=steps, network=network, start=start, scaling=scaling,
+            validation=validation, guard=guard, variables=variables, time=time, y=y, x=x, channel=channel, gaps=gaps,
+            folder=folder, progress=progress, report=report, loggers=loggers, **training,
         )  # fmt: skip
 
     @_described_by("stream.dataset.SequenceDataset")
@@ -133,6 +135,7 @@ class _Gridded:
         test: float = 0.2,
         guard: int | None = None,
         starts: Sequence[int] | npt.NDArray[np.int64] | None = None,
+        ends: Sequence[int] | npt.NDArray[np.int64] | None = None,
         crop: int | tuple[int, int] | None = None,
         wet_threshold: float = 0.0,
         wet_fraction: float = 0.0,
@@ -164,7 +167,8 @@ class _Gridded:
 
         dataset = SequenceDataset(
             self._obj, history, steps, variables=variables, time=time, y=y, x=x, channel=channel, gaps=gaps,
-            stride=stride, period=period, validation=validation, test=test, guard=guard, starts=starts, crop=crop,
+            stride=stride, period=period, validation=validation, test=test, guard=guard, starts=starts, ends=ends,
+            crop=crop,
             wet_threshold=wet_threshold, wet_fraction=wet_fraction, flips=flips, turns=turns, seed=seed,
             shuffle=shuffle, cache_bytes=cache_bytes, in_memory=in_memory, device=device,
         )  # fmt: skip

@@ -114,8 +114,10 @@ class Scaling:
 
         Parameters
         ----------
-        kind : {"auto", "minmax", "standard", "log1p", "db"}
+        kind : {"auto", "minmax", "standard", "log1p", "db", "affine"}
             ``auto`` takes ``log1p`` for rain rates and amounts (by CF standard name or units) and ``standard`` else.
+            ``affine`` divides by the power of two that is nearest to the standard deviation, which rounds nothing: for
+            networks that scale each window by themselves.
         channels : sequence of Channel
         parts : iterable of ndarray, each (frames, channel, row, column)
             Training frames only; NaN is left out.
@@ -125,8 +127,8 @@ class Scaling:
         DataError
             A channel without any valid value in training, or with one value only, or negative under ``log1p``/``db``.
         """
-        if kind not in KINDS or kind == "affine":
-            choices = ", ".join(k for k in KINDS if k != "affine")
+        if kind not in KINDS:
+            choices = ", ".join(k for k in KINDS if k != "affine")  # which a network chooses by itself
             raise RecipeError("scaling", f"{kind!r}", expected=f"one of {choices}")
         kinds: list[Kind] = [_kind_for(c) if kind == "auto" else kind for c in channels]  # type: ignore[misc]
         bare = [ChannelScaling(k, c.units, 0.0, 1.0) for k, c in zip(kinds, channels, strict=True)]
@@ -253,14 +255,18 @@ def _fitted(bare: ChannelScaling, moments: _Moments, channel: Channel, counts: b
             fix="choose a period in which something happens",
         )
     lower, upper = bounds_of(channel)
-    if counts or bare.kind in ("log1p", "db"):
+    if counts or bare.kind in ("log1p", "db") or (bare.kind == "affine" and dims.is_rain(channel.attrs)):
         lower = max(lower or 0.0, 0.0)
     # Dry pixels stay at exactly 0 for the network: they are most of a rain field, and padding and filling are 0 too.
     if bare.kind in ("log1p", "db"):
         offset = float(bare.transform(np.zeros(())))
+    elif bare.kind == "affine":
+        offset = 0.0
     else:
         offset = moments.low if bare.kind == "minmax" else moments.mean
     scale = moments.high - moments.low if bare.kind == "minmax" else moments.deviation
+    if bare.kind == "affine":
+        scale = 2.0 ** round(math.log2(scale))
     return ChannelScaling(bare.kind, bare.units, offset, scale, lower, upper, bare.threshold)
 
 

@@ -66,8 +66,38 @@ def window_starts(
     return np.concatenate(starts) if starts else np.empty(0, dtype=np.int64)
 
 
+def shortened_windows(
+    segments: Sequence[Range], length: int, least: int, within: Range, blocked: Sequence[int] | Positions = ()
+) -> tuple[Positions, Positions]:
+    """Return starts and ends of windows that end early, with `least` frames or more, where there are no `length`.
+
+    Parameters
+    ----------
+    segments, within, blocked
+        As for `window_starts`.
+    length, least : int
+        Frames a window, and how many of them have to be there.
+
+    Returns
+    -------
+    starts, ends : ndarray of int
+        Of each window its first frame, and the first one after it.
+    """
+    starts = window_starts(segments, least, within, blocked)
+    stops = np.sort([*blocked, within[1], *(end for _, end in segments)]).astype(np.int64)
+    ends = stops[np.searchsorted(stops, starts + least)]
+    return starts, np.minimum(starts + length, ends)
+
+
 def split_in_time(
-    frames: int, length: int, *, validation: float, test: float, guard: int, training: float | None = None
+    frames: int,
+    length: int,
+    *,
+    validation: float,
+    test: float,
+    guard: int,
+    training: float | None = None,
+    least: int | None = None,
 ) -> Split:
     """Split `frames` positions into training, validation and test periods, in this order in time.
 
@@ -84,6 +114,8 @@ def split_in_time(
         last training frame would give the first validation frame away.
     training : float, optional
         Share of the sequence to train on; by default all that is left. The earliest frames are taken.
+    least : int, optional
+        Frames that the training and the validation period get at least; by default a whole window.
 
     Raises
     ------
@@ -101,20 +133,21 @@ def split_in_time(
         raise RecipeError("split", f"shares add up to {total:g}", expected=f"at most 1{room}")
     if guard < 0:
         raise RecipeError("split.guard", f"{guard}", expected="0 frames or more")
-    shares = (validation, test)
-    sizes, left = _sizes(frames, length, shares, guard)
-    if left < length:
-        needed, short = frames, length - left
+    fewest = length if least is None else least
+    shares = ((validation, fewest), (test, length))
+    sizes, left = _sizes(frames, shares, guard)
+    if left < fewest:
+        needed, short = frames, fewest - left
         while short > 0:
             needed += short  # a frame more leaves at most a frame more, so that no smaller number is enough
-            short = length - _sizes(needed, length, shares, guard)[1]
+            short = fewest - _sizes(needed, shares, guard)[1]
         raise DataError(
             "time",
             f"{frames} frames, of which {max(left, 0)} would be left to train on",
             expected=f"at least {needed} (windows of {length}, guard {guard})",
             fix="give more frames, shorten history or steps, or leave out a split",
         )
-    train = left if training is None else min(max(round(training * frames), length), left)
+    train = left if training is None else min(max(round(training * frames), fewest), left)
     ranges, stop = [(0, train)], left
     for size in sizes:
         start = stop + (guard if size else 0)
@@ -123,9 +156,9 @@ def split_in_time(
     return Split(*ranges)
 
 
-def _sizes(frames: int, length: int, shares: tuple[float, float], guard: int) -> tuple[list[int], int]:
-    """Return the sizes of validation and test, and the frames that they and the guards leave."""
-    sizes = [max(round(share * frames), length) if share > 0 else 0 for share in shares]
+def _sizes(frames: int, shares: tuple[tuple[float, int], ...], guard: int) -> tuple[list[int], int]:
+    """Return the sizes of periods, given by share and least size, and the frames that they and the guards leave."""
+    sizes = [max(round(share * frames), fewest) if share > 0 else 0 for share, fewest in shares]
     return sizes, frames - sum(sizes) - guard * sum(size > 0 for size in sizes)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import xarray as xr
 from sequences import NETWORK, OPTIONS, georeferenced, rain, traffic, weather
 
@@ -19,7 +20,10 @@ from sa_nowcast.errors import DataError
 from sa_nowcast.forecasts import default_model as room
 from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.frames import Frames
-from sa_nowcast.scaling import are_counts
+from sa_nowcast.scaling import ChannelScaling, Scaling, are_counts
+from sa_nowcast.stream import prepare
+
+AS_IT_IS = Scaling((ChannelScaling("affine", None, 0.0, 1.0),))
 
 
 def field(values: np.ndarray, step: str = "10min", units: str | None = "K") -> xr.DataArray:
@@ -104,12 +108,14 @@ def test_a_pixel_that_was_never_seen_counts_as_the_least_or_the_mean(rest: str) 
     values[0, 1, 0, 0, 0] = np.nan
     values[0, 0, 0, 0, 1] = np.nan
     values[..., 5, 5] = np.nan
-    got = room.unseen_filled(values)
-    assert np.isnan(got).sum() == 2  # those are filled from their own history
     wanted = 50 if rest == "least" else np.nanmean(values)
-    np.testing.assert_allclose(got[..., 5, 5], wanted, rtol=2e-3)
-    nothing = np.full((1, 2, 1, 3, 3), np.nan, np.float32)
-    assert np.array_equal(room.unseen_filled(nothing), np.zeros_like(nothing))
+    later = np.concatenate([values, values + 100], 1)  # which no history is filled from
+    for seen in (values, later):
+        got = prepare(torch.from_numpy(seen), AS_IT_IS, 3, by_window=True).x_BTCHW[:, :3]
+        np.testing.assert_allclose(got[..., 5, 5], wanted, rtol=2e-3)
+        assert (got[0, :, 0, 0, 0] != wanted).all()  # that pixel is filled from its own history
+    nothing = torch.full((1, 2, 1, 3, 3), torch.nan)
+    assert not prepare(nothing, AS_IT_IS, 2, by_window=True).x_BTCHW.any()
 
 
 def test_rain_is_never_negative_and_bounds_that_the_data_state_are_kept() -> None:

@@ -53,7 +53,8 @@ SHIPPED = sorted(set(RECIPES.rglob("*.yaml")) - {*COMPARISONS, TABLES})
 def test_the_least_a_recipe_needs_gets_the_defaults() -> None:
     recipe = parse_recipe(MINIMAL)
     assert (recipe.name, recipe.history, recipe.steps, recipe.data.source) == ("trial", 4, 3, "a.nc")
-    assert recipe.training == TrainingRecipe()
+    assert (recipe.start, recipe.network) == ("default", None)
+    assert recipe.training == TrainingRecipe(preset="fine-tune")
     assert recipe.scaling == "auto"
 
 

@@ -114,7 +114,7 @@ def test_recipes_name_them_so_and_by_the_name_that_older_ones_have() -> None:
     prepared = []
     for engine in ("synthetic_fields", "made_fields"):
         tree["data"] = {**tree["data"], "engine": engine}  # type: ignore[dict-item]
-        prepared.append(open_experiment(parse_recipe(yaml.safe_dump(tree))).training())
+        prepared.append(open_experiment(parse_recipe(yaml.safe_dump(tree))).training("auto", None))
     assert prepared[0].identity == prepared[1].identity
     # A run that was begun by the former name goes on: its checkpoints have this identity.
     kind, data = (KINDS, 32, 4, 0, 2**31), prepared[1]

@@ -74,6 +74,19 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
+def gain(start: Mapping[str, Any]) -> str:
+    """Return one line on how much better a model is than the one that its training started from."""
+    name, ratios = _plain(start.get("model")), _numbers(start.get("validation_ratio"))
+    if not ratios:
+        return f"started from {name}; without a validation period the last weights were kept, better than it or not"
+    if not start.get("updates"):
+        return f"kept the start, {name}: no later weights were better on the validation period"
+    return (
+        f"better than the start, {name}: validation MSE {sum(ratios) / len(ratios):.3f} of it, "
+        f"{min(ratios):.3f} to {max(ratios):.3f} by lead time, after {start.get('updates')} updates"
+    )
+
+
 def fit_call(arguments: Mapping[str, Any]) -> str:
     """Return the Python call of ``ds.sa_nowcast.fit`` with these arguments, one a line."""
     lines = [f"    {name}={value!r}," for name, value in arguments.items()]
@@ -157,6 +170,8 @@ def _training(known: Mapping[str, Any], hardware: str | None, seconds: float | N
          if known.get("validation_loss") is not None else "the last ones"),
         ("torch", _text(known.get("torch_version"))),
     ]  # fmt: skip
+    if isinstance(known.get("start"), Mapping):
+        rows.insert(0, ("Start", _text(gain(known["start"]))))
     if options:
         usual = TrainingRecipe().model_dump(mode="json")
         other = [f"`{k}: {_plain(v)}`" for k, v in options.items() if k not in usual or usual[k] != v]

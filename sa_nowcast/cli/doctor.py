@@ -48,9 +48,10 @@ def doctor(
 
 def _plan(target: str, workers: list[int] | None, seconds: float, reading: options.Reading) -> dict[str, Any]:
     from sa_nowcast.computing.devices import resolve_device
-    from sa_nowcast.recipe import network_config, parse_recipe
+    from sa_nowcast.recipe import parse_recipe
     from sa_nowcast.sources.opening import kind_of
     from sa_nowcast.survey.doctor import plan
+    from sa_nowcast.training.start import network_to_train
     from sa_nowcast.workflow.data import open_experiment
 
     parsed: Recipe
@@ -61,11 +62,12 @@ def _plan(target: str, workers: list[int] | None, seconds: float, reading: optio
 
         parsed = parse_recipe(starter_recipe(reading.open(target), target, **reading.all))
     experiment = open_experiment(parsed)
+    config, _ = network_to_train(parsed.network, parsed.start, channels=experiment.channels, history=parsed.history)
     return plan(
         experiment.test_frames,
         history=parsed.history,
         steps=parsed.steps,
-        config=network_config(parsed.network, channels=experiment.channels),
+        config=config,
         batch_size=parsed.training.batch_size,
         crop=parsed.training.crop,
         device=resolve_device(parsed.training.device),

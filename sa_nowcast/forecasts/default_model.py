@@ -16,6 +16,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from sa_nowcast.errors import ModelError
+from sa_nowcast.forecasts.defaults import FOLDER as FOLDER
 from sa_nowcast.forecasts.method import GridCheck
 from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.forecasts.terms import Terms
@@ -30,13 +31,9 @@ if TYPE_CHECKING:
 
     from sa_nowcast.models import Network
 
-FOLDER: Final = Path(__file__).parent.parent / "data" / "default.nowcaster"
-"""Where it lies within the package."""
-
 PROVENANCE: Final = "the default model, trained on synthetic fields and MRMS rain of 2019-06-10"
 
 _LOG = logging.getLogger("sa_nowcast")
-_LEAST: Final = 0.01  # share of values at the minimum from which on it stands for nothing there
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +62,7 @@ class DefaultNowcaster(Nowcaster):
         frames = Frames.from_xarray(data, gaps="skip", **names._asdict())
         model = replace(
             self,
-            network=_of_channels(len(frames.channels)),
+            network=of_channels(len(frames.channels)),
             scaling=Scaling.bounds_alone(frames.channels),
             terms=Terms.of(frames, self.terms.history, self.terms.steps),
             counted=tuple(c.counts for c in frames.channels),
@@ -100,9 +97,6 @@ class DefaultNowcaster(Nowcaster):
                     np.maximum(forecast[sample, :, channel], 0, out=forecast[sample, :, channel])
         return forecast
 
-    def _run(self, values: npt.NDArray[np.float32], steps: int, device: torch.device) -> npt.NDArray[np.float32]:
-        return super()._run(unseen_filled(values), steps, device)
-
 
 @functools.cache
 def default_model() -> DefaultNowcaster:
@@ -114,8 +108,8 @@ def default_model() -> DefaultNowcaster:
 
 
 @functools.cache
-def _of_channels(channels: int) -> Network:
-    """Return the network for so many channels; its weights are the same ones."""
+def of_channels(channels: int) -> Network:
+    """Return the default model's network for so many channels; its weights are the same ones."""
     import torch
 
     network = default_model().network
@@ -132,24 +126,3 @@ def warn_of_default_model() -> None:
         "no model was named: sa_nowcast's default model forecasts, which was not trained on your data; "
         "train your own with ds.sa_nowcast.fit(history=4, steps=4)"
     )
-
-
-def unseen_filled(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return histories (B, T, C, H, W) in which pixels that were never seen have a value.
-
-    The least value of the window where many pixels have that (no rain), else its mean; 0 in a window (of one channel)
-    without any value. Pixels that were seen at some time are filled from their own history, as for every model.
-    """
-    seen = np.asarray(np.isfinite(values).any(axis=1))
-    if seen.all():
-        return values
-    result = values.copy()
-    for sample, channel in zip(*np.nonzero(~seen.all(axis=(2, 3))), strict=True):
-        window = values[sample, :, channel]
-        known = window[np.isfinite(window)]
-        rest = 0.0
-        if known.size:
-            least = known.min()
-            rest = least if (known == least).mean() >= _LEAST else known.mean(dtype=np.float64)
-        result[sample, :, channel][:, ~seen[sample, channel]] = rest
-    return result

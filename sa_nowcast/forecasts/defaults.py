@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sa_nowcast.errors import ModelError
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from sa_nowcast.forecasts.nowcaster import Nowcaster
 
 ENVIRONMENT = "SA_NOWCAST_MODEL"
+FOLDER: Final = Path(__file__).parent.parent / "data" / "default.nowcaster"
+"""Where the model that ships lies within the package."""
 
 _default: Nowcaster | None = None
 

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from sa_nowcast.models.lagrangian import LagrangianNetwork
 
 Storage = Literal["float32", "float16"]
+_OF_LEAD_TIME = {"leads.weight", "growth"}  # that networks in Lagrangian coordinates had not before
 
 
 @dataclass(frozen=True, eq=False)
@@ -340,12 +341,20 @@ class Nowcaster:
             wrong = [f"{n} is {w.dtype}" for n, w in weights.items() if w.dtype != getattr(torch, storage)]
             if wrong:
                 raise ModelError("weights", wrong[0], expected=f"torch.{storage}")
-            network.load_state_dict({n: w.float() for n, w in weights.items()}, strict=True, assign=True)
+            former = config.output == "moving" and not weights.keys() >= _OF_LEAD_TIME
+            if not former:
+                network.load_state_dict({n: w.float() for n, w in weights.items()}, strict=True, assign=True)
         except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
             line = " ".join(str(error).split())[:200]
             raise ModelError(
                 str(path), f"description and weights do not fit together ({line})", fix="train it again"
             ) from error
+        if former:
+            raise ModelError(
+                str(path),
+                "a network in Lagrangian coordinates of an earlier version, which does not read the lead time",
+                fix="train it again, or take the version of sa_nowcast that made it",
+            )
         card, recipe = (bundle.read_text(path, name) for name in (bundle.CARD, bundle.RECIPE))
         return cls(network.eval(), scaling, terms, provenance, card=card, recipe=recipe, storage=storage)
 
@@ -397,7 +406,8 @@ class Nowcaster:
     def _run(self, values: npt.NDArray[np.float32], steps: int, device: torch.device) -> npt.NDArray[np.float32]:
         self.network.to(device).eval()
         with sharing_cores(), torch.inference_mode():
-            x, _ = prepare(torch.from_numpy(values).to(device), self.scaling, self.terms.history)
+            by_window = not self.network.config.declared.needs_scaling
+            x, _ = prepare(torch.from_numpy(values).to(device), self.scaling, self.terms.history, by_window=by_window)
             z = self.network(x, steps=steps)
             physical = self.scaling.to_physical(z, torch)
             beyond = None if self.inflow == FILLED else cast("LagrangianNetwork", self.network).inflow(x, steps)

@@ -248,6 +248,9 @@ class Declared:
         Whether it heeds ``checkpoint_steps``.
     tiles : bool
         Whether a large grid may be forecast in tiles.
+    needs_scaling : bool
+        Whether it needs values of about 1; one that scales each window by itself is given them as they are, up to an
+        affine scaling, and pixels that were never observed take a value of their window.
     """
 
     module: str
@@ -260,6 +263,7 @@ class Declared:
     graphs: bool = True
     checkpoints: bool = True
     tiles: bool = True
+    needs_scaling: bool = True
 
 
 NETWORKS: dict[str, Declared] = {
@@ -283,7 +287,9 @@ NETWORKS: dict[str, Declared] = {
 
 # In Lagrangian coordinates the history is read for its motion; small matrices are copied to the device as it goes,
 # which no graph can hold; and the optical flow needs the whole grid.
-_OF_LAGRANGIAN: dict[str, Any] = dict.fromkeys(("attends", "feeds_back", "graphs", "checkpoints", "tiles"), False)
+_OF_LAGRANGIAN: dict[str, Any] = dict.fromkeys(
+    ("attends", "feeds_back", "graphs", "checkpoints", "tiles", "needs_scaling"), False
+)
 
 NAMES: tuple[str, ...] = tuple(NETWORKS)
 """The names that `build` knows."""
@@ -300,7 +306,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "wide": {"hidden": (128, 128, 128, 128)},
     # What we would train today: wide, scores that do not saturate, and persistence as the starting point.
     "tuned": {"hidden": (128, 128, 128, 128), "score_scale": "sqrt", "output": "change"},
-    # The tuned one at a size that trains within minutes on two CPU cores; what `sa_nowcast.fit` takes by default.
+    # The tuned one at a size that trains within minutes on two CPU cores.
     "small": {"hidden": (32, 32), "kernel": 3, "score_scale": "sqrt", "output": "change"},
 }
 """Named starting points; each holds only what differs from the defaults of `NetworkConfig`."""

@@ -22,6 +22,8 @@ from sa_nowcast.recipe.blocks import (
 from sa_nowcast.recipe.training import TrainingRecipe
 
 DEFAULT_PRESET = "small"
+DEFAULT_START = "default"
+FINE_TUNING = "fine-tune"
 BY_DATA = "channels"
 """The one field of `sa_nowcast.models.config.NetworkConfig`, which holds the defaults, that a recipe cannot give."""
 
@@ -116,11 +118,20 @@ class Recipe(Block):
     )
     split: SplitRecipe = SplitRecipe()
     scaling: Literal["auto", "minmax", "standard", "log1p", "db"] = Field(
-        "auto", description="auto: log1p for rain rates and amounts, standard for the rest."
+        "auto",
+        description="auto: log1p for rain rates and amounts, standard for the rest; for networks in Lagrangian "
+        "coordinates, which scale each window by themselves, a power of two alone.",
     )
-    network: dict[str, Any] = Field(
-        default_factory=dict,
-        description="A preset (preset: small) and fields of NetworkConfig that differ from it.",
+    start: str | None = Field(
+        None,
+        min_length=1,
+        description="The model whose weights training starts from: default (the one that ships), or the folder of a "
+        "saved one. null: the default model where no network is described, else none.",
+    )
+    network: dict[str, Any] | None = Field(
+        None,
+        description="A preset (preset: small) and fields of NetworkConfig that differ from it, trained from random "
+        "weights unless `start` says otherwise; null: the network of `start`.",
         json_schema_extra=_schema_of_network,
     )
     training: TrainingRecipe = TrainingRecipe()
@@ -129,9 +140,28 @@ class Recipe(Block):
     pictures: PicturesRecipe = PicturesRecipe()
     output: OutputRecipe
 
+    @model_validator(mode="before")
+    @classmethod
+    def _starts_from_a_model(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        if values.get("network") is None and values.get("start") is None:
+            values = {**values, "start": DEFAULT_START}
+        training = values.get("training", {})
+        if values.get("start") is not None and isinstance(training, dict) and "preset" not in training:
+            values = {**values, "training": {"preset": FINE_TUNING, **training}}
+        return values
+
+    @property
+    def least(self) -> int:
+        """Frames that a window of training needs: all of them, or from a start one lead time."""
+        return self.history + (self.steps if self.start is None else 1)
+
     @field_validator("network")
     @classmethod
-    def _network_exists(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _network_exists(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value is None:
+            return value
         if BY_DATA in value:
             raise RecipeError(
                 f"network.{BY_DATA}", "given in a recipe", expected="the data to decide it", fix="leave it out"
@@ -141,7 +171,8 @@ class Recipe(Block):
 
     @model_validator(mode="after")
     def _network_and_training_fit_together(self) -> Recipe:
-        require_together(network_config(self.network, channels=1), self.training)
+        if self.network is not None:
+            require_together(network_config(self.network, channels=1), self.training)
         return self
 
 

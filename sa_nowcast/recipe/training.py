@@ -25,6 +25,18 @@ TRAINING_PRESETS: dict[str, dict[str, Any]] = {
         "checkpoint_every": 1000,
         "precision": "fp32",
     },
+    # From a model that was trained before, on few data: what reads the recurrent layers out, in small steps.
+    "fine-tune": {
+        "max_steps": 400,
+        "crop": 128,
+        "augment": ("flips",),
+        "train_core": False,
+        "balanced_leads": True,
+        "learning_rate": 3e-4,
+        "average": 0.98,
+        "validate_every": 50,
+        "validation_samples": 96,
+    },
     # What we would train today.
     "tuned": {
         "max_steps": 80_000,
@@ -54,9 +66,10 @@ _SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 class TrainingRecipe(Block):
     """How the network is trained. Fields that are not given come from the preset."""
 
-    preset: Literal["small", "tuned", "faithful"] = Field(
+    preset: Literal["small", "fine-tune", "tuned", "faithful"] = Field(
         "small",
-        description="small: minutes on two cores; tuned: what we would train today; faithful: the paper's schedule.",
+        description="small: minutes on two cores; fine-tune: from a trained model, in minutes too, and the default "
+        "where there is a start; tuned: what we would train today; faithful: the paper's schedule.",
     )
     max_steps: int = Field(2000, ge=1, description="Weight updates at most (paper: 80,000).")
     max_time: str | None = Field(
@@ -90,6 +103,11 @@ class TrainingRecipe(Block):
         "thousandth; cosine: the fall alone; constant: the paper.",
     )
     warm_up: float = Field(0.1, ge=0, lt=1, description="Share of the run in which one-cycle rises.")
+    train_core: bool = Field(
+        True,
+        description="Whether the recurrent layers are trained; false: only what reads them out, which few data suffice "
+        "for.",
+    )
     loss: Literal["l2", "l1+l2", "rain-weighted"] = Field(
         "l2",
         description="Mean over valid pixels of all T-1 predictions (paper: l2; l1+l2 for KTH); rain-weighted: l1+l2 "
@@ -102,7 +120,7 @@ class TrainingRecipe(Block):
     balanced_leads: bool = Field(
         False,
         description="Whether squared errors count as shares of persistence's at each lead time, so that the first lead "
-        "times, whose errors are small, count as much as the last.",
+        "times, whose errors are small, count as much as the last; in validation, too.",
     )
     clip_norm: float | None = Field(1.0, gt=0, description="Largest gradient norm; null: no clipping (paper).")
     truth_start: float = Field(

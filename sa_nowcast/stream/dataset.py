@@ -61,6 +61,8 @@ class SequenceDataset(NumberedSamples):
         Frames left unused between two periods; by default one history.
     starts : sequence of int, optional
         Windows that `sa_nowcast.windows.window_starts` planned on the one source, in place of all windows.
+    ends : sequence of int, optional
+        For each of `starts` the first frame that is not read: from there on the window is missing (NaN).
     crop : int or (int, int), optional
         Rows and columns of a random crop of each window; by default the whole grid. A crop that is larger than the
         grid in one direction takes the whole grid there.
@@ -112,6 +114,7 @@ class SequenceDataset(NumberedSamples):
         test: float = 0.2,
         guard: int | None = None,
         starts: Sequence[int] | npt.NDArray[np.int64] | None = None,
+        ends: Sequence[int] | npt.NDArray[np.int64] | None = None,
         crop: int | tuple[int, int] | None = None,
         wet_threshold: float = 0.0,
         wet_fraction: float = 0.0,
@@ -147,6 +150,8 @@ class SequenceDataset(NumberedSamples):
         self._times = [f.times for f in sequences]
         self._first = np.cumsum([0, *(len(f) for f in sequences)])
         self.starts: Positions = np.concatenate([s + f for s, f in zip(planned, self._first, strict=False)])
+        lengths = self.length if ends is None else np.minimum(np.asarray(ends) - self.starts, self.length)
+        self._lengths = np.broadcast_to(lengths, self.starts.shape)
         loaded = [b for b in blocks if isinstance(b, MemoryBlocks)]
         all_loaded = len(loaded) == len(blocks)
         self.layout = choose_layout([b.axis for b in blocks], self.length, None if all_loaded else cache_bytes)
@@ -191,10 +196,12 @@ class SequenceDataset(NumberedSamples):
 
     def times(self, sample: int) -> npt.NDArray[np.datetime64]:
         """Return the times of a sample's frames."""
-        start = int(self.starts[self._window_number(sample)])
+        number = self._window_number(sample)
+        start, length = int(self.starts[number]), int(self._lengths[number])
         source = self.source(sample)
         first = start - int(self._first[source])
-        return self._times[source][first : first + self.length]
+        times = self._times[source][first : first + length]
+        return np.concatenate([times, times[-1] + self.step * np.arange(1, self.length - length + 1)])
 
     def source(self, sample: int) -> int:
         """Return the number of the source that a sample is from."""
@@ -224,11 +231,14 @@ class SequenceDataset(NumberedSamples):
             raise RecipeError("fit_scaling", "the data are on a device", fix="fit it to a dataset without device=")
         edges = np.zeros(int(self._first[-1]) + 1, dtype=np.int64)
         np.add.at(edges, self.starts, 1)
-        np.add.at(edges, self.starts + self.length, -1)
+        np.add.at(edges, self.starts + self._lengths, -1)
         return Scaling.fit(kind, self.channels, self._reader.frames(np.cumsum(edges[:-1]) > 0, _FRAMES_AT_ONCE))
 
     def _fill(self, sample: int, out_TCHW: Tensor) -> Window:
         """Read a sample into `out_TCHW`, before flips and turns, and return where it is."""
+        length = int(self._lengths[self._window_number(sample)])
+        out_TCHW[length:] = torch.nan
+        out_TCHW = out_TCHW[:length]
         lane = self._lane(sample)
         window = self._candidate(sample, 0)
         self._reader.read(window, lane, out_TCHW)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sa_nowcast.errors import SaNowcastError, StorageError
-from sa_nowcast.recipe import Recipe, network_config
+from sa_nowcast.recipe import Recipe
 from sa_nowcast.storage.whole import require_writable
 from sa_nowcast.survey.findings import Finding
 from sa_nowcast.workflow.data import Experiment, open_experiment
@@ -92,10 +92,12 @@ def _experiment(recipe: Recipe) -> Experiment:
 def _memory(recipe: Recipe, experiment: Experiment) -> str:
     from sa_nowcast.computing.devices import resolve_device
     from sa_nowcast.models.estimate import require_memory
+    from sa_nowcast.training.start import network_to_train
 
     device = resolve_device(recipe.training.device)
+    config, _ = network_to_train(recipe.network, recipe.start, channels=experiment.channels, history=recipe.history)
     needed = require_memory(
-        network_config(recipe.network, channels=experiment.channels),
+        config,
         _training_grid(recipe, experiment),
         recipe.training.batch_size,
         history=recipe.history,

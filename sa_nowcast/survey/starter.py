@@ -22,12 +22,14 @@ from sa_nowcast.verification.units import is_rain_rate
 from sa_nowcast.windows import split_in_time, window_starts
 
 # From the most wanted down; each has to leave enough windows in every period.
-_WINDOWS: Final = ((10, 10), (8, 8), (6, 6), (4, 4), (3, 3), (2, 2), (2, 1), (1, 1))
-_DAILY: Final = ((24, 6), (12, 6))
+# The model that training starts from was trained on histories of four frames, and needs two.
+_WINDOWS: Final = ((4, 12), (4, 8), (4, 6), (4, 4), (3, 3), (2, 2), (2, 1), (1, 1))
+_LEAST_HISTORY: Final = 2
 _SHARES: Final = ((0.15, 0.2), (0.2, 0.25), (0.25, 0.3), (0.3, 0.3))
 _MANY, _SOME = 24, 4
 _MOST_CHANNELS: Final = 4
 _SAMPLED: Final = 16
+_CROP: Final = 128
 _RARE: Final = 1e-3
 _CYCLES: Final = 14  # days from which on a climatology is asked for
 _RAIN_RATES: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
@@ -57,8 +59,6 @@ class Look:
     gaps: bool
     history: int
     steps: int
-    patch: int
-    crop: int | None
     validation: float
     test: float
     guard: int | None
@@ -102,9 +102,6 @@ def look(
         raise DataError(frames.name, found, expected="some", fix="name data with values")
     gaps = gaps or not np.isfinite(values).any(axis=(1, 2, 3)).all()
     past, ahead, shares, guard = _window(frames, history, steps)
-    smallest, largest = min(frames.grid.height, frames.grid.width), max(frames.grid.height, frames.grid.width)
-    patch = 1 if smallest < 10 else 2 if smallest < 24 else 4
-    crop = None if largest <= 96 else 96 if smallest >= 96 else smallest // patch * patch
     valid = values[np.isfinite(values)]
     for each in frames.channels:
         bounds_of(each)  # what training would refuse
@@ -116,8 +113,6 @@ def look(
         gaps=gaps,
         history=past,
         steps=ahead,
-        patch=patch,
-        crop=crop,
         validation=shares[0],
         test=shares[1],
         guard=guard,
@@ -193,17 +188,21 @@ def starter_recipe(
     ]
     if seen.guard is not None:
         parts.append(f"  guard: {seen.guard} # unused frames between periods; one history would leave too few")
-    kind = "log1p for rain rates and amounts" if dims.is_rain(frames.channels[0].attrs) else "standard for these units"
+    if seen.history < _LEAST_HISTORY:
+        parts += [
+            "network:",
+            "  preset: small # trained from random weights: one frame shows the default model no motion",
+        ]
+    else:
+        parts.append(
+            "start: default # training starts from the model that ships, and ends with what is best in validation; a "
+            "block network: in its place is trained from random weights"
+        )
     parts += [
-        f"scaling: auto # between physical and network values, fitted on training times only: {kind}",
-        "network:",
-        "  preset: small # trains on two cores; tuned is for a GPU",
-        f"  patch: {seen.patch} # pixels a side that are folded into one position; larger is faster and coarser",
         "training:",
-        "  max_steps: 1000 # updates: minutes to an hour without a GPU; more are better, and a run can be resumed",
+        "  max_steps: 400 # updates: minutes without a GPU; a run can be resumed",
         "  batch_size: 4",
-        f"  crop: {'null' if seen.crop is None else seen.crop} # "
-        + ("the whole grid at once" if seen.crop is None else "rows and columns of random parts of the grid"),
+        f"  crop: {_CROP} # rows and columns of random parts of the grid, where it is larger",
         "  seed: 0",
         "verification:",
     ]
@@ -268,8 +267,7 @@ def _frames(ds: xr.Dataset, variables: Sequence[str] | None, told: dims.DimNames
 
 def _window(frames: Frames, history: int | None, steps: int | None) -> tuple[int, int, tuple[float, float], int | None]:
     """Return the longest window of which every period has some, with the shares of the periods and the guard."""
-    hourly = np.timedelta64(1, "h") <= frames.step < np.timedelta64(1, "D")
-    wanted = dict.fromkeys((history or h, steps or s) for h, s in (*(_DAILY if hourly else ()), *_WINDOWS))
+    wanted = dict.fromkeys((history or h, steps or s) for h, s in _WINDOWS)
     last: DataError | None = None
     # A guard of one history is worth more than a longer window, but not than windows to score.
     for guard, fewest in ((None, _MANY), (1, _SOME), (None, _SOME), (1, 1), (0, 1)):

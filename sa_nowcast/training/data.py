@@ -19,7 +19,7 @@ from sa_nowcast.scaling import ChannelScaling, Scaling
 from sa_nowcast.sources import MovingMnist
 from sa_nowcast.sources.synthetic_fields import KINDS, SyntheticFields
 from sa_nowcast.stream import IN_MEMORY_BYTES, Samples, SequenceDataset, SyntheticSamples
-from sa_nowcast.windows import Positions, Range, Split, window_starts
+from sa_nowcast.windows import Positions, Range, Split, shortened_windows
 
 _SCAN_FRAMES = 64
 _FINGERPRINTED = 32
@@ -50,8 +50,12 @@ class TrainingData:
         recipe: TrainingRecipe,
         *,
         skip_empty: bool,
+        horizon: int | None = None,
     ) -> TrainingData:
         """Plan windows in the split's first two periods, and fit the scaling to the first.
+
+        With a `horizon`, which is for training from a trained model, windows to train on have so many lead times, and
+        any window may go beyond the end of its period, where its frames are missing; one lead time has to be there.
 
         Raises
         ------
@@ -68,18 +72,35 @@ class TrainingData:
         blocked = np.concatenate(
             [np.asarray(empty, np.int64), empty_frames(frames, split.validation, refuse=not skip_empty)]
         )
-        starts, chosen = _starts(frames, history + steps, split, blocked)
+        ahead, least = (steps, history + steps) if horizon is None else (horizon, history + 1)
+        (starts, ends), chosen = _windows(frames, history + ahead, least, split, blocked)
         crop = None if recipe.crop is None else (recipe.crop, recipe.crop)
         flips, turns = (move in recipe.augment for move in ("flips", "turns"))
         train = SequenceDataset(
-            frames, history, steps, starts=starts, crop=crop, flips=flips, turns=turns, seed=recipe.seed
+            frames,
+            history,
+            ahead,
+            starts=starts,
+            ends=ends,
+            crop=crop,
+            flips=flips,
+            turns=turns,
+            seed=recipe.seed,
         )
         validation = None
         if chosen is not None:
-            chosen = chosen[np.linspace(0, len(chosen) - 1, recipe.validation_samples).round().astype(int)]
+            starts, ends = chosen
+            spread = np.linspace(0, len(starts) - 1, recipe.validation_samples).round().astype(int)
             # The same windows and crops at every validation: only the weights may change the loss.
             validation = SequenceDataset(
-                frames, history, steps, starts=chosen, crop=crop, seed=_CROP_SEED, shuffle=False
+                frames,
+                history,
+                steps,
+                starts=starts[spread],
+                ends=ends[spread],
+                crop=crop,
+                seed=_CROP_SEED,
+                shuffle=False,
             )
         terms = Terms.of(frames, history, steps)
         return cls(
@@ -152,10 +173,10 @@ class TrainingData:
         )
 
 
-def require_trainable(frames: Frames, split: Split, length: int, recipe: TrainingRecipe) -> None:
+def require_trainable(frames: Frames, split: Split, length: int, least: int, recipe: TrainingRecipe) -> None:
     """Raise what `TrainingData.from_frames` would, as far as times and units tell; no value is read."""
     _require_rain(frames, recipe)
-    _starts(frames, length, split, np.empty(0, np.int64))
+    _windows(frames, length, least, split, np.empty(0, np.int64))
 
 
 def empty_frames(frames: Frames, period: Range, *, refuse: bool) -> Positions:
@@ -184,15 +205,17 @@ def _valid_parts(frames: Frames, period: Range, empty: list[int], *, refuse: boo
         yield values if not found else values[valid]
 
 
-def _starts(frames: Frames, length: int, split: Split, blocked: Positions) -> tuple[Positions, Positions | None]:
-    """Return the starts of the windows to train and to validate on, or refuse a period that has none."""
+def _windows(
+    frames: Frames, length: int, least: int, split: Split, blocked: Positions
+) -> tuple[tuple[Positions, Positions], tuple[Positions, Positions] | None]:
+    """Return starts and ends of the windows to train and to validate on, or refuse a period that has none."""
 
-    def windows_in(period: Range, name: str, fix: str) -> Positions:
-        starts = window_starts(frames.segments, length, period, blocked)
+    def windows_in(period: Range, name: str, fix: str) -> tuple[Positions, Positions]:
+        starts, ends = shortened_windows(frames.segments, length, least, period, blocked)
         if not len(starts):
-            found = f"no window of {length} successive frames in the {name} period"
+            found = f"no window of {least} successive frames in the {name} period"
             raise DataError(frames.name, found, fix=fix)
-        return starts
+        return starts, ends
 
     train = windows_in(split.train, "training", "shorten history or steps, or fill the gaps")
     if split.validation[1] <= split.validation[0]:

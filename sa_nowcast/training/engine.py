@@ -44,6 +44,7 @@ class Outcome:
     updates: int
     best_step: int  # after which the weights were best
     evaluation: Evaluation | None  # errors of the best weights on the validation windows
+    start: Evaluation | None  # the same of the weights that it started from, where these were validated
     ended_by: str  # max_steps, max_time or patience
     seconds: float  # spent on updates and validations, all parts of the run together
 
@@ -55,6 +56,7 @@ def train(
     hardware: Hardware,
     *,
     fingerprint: Mapping[str, str],
+    start: Network | None = None,
     folder: Path | None,
     progress: bool,
     loggers: Sequence[Logger] = (),
@@ -71,6 +73,9 @@ def train(
     hardware : Hardware
     fingerprint : mapping
         What besides the recipe a resumed run must share with the one that it continues.
+    start : Network, optional
+        The trained network whose weights the first ones are: then they are validated too, and kept unless later ones
+        are better; and where windows end early, its forecasts stand for what was not observed.
     folder : Path or None
         Where checkpoints and the log go, and where the run goes on from when there is a checkpoint.
     progress, loggers
@@ -103,9 +108,9 @@ def train(
     sampler = StepSampler(
         recipe.batch_size // launch.share.ranks, recipe.max_steps, resume.step, launch.share, updates_a_batch(recipe)
     )
-    module = NowcastModule(network, data, recipe, hardware, sampler)
+    module = NowcastModule(network, data, recipe, hardware, sampler, start)
     average, watch = Average(network, recipe.average), Watch(launch, recipe.max_seconds)
-    validation = Validation(data, recipe, average, hardware, watch)
+    validation = Validation(data, recipe, average, hardware, watch, from_start=start is not None)
     log = TrainingLog(validation, recipe.batch_size, recipe.log_every, folder)
     keeper = RunFolder(folder, recipe.checkpoint_every, validation, log, fingerprint)
     # In this order: the average before the validation that uses it, pictures before the log that leaves their time
@@ -134,6 +139,7 @@ def train(
         step,
         validation.step,
         validation.best,
+        validation.start,
         "max_steps" if step >= recipe.max_steps else ended_by,
         watch.elapsed,
     )

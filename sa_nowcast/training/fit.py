@@ -12,23 +12,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import xarray as xr
 
 from sa_nowcast._version import __version__
-from sa_nowcast.bundle.card import fit_call, model_card
-from sa_nowcast.errors import StorageError
+from sa_nowcast.bundle.card import fit_call, gain, model_card
+from sa_nowcast.errors import DataError, StorageError
 from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.frames import Frames
 from sa_nowcast.models import NetworkConfig, build
 from sa_nowcast.models.estimate import require_memory
-from sa_nowcast.recipe import TrainingRecipe, checked, network_config, require_together
+from sa_nowcast.recipe import TrainingRecipe, checked, require_together
+from sa_nowcast.recipe.model import FINE_TUNING
 from sa_nowcast.storage.whole import locked
 from sa_nowcast.times import Gaps
 from sa_nowcast.training.data import TrainingData
 from sa_nowcast.training.engine import Outcome, train
 from sa_nowcast.training.hardware import choose_hardware
-from sa_nowcast.windows import require_whole, split_in_time
+from sa_nowcast.training.start import Start, network_to_train, scaling_for
+from sa_nowcast.windows import Split, require_whole, split_in_time
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -49,6 +52,7 @@ def fit(
     history: int,
     steps: int,
     network: Mapping[str, Any] | NetworkConfig | None = None,
+    start: str | Path | Nowcaster | None = None,
     scaling: str = "auto",
     validation: float = 0.2,
     guard: int | None = None,
@@ -66,6 +70,10 @@ def fit(
 ) -> Nowcaster:
     """Train a network on a gridded sequence and return the nowcaster with the best validation loss.
 
+    Without `network` and `start`, training starts from the weights of the default model. The start is validated before
+    the first update, and it is kept where no later state has a lower loss: so on the validation period the result is
+    never worse than the default model. Its provenance says by how much it is better (``start``), and so does its card.
+
     Parameters
     ----------
     data : DataArray or Dataset
@@ -73,16 +81,26 @@ def fit(
     history : int
         Frames that a forecast starts from.
     steps : int
-        Lead times to train for.
+        Lead times to train for. Where training starts from a model, windows at the end of a period may have fewer, so
+        that a sequence of a few windows' length is enough; and lead times that the model knows and no window reaches
+        are kept as that forecasts them.
     network : mapping or NetworkConfig, optional
-        Fields of `sa_nowcast.models.NetworkConfig`, and ``preset`` (default ``"small"``, minutes on two cores).
+        Fields of `sa_nowcast.models.NetworkConfig`, and ``preset`` (default ``"small"``, minutes on two cores). Where
+        it is given, training starts from random weights, unless `start` is given too. By default that of the start.
+    start : {"default"}, path or Nowcaster, optional
+        The model whose weights training starts from: the one that ships, or a saved or trained one. By default the one
+        that ships where no network is given, for data of any channels, grid and cadence; else none. With a start,
+        the training preset is ``fine-tune``, unless ``preset`` is given.
     scaling : {"auto", "minmax", "standard", "log1p", "db"}
-        Between physical and network values; ``auto`` takes log1p for rain rates and amounts, standard for the rest.
-        Fitted on the training period only.
+        Between physical and network values; ``auto`` takes log1p for rain rates and amounts, and standard for the rest;
+        for networks in Lagrangian coordinates, which scale each window by themselves, a power of two alone. Fitted on
+        the training period only.
     validation : float
-        Share of the frames, the latest ones, that chooses the best weights; 0 keeps the last weights.
+        Share of the frames, the latest ones, that chooses the best weights; 0 keeps the last weights, better than
+        the start's or not.
     guard : int, optional
-        Frames left unused between training and validation; by default one history.
+        Frames left unused between training and validation; by default one history, and none where training starts from
+        a model and the frames have room for no whole window in each period.
     variables, time, y, x, channel : optional
         Names, where CF attributes and common names do not tell.
     gaps : {"refuse", "skip"}
@@ -93,8 +111,9 @@ def fit(
     progress : bool
         Whether to show a progress bar on standard error.
     report : callable, optional
-        Called with one line on what the training computes on, and how; and with one on why there will be no pictures
-        of forecasts, where the recipe asks for them and something is lacking.
+        Called with one line on what the training computes on, and how; with one on why there will be no pictures
+        of forecasts, where the recipe asks for them and something is lacking; and, where training started from a
+        model, with one on how much better than that the result is.
     loggers : sequence of Lightning loggers, optional
         Beside ``training.csv`` in `folder`; they get the same figures, and TensorBoard's the pictures too.
     **training
@@ -111,6 +130,8 @@ def fit(
         Times, units or values that cannot be used, or too few frames.
     RecipeError
         An option that is unknown or not allowed.
+    ModelError
+        A start that cannot be read, or is for other channels.
     StorageError
         The folder cannot be written, or another process trains in it; found out before training.
     Interrupted
@@ -118,17 +139,25 @@ def fit(
     """
     arguments = dict(locals())
     require_whole(history=history, steps=steps)
-    recipe = checked(TrainingRecipe, training, "fit")
+    tuned = {"preset": FINE_TUNING} if start is not None or network is None else {}
+    recipe = checked(TrainingRecipe, {**tuned, **training}, "fit")
     frames = Frames.from_xarray(data, variables=variables, time=time, y=y, x=x, channel=channel, gaps=gaps)
-    split = split_in_time(
-        len(frames), history + steps, validation=validation, test=0.0, guard=history if guard is None else guard
-    )
-    config = network_config(network, channels=len(frames.channels))
+    config, begun = network_to_train(network, start, channels=len(frames.channels), history=int(history))
+    split = _split(len(frames), int(history), int(steps), validation, guard, shortened=begun is not None)
+    fitted = scaling_for(config, scaling)
     prepared = TrainingData.from_frames(
-        frames, split, int(history), int(steps), scaling, recipe, skip_empty=gaps == "skip"
+        frames,
+        split,
+        int(history),
+        int(steps),
+        fitted,
+        recipe,
+        skip_empty=gaps == "skip",
+        horizon=None if begun is None else begun.horizon(int(steps)),
     )
     arguments |= {"history": int(history), "steps": int(steps)}
     arguments["network"] = network.to_dict() if isinstance(network, NetworkConfig) else network
+    arguments["start"] = None if start is None or begun is None else begun.name
     usual = {name: parameter.default for name, parameter in inspect.signature(fit).parameters.items()}
     given = {name: value for name, value in arguments.items() if name not in _UNSAID and value != usual[name]}
     # Logs and pictures need a folder, and change nothing.
@@ -138,6 +167,7 @@ def fit(
         config,
         scaling,
         recipe,
+        start=begun,
         folder=folder,
         progress=progress,
         report=report,
@@ -152,6 +182,7 @@ def fit_prepared(
     scaling: str,
     recipe: TrainingRecipe,
     *,
+    start: Start | None = None,
     folder: str | Path | None,
     progress: bool,
     report: Report | None = None,
@@ -166,6 +197,8 @@ def fit_prepared(
     ----------
     scaling : str
         The name of the scaling that was asked for, for provenance; `data` holds the fitted one.
+    start : Start, optional
+        The weights to begin with, in place of random ones.
     provenance : mapping, optional
         What the nowcaster will say besides.
     recipe_text : str
@@ -183,12 +216,16 @@ def fit_prepared(
         data.train.sample_shape[-2:],
         recipe.batch_size // hardware.launch.share.ranks,
         history=data.terms.history,
-        steps=data.terms.steps,
+        steps=data.train.sample_shape[0] - data.terms.history,
         device=hardware.device,
     )
     with _seeding, torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         network = build(config)
+    if start is not None:
+        network.load_state_dict(start.network.state_dict())
+    if not recipe.train_core:
+        network.layers.requires_grad_(False)
     # The first of several processes writes for all of them.
     with contextlib.ExitStack() as stack:
         if run_folder is not None and hardware.launch.first:
@@ -202,7 +239,9 @@ def fit_prepared(
                 "data": data.identity,
                 "network": json.dumps(config.to_dict(), sort_keys=True),
                 "scaling": scaling,
+                "start": "" if start is None else start.digest,
             },
+            start=None if start is None else start.network,
             folder=run_folder,
             progress=progress,
             loggers=loggers,
@@ -215,12 +254,30 @@ def fit_prepared(
         best.eval(),
         data.scaling,
         data.terms,
-        _provenance(data, outcome, config, scaling, recipe, provenance or {}),
+        _provenance(data, outcome, config, scaling, recipe, start, provenance or {}),
         recipe=recipe_text,
     )
+    if report is not None and "start" in nowcaster.provenance:
+        report(gain(nowcaster.provenance["start"]))
     # On the card alone, for they are no part of the model: a run that was interrupted takes other seconds.
     card = model_card(nowcaster, hardware=str(hardware), seconds=outcome.seconds, call=call)
     return replace(nowcaster, card=card)
+
+
+def _split(frames: int, history: int, steps: int, validation: float, guard: int | None, *, shortened: bool) -> Split:
+    """Return the two periods; with `shortened`, of as many lead times as the frames have room for."""
+    usual = history if guard is None else guard
+    ways = [(steps, usual)]
+    if shortened:
+        # The history of the first window to validate on lies between the targets of both periods anyway.
+        ways += [(fewer, 0 if guard is None else guard) for fewer in range(steps, 0, -1)]
+    for number, (ahead, between) in enumerate(ways, start=1):
+        try:
+            return split_in_time(frames, history + ahead, validation=validation, test=0.0, guard=between)
+        except DataError:
+            if number == len(ways):
+                raise
+    raise AssertionError
 
 
 def writable_folder(folder: str | Path) -> Path:
@@ -249,6 +306,7 @@ def _provenance(
     config: NetworkConfig,
     scaling: str,
     recipe: TrainingRecipe,
+    start: Start | None,
     given: Mapping[str, Any],
 ) -> dict[str, Any]:
     found = outcome.evaluation
@@ -268,7 +326,23 @@ def _provenance(
         "validation_loss": None if found is None else found.loss,
         "validation_persistence": None if found is None else found.reference,
         "validation_mse": scores,
+        **({} if start is None else {"start": _of_start(start, outcome)}),
         "options": {"scaling": scaling, "network": config.to_dict(), "training": recipe.model_dump(mode="json")},
         "recipe": "sa_nowcast.fit",
         **given,
+    }
+
+
+def _of_start(start: Start, outcome: Outcome) -> dict[str, Any]:
+    """Return what a model says of the one that it started from: which, and its errors on the same windows."""
+    found, ratios = outcome.start, None
+    if found is not None and outcome.evaluation is not None:
+        by_lead = outcome.evaluation.ratios(found)
+        ratios = [float(np.nanmean(r)) for r in by_lead if np.isfinite(r).any()]
+    return {
+        "model": start.name,
+        "digest": start.digest,
+        "validation_loss": None if found is None else found.loss,
+        "validation_ratio": ratios,
+        "updates": outcome.best_step,
     }

@@ -47,6 +47,9 @@ class NowcastModule(L.LightningModule):
         step.
     sampler : StepSampler
         Which windows this process sees at which step.
+    start : Network, optional
+        Whose forecasts are the target where a window has no frame, after the end of its period: at lead times that few
+        windows reach, a network that was trained before is to stay what it is.
 
     Attributes
     ----------
@@ -61,6 +64,7 @@ class NowcastModule(L.LightningModule):
         recipe: TrainingRecipe,
         hardware: Hardware,
         sampler: StepSampler,
+        start: Network | None = None,
     ) -> None:
         super().__init__()
         self.network, self.data, self.recipe = network, data, recipe
@@ -70,6 +74,7 @@ class NowcastModule(L.LightningModule):
         self._graph, self._autocast = hardware.acceleration == "graph", hardware.autocast
         # In a list: as an attribute its parameters would count twice, for it is a module around the network.
         self._graphed: list[Callable[[Tensor, Tensor], Tensor]] = []
+        self._start = [] if start is None else [start]
 
     @property
     def iteration(self) -> int:
@@ -89,7 +94,10 @@ class NowcastModule(L.LightningModule):
         recipe = self.recipe
         if recipe.reversed_input and self.global_step % 2:
             raw_BTCHW = raw_BTCHW.flip(1)
-        x, valid = prepare(raw_BTCHW, self.scaling, self.history)
+        by_window = not self.network.config.declared.needs_scaling
+        x, valid = prepare(raw_BTCHW, self.scaling, self.history, by_window=by_window)
+        if self._start:
+            x, valid = self._completed(x, valid)
         first = self.network.first_predicted(self.history)
         prediction = self._predict(x)[:, first - 1 :]
         weight = rain_weight(raw_BTCHW[:, first:], recipe.rain_weights) if recipe.loss == "rain-weighted" else None
@@ -118,6 +126,21 @@ class NowcastModule(L.LightningModule):
                 fix=_LOWER,
             )
         return {"loss": loss, "mean": mean}
+
+    def _completed(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Return windows with the start's forecasts for the frames after their end."""
+        absent = ~valid[:, self.history :].any(4).any(3).any(2)
+        ends_early = absent.any(1)
+        if not bool(ends_early.any()):
+            return x, valid
+        with torch.no_grad():
+            start = self._start[0].to(x.device).eval()
+            expected = start(x[ends_early, : self.history], absent.shape[1]).to(x.dtype)
+        x, valid = x.clone(), valid.clone()
+        lacking = absent[ends_early][:, :, None, None, None]
+        x[ends_early, self.history :] = torch.where(lacking, expected, x[ends_early, self.history :])
+        valid[ends_early, self.history :] |= lacking
+        return x, valid
 
     def on_train_batch_end(self, *args: Any) -> None:
         """Look between updates whether others want the cores."""
@@ -179,13 +202,14 @@ class NowcastModule(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """Return the recipe's optimiser and learning rate."""
         recipe = self.recipe
+        trained = [p for p in self.network.parameters() if p.requires_grad]
         # One kernel for all parameters where there is one; on the CPU it is no faster.
         options: dict[str, Any] = {"lr": recipe.learning_rate, "fused": True if self.device.type == "cuda" else None}
         optimizer: torch.optim.Optimizer
         if recipe.optimizer == "adamw":
-            optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=recipe.weight_decay, **options)
+            optimizer = torch.optim.AdamW(trained, weight_decay=recipe.weight_decay, **options)
         else:
-            optimizer = torch.optim.Adam(self.network.parameters(), **options)
+            optimizer = torch.optim.Adam(trained, **options)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

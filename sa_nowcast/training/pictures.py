@@ -125,7 +125,12 @@ class Pictures(L.Callback):
         assert validation.samples is not None
         raw = validation.samples.batch([window])
         with validation.average.applied(), inference(network, hardware):
-            x, _ = prepare(raw.to(hardware.device), validation.scaling, history)
+            x, _ = prepare(
+                raw.to(hardware.device),
+                validation.scaling,
+                history,
+                by_window=not network.config.declared.needs_scaling,
+            )
             z = network(x[:, :history], steps=self.terms.steps).float()
             physical = validation.scaling.to_physical(z, torch)[0, :, 0]
         seen = raw[0, :, 0].cpu().numpy()

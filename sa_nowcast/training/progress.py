@@ -76,9 +76,11 @@ class ProgressReport(L.Callback):
 
     def _text(self) -> str:
         figures = [self._loss] if self._loss else []
-        if self.validation.validated:
+        if self.validation.validated >= 0:
             ratio = self.validation.latest / max(self.validation.reference, 1e-12)
             figures.append(f"validation {ratio:.3f} x persistence")
+            if self.validation.start is not None:
+                figures.append(f"best {self.validation.loss:.3f} x the start")
         return ", ".join(figures)
 
     def _say_now_and_then(self) -> None:

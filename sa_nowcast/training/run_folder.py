@@ -87,7 +87,7 @@ class Resume:
         content = load_checkpoint(checkpoint)
         theirs = content.get(FINGERPRINT, {})
         differing = [
-            k for k, ours in fingerprint.items() if theirs.get(k) != ours and not _more(k, theirs.get(k), ours)
+            k for k, ours in fingerprint.items() if theirs.get(k, "") != ours and not _more(k, theirs.get(k), ours)
         ]
         if differing:
             key = differing[0]

@@ -68,10 +68,33 @@ class Evaluation:
         """The same of persistence."""
         return float(self.persistence.sum() / max(self.count.sum(), 1.0))
 
+    def ratios(self, other: Evaluation) -> Sums:
+        """Return the mean squared errors as shares of those of another forecast of the same windows, (steps, channels).
+
+        Lead times and channels that nothing was observed of, or without an error in both, are left out.
+        """
+        told = (self.count > 0) & ((other.physical_error > 0) | (self.physical_error > 0))
+        found: Sums = np.full(told.shape, np.nan)
+        with np.errstate(divide="ignore"):
+            np.divide(self.physical_error, other.physical_error, out=found, where=told)
+        return found
+
+    def against(self, other: Evaluation) -> float:
+        """Return the mean of these ratios; infinite where one is above 1, so that no lead time becomes worse."""
+        ratios = self.ratios(other)
+        if not np.isfinite(ratios).any() or np.nanmax(ratios) > 1:
+            return math.inf
+        return float(np.nanmean(ratios))
+
     def by_lead_time(self, channel: int) -> tuple[list[float], list[float]]:
-        """Return the mean squared errors of forecast and persistence in the data's units, squared, by lead time."""
-        count = np.maximum(self.count[:, channel], 1.0)
-        both = (self.physical_error[:, channel] / count, self.physical_persistence[:, channel] / count)
+        """Return the mean squared errors of forecast and persistence in the data's units, squared, by lead time.
+
+        Up to the last lead time that anything was observed of.
+        """
+        observed = np.flatnonzero(self.count.any(1))
+        to = slice(observed[-1] + 1 if observed.size else None)
+        count = np.maximum(self.count[to, channel], 1.0)
+        both = (self.physical_error[to, channel] / count, self.physical_persistence[to, channel] / count)
         return both[0].tolist(), both[1].tolist()
 
 
@@ -128,6 +151,10 @@ def _errors(network: Network, scaling: Scaling, history: int, raw: Tensor) -> Te
 class Validation(L.Callback):
     """Validates every so many updates and keeps a copy of the best weights; both travel in the checkpoint.
 
+    The best ones have the lowest loss. Where the first weights are those of a trained model, they are validated before
+    the first update; later ones are better where no lead time of any channel has a larger squared error than that
+    model's, and their errors, as shares of its errors, have the lowest mean.
+
     Without a validation period the last weights are the best that is known. A validation that a signal cut short is
     made up for when the run goes on.
 
@@ -140,11 +167,21 @@ class Validation(L.Callback):
         Whose weights are validated and kept.
     hardware : Hardware
     watch : Watch
+    from_start : bool
+        Whether the first weights are validated, and later ones measured by them.
     """
 
     def __init__(
-        self, data: TrainingData, recipe: TrainingRecipe, average: Average, hardware: Hardware, watch: Watch
+        self,
+        data: TrainingData,
+        recipe: TrainingRecipe,
+        average: Average,
+        hardware: Hardware,
+        watch: Watch,
+        *,
+        from_start: bool = False,
     ) -> None:
+        self.from_start = from_start
         self.network, self.average, self.hardware, self.watch = average.network, average, hardware, watch
         self.samples, self.scaling, self.terms = data.validation, data.scaling, data.terms
         self.history, self.every, self.patience = data.terms.history, recipe.validate_every, recipe.patience
@@ -153,11 +190,12 @@ class Validation(L.Callback):
         self.loss = math.inf
         self.reference = math.nan
         self.step = 0
-        self.validated = 0
+        self.validated = -1
         self.worse = 0
         self.latest = math.nan
         self.weights: dict[str, Tensor] = {}
         self.sums: Tensor | None = None
+        self.start_sums: Tensor | None = None
         self.seconds = 0.0
 
     @property
@@ -166,12 +204,17 @@ class Validation(L.Callback):
         return None if self.sums is None else Evaluation.from_tensor(self.sums)
 
     @property
+    def start(self) -> Evaluation | None:
+        """The errors of the weights that training started from; None where these were not validated."""
+        return None if self.start_sums is None else Evaluation.from_tensor(self.start_sums)
+
+    @property
     def exhausted(self) -> bool:
         """Whether patience has run out."""
         return self.patience is not None and self.worse >= self.patience
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Make up for a validation that the interrupted run did not finish."""
+        """Validate the start, or make up for a validation that the interrupted run did not finish."""
         if self._due(trainer.global_step, trainer.max_steps):
             self._validate(trainer.global_step)
 
@@ -191,7 +234,7 @@ class Validation(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
-        names = ("loss", "reference", "step", "validated", "worse", "latest", "weights", "sums")
+        names = ("loss", "reference", "step", "validated", "worse", "latest", "weights", "sums", "start_sums")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -200,7 +243,7 @@ class Validation(L.Callback):
             setattr(self, name, value)
 
     def _due(self, step: int, max_steps: int) -> bool:
-        if self.samples is None or step == 0 or step <= self.validated:
+        if self.samples is None or step <= self.validated or (step == 0 and not self.from_start):
             return False
         return step % self.every == 0 or step == max_steps or self.watch.time_is_up
 
@@ -210,8 +253,12 @@ class Validation(L.Callback):
             found = self._evaluate()
             if found is not None:
                 self.validated, self.latest, self.reference = step, found.loss, found.reference
-                if found.loss < self.loss:
-                    self.loss, self.step, self.worse, self.sums = found.loss, step, 0, found.to_tensor()
+                if step == 0:
+                    self.start_sums = found.to_tensor()
+                start = self.start
+                loss = found.loss if start is None else found.against(start) if step else 1.0
+                if loss < self.loss:
+                    self.loss, self.step, self.worse, self.sums = loss, step, 0, found.to_tensor()
                     self._copy()
                 else:
                     self.worse += 1

@@ -48,7 +48,8 @@ class Experiment:
     Attributes
     ----------
     training : callable
-        Plans the training and validation windows, and fits the scaling; reads the training period once.
+        Plans the training and validation windows, and fits a scaling; reads the training period once. Takes the kind
+        of the scaling, and the horizon, as `TrainingData.from_frames` does.
     channels : int
     trained_on : str
         One line about the periods.
@@ -61,7 +62,7 @@ class Experiment:
         Positions without any valid value.
     """
 
-    training: Callable[[], TrainingData]
+    training: Callable[[str, int | None], TrainingData]
     channels: int
     trained_on: str
     test: xr.Dataset
@@ -87,13 +88,21 @@ def open_experiment(recipe: Recipe, *, read: bool = True) -> Experiment:
     train_frames, test_frames = _frames(train_ds, recipe), _frames(test_ds, recipe)
     split = _split(len(train_frames), recipe)
     skip = recipe.data.gaps == "skip"
-    require_trainable(train_frames, split, recipe.history + recipe.steps, recipe.training)
+    length = recipe.history + recipe.steps
+    require_trainable(train_frames, split, length, recipe.least, recipe.training)
     # A frame without any value, which no forecast can start from, is found before any work is done.
     blocked = empty_frames(test_frames, split.test, refuse=not skip) if read else np.empty(0, np.int64)
-    require_scorable(test_frames, split.test, recipe.history + recipe.steps, blocked)
+    require_scorable(test_frames, split.test, length, blocked)
     return Experiment(
-        training=lambda: TrainingData.from_frames(
-            train_frames, split, recipe.history, recipe.steps, recipe.scaling, recipe.training, skip_empty=skip
+        training=lambda scaling, horizon: TrainingData.from_frames(
+            train_frames,
+            split,
+            recipe.history,
+            recipe.steps,
+            scaling,
+            recipe.training,
+            skip_empty=skip,
+            horizon=horizon,
         ),
         channels=len(train_frames.channels),
         trained_on=f"training on {period(train_frames, split.train)}, "
@@ -179,7 +188,7 @@ def _of_own_sequences(test: xr.Dataset, training: Callable[[Frames], TrainingDat
     ds = chain(test)
     frames = Frames.from_xarray(ds, gaps="skip")
     return Experiment(
-        training=lambda: training(frames),
+        training=lambda *_: training(frames),
         channels=1,
         trained_on=trained_on,
         test=ds,
@@ -310,6 +319,7 @@ def _split(frames: int, recipe: Recipe) -> Split:
         validation=split.validation,
         test=split.test,
         guard=recipe.history if split.guard is None else split.guard,
+        least=recipe.least,
     )
 
 

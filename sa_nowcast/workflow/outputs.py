@@ -15,7 +15,9 @@ from typing import Any
 
 from sa_nowcast._version import __version__
 from sa_nowcast.errors import RecipeError
+from sa_nowcast.forecasts.defaults import FOLDER
 from sa_nowcast.recipe import Recipe
+from sa_nowcast.recipe.model import DEFAULT_START
 from sa_nowcast.recipe.training import FREE_FIELDS
 from sa_nowcast.storage.whole import storage, write_whole
 
@@ -120,6 +122,9 @@ def check_claim(folder: Path, recipe: Recipe) -> None:
 def trained_by(recipe: Recipe) -> dict[str, Any]:
     """Return what of a recipe decides the model."""
     fields = recipe.model_dump(mode="json", include={"history", "steps", "data", "split", "scaling", "network"})
+    if recipe.start is not None:
+        folder = FOLDER if recipe.start == DEFAULT_START else Path(recipe.start).expanduser()
+        fields["start"] = file_digest(folder) if folder.exists() else recipe.start
     del fields["split"]["test_region"]
     del fields["data"]["source"]  # its content counts, wherever it lies
     return {**fields, "training": recipe.training.model_dump(mode="json", exclude=set(FREE_FIELDS))}

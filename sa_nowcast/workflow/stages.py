@@ -21,7 +21,7 @@ from sa_nowcast.conversion import convert
 from sa_nowcast.errors import RecipeError
 from sa_nowcast.forecasts.method import FILLED, MEAN
 from sa_nowcast.metadata import dims
-from sa_nowcast.recipe import SAMPLE_PREFIX, Recipe, network_config
+from sa_nowcast.recipe import SAMPLE_PREFIX, Recipe
 from sa_nowcast.sources.samples import open_sample
 from sa_nowcast.storage.whole import locked, remove_partials, storage, write_whole
 from sa_nowcast.verification.plan import PERSISTENCE
@@ -225,6 +225,7 @@ class Stages:
         """Train, and save the model."""
         from sa_nowcast.training.fit import fit_prepared
         from sa_nowcast.training.launch import launched
+        from sa_nowcast.training.start import network_to_train, scaling_for
 
         inputs = digest([trained_by(self.recipe), self.data["identity"]])
         if self._reason("train", inputs) is None:
@@ -235,11 +236,17 @@ class Stages:
         if first:
             claim(self.folder, recipe)
             self.report(experiment.trained_on)
+        config, start = network_to_train(
+            recipe.network, recipe.start, channels=experiment.channels, history=recipe.history
+        )
         nowcaster = fit_prepared(
-            experiment.training(),
-            network_config(recipe.network, channels=experiment.channels),
+            experiment.training(
+                scaling_for(config, recipe.scaling), None if start is None else start.horizon(recipe.steps)
+            ),
+            config,
             recipe.scaling,
             recipe.training,
+            start=start,
             folder=self.folder / "training",
             progress=self.progress,
             report=self.report if first else None,

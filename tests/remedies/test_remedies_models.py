@@ -166,6 +166,19 @@ def test_weights_and_description_that_do_not_fit(saved):
     again.save(saved, overwrite=True)
 
 
+@remedy("forecasts/nowcaster.py", "train it again, or take the version of sa_nowcast that made it")
+def test_a_lagrangian_network_of_an_earlier_version(tmp_path):
+    moving = {**NETWORK, "output": "moving"}
+    model = fit(rain(), history=4, steps=3, network=moving, progress=False, **OPTIONS)
+    saved = model.save(tmp_path / "old.nowcaster")
+    weights, content = bundle.read_bundle(saved)
+    former = {name: weight for name, weight in weights.items() if not name.startswith(("leads.", "growth"))}
+    shutil.rmtree(saved)
+    bundle.write_bundle(saved, former, {k: v for k, v in content.items() if "sha256" not in k}, overwrite=False)
+    yield lambda: sa_nowcast.load(saved)
+    fit(rain(), history=4, steps=3, network=moving, progress=False, **OPTIONS).save(saved, overwrite=True)
+
+
 @remedy("forecasts/labels.py", "give earlier frames, fill the gap, or choose another init_time")
 @pytest.mark.parametrize("how", ["earlier", "fill", "choose"])
 def test_a_history_that_is_too_short(how, nowcaster):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import multiprocessing
 import os
 import shutil
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from sequences import rain
+from sequences import NETWORK, rain, weather
 from trials import StopAfter, train, with_callback
 
 from remedies.trial import assert_installs, full, keywords, remedy
@@ -254,8 +255,10 @@ def test_augmentation_of_made_sequences(tmp_path):
             "training": {"augment": ["flips"]}, "output": {"folder": str(tmp_path)},
         }
     )  # fmt: skip
-    yield lambda: open_experiment(parse_recipe(text)).training()
-    yield lambda: open_experiment(parse_recipe(text.replace("  augment:\n  - flips\n", "  batch_size: 2\n"))).training()
+    yield lambda: open_experiment(parse_recipe(text)).training("auto", None)
+    yield lambda: open_experiment(parse_recipe(text.replace("  augment:\n  - flips\n", "  batch_size: 2\n"))).training(
+        "auto"
+    )
 
 
 @remedy("computing/installing.py", "… …")
@@ -280,6 +283,38 @@ def test_too_few_frames_for_all_periods(how):
     yield lambda: split_in_time(**given)
     more = {"frames": {"frames": 60}, "shorten": {"length": 3}, "split": {"test": 0.0}}[how]
     yield lambda: split_in_time(**{**given, **more})
+
+
+# --- what training starts from
+
+
+@remedy("training/start.py", "leave network out, or start")
+@pytest.mark.parametrize("how", ["network", "start"])
+def test_a_network_that_is_not_the_starts(how, nowcaster):
+    other = {**NETWORK, "hidden": (8,)}
+    yield lambda: train(network=other, start=nowcaster)
+    yield lambda: train(network=None, start=nowcaster) if how == "network" else train(network=other)
+
+
+@remedy("training/start.py", "give history=4, or network={'preset': 'small'} to train from random weights")
+@pytest.mark.parametrize("how", ["history", "network"])
+def test_a_history_that_shows_no_motion(how):
+    few = {"max_steps": 1, "validation_samples": 1, "batch_size": 1}
+    fix = yield lambda: train(network=None, history=1, **few)
+    network = ast.literal_eval(fix.partition("network=")[2].partition(" to ")[0])
+    given = {"history": 1, "network": network} if how == "network" else {**keywords(fix), "network": None}
+    assert given["history"] == (1 if how == "network" else 4)
+    yield lambda: train(**given, **few)
+
+
+@remedy("training/start.py", "choose as many variables, or another start")
+@pytest.mark.parametrize("how", ["variables", "start"])
+def test_a_start_of_other_channels(how, nowcaster, weather_nowcaster):
+    yield lambda: train(weather(), network=None, start=nowcaster)
+    if how == "variables":
+        yield lambda: train(weather()["rain"], network=None, start=nowcaster)
+    else:
+        yield lambda: train(weather(), network=None, start=weather_nowcaster)
 
 
 # --- the stream of windows

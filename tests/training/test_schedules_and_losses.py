@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trials import masked_loss
 
-from sa_nowcast.training.objective import learning_rate_factor, truth_mask, truth_probability
+from sa_nowcast.training.objective import lead_weight, learning_rate_factor, truth_mask, truth_probability
 
 
 def _fields(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -56,6 +56,25 @@ def test_the_loss_is_summed_in_float32_whatever_the_precision_of_training() -> N
     loss = masked_loss(prediction.bfloat16(), target.bfloat16(), valid, "l2")
     assert loss.dtype == torch.float32
     assert float(loss) == 1  # bfloat16 stops counting at 256
+
+
+def test_balanced_lead_times_make_persistence_equally_wrong_at_each() -> None:
+    _, target, valid = _fields(1)
+    target, history = target * torch.tensor([1.0, 1, 1, 3, 9]).view(1, -1, 1, 1, 1), 3
+    weight = lead_weight(target, valid, history)
+    assert weight.shape == (1, 2, 1, 1, 1)
+    error = [
+        float((target[:, t] - target[:, history - 1])[valid[:, t]].square().mean()) * float(weight[0, t - history])
+        for t in (3, 4)
+    ]
+    assert error[0] == pytest.approx(error[1], rel=1e-5)
+    # Their mean stays what it was.
+    bare = [float((target[:, t] - target[:, history - 1])[valid[:, t]].square().mean()) for t in (3, 4)]
+    assert np.mean(error) == pytest.approx(np.mean(bare), rel=1e-5)
+    # A lead time without change, or without a valid pixel, has a finite weight.
+    target[:, 3] = target[:, 2]
+    valid[:, 4] = False
+    assert torch.isfinite(lead_weight(target, valid, history)).all()
 
 
 @given(st.integers(1, 5000))

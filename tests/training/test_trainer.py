@@ -424,7 +424,7 @@ def test_a_field_beside_a_preset_wins_and_a_recipe_written_out_is_itself(name: s
 
 
 def test_a_preset_that_is_not_there_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"preset.*'small', 'tuned' or 'faithful'"):
+    with pytest.raises(RecipeError, match=r"preset.*'small', 'fine-tune', 'tuned' or 'faithful'"):
         train(preset="faithfull")
 
 
