@@ -340,7 +340,7 @@ def grid_of_panels(
         where,
         title if title is not None else _title(one, scale.label, start, by_model),
         side=2.1,
-        margins=(2.2, 0.4 * len(headed) + 0.9),
+        margins=(2.2, 0.4 * len(headed) + 0.55),
         gap=0.12,
     )
     for axes, name in zip(grid[:, 0], rows, strict=True):
