@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import pkgutil
@@ -206,3 +207,55 @@ def test_a_tutorial_that_fails_fails_the_build_and_names_the_page() -> None:
 
     with pytest.raises(PluginError, match=r"tutorials/x\.md.*ZeroDivisionError"):
         hooks._run("text\n\n```python\n1 / 0\n```\n", "tutorials/x.md")
+
+
+SCRIPTS = sorted((DOCS / "gallery").glob("*.py"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
+def test_a_script_of_the_gallery_is_short_and_has_a_title_and_a_text(script: Path) -> None:
+    source = script.read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    title, empty, *text = (ast.get_docstring(tree) or "").splitlines()
+    assert title.endswith(".")
+    assert (empty, bool(text)) == ("", True)
+    code = source.splitlines()[tree.body[0].end_lineno or 0 :]
+    assert len([line for line in code if line.strip()]) <= 25
+
+
+def test_the_gallery_has_ten_scripts_and_draws_the_picture_that_the_first_pages_begin_with() -> None:
+    assert len(SCRIPTS) == 10
+    assert '"nowcast.gif"' in (DOCS / "gallery" / "02_animation.py").read_text(encoding="utf-8")
+    picture = DOCS / "images" / "nowcast.gif"
+    assert picture.stat().st_size < 400_000
+    for page in (ROOT / "README.md", DOCS / "index.md"):
+        first = next(
+            target for target in LINK.findall(page.read_text(encoding="utf-8")) if not target.startswith("http")
+        )
+        assert (page.parent / first).resolve() == picture
+
+
+def test_scripts_run_one_by_one_and_stand_on_the_page_with_what_they_left(tmp_path: Path) -> None:
+    hooks = _hooks()
+    (tmp_path / "01_first.py").write_text('"""Write.\n\nIt writes."""\n\nname = "a.png"\nopen(name, "w").close()\n')
+    (tmp_path / "02_next.py").write_text(
+        '"""Print.\n\nIt prints.\n"""\n\nimport os\n\nprint(os.listdir(), "name" in dir())\n'
+    )
+    scripts = sorted(tmp_path.glob("*.py"))
+    made = hooks.run_scripts(scripts)
+    assert set(made["01_first"]) == {"a.png", "printed.txt"}
+    page = hooks.page_of_scripts(scripts, made)
+    assert page.splitlines()[0] == "[![Write](gallery/01_first/a.png){ .thumbnail }](#first)"
+    code = '```python\nname = "a.png"\nopen(name, "w").close()\n```'
+    first = f"## Write {{ #first }}\n\nIt writes.\n\n{code}\n\n![Write](gallery/01_first/a.png)\n\n[01_first.py]("
+    assert first in page
+    assert "```text title=\"Output\"\n['printed.txt'] False\n```\n\n[02_next.py](gallery/02_next.py)" in page
+
+
+def test_a_script_that_fails_fails_the_build_and_is_named(tmp_path: Path) -> None:
+    hooks = _hooks()
+    from mkdocs.exceptions import PluginError
+
+    (tmp_path / "03_wrong.py").write_text('"""Divide."""\n\n1 / 0\n')
+    with pytest.raises(PluginError, match=r"(?s)gallery: .*03_wrong\.py.*ZeroDivisionError"):
+        hooks.run_scripts([tmp_path / "03_wrong.py"])

@@ -165,6 +165,51 @@ def test_many_lead_times_are_thinned_to_equal_steps_with_the_last(data):
     assert [axes.get_title().split("\n")[0] for axes in panels(figure)] == ["+5 min", "+15 min", "+25 min", "+35 min"]
 
 
+def test_half_an_hour_of_two_minutes_has_five_columns_that_are_evenly_spread(data):
+    figure = plot_forecast(forecast_of(sequence(frames=24), steps=15, at=6))
+    assert [axes.get_title().split("\n")[0] for axes in panels(figure)] == [f"+{m} min" for m in (15, 30, 45, 60, 75)]
+
+
+def test_several_forecasts_have_a_row_each_and_the_error_is_that_of_the_first(data):
+    mean = forecast_of(data) * 0.5
+    mean.attrs = data.attrs
+    figure = plot_forecast({"mean": mean, "persistence": forecast_of(data)}, data, data[:7])
+    maps = panels(figure)
+    assert [axes.get_ylabel() for axes in maps[::4]] == ["history", "truth", "mean", "persistence", "|error|, mean"]
+    for j in range(4):
+        truth, first, second, error = (axes.images[0].get_array() for axes in maps[4 + j :: 4])
+        np.testing.assert_array_equal(first, 0.5 * data[6])
+        np.testing.assert_array_equal(second, data[6])
+        np.testing.assert_allclose(error, np.abs(0.5 * data.values[6] - truth))
+    assert len({id(axes.images[0].norm) for axes in maps[:16]}) == 1
+    assert figure.get_suptitle() == "rain rate (mm h-1), from 2019-06-10 00:30"
+
+
+def test_another_forecast_is_taken_from_the_same_init_time_and_at_the_same_lead_times(data):
+    times = data["time"].values
+    archive = persistence(data, init_time=times[4:8], lead_times=np.array([10, 20]) * MINUTE)[..., ::-1, :]
+    figure = plot_forecast({"one": forecast_of(data), "archive": archive})
+    maps = panels(figure)
+    assert len(maps) == 6
+    np.testing.assert_array_equal(maps[4].images[0].get_array(), data[6])
+    texts = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert texts.count("no archive") == 2
+
+
+def test_another_forecast_from_elsewhere_is_refused(data):
+    one = forecast_of(data)
+    with pytest.raises(RecipeError, match=r"plot of two: init_time .* is not in it"):
+        plot_forecast({"one": one, "two": forecast_of(data, at=5)})
+    with pytest.raises(DataError, match="two is on the grid"):
+        plot_forecast({"one": one, "two": forecast_of(data[:, 2:])})
+    with pytest.raises(DataError, match="plot of two: it is in K, expected the forecast's mm h-1"):
+        plot_forecast({"one": one, "two": one.assign_attrs(units="K")})
+    with pytest.raises(RecipeError, match="one is called truth, as another row is"):
+        plot_forecast({"one": one, "truth": one})
+    with pytest.raises(RecipeError, match="forecasts: are empty"):
+        plot_forecast({})
+
+
 def test_large_grids_are_thinned_when_drawn():
     data = sequence(frames=3, size=(900, 1300))
     image = panels(plot_forecast(forecast_of(data, steps=1, at=1)))[0].images[0]
@@ -358,6 +403,49 @@ def test_an_animation_has_a_picture_for_each_lead_time(data, tmp_path):
         assert film.n_frames == 4
         assert film.info["duration"] == 250
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.gif"]
+
+
+def test_an_animation_of_several_forecasts_has_a_panel_each_on_a_picture_that_fits_a_page(data, tmp_path, monkeypatch):
+    image = pytest.importorskip("PIL.Image", reason="animations are read back with Pillow: pip install pillow")
+    from sa_nowcast.plotting import forecast as room
+
+    given = []
+    draw = room.moving_pictures
+    monkeypatch.setattr(room, "moving_pictures", lambda *args: given.append(args) or draw(*args))
+    one = forecast_of(data)
+    path = animate({"mean": one, "matched": one * 2, "persistence": one}, tmp_path / "x.gif", data)
+    ((shown, *_),) = given
+    assert list(shown) == ["truth", "mean", "matched", "persistence"]
+    np.testing.assert_array_equal(shown["truth"][2], data[9])
+    np.testing.assert_array_equal(shown["matched"][2], 2 * data[6])
+    with image.open(path) as film:
+        assert film.n_frames == 4
+        assert film.width < 1200
+        seen = np.asarray(film.convert("RGB"))
+        assert 5 <= np.flatnonzero((seen < 255).any(axis=(1, 2)))[-1] - len(seen) + 20 <= 15
+
+
+def test_a_gif_keeps_its_most_frequent_colours_and_writes_what_changes_once(tmp_path):
+    image = pytest.importorskip("PIL.Image", reason="animations are read back with Pillow: pip install pillow")
+    from sa_nowcast.plotting.animation import write_animation
+
+    generator = np.random.default_rng(0)
+    colours = generator.integers(0, 256, (12, 3)).astype(np.uint8)
+    noise = colours[generator.integers(0, 12, (120, 160))]
+    edges = generator.integers(0, 256, (400, 3)).astype(np.uint8)  # more than a palette has
+    pictures = []
+    for i in range(4):
+        picture = noise.copy()
+        picture[0, :100] = edges[100 * i : 100 * (i + 1)]
+        picture[60 + i, 40:60] = colours[i]
+        pictures.append(picture)
+    write_animation(pictures, tmp_path / "four.gif", 4)
+    write_animation(pictures[:1], tmp_path / "one.gif", 4)
+    with image.open(tmp_path / "four.gif") as film:
+        for i, picture in enumerate(pictures):
+            film.seek(i)
+            np.testing.assert_array_equal(np.asarray(film.convert("RGB"))[1:], picture[1:])
+    assert (tmp_path / "four.gif").stat().st_size < 1.2 * (tmp_path / "one.gif").stat().st_size
 
 
 def test_an_animation_refuses_other_formats_and_unwritable_places(data, tmp_path):

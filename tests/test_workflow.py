@@ -460,6 +460,25 @@ def test_a_picture_that_is_lost_is_drawn_again_alone(copied: Path, finished: Pat
 
 
 @pytest.mark.usefixtures("never_trains")
+def test_pictures_have_persistence_beside_the_forecast_and_say_how_few_forecasts_are_scored(
+    copied: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = {}
+    save = pictures._save
+    monkeypatch.setattr(
+        pictures, "_save", lambda figure, path, dpi: figures.update({path.name: figure}) or save(figure, path, dpi)
+    )
+    for name in ("forecast.png", "scores.png"):
+        (copied / name).unlink()
+    quietly(same(copied, finished))
+    figure = figures["forecast.png"]
+    rows = [axes.get_ylabel() for axes in figure.axes if axes.images and axes.get_ylabel() and axes.axison]
+    assert rows[:5] == ["history", "truth", "forecast", "persistence", "|error|, forecast"]
+    assert figure.get_suptitle().endswith("\nscores rest on 6 init times")
+    assert figures["scores.png"].get_suptitle() == "trial, scores rest on 6 init times"
+
+
+@pytest.mark.usefixtures("never_trains")
 def test_a_source_that_was_touched_is_the_same_and_one_that_was_changed_is_another(
     copied: Path, finished: Path
 ) -> None:

@@ -22,6 +22,12 @@ def plot(
             "--output", "-o", help=".png, .svg or .pdf; an animation in .gif or .mp4. By default FILE's name, .png."
         ),
     ] = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another forecast, drawn with FILE; or persistence, of --truth or --history. May be repeated."
+        ),
+    ] = None,
     truth: Annotated[
         str | None, typer.Option(help="Observed frames, drawn beside the forecast with the error.")
     ] = None,
@@ -45,7 +51,7 @@ def plot(
     dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
-    """Draw a forecast by lead time, an animation of it, the last frames of data, or curves of scores.
+    """Draw forecasts by lead time, an animation of them, the last frames of data, or curves of scores.
 
     Example: sa-nowcast plot archive.zarr --truth radar.zarr --init-time 2019-06-10T00:30 -o forecast.png
     """
@@ -58,6 +64,7 @@ def plot(
     drawn = draw_file(
         file,
         place,
+        beside=beside or (),
         truth=None if truth is None else reading.open(truth),
         history=None if history is None else reading.open(history),
         init_time=init_time,

@@ -20,6 +20,7 @@ from sa_nowcast.storage.whole import partial_beside, storage
 Picture = npt.NDArray[np.uint8]  # (height, width, 3), red, green, blue
 
 FORMATS = (".gif", ".mp4")
+COLOURS = 255  # of a GIF; one more stands for what does not change
 # H.264 as all browsers play it; beside it what some builds of ffmpeg have instead.
 ENCODERS = ("libx264", "libopenh264", "mpeg4")
 # Nearly what the GIF shows: flat colours stay flat, and thin lines sharp.
@@ -40,11 +41,30 @@ def _gif(pictures: Sequence[Picture], frames_per_second: float) -> bytes:
 
     if frames_per_second > 50:
         raise RecipeError("animate", f"frames_per_second is {frames_per_second:g}", "at most 50 for a GIF")
-    first, *others = (Image.fromarray(picture) for picture in pictures)
+    colours, *indices = _one_palette(pictures)
+    first, *others = (Image.fromarray(index) for index in indices)
+    for image in (first, *others):
+        image.putpalette(colours.tobytes())
     stream = io.BytesIO()
     duration = round(1000 / frames_per_second)
     first.save(stream, format="GIF", save_all=True, append_images=others, duration=duration, loop=0)
     return stream.getvalue()
+
+
+def _one_palette(pictures: Sequence[Picture]) -> list[npt.NDArray[np.uint8]]:
+    """Return the most frequent colours of all pictures, and each picture as positions among them.
+
+    Of one palette only what changes is written, and flat colours stay as they are; the rest (edges of letters) takes
+    the nearest colour.
+    """
+    codes = [(p.astype(np.uint32) << np.array([16, 8, 0], np.uint32)).sum(-1, dtype=np.uint32) for p in pictures]
+    each = [np.unique(code, return_counts=True) for code in codes]
+    known, inverse = np.unique(np.concatenate([found for found, _ in each]), return_inverse=True)
+    counts = np.bincount(inverse, np.concatenate([count for _, count in each]))
+    rgb = np.stack([known >> 16, known >> 8 & 255, known & 255], -1).astype(np.float32)
+    palette = rgb[np.argsort(-counts, kind="stable")[:COLOURS]]
+    nearest = np.argmin(np.square(palette).sum(-1) - 2 * rgb @ palette.T, axis=1).astype(np.uint8)
+    return [palette.astype(np.uint8), *(nearest[np.searchsorted(known, code)] for code in codes)]
 
 
 def _mp4(pictures: Sequence[Picture], frames_per_second: float) -> bytes:

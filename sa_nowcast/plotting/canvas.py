@@ -169,7 +169,8 @@ def moving_pictures(
     """
     shown = next(frame for frames in sequences.values() for frame in frames if frame is not None)
     row = [Panel(scale, shown, name) for name in sequences]
-    figure, (grid,), (images,) = figure_of([row], where, title, side=3.6, margins=(1.4, 1.1), font=10)
+    side = min(3.6, max(1.8, 8.4 / len(row)))  # many panels still fit on a page
+    figure, (grid,), (images,) = figure_of([row], where, title, side=side, margins=(1.4, 1.1), font=10)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas, head = FigureCanvasAgg(figure), figure.get_suptitle()
@@ -190,7 +191,9 @@ def moving_pictures(
         pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
         pictures.append(pixels[..., :3].copy())
         figure.set_layout_engine("none")
-    return pictures
+    # A wide grid leaves room below its panels.
+    used = max(int(np.flatnonzero((picture < 255).any(axis=(1, 2)))[-1]) for picture in pictures)
+    return [picture[: used + 10] for picture in pictures]
 
 
 def _redraw(image: Any, values: Array, where: Map) -> None:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Row = list[tuple[str, xr.DataArray | None]]
+Forecasts = xr.DataArray | xr.Dataset | Mapping[str, xr.DataArray | xr.Dataset]
+"""A forecast, or several by their names."""
 ERROR = "|error|"
 
 
@@ -69,7 +71,7 @@ def pick(number: int, columns: int) -> list[int]:
 
 
 def plot_forecast(
-    forecast: xr.DataArray | xr.Dataset,
+    forecast: Forecasts,
     truth: xr.DataArray | xr.Dataset | None = None,
     history: xr.DataArray | xr.Dataset | None = None,
     *,
@@ -87,7 +89,9 @@ def plot_forecast(
     Parameters
     ----------
     forecast : DataArray or Dataset, dims ([realization,] [init_time,] [variable,] lead_time, [channel,] y, x)
-        Of a Dataset the only variable with lead times, or the one that `variable` names.
+        Of a Dataset the only variable with lead times, or the one that `variable` names. Several forecasts from one
+        init time, as a mapping of their names, have a row each: lead times and the error are those of the first. The
+        others are in its units and on its grid; a panel says where one has no such lead time.
     truth : DataArray or Dataset, dims (time, [channel,] y, x), optional
         Its frames at the valid times, in the forecast's units and on its grid; a panel says where it has none.
     history : DataArray or Dataset, dims (time, [channel,] y, x), optional
@@ -118,34 +122,40 @@ def plot_forecast(
     Raises
     ------
     RecipeError
-        If the forecast is an archive and no init_time is chosen, or a variable or channel is not chosen.
+        If the forecast is an archive and no init_time is chosen, or a variable or channel is not chosen; or if there is
+        none among several, or one is called as another row is.
     DataError
-        If truth or history are in other units or on another grid than the forecast.
+        If truth, history or another forecast are in other units or on another grid than the forecast.
     MissingLibraryError, StorageError, DataError
         If `coastlines` is True and there is no cartopy, it has none on this computer, or the place is not known.
     """
     require_columns(columns)
-    given = one_variable(forecast, variable)
+    several, given = _named(forecast, variable)
     truth = None if truth is None else single_array(truth, given, time=time)
-    one = _chosen(given, init_time, variable, channel, realization, truth, time)
+    labels = (variable, channel, realization)
+    one = _chosen(given, init_time, *labels, truth, time)
     chosen, unit, start = pick(one.leads.size, columns), _unit(one.leads), one.start
     rows: dict[str, Row] = {}
     if history is not None:
         history = single_array(history, given, "history", time)
         rows["history"] = one.before(history, max(len(chosen), 4), unit)
-    heads = [
-        _span(lead, unit) + ("" if start is None else f"\n{clock(start + lead, start)}") for lead in one.leads[chosen]
-    ]
-    ahead = one.panels(chosen)
-    seen = None if truth is None else one.observed(truth, one.leads[chosen])
+    leads = one.leads[chosen]
+    heads = [_span(lead, unit) + ("" if start is None else f"\n{clock(start + lead, start)}") for lead in leads]
+    seen = None if truth is None else one.observed(truth, leads)
     if seen is not None:
         rows["truth"] = list(zip(heads, seen, strict=True))
-    rows["forecast"] = list(zip(heads, ahead, strict=True))
+    ahead = one.panels(chosen)
+    for name, other in several.items():
+        its = ahead if other is given else one.beside(other, name, leads, *labels)
+        rows[name] = list(zip(heads, its, strict=True))
     if seen is not None and any(frame is not None for frame in seen):
         pairs = zip(ahead, seen, strict=True)
         errors = [None if other is None else abs(mine - other.values) for mine, other in pairs]
-        rows[ERROR] = list(zip(heads, errors, strict=True))
-    return grid_of_panels(one.field, rows, start, map_of(ahead[0], one.y, one.x, coastlines), title)
+        first = next(iter(several))
+        rows[ERROR if len(several) == 1 else f"{ERROR}, {first}"] = list(zip(heads, errors, strict=True))
+    return grid_of_panels(
+        one.field, rows, start, map_of(ahead[0], one.y, one.x, coastlines), title, by_model=len(several) == 1
+    )
 
 
 @dataclass(frozen=True)
@@ -194,6 +204,29 @@ class _Chosen:
         heads = [f"{_span(times[i] - start, unit)}\n{clock(times[i], start)}" for i in last]
         return list(zip(heads, frames, strict=True))
 
+    def beside(
+        self,
+        other: xr.DataArray,
+        name: str,
+        leads: npt.NDArray[np.timedelta64],
+        variable: object,
+        channel: object,
+        realization: object,
+    ) -> list[xr.DataArray | None]:
+        """Return the panels of another forecast from the same init time; None where it lacks a lead time."""
+        its = _chosen(other, self.start, variable, channel, realization, None, None, name)
+        field = self._alike(on_grid(its.field, self.field, (self.y, self.x), name), name)
+        places = {lead: i for i, lead in enumerate(its.leads.astype("timedelta64[ns]").tolist())}
+        found = [places.get(lead) for lead in leads.astype("timedelta64[ns]").tolist()]
+        return [None if i is None else panel(field.isel(lead_time=i), self.y, self.x) for i in found]
+
+    def _alike(self, data: xr.DataArray, role: str) -> xr.DataArray:
+        """Return `data`, or refuse them in other units."""
+        theirs, ours = name_and_units(data)[1], name_and_units(self.field)[1]
+        if theirs and ours and canonical_units(theirs) != canonical_units(ours):
+            raise DataError(f"plot of {role}", f"it is in {theirs}", f"the forecast's {ours}", f"convert the {role}")
+        return data
+
     def _fitting(self, data: xr.DataArray, role: str) -> tuple[xr.DataArray, str, Times]:
         """Return the channel of `data` that this is a forecast of, with its place; the time dimension; the times."""
         told = str(find_dim(data, "time", self.time))
@@ -210,9 +243,7 @@ class _Chosen:
                 "one of them",
                 f"{role} = {role}.isel({extra[0]}=0)",
             )
-        theirs, ours = name_and_units(data)[1], name_and_units(self.field)[1]
-        if theirs and ours and canonical_units(theirs) != canonical_units(ours):
-            raise DataError(f"plot of {role}", f"it is in {theirs}", f"the forecast's {ours}", f"convert the {role}")
+        data = self._alike(data, role)
         # Its own place, where that is of one time; else that of the forecast, which is on the same grid.
         data = data.drop_vars([name for name, coord in data.coords.items() if told in coord.dims and coord.ndim > 1])
         place = {n: c.variable for n, c in self.field.coords.items() if c.dims and set(c.dims) <= {self.y, self.x}}
@@ -227,9 +258,10 @@ def _chosen(
     realization: object,
     truth: xr.DataArray | None,
     time: Hashable | None,
+    role: str = "forecast",
 ) -> _Chosen:
     if "lead_time" not in forecast.coords:
-        raise DataError("forecast", f"has the coordinates {sorted(map(str, forecast.coords))}", "lead_time among them")
+        raise DataError(role, f"has the coordinates {sorted(map(str, forecast.coords))}", "lead_time among them")
     if "lead_time" not in forecast.dims:
         forecast = forecast.expand_dims("lead_time")
     forecast, (y, x), channel_name = horizontal(forecast)
@@ -241,7 +273,7 @@ def _chosen(
         forecast = forecast.expand_dims("init_time")  # so that another one than its own is refused
     if init_time is None and truth is not None and forecast.sizes.get("init_time", 1) > 1:
         init_time = init_time_with_truth(forecast, truth, time)
-    one = choose(forecast, init_time=init_time, variable=variable, channel=channel)
+    one = choose(forecast, role, init_time=init_time, variable=variable, channel=channel)
     if "realization" in one.dims:
         attrs, members = dict(one.attrs), one.sizes["realization"]
         if realization is None:
@@ -249,7 +281,7 @@ def _chosen(
             # For the title: the mean is smoother than any member.
             attrs["model"] = ", ".join([str(attrs["model"])] * ("model" in attrs) + [f"mean of {members} members"])
         else:
-            one = choose(one, realization=realization)
+            one = choose(one, role, realization=realization)
         one.attrs = attrs
     return _Chosen(one, y, x, time, {"variable": variable, channel_name: channel})
 
@@ -281,25 +313,34 @@ def _times(truth: xr.DataArray | xr.Dataset, time: Hashable | None) -> Times:
     return read_times(truth, told, "truth")
 
 
-def grid_of_panels(one: xr.DataArray, rows: Mapping[str, Row], start: Any, where: Map, title: str | None) -> Figure:
-    """Draw rows of frames by name; that of errors has a scale of its own, the others share the one of `one`."""
+def grid_of_panels(
+    one: xr.DataArray, rows: Mapping[str, Row], start: Any, where: Map, title: str | None, *, by_model: bool = True
+) -> Figure:
+    """Draw rows of frames by name; that of errors has a scale of its own, the others share the one of `one`.
+
+    A title of its own says whose forecast `one` is where it is `by_model`.
+    """
     values = {name: [frame.values for _, frame in row if frame is not None] for name, row in rows.items()}
-    scale = shared_scale(one, [frame for name, frames in values.items() if name != ERROR for frame in frames])
+    wrong = [frame for name, frames in values.items() if name.startswith(ERROR) for frame in frames]
+    scale = shared_scale(
+        one, [frame for name, frames in values.items() if not name.startswith(ERROR) for frame in frames]
+    )
     label = with_units(ERROR, name_and_units(one)[1])
-    errors = value_scale(values.get(ERROR, []), label, "magma_r", from_zero=True)
+    errors = value_scale(wrong, label, "magma_r", from_zero=True)
     wide = max(len(row) for row in rows.values())
     headed = list(rows)[: 1 + ("history" in rows)]
     panels = []
     for name, row in rows.items():
-        its = errors if name == ERROR else scale
-        drawn = [Panel(its, frame, head if name in headed else "", "no truth") for head, frame in row]
+        its = errors if name.startswith(ERROR) else scale
+        note = "no truth" if its is errors else f"no {name}"
+        drawn = [Panel(its, frame, head if name in headed else "", note) for head, frame in row]
         panels.append(drawn + [Panel(its)] * (wide - len(row)))
     figure, grid, _ = figure_of(
         panels,
         where,
-        title if title is not None else _title(one, scale.label, start),
+        title if title is not None else _title(one, scale.label, start, by_model),
         side=2.1,
-        margins=(2.2, 0.4 * len(headed) + 0.9),
+        margins=(2.2, 0.4 * len(headed) + 0.55),
         gap=0.12,
     )
     for axes, name in zip(grid[:, 0], rows, strict=True):
@@ -307,14 +348,14 @@ def grid_of_panels(one: xr.DataArray, rows: Mapping[str, Row], start: Any, where
     return figure
 
 
-def _title(one: xr.DataArray, text: str, start: Any) -> str:
+def _title(one: xr.DataArray, text: str, start: Any, by_model: bool = True) -> str:
     extra = [
         f"{dim} {one[dim].item()}" for dim in ("channel", "realization") if dim in one.coords and not one[dim].ndim
     ]
     parts = [text, *extra]
     if start is not None:
         parts.append(f"from {clock(start)}")
-    if one.attrs.get("model"):
+    if by_model and one.attrs.get("model"):
         parts.append(str(one.attrs["model"]))
     return ", ".join(parts)
 
@@ -322,6 +363,18 @@ def _title(one: xr.DataArray, text: str, start: Any) -> str:
 def is_forecast(data: xr.DataArray | xr.Dataset) -> bool:
     """Say whether `data` are a forecast, and not frames."""
     return LEAD_TIME in data.dims or LEAD_TIME in data.coords
+
+
+def _named(forecast: Forecasts, variable: object) -> tuple[dict[str, xr.DataArray], xr.DataArray]:
+    """Return forecasts by their names, and the first of them; one that is alone is called forecast."""
+    named: Mapping[str, Any]
+    named = {"forecast": forecast} if isinstance(forecast, xr.DataArray | xr.Dataset) else dict(forecast)
+    if not named:
+        raise RecipeError("forecasts", "are empty", "at least one")
+    if taken := {"truth", "history"} & set(named):
+        raise RecipeError("forecasts", f"one is called {min(taken)}, as another row is", "another name")
+    several = {name: one_variable(each, variable) for name, each in named.items()}
+    return several, next(iter(several.values()))
 
 
 def one_variable(data: xr.DataArray | xr.Dataset, variable: object = None) -> xr.DataArray:
@@ -343,7 +396,7 @@ def refuse(role: str, other: str, **given: object) -> None:
 
 
 def animate(
-    forecast: xr.DataArray | xr.Dataset,
+    forecast: Forecasts,
     path: str | PathLike[str],
     truth: xr.DataArray | xr.Dataset | None = None,
     *,
@@ -358,12 +411,12 @@ def animate(
     y: Hashable | None = None,
     x: Hashable | None = None,
 ) -> Path:
-    """Write a forecast as an animation, beside the truth where it is given; or the last of observed frames.
+    """Write forecasts as an animation, beside the truth where it is given; or the last of observed frames.
 
     Parameters
     ----------
-    forecast : DataArray or Dataset
-        A forecast, as for :func:`plot_forecast`; or frames, as for :func:`plot_frames`.
+    forecast : DataArray, Dataset, or mapping of names to them
+        A forecast, or several side by side, as for :func:`plot_forecast`; or frames, as for :func:`plot_frames`.
     truth, init_time, variable, channel, realization, coastlines, time
         As for :func:`plot_forecast`, or for :func:`plot_frames`. At a valid time that truth lacks its panel says so.
     path : path-like
@@ -385,7 +438,8 @@ def animate(
     RecipeError
         If the name ends otherwise, or something must be chosen.
     DataError
-        If truth is in other units or on another grid than the forecast, or frames cannot be read as such.
+        If truth or another forecast is in other units or on another grid than the forecast, or frames cannot be read as
+        such.
     StorageError
         If the file cannot be written.
     MissingLibraryError
@@ -396,23 +450,25 @@ def animate(
         raise RecipeError("animate", f"the file is {target.name}", f"a name that ends with {' or '.join(FORMATS)}")
     if not frames_per_second > 0:
         raise RecipeError("animate", f"frames_per_second is {frames_per_second:g}", "above 0")
-    if not is_forecast(forecast):
+    if isinstance(forecast, xr.DataArray | xr.Dataset) and not is_forecast(forecast):
         refuse("frames", "a forecast", truth=truth, realization=realization)
         seen = frames_to_draw(forecast, 24 if last is None else last, init_time, variable, channel, time, y, x)
         write_animation(seen.pictures(coastlines), target, frames_per_second)
         return target
     refuse("a forecast", "frames", last=last, y=y, x=x)
-    given = one_variable(forecast, variable)
+    several, given = _named(forecast, variable)
     truth = None if truth is None else single_array(truth, given, time=time)
-    one = _chosen(given, init_time, variable, channel, realization, truth, time)
+    labels = (variable, channel, realization)
+    one = _chosen(given, init_time, *labels, truth, time)
     leads, start = one.leads, one.start
     shown: dict[str, list[xr.DataArray | None]] = {} if truth is None else {"truth": one.observed(truth, leads)}
     ahead = one.panels(range(leads.size))
-    shown["forecast"] = list(ahead)
+    for name, other in several.items():
+        shown[name] = list(ahead) if other is given else one.beside(other, name, leads, *labels)
     where = map_of(ahead[0], one.y, one.x, coastlines)
     present = [frame.values for frames in shown.values() for frame in frames if frame is not None]
     scale, unit = shared_scale(one.field, present), _unit(leads)
     heads = [_span(lead, unit) + ("" if start is None else f", valid {clock(start + lead)}") for lead in leads]
-    pictures = moving_pictures(shown, heads, _title(one.field, scale.label, start), scale, where)
-    write_animation(pictures, target, frames_per_second)
+    title = _title(one.field, scale.label, start, len(several) == 1)
+    write_animation(moving_pictures(shown, heads, title, scale, where), target, frames_per_second)
     return target

@@ -67,7 +67,7 @@ def plot_scores(
     }
     first = next(iter(labelled.values()))
     panels = list(_panels(labelled.values(), metrics, thresholds))
-    columns = min(len(panels), 3)
+    columns = 2 if len(panels) == 4 else min(len(panels), 3)
     rows = -(-len(panels) // columns)
     figure = new_figure(3.6 * columns + 0.4, 2.9 * rows + 0.9, "constrained")
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.08)

@@ -167,12 +167,12 @@ class VerificationRecipe(Block):
 class PicturesRecipe(Block):
     """What is drawn at the end; of several variables or channels each, as in forecast-NAME.png."""
 
-    forecast: bool = Field(True, description="forecast.png: history, truth, forecast and error of one init time.")
+    forecast: bool = Field(True, description="forecast.png: history, truth, forecast, persistence and error.")
     init_time: str = Field(
         "last", description="Of forecast.png, the film and attention.png: last, first, or an init time (UTC)."
     )
     scores: bool = Field(True, description="scores.png: scores by lead time, with each reference.")
-    film: Literal["gif", "mp4"] | None = Field(None, description="forecast.gif or .mp4: the same forecast, moving.")
+    film: Literal["gif", "mp4"] | None = Field(None, description="forecast.gif or .mp4: the same, animated.")
     attention: tuple[float, float] | None = Field(
         None,
         description="attention.png: what the grid point nearest to this y and x attends to, in the units of the "

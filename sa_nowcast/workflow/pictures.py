@@ -22,12 +22,16 @@ from sa_nowcast.sources.opening import kind_of, named_like, open_data, open_fore
 from sa_nowcast.sources.reading import require
 from sa_nowcast.storage.whole import partial_beside, put_in_place, storage
 from sa_nowcast.times import nearest, read_time, show_time
+from sa_nowcast.verification import persistence
+from sa_nowcast.verification.inputs import single_array
+from sa_nowcast.verification.plan import PERSISTENCE
 from sa_nowcast.workflow.period import dims_of
-from sa_nowcast.workflow.scoring import read_scores
+from sa_nowcast.workflow.scoring import read_scores, short_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from sa_nowcast.plotting.forecast import Forecasts
     from sa_nowcast.workflow.stages import Stages
 
 FORECAST, SCORES, ANIMATION, ATTENTION = "forecast", "scores", "animation", "attention"
@@ -96,7 +100,8 @@ def draw(picture: Picture, run: Stages, path: Path) -> None:
     if picture.kind == SCORES:
         scores = run.scores
         several = scores if len(scores) > 1 else next(iter(scores.values()))
-        _save(plotting.plot_scores(several, title=title or recipe.name, **_labels(scores, picture.channel)), path, 100)
+        title = title or f"{recipe.name}, {_resting_on(run)}"
+        _save(plotting.plot_scores(several, title=title, **_labels(scores, picture.channel)), path, 100)
         return
     experiment, init_time = run.experiment, _init_time_of_recipe(run.archive, recipe)
     frames = experiment.test_frames
@@ -112,13 +117,25 @@ def draw(picture: Picture, run: Stages, path: Path) -> None:
         _save(figure, path, 100)
         return
     one, array = _one_channel(run.archive.sel({dims.INIT_TIME: init_time}), frames, picture.channel)
-    if picture.kind == ANIMATION:
-        plotting.animate(one, path, truth=array)
-        return
     position = frames.position(init_time)
     assert position is not None
     known = array.isel({frames.time_dim: slice(position - recipe.history + 1, position + 1)})
-    _save(plotting.plot_forecast(one, truth=array, history=known, title=title), path, 100)
+    leads = one[dims.LEAD_TIME].values
+    still = persistence(known, init_time=init_time, lead_times=leads, time=frames.time_dim)
+    ahead = {"forecast": one, PERSISTENCE: still}
+    if picture.kind == ANIMATION:
+        plotting.animate(ahead, path, truth=array, time=frames.time_dim)
+        return
+    figure = plotting.plot_forecast(ahead, truth=array, history=known, title=title, time=frames.time_dim)
+    if title is None:
+        figure.suptitle(f"{figure.get_suptitle()}\n{_resting_on(run)}", fontsize=11)
+    _save(figure, path, 100)
+
+
+def _resting_on(run: Stages) -> str:
+    """Return in words how many forecasts were scored: with few, scores say little about other weather."""
+    number = run.archive.sizes[dims.INIT_TIME]
+    return f"scores rest on {number} init time{'s' * (number != 1)}"
 
 
 def _one_channel(one: xr.DataArray, frames: Frames, channel: tuple[int, str]) -> tuple[xr.DataArray, xr.DataArray]:
@@ -170,6 +187,7 @@ def draw_file(
     source: str,
     target: Path,
     *,
+    beside: Sequence[str] = (),
     truth: xr.Dataset | None = None,
     history: xr.Dataset | None = None,
     init_time: str | None = None,
@@ -190,9 +208,10 @@ def draw_file(
 
     A forecast, an archive or frames become one of `PICTURES` or `ANIMATIONS`, scores one of `PICTURES`. Of an archive
     the last init time that has truth is drawn by default, where truth is given, or else the last one; of frames the
-    last 6, or 24 in an animation. `engine`, `options`, `time`, `y` and `x` are those of frames and truth, `metrics` and
-    `thresholds` choose among scores. A dry run checks only: no value is read, nothing is drawn. `report` is called with
-    a line about what the picture lacks, such as truth.
+    last 6, or 24 in an animation. `beside` are paths of other forecasts that are drawn with the first, from its init
+    time, under the names of their files; or "persistence", of the frames in truth or history. `engine`, `options`,
+    `time`, `y` and `x` are those of frames and truth, `metrics` and `thresholds` choose among scores. A dry run checks
+    only: no value is read, nothing is drawn. `report` is called with a line about what the picture lacks.
 
     Raises
     ------
@@ -206,7 +225,7 @@ def draw_file(
     require("matplotlib", "plot")
     kind = kind_of(source)
     owners: dict[str, tuple[str, dict[str, object]]] = {
-        "forecast": ("a forecast or an archive", {"truth": truth, "history": history}),
+        "forecast": ("a forecast or an archive", {"truth": truth, "history": history, "beside": beside or None}),
         "data": ("frames", {"last": last}),
         "scores": ("a file of scores", {"metrics": metrics or None, "thresholds": thresholds or None}),
     }
@@ -234,13 +253,33 @@ def draw_file(
     labels["init_time"] = chosen
     if truth is not None and chosen is not None:
         _say_what_truth_lacks(forecast, truth, chosen, report)
+    frames = truth if truth is not None else history
+    several: Forecasts = _with_others(source, forecast, beside, frames, chosen) if beside else forecast
     if not dry_run and animated:
-        _animate(forecast, target, truth, **labels)
+        _animate(several, target, truth, **labels)
     elif not dry_run:
         from sa_nowcast.plotting import plot_forecast
 
-        _save(plot_forecast(forecast, truth, history, **labels), target)
+        _save(plot_forecast(several, truth, history, **labels), target)
     return f"forecast from {show_time(chosen)}" if chosen is not None else "forecast"
+
+
+def _with_others(
+    source: str, forecast: xr.DataArray, beside: Sequence[str], frames: xr.Dataset | None, init_time: Any
+) -> dict[str, xr.DataArray | xr.Dataset]:
+    """Return a forecast and those beside it by names of their files; persistence is made of the frame at init time."""
+    names = short_names([source, *beside])
+    several: dict[str, xr.DataArray | xr.Dataset] = {names[0]: forecast}
+    for name, path in zip(names[1:], beside, strict=True):
+        if path == PERSISTENCE:
+            if frames is None:
+                raise RecipeError("beside", PERSISTENCE, "frames to take it from, by truth or history")
+            told = single_array(frames, forecast)
+            leads = np.atleast_1d(forecast[dims.LEAD_TIME].values)
+            several[name] = persistence(told, init_time=init_time, lead_times=leads)
+        else:
+            several[name] = open_forecast(path)
+    return several
 
 
 def _inside(source: str, kind: str) -> str | None:
@@ -305,7 +344,7 @@ def _draw_scores(source: str, target: Path, chosen: Mapping[str, Any], dry_run: 
     return f"scores of {names}" if names else "scores"
 
 
-def _animate(data: xr.DataArray | xr.Dataset, target: Path, *truth: xr.Dataset | None, **chosen: Any) -> None:
+def _animate(data: Forecasts, target: Path, *truth: xr.Dataset | None, **chosen: Any) -> None:
     from sa_nowcast.plotting import animate
 
     with storage(target):

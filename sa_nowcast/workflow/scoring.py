@@ -94,13 +94,13 @@ def plan_scores(
     that all of them have are taken. `time`, `y`, `x` and `channel` are dimensions of truth, where attributes, common
     names and the archives' own names do not tell.
     """
-    opened = {name: open_forecast(path) for name, path in zip(_names(archives), archives, strict=True)}
+    opened = {name: open_forecast(path) for name, path in zip(short_names(archives), archives, strict=True)}
     against: str | xr.DataArray | None = reference
     name = None
     if reference is not None and reference != PERSISTENCE:
         same = [n for n, path in zip(opened, archives, strict=True) if Path(path) == Path(reference)]
         against = same[0] if same else open_forecast(reference)
-        (name,) = _names([reference])
+        (name,) = short_names([reference])
         name = reference if name in opened else name
     truth = named_like(truth, next(iter(opened.values())), dims.DimNames(time, y, x, channel))
     return plan(opened, truth, scoring, against, reference_name=name, lacking="skip")
@@ -174,7 +174,7 @@ def _storable(scores: xr.Dataset) -> xr.Dataset:
     return scores
 
 
-def _names(paths: Sequence[str]) -> list[str]:
+def short_names(paths: Sequence[str]) -> list[str]:
     """Return short names of files that differ: their stems, or where two are the same, their paths."""
     stems = [Path(p).name.removesuffix(Path(p).suffix) for p in paths]
     return stems if len(set(stems)) == len(stems) else [str(p) for p in paths]

@@ -14,6 +14,7 @@ from PIL import Image
 from sequences import georeferenced, rain, traffic, weather
 
 import sa_nowcast
+from sa_nowcast import plotting
 from sa_nowcast.forecasts.cf import write_forecast
 from sa_nowcast.sources.opening import open_forecast
 from sa_nowcast.verification.table import from_table
@@ -209,6 +210,28 @@ def test_an_archive_is_drawn_where_it_has_truth_and_says_where_it_has_none(
         ds.isel(time=slice(None, 12)).to_netcdf("early.nc")
     here("plot", net, "--truth", "early.nc", "-o", "c.png")
     assert "drew forecast from 2020-06-01T00:40" in here.err
+
+
+def test_forecasts_are_drawn_beside_each_other_under_the_names_of_their_files(
+    here: Here, radar: Path, archives: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, other = archives
+    drawn: list[list[str]] = []
+    animate = plotting.animate
+    monkeypatch.setattr(
+        plotting, "animate", lambda data, *args, **k: drawn.append([*data]) or animate(data, *args, **k)
+    )
+    monkeypatch.chdir(tmp_path)
+    with_others = ("plot", net, "--beside", other, "--beside", "persistence")
+    here(*with_others, "--truth", radar, "-o", "a.gif")
+    assert here.code == 0, here.err
+    assert drawn == [["net", other.stem, "persistence"]]
+    assert (tmp_path / "a.gif").read_bytes().startswith(b"GIF8")
+    here(*with_others, "--history", radar, "-o", "a.png")
+    assert here.code == 0, here.err
+    here.fails(2, "--beside: persistence, expected frames to take it from", *with_others, "-o", "b.png")
+    here.fails(2, "--beside: given for", "plot", radar, "--beside", net, "-o", "b.png")
+    here.fails(3, "DATA none.nc: no such file or folder", "plot", net, "--beside", "none.nc", "-o", "b.png")
 
 
 def test_frames_are_drawn_without_a_model(
