@@ -36,10 +36,9 @@ in Lagrangian coordinates. `sa_nowcast` takes it where no model is named; docs/e
 
 ## Training
 
-Reproduced by `sa-nowcast run recipes/default_model.yaml`: {updates:,} updates of 8 windows of 80 x 80 pixels, 4 frames
-to 5, on {period}. Validation on other synthetic fields: {ratio:.3f} of persistence's squared error.
-Licence: Apache-2.0, as the package; the MRMS mosaic is public domain (NOAA National Severe Storms Laboratory), the
-temperature contains modified Copernicus Climate Change Service information.
+Reproduced by `sa-nowcast run recipes/default_model.yaml`: {updates:,} updates of 8 windows of 128 x 128 pixels, 4
+frames to 12, on {period}. Validation on other synthetic fields: {ratio:.3f} of persistence's squared error.
+Licence: Apache-2.0, as the package; the MRMS mosaic is public domain (NOAA National Severe Storms Laboratory).
 
 ## Scores on data that it was not trained on
 

@@ -65,7 +65,7 @@ def model_card(
         _code("import sa_nowcast", 'nowcaster = sa_nowcast.load("path/of/this/folder")', "forecast = "
               f"nowcaster.forecast(ds)  # ds: {_wanted(terms)}"),
         "## Not for",
-        _bullets(_limits(terms)),
+        _bullets(_limits(terms, moving=nowcaster.network.config.output == "moving")),
         "## Reproduce",
         *_again(nowcaster, call),
         "## Licence",
@@ -211,7 +211,7 @@ def _scores(terms: Terms, known: Mapping[str, Any]) -> list[str]:
     return out
 
 
-def _limits(terms: Terms) -> list[tuple[str, str]]:
+def _limits(terms: Terms, moving: bool) -> list[tuple[str, str]]:
     step = show_step(terms.step)
     units = ", ".join(dict.fromkeys(_units(u) for _, u in terms.channels if u is not None))
     other_units = f"anything but {units} is refused; convert the values first" if units else ""
@@ -229,7 +229,7 @@ def _limits(terms: Terms) -> list[tuple[str, str]]:
         (
             "Longer lead times",
             f"beyond {show_step(terms.step * terms.steps)} it was not trained"
-            + ("" if config.output == "moving" else ", and reads its own output"),
+            + ("" if moving else ", and reads its own output"),
         ),
         ("Other places, seasons and instruments", "not tested; verify first"),
     ]

@@ -273,7 +273,7 @@ class LagrangianNetwork(Forecaster):
         lead = math.log2(step + 1)
         given = self.leads(read.new_tensor([lead / 4, 1 / (step + 1)]))
         given = self.head(F.silu(self.between(F.silu(read + given))))
-        first, second = window.scalars[..., 4 : 4 + 2 * CANDIDATES].split(CANDIDATES, -1)
+        first, second = window.scalars[..., 4 : 4 + 2 * CANDIDATES].chunk(2, -1)
         tried, power = first, self.by_trial[0]
         if step > 0:
             tried = (second + self.growth * (lead - 1) * (second - first)).clamp(-6, 6)

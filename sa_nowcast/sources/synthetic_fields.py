@@ -256,8 +256,8 @@ class SyntheticFields:
         wave = _wave_numbers(n)
         # How long a pattern lives grows with its size: as the Lagrangian persistence of rain (Germann et al. 2006,
         # doi:10.1175/JAS3735.1).
-        life = math.exp(rng.uniform(math.log(0.8), math.log(50)))  # steps, of a pattern of 10 pixels
-        life = life * (10 * wave).clamp(min=0.05) ** -rng.uniform(0.5, 1.5)
+        of_ten = math.exp(rng.uniform(math.log(0.8), math.log(50)))  # steps, of a pattern of 10 pixels
+        life = of_ten * (10 * wave).clamp(min=0.05) ** -rng.uniform(0.5, 1.5)
         keeps = torch.exp(-1 / life)
         amplitude = _amplitude(wave, slope, rng)
         field = _white(rng, n)
