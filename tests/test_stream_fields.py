@@ -84,7 +84,7 @@ def test_what_is_carried_can_be_followed(fields: SyntheticFields) -> None:
     [
         ({"size": 16}, "size: 16, expected a whole number of at least 32"),
         ({"history": True}, "history: True, expected a whole number of at least 2"),
-        ({"real": [RealField(np.zeros((5, 40, 40), np.float32))]}, "real field 0: 5 frames, expected at least 9"),
+        ({"real": [RealField(np.zeros((5, 40, 40), np.float32))]}, "real field 0: 5 frames, expected at least 16"),
         ({"real": [RealField(np.full((20, 40, 40), np.nan, np.float32))]}, "20 frames, with missing values"),
     ],
 )

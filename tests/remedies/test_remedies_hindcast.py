@@ -131,6 +131,12 @@ def test_tiles_of_a_reference():
     yield _made
 
 
+@remedy("verification/named.py", "leave inflow out")
+def test_the_inflow_of_a_reference():
+    yield lambda: _made(inflow="missing")
+    yield _made
+
+
 @remedy("verification/named.py", "leave product out")
 def test_another_product_of_a_reference():
     yield lambda: _made(product="matched")

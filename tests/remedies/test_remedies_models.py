@@ -218,6 +218,16 @@ def test_a_dry_frame_whose_zeros_a_file_calls_missing(how, nowcaster, tmp_path):
         yield lambda: nowcaster.forecast(value(fix.partition("open with ")[2], path=path))
 
 
+@remedy("forecasts/nowcaster.py", "leave inflow out, or take the default model")
+@pytest.mark.parametrize("how", ["leave out", "default"])
+def test_the_inflow_of_a_network_that_knows_no_motion(how, nowcaster):
+    yield lambda: nowcaster.forecast(rain(), inflow="missing")
+    if how == "default":
+        rain().sa_nowcast.forecast(steps=2, inflow="missing")
+    else:
+        nowcaster.forecast(rain())
+
+
 @remedy("forecasts/nowcaster.py", "give another model, or train this one again")
 @pytest.mark.parametrize("how", ["another", "train"])
 def test_a_model_that_forecasts_no_numbers(how, nowcaster):
