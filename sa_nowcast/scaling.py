@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from sa_nowcast.metadata.bounds import KEYS, read_bounds
 
 Kind = Literal["affine", "minmax", "standard", "log1p", "db"]
 KINDS: tuple[str, ...] = ("auto", *get_args(Kind))
+NOT_LINEAR: tuple[Kind, ...] = ("log1p", "db")
 
 # Below this value (in the data's units) the decibel scaling sees no rain: 0.1 mm/h is the usual wet/dry threshold
 # in radar nowcasting (Pulkkinen et al. 2019, doi:10.5194/gmd-12-4185-2019, use the same).
@@ -130,8 +131,7 @@ class Scaling:
         if kind not in KINDS:
             choices = ", ".join(k for k in KINDS if k != "affine")  # which a network chooses by itself
             raise RecipeError("scaling", f"{kind!r}", expected=f"one of {choices}")
-        kinds: list[Kind] = [_kind_for(c) if kind == "auto" else kind for c in channels]  # type: ignore[misc]
-        bare = [ChannelScaling(k, c.units, 0.0, 1.0) for k, c in zip(kinds, channels, strict=True)]
+        bare = [ChannelScaling(kind_for(kind, c), c.units, 0.0, 1.0) for c in channels]
         moments = [_Moments() for _ in channels]
         extremes = [(math.inf, -math.inf)] * len(channels)
         counted = [c.counts for c in channels]
@@ -235,7 +235,10 @@ class _Moments:
         return math.sqrt(self.squares / self.count)
 
 
-def _kind_for(channel: Channel) -> Kind:
+def kind_for(kind: str, channel: Channel) -> Kind:
+    """Return which scaling ``auto`` is for a channel: ``log1p`` for rain, else ``standard``; and any other as it is."""
+    if kind != "auto":
+        return cast("Kind", kind)
     return "log1p" if dims.is_rain(channel.attrs) else "standard"
 
 

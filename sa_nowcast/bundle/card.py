@@ -82,7 +82,7 @@ def gain(start: Mapping[str, Any]) -> str:
     if not start.get("updates"):
         return f"kept the start, {name}: no later weights were better on the validation period"
     return (
-        f"better than the start, {name}: validation MSE {sum(ratios) / len(ratios):.3f} of it, "
+        f"better than the start, {name}: validation loss {sum(ratios) / len(ratios):.3f} of it, "
         f"{min(ratios):.3f} to {max(ratios):.3f} by lead time, after {start.get('updates')} updates"
     )
 

@@ -108,10 +108,11 @@ class TrainingRecipe(Block):
         description="Whether the recurrent layers are trained; false: only what reads them out, which few data suffice "
         "for.",
     )
-    loss: Literal["l2", "l1+l2", "rain-weighted"] = Field(
+    loss: Literal["l2", "l1+l2", "rain-weighted", "accumulation"] = Field(
         "l2",
         description="Mean over valid pixels of all T-1 predictions (paper: l2; l1+l2 for KTH); rain-weighted: l1+l2 "
-        "with `rain_weights`.",
+        "with `rain_weights`; accumulation: squared error of the sum since the init time, at every lead time. "
+        "Validation has the same loss.",
     )
     rain_weights: tuple[tuple[float, float], ...] = Field(
         ((2.0, 2.0), (5.0, 5.0), (10.0, 10.0), (30.0, 30.0)),
@@ -120,7 +121,7 @@ class TrainingRecipe(Block):
     balanced_leads: bool = Field(
         False,
         description="Whether squared errors count as shares of persistence's at each lead time, so that the first lead "
-        "times, whose errors are small, count as much as the last; in validation, too.",
+        "times, whose errors are small, count as much as the last.",
     )
     clip_norm: float | None = Field(1.0, gt=0, description="Largest gradient norm; null: no clipping (paper).")
     truth_start: float = Field(

@@ -15,7 +15,7 @@ from sa_nowcast.forecasts.terms import Terms
 from sa_nowcast.frames import Frames
 from sa_nowcast.metadata import dims
 from sa_nowcast.recipe import TrainingRecipe
-from sa_nowcast.scaling import ChannelScaling, Scaling
+from sa_nowcast.scaling import NOT_LINEAR, ChannelScaling, Scaling, kind_for
 from sa_nowcast.sources import MovingMnist
 from sa_nowcast.sources.synthetic_fields import KINDS, SyntheticFields
 from sa_nowcast.stream import IN_MEMORY_BYTES, Samples, SequenceDataset, SyntheticSamples
@@ -64,7 +64,7 @@ class TrainingData:
         RecipeError
             A loss that these data cannot have, or turns of samples that are not square.
         """
-        _require_rain(frames, recipe)
+        _require_loss(frames, recipe, scaling)
         if frames.nbytes <= IN_MEMORY_BYTES:
             frames = frames.load()
         empty: list[int] = []
@@ -173,9 +173,11 @@ class TrainingData:
         )
 
 
-def require_trainable(frames: Frames, split: Split, length: int, least: int, recipe: TrainingRecipe) -> None:
+def require_trainable(
+    frames: Frames, split: Split, length: int, least: int, recipe: TrainingRecipe, scaling: str
+) -> None:
     """Raise what `TrainingData.from_frames` would, as far as times and units tell; no value is read."""
-    _require_rain(frames, recipe)
+    _require_loss(frames, recipe, scaling)
     _windows(frames, length, least, split, np.empty(0, np.int64))
 
 
@@ -223,17 +225,24 @@ def _windows(
     return train, windows_in(split.validation, "validation", "give validation a larger share, or 0 to do without")
 
 
-def _require_rain(frames: Frames, recipe: TrainingRecipe) -> None:
-    if recipe.loss != "rain-weighted":
-        return
+def _require_loss(frames: Frames, recipe: TrainingRecipe, scaling: str) -> None:
+    """Refuse a loss whose weights are for other units, or whose sums are not those of scaled values."""
     for channel in frames.channels:
-        if dims.canonical_units(channel.units) != dims.canonical_units(RAIN_RATE):
+        if recipe.loss == "rain-weighted" and dims.canonical_units(channel.units) != dims.canonical_units(RAIN_RATE):
             shown = "no units" if channel.units is None else f"units {channel.units!r}"
             raise RecipeError(
                 "training.loss",
                 f"rain-weighted, and {channel.name} has {shown}",
                 expected=f"rain rates in {RAIN_RATE}, which its weights are for",
                 fix="convert the values, or take loss: l2 or l1+l2",
+            )
+        kind = kind_for(scaling, channel)
+        if recipe.loss == "accumulation" and kind in NOT_LINEAR:
+            raise RecipeError(
+                "training.loss",
+                f"accumulation, of {channel.name} with scaling {kind}, under which a sum is not that of the values",
+                expected="a linear scaling",
+                fix="pass scaling='standard' (scaling: standard), or take loss: l2",
             )
 
 

@@ -105,7 +105,7 @@ class NowcastModule(L.LightningModule):
             leads = lead_weight(x, valid, self.history)
             leads = torch.cat([leads.new_ones(1, self.history - first, 1, 1, 1), leads], 1)
             weight = leads if weight is None else weight * leads
-        total, count = loss_sums(prediction, x[:, first:], valid[:, first:], recipe.loss, weight)
+        total, count = loss_sums(prediction, x[:, first:], valid[:, first:], recipe.loss, weight, self.history - first)
         mine = bool(torch.isfinite(total))
         if self._share.ranks > 1:
             # Processes average their gradients. So each divides by the pixels of all, and the average is the gradient

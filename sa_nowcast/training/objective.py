@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,36 +14,51 @@ from torch import Tensor
 _SAMPLING, _CONTEXT_SAMPLING = 3, 4
 _FINAL_SHARE = 1e-3
 
-Loss = Literal["l2", "l1+l2", "rain-weighted"]
+Loss = Literal["l2", "l1+l2", "rain-weighted", "accumulation"]
 Schedule = Literal["one-cycle", "cosine", "constant"]
 
 
-def loss_sums(
-    prediction: Tensor, target: Tensor, valid: Tensor, kind: Loss, weight: Tensor | None = None
+def losses(
+    prediction: Tensor, target: Tensor, valid: Tensor, kind: Loss, weight: Tensor | None = None, known: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Return the loss summed over valid pixels, and how many of them there are, as float32 scalars.
+    """Return the loss of every pixel, 0 where it is not valid, and 1 where it is.
 
-    Their quotient is the loss. A weighted one is divided by the number of pixels too, not by the sum of their weights,
-    as in its source; a batch without one valid pixel gives no gradient.
+    The quotient of their sums is the loss. A weighted one is divided by the number of pixels too, not by the sum of
+    their weights, as in its source; a batch without one valid pixel gives no gradient.
 
     Parameters
     ----------
     prediction, target : Tensor, shape (B, T - 1, C, H, W)
     valid : Tensor of bool, same shape
         Where the target was observed; the rest takes no part.
-    kind : {"l2", "l1+l2", "rain-weighted"}
+    kind : {"l2", "l1+l2", "rain-weighted", "accumulation"}
         Squared error, or the sum of absolute and squared error, which the paper takes for KTH (Lin et al. 2020,
-        section 4.1, doi:10.1609/aaai.v34i07.6819); rain-weighted is that sum under `weight`.
+        section 4.1, doi:10.1609/aaai.v34i07.6819); rain-weighted is that sum under `weight`; accumulation is the
+        squared error of the sum of all frames since the init time, over the number of these frames: errors that are
+        independent from frame to frame count as with l2, those that last count more, up to that number of times.
     weight : Tensor, same shape, optional
         What each pixel counts; see `rain_weight`.
+    known : int
+        How many frames come first that are before the init time.
     """
-    seen = valid.to(torch.float32)
-    error = (prediction.float() - target.float()) * seen
+    prediction, target = (x if x.dtype == torch.float64 else x.float() for x in (prediction, target))
+    seen = valid.to(target.dtype)
+    error = (prediction - target) * seen
+    if kind == "accumulation":
+        frames = torch.arange(1, error.shape[1] - known + 1, device=error.device).view(1, -1, 1, 1, 1)
+        seen = torch.cat([seen[:, :known], seen[:, known:].cumprod(1)], 1)
+        error = torch.cat([error[:, :known], error[:, known:].cumsum(1) / frames.sqrt()], 1) * seen
     pixels = error.square()
-    if kind != "l2":
+    if kind in ("l1+l2", "rain-weighted"):
         pixels = pixels + error.abs()
     if weight is not None:
         pixels = pixels * weight
+    return pixels, seen
+
+
+def loss_sums(*batch: Any, **options: Any) -> tuple[Tensor, Tensor]:
+    """Return the sums of what `losses` returns, which takes the same."""
+    pixels, seen = losses(*batch, **options)
     return pixels.sum(), seen.sum()
 
 

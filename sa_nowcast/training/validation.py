@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import lightning as L
@@ -22,6 +22,7 @@ from sa_nowcast.stream import Share, prepare
 from sa_nowcast.training.averaging import Average
 from sa_nowcast.training.data import TrainingData
 from sa_nowcast.training.hardware import Hardware
+from sa_nowcast.training.objective import losses, rain_weight
 from sa_nowcast.training.watch import Watch
 
 Sums = npt.NDArray[np.float64]
@@ -33,17 +34,20 @@ class Evaluation:
 
     Attributes
     ----------
-    count : ndarray, shape (steps, channels)
+    valid : ndarray, shape (steps, channels)
         Valid pixels.
     error, persistence : ndarray, shape (steps, channels)
-        Squared errors in network units.
+        Of the loss that is trained, in network units.
+    count : ndarray, shape (steps, channels)
+        Of how many pixels these are.
     physical_error, physical_persistence : ndarray, shape (steps, channels)
         Squared errors in the data's units.
     """
 
-    count: Sums
+    valid: Sums
     error: Sums
     persistence: Sums
+    count: Sums
     physical_error: Sums
     physical_persistence: Sums
 
@@ -54,13 +58,11 @@ class Evaluation:
 
     def to_tensor(self) -> Tensor:
         """Return all sums as one tensor, which a checkpoint can keep."""
-        return torch.from_numpy(
-            np.stack([self.count, self.error, self.persistence, self.physical_error, self.physical_persistence])
-        )
+        return torch.from_numpy(np.stack([getattr(self, field.name) for field in fields(self)]))
 
     @property
     def loss(self) -> float:
-        """Mean squared error of all lead times and pixels, in network units."""
+        """The loss that is trained, of all lead times and pixels."""
         return float(self.error.sum() / max(self.count.sum(), 1.0))
 
     @property
@@ -69,14 +71,14 @@ class Evaluation:
         return float(self.persistence.sum() / max(self.count.sum(), 1.0))
 
     def ratios(self, other: Evaluation) -> Sums:
-        """Return the mean squared errors as shares of those of another forecast of the same windows, (steps, channels).
+        """Return the losses as shares of those of another forecast of the same windows, (steps, channels).
 
         Lead times and channels that nothing was observed of, or without an error in both, are left out.
         """
-        told = (self.count > 0) & ((other.physical_error > 0) | (self.physical_error > 0))
+        told = (self.count > 0) & ((other.error > 0) | (self.error > 0))
         found: Sums = np.full(told.shape, np.nan)
         with np.errstate(divide="ignore"):
-            np.divide(self.physical_error, other.physical_error, out=found, where=told)
+            np.divide(self.error, other.error, out=found, where=told)
         return found
 
     def against(self, other: Evaluation) -> float:
@@ -91,9 +93,9 @@ class Evaluation:
 
         Up to the last lead time that anything was observed of.
         """
-        observed = np.flatnonzero(self.count.any(1))
+        observed = np.flatnonzero(self.valid.any(1))
         to = slice(observed[-1] + 1 if observed.size else None)
-        count = np.maximum(self.count[to, channel], 1.0)
+        count = np.maximum(self.valid[to, channel], 1.0)
         both = (self.physical_error[to, channel] / count, self.physical_persistence[to, channel] / count)
         return both[0].tolist(), both[1].tolist()
 
@@ -104,6 +106,7 @@ def evaluate(
     history: int,
     batches: Iterable[Tensor],
     hardware: Hardware,
+    recipe: TrainingRecipe,
     stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation | None:
     """Forecast the windows of all batches (B, T, C, H, W) and sum the errors; None where `stop` came true."""
@@ -112,7 +115,7 @@ def evaluate(
         for raw in batches:
             if stop():
                 return None
-            sums.append(_errors(network, scaling, history, raw.to(hardware.device)))
+            sums.append(_errors(network, scaling, history, raw.to(hardware.device), recipe))
     return Evaluation.from_tensor(torch.stack(sums).sum(0))
 
 
@@ -131,29 +134,30 @@ def inference(network: Network, hardware: Hardware) -> Iterator[None]:
         network.train(was_training)
 
 
-def _errors(network: Network, scaling: Scaling, history: int, raw: Tensor) -> Tensor:
+def _errors(network: Network, scaling: Scaling, history: int, raw: Tensor, recipe: TrainingRecipe) -> Tensor:
     x, valid = prepare(raw, scaling, history)
     truth, seen = x[:, history:], valid[:, history:]
     forecast = network(x[:, :history], steps=truth.shape[1]).float()
     still = x[:, history - 1 : history].expand_as(truth)
     observed = raw[:, history:].nan_to_num()
-    pairs = [
-        (forecast, truth),
-        (still, truth),
-        (scaling.to_physical(forecast, torch), observed),
-        (scaling.to_physical(still, torch), observed),
+    weight = rain_weight(raw[:, history:], recipe.rain_weights) if recipe.loss == "rain-weighted" else None
+    (trained, count), (kept, _) = (
+        losses(one.double(), truth.double(), seen, recipe.loss, weight) for one in (forecast, still)
+    )
+    physical = [
+        torch.where(seen, (scaling.to_physical(one, torch) - observed).double(), 0).square()
+        for one in (forecast, still)
     ]
-    counts = seen.sum(dim=(0, 3, 4), dtype=torch.float64)
-    errors = [torch.where(seen, (one - other).double(), 0).square().sum(dim=(0, 3, 4)) for one, other in pairs]
-    return torch.stack([counts, *errors])
+    sums = (seen, trained, kept, count, *physical)
+    return torch.stack([one.sum(dim=(0, 3, 4), dtype=torch.float64) for one in sums])
 
 
 class Validation(L.Callback):
     """Validates every so many updates and keeps a copy of the best weights; both travel in the checkpoint.
 
     The best ones have the lowest loss. Where the first weights are those of a trained model, they are validated before
-    the first update; later ones are better where no lead time of any channel has a larger squared error than that
-    model's, and their errors, as shares of its errors, have the lowest mean.
+    the first update; later ones are better where no lead time of any channel has a larger loss than that model's,
+    and their losses, as shares of its losses, have the lowest mean.
 
     Without a validation period the last weights are the best that is known. A validation that a signal cut short is
     made up for when the run goes on.
@@ -183,6 +187,7 @@ class Validation(L.Callback):
     ) -> None:
         self.from_start = from_start
         self.network, self.average, self.hardware, self.watch = average.network, average, hardware, watch
+        self.recipe = recipe
         self.samples, self.scaling, self.terms = data.validation, data.scaling, data.terms
         self.history, self.every, self.patience = data.terms.history, recipe.validate_every, recipe.patience
         count, size = recipe.validation_samples, recipe.batch_size
@@ -272,18 +277,20 @@ class Validation(L.Callback):
         share = self.hardware.launch.share if torch.distributed.is_initialized() else Share()
         mine = self._batches[share.rank :: share.ranks]
         raw = (samples.batch(numbers) for numbers in mine)
-        stop = self.watch.noticed
         if share.ranks == 1:
-            return evaluate(self.network, self.scaling, self.history, raw, self.hardware, stop)
+            return self._sums(raw)
         length, channels = samples.sample_shape[:2]
-        sums = torch.zeros(5, length - self.history, channels, dtype=torch.float64)
-        if mine and (found := evaluate(self.network, self.scaling, self.history, raw, self.hardware, stop)) is not None:
+        sums = torch.zeros(len(fields(Evaluation)), length - self.history, channels, dtype=torch.float64)
+        if mine and (found := self._sums(raw)) is not None:
             sums = found.to_tensor()
         # The same bits for all: on them depends which weights are best, and with patience where the run stops.
         sums = sums.to(self.hardware.device)
         torch.distributed.all_reduce(sums)
         self.watch.agree(self.hardware.device)
         return None if self.watch.stopped_by is not None else Evaluation.from_tensor(sums)
+
+    def _sums(self, raw: Iterable[Tensor]) -> Evaluation | None:
+        return evaluate(self.network, self.scaling, self.history, raw, self.hardware, self.recipe, self.watch.noticed)
 
     def _copy(self) -> None:
         self.weights = {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}

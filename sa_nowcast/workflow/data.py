@@ -15,7 +15,7 @@ from sa_nowcast._version import __version__
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.frames import Frames
 from sa_nowcast.metadata.bounds import KEYS
-from sa_nowcast.recipe import SAMPLE_PREFIX, Recipe
+from sa_nowcast.recipe import SAMPLE_PREFIX, Recipe, network_config
 from sa_nowcast.sources import MovingMnist
 from sa_nowcast.sources.chain import SEQUENCE, chain
 from sa_nowcast.sources.mnist_generator import TEST_SEED
@@ -72,6 +72,15 @@ class Experiment:
     train_period: Range | None
 
 
+def _scaling(recipe: Recipe) -> str:
+    """Return the scaling as far as a recipe tells it; that of a model that it names as its start, it does not."""
+    from sa_nowcast.training.start import scaling_for
+
+    if recipe.network is not None:
+        return scaling_for(network_config(recipe.network, channels=1), recipe.scaling)
+    return "affine" if recipe.scaling == "auto" else recipe.scaling
+
+
 def open_experiment(recipe: Recipe, *, read: bool = True) -> Experiment:
     """Open what a recipe names, and check that it can be trained on and scored.
 
@@ -89,7 +98,7 @@ def open_experiment(recipe: Recipe, *, read: bool = True) -> Experiment:
     split = _split(len(train_frames), recipe)
     skip = recipe.data.gaps == "skip"
     length = recipe.history + recipe.steps
-    require_trainable(train_frames, split, length, recipe.least, recipe.training)
+    require_trainable(train_frames, split, length, recipe.least, recipe.training, _scaling(recipe))
     # A frame without any value, which no forecast can start from, is found before any work is done.
     blocked = empty_frames(test_frames, split.test, refuse=not skip) if read else np.empty(0, np.int64)
     require_scorable(test_frames, split.test, length, blocked)

@@ -246,6 +246,16 @@ def test_the_loss_of_rain_for_other_units(how):
         yield lambda: train(data, loss=how)
 
 
+@remedy("training/data.py", "pass scaling='standard' (scaling: standard), or take loss: l2")
+@pytest.mark.parametrize("how", ["scaling", "l2"])
+def test_the_loss_of_accumulations_of_logarithms(how):
+    fix = yield lambda: train(rain(), loss="accumulation")
+    if how == "scaling":
+        yield lambda: train(rain(), loss="accumulation", **keywords(fix.split(" (")[0]))
+    else:
+        yield lambda: train(rain(), loss=fix.split()[-1])
+
+
 @remedy("training/data.py", "leave it out")
 def test_augmentation_of_made_sequences(tmp_path):
     text = yaml.safe_dump(

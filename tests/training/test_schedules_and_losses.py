@@ -27,6 +27,21 @@ def test_the_loss_is_the_mean_over_valid_pixels(kind: str) -> None:
     assert float(masked_loss(prediction, target, valid, kind)) == pytest.approx(expected, rel=1e-6)
 
 
+def test_the_loss_of_accumulations_is_that_of_sums_since_the_init_time_written_out() -> None:
+    prediction, target, valid = _fields()
+    known, total, count = 2, 0.0, 0
+    error = (prediction - target).double().numpy()
+    for b, t, c, i, j in np.ndindex(*error.shape):
+        if t < known:
+            whole, pixel = bool(valid[b, t, c, i, j]), error[b, t, c, i, j] ** 2
+        else:
+            whole = bool(valid[b, known : t + 1, c, i, j].all())
+            pixel = error[b, known : t + 1, c, i, j].sum() ** 2 / (t + 1 - known)
+        total, count = total + whole * pixel, count + whole
+    found = masked_loss(prediction, target, valid, "accumulation", None, known)
+    assert float(found) == pytest.approx(total / count, rel=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["l2", "l1+l2"])
 def test_masked_pixels_take_no_part_in_loss_or_gradient(kind: str) -> None:
     prediction, target, valid = _fields()

@@ -89,7 +89,7 @@ def test_what_is_better_at_every_lead_time_is_taken_and_said(model: Nowcaster) -
     assert better.provenance["best_step"] == found["updates"] > 0
     assert max(found["validation_ratio"]) <= 1
     assert np.mean(found["validation_ratio"]) < 1
-    assert f"validation MSE {np.mean(found['validation_ratio']):.3f} of it" in lines[-1]
+    assert f"validation loss {np.mean(found['validation_ratio']):.3f} of it" in lines[-1]
     assert lines[-1] in better.card
     assert json.loads(json.dumps(better.provenance, allow_nan=False)) is not None
 
@@ -99,7 +99,7 @@ def test_no_lead_time_may_become_worse_than_the_start() -> None:
         sums = np.array(errors, dtype=float)[:, None]
         counts = np.full_like(sums, count)
         counts[sums[:, 0] == 0] = 0
-        return Evaluation(counts, sums, sums, sums, sums)
+        return Evaluation(counts, sums, sums, counts, sums, sums)
 
     start = of(1, 2, 0)
     assert of(0.5, 2, 0).against(start) == pytest.approx(0.75)  # nothing was observed at the last lead time
@@ -250,7 +250,7 @@ def test_a_recipe_trains_from_a_saved_model_and_says_so(model: Nowcaster, tmp_pa
 def test_a_model_of_an_earlier_lagrangian_network_is_refused_in_one_line(model: Nowcaster, tmp_path: Path) -> None:
     class Former(Nowcaster):
         def _stored(self) -> dict[str, torch.Tensor]:
-            return {n: w for n, w in super()._stored().items() if not n.startswith(("leads.", "growth"))}
+            return {n: w for n, w in super()._stored().items() if not n.startswith(("leads.", "decay"))}
 
     saved = Former(**vars(replace(model))).save(tmp_path / "old.nowcaster")
     with pytest.raises(ModelError, match=r"of an earlier version.*train it again, or take the version") as caught:

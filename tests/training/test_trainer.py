@@ -269,6 +269,28 @@ def test_a_rain_weighted_loss_of_anything_but_rain_rates_is_refused() -> None:
         train(weather(), loss="rain-weighted")
 
 
+def test_the_sum_of_logarithms_is_no_accumulation() -> None:
+    expected = r"training\.loss: accumulation, of rain with scaling log1p, .*pass scaling='standard'"
+    with pytest.raises(RecipeError, match=expected):
+        train(loss="accumulation", max_steps=1)
+    assert train(loss="accumulation", scaling="standard", max_steps=1).provenance["updates"] == 1
+
+
+def test_validation_has_the_loss_that_is_trained() -> None:
+    """So the best weights, and those that are better than a start, are the best of what was asked for."""
+    found = {
+        loss: train(max_steps=1, loss=loss, scaling="standard").provenance
+        for loss in ("l2", "l1+l2", "rain-weighted", "accumulation")
+    }
+    shares = [p["validation_loss"] / p["validation_persistence"] for p in found.values()]
+    assert len(set(shares)) == len(shares)
+    assert found["l1+l2"]["validation_persistence"] > found["l2"]["validation_persistence"]
+    of_one_lead_time = train(max_steps=1, loss="accumulation", scaling="standard", steps=1).provenance
+    assert of_one_lead_time["validation_persistence"] == pytest.approx(
+        train(max_steps=1, scaling="standard", steps=1).provenance["validation_persistence"]
+    )
+
+
 @pytest.mark.parametrize("pairs", [(), ((5.0, 2.0), (2.0, 5.0)), ((2.0, 2.0), (2.0, 3.0)), ((2.0, 0.0),)])
 def test_rain_weights_that_do_not_rise_are_refused(pairs: Any) -> None:
     with pytest.raises(RecipeError, match=r"rain_weights.*thresholds rising"):
