@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from sa_nowcast.models.lagrangian import LagrangianNetwork
 
 Storage = Literal["float32", "float16"]
-_OF_LEAD_TIME = {"leads.weight", "growth"}  # that networks in Lagrangian coordinates had not before
+_LATEST = {"leads.weight", "decay"}  # that networks in Lagrangian coordinates had not before
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,7 +238,8 @@ class Nowcaster:
             )
         if product not in get_args(Product):
             raise RecipeError("product", repr(product), expected=" or ".join(map(repr, get_args(Product))))
-        chosen = replace(self, inflow=inflow)
+        # A copy would reckon its digest anew.
+        chosen = self if inflow == self.inflow else replace(self, inflow=inflow)
         return chosen if product == MEAN else Matched(chosen)
 
     def tiling(
@@ -341,7 +342,7 @@ class Nowcaster:
             wrong = [f"{n} is {w.dtype}" for n, w in weights.items() if w.dtype != getattr(torch, storage)]
             if wrong:
                 raise ModelError("weights", wrong[0], expected=f"torch.{storage}")
-            former = config.output == "moving" and not weights.keys() >= _OF_LEAD_TIME
+            former = config.output == "moving" and not weights.keys() >= _LATEST
             if not former:
                 network.load_state_dict({n: w.float() for n, w in weights.items()}, strict=True, assign=True)
         except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
@@ -352,7 +353,7 @@ class Nowcaster:
         if former:
             raise ModelError(
                 str(path),
-                "a network in Lagrangian coordinates of an earlier version, which does not read the lead time",
+                "a network in Lagrangian coordinates of an earlier version, which knows less of the lead time",
                 fix="train it again, or take the version of sa_nowcast that made it",
             )
         card, recipe = (bundle.read_text(path, name) for name in (bundle.CARD, bundle.RECIPE))

@@ -48,17 +48,29 @@ _MOVING: Final = _FINE + len(WIDE_BLURS) + 1
 _STANDING: Final = 4
 CANDIDATES: Final = _MOVING + _STANDING
 _TRIED: Final = 2  # lead times at which the candidates are tried on the history
-POSITION_SCALARS: Final = 4 + 2 * _TRIED * CANDIDATES
+_NARROW: Final = 1 + len(BLURS)
+# The candidates of growing width: the last frame, smoothed ever more, and the mean of the window. What one has and the
+# next has not is a band of scales.
+_SMOOTHED: Final = [*range(_NARROW), *range(_FINE, _MOVING)]
+_BANDS: Final = len(_SMOOTHED) - 1
+_LAGS: Final = 3  # frames over which the correlation of each band is measured on the history
+POSITION_SCALARS: Final = 4 + 2 * _TRIED * CANDIDATES + _TRIED + (1 + _LAGS) * _BANDS
 """What the core reads per frame and position, besides the pixels and the time."""
 
 _WIDTH: Final = 48  # of the layers that turn what was read, and a lead time, into weights
-_DAMPING: Final = 0.8  # of a trend, per step
+_DAMPING: Final = 0.5  # of a trend, per step
 _SHARP: Final = 5.0  # logits are so many times what the head gives, so that it soon learns to be sure
-_AT_FIRST: Final = 0.3  # what the head gives for the moved last frame before it has learned
-# At first a weight falls with this power of the error that a candidate had on the history, at lead time 1 and later.
+_AT_FIRST: Final = 0.2  # what the head gives for the smoothed frames before it has learned
+# At first a weight falls with this power of the error that a candidate had on the history, at lead time 1 and later:
+# on the whole, and at its place compared with the whole.
 _BY_TRIAL: Final = (1.5, 1.0)
+_BY_PLACE: Final = (0.75, 0.5)
+_UNKNOWN: Final = -0.1  # logarithm of the correlation of all bands where there is one frame
+_SLOWLY: Final = -1.5  # logit: share of the decay from lag 1 to 2, beside that from 1 to 3
+_LEAST_CORRELATION: Final = 0.02
+_LEAST_WEIGHT: Final = 2e-3
 _GROWTH: Final = 0.5  # share of the change from trial 1 to trial 2 that goes on with each doubling of the lead time
-_FADING: Final = 0.3  # logit that a trend loses with each doubling; what its trials say does not go on
+_FADING: Final = 1.0  # logit that a trend loses with each doubling; what its trials say does not go on
 _TINY: Final = 1e-6  # of the standard deviation, that no scale is below
 _SURE: Final = 1e-3  # of the variance: a smaller error in a trial says no more
 _BOUNDED: Final = 0.01  # share of pixels at the minimum from which on it is taken for a bound
@@ -103,7 +115,9 @@ class LagrangianNetwork(Forecaster):
     Each candidate is tried on the history first: made without its last one or two frames, and compared with the last.
     How well it did around each patch, and overall, is an input of the core, and weighs it from the start; at lead times
     beyond the trials, as its error changed from the first to the second. So on data of a kind that no training held,
-    what works there still counts.
+    what works there still counts. How much the ever more smoothed frames count by the side of each other follows from
+    correlations: along the motion, each band of scales with itself one, two and three frames before, carried on to the
+    lead time as in S-PROG.
 
     Every window is scaled by its own statistics, so a result follows the input's units: ``a x + b`` gives ``a y + b``
     for a > 0. Channels are forecast each alone by the same weights, and weights fit any number of them. Large grids go
@@ -134,10 +148,12 @@ class LagrangianNetwork(Forecaster):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         with torch.no_grad():
-            self.head.bias[0] = _AT_FIRST
+            self.head.bias[_SMOOTHED] = _AT_FIRST
         trend = torch.zeros(CANDIDATES)
         trend[[_FINE - 1, CANDIDATES - 1]] = 1
         self.by_trial = nn.Parameter(torch.tensor(_BY_TRIAL)[:, None].repeat(1, CANDIDATES))
+        self.by_place = nn.Parameter(torch.tensor(_BY_PLACE)[:, None].repeat(1, CANDIDATES))
+        self.decay = nn.Parameter(torch.tensor([_SLOWLY, 0.0])[:, None].repeat(1, _BANDS))
         self.growth = nn.Parameter(_GROWTH * (1 - trend))
         self.fading = nn.Parameter(_FADING * trend)
 
@@ -217,9 +233,10 @@ class LagrangianNetwork(Forecaster):
         """Return what is known of frames, and their flow."""
         B, T, H, W = x.shape
         mean, patch = x.mean((1, 2, 3)).view(-1, 1, 1), self.config.patch
-        tried = _trials(x, mean, patch)
         flow = optical_flow(x) if T > 1 else x.new_zeros(B, 2, H, W)
         aligned = _aligned(x, flow)
+        fine, wide = _moving(aligned, x, patch)
+        tried, kept = _trials(x, mean, patch, flow, (fine, wide))
         change = (x[:, :-1] - x[:, -1:]).square().mean((1, 2, 3)).sqrt().view(-1, 1, 1) if T > 1 else 0 * mean
         moved = 0 * x[:, -1]
         for t in range(T - 1):
@@ -237,9 +254,9 @@ class LagrangianNetwork(Forecaster):
         )
         speed = F.avg_pool2d(flow.norm(dim=1, keepdim=True), patch)[:, 0].log1p()
         h, w = speed.shape[-2:]
-        scalars = torch.cat([per_window[:, :, None].expand(B, h, w, 3), speed[..., None], tried], -1)
-        fine, wide = _moving(aligned, x, patch)
-        return _Window(aligned, x, fine, wide, _standing(x), mean, change, local, scalars), flow
+        scalars = [per_window[:, :, None].expand(B, h, w, 3), speed[..., None], tried]
+        scalars.append(kept[:, None, None].expand(B, h, w, kept.shape[1]))
+        return _Window(aligned, x, fine, wide, _standing(x), mean, change, local, torch.cat(scalars, -1)), flow
 
     def _features(self, window: _Window) -> Tensor:
         """Return what the core gives after the last frame, (B, h, w, hidden)."""
@@ -273,21 +290,49 @@ class LagrangianNetwork(Forecaster):
         lead = math.log2(step + 1)
         given = self.leads(read.new_tensor([lead / 4, 1 / (step + 1)]))
         given = self.head(F.silu(self.between(F.silu(read + given))))
-        first, second = window.scalars[..., 4 : 4 + 2 * CANDIDATES].chunk(2, -1)
-        tried, power = first, self.by_trial[0]
+        near_1, near_2, whole_1, whole_2 = window.scalars[..., 4 : 4 + 4 * CANDIDATES].chunk(4, -1)
+        near, whole, power, by_place = near_1, whole_1, self.by_trial[0], self.by_place[0]
         if step > 0:
-            tried = (second + self.growth * (lead - 1) * (second - first)).clamp(-6, 6)
-            power = self.by_trial[1]
-        at_first = power * tried + self.fading * lead
-        weights = torch.softmax(_SHARP * given[..., :CANDIDATES] - at_first, -1).permute(0, 3, 1, 2)
+            near, whole = (
+                (b + self.growth * (lead - 1) * (b - a)).clamp(-6, 6) for a, b in ((near_1, near_2), (whole_1, whole_2))
+            )
+            power, by_place = self.by_trial[1], self.by_place[1] / lead
+        at_first = -power * whole - self.fading * lead
+        smoothed, error = self._by_correlation(window, step)
+        level_1, level_2 = window.scalars[..., 4 + 4 * CANDIDATES :][..., :_TRIED].chunk(_TRIED, -1)
+        level = level_2 + self.growth[0] * (lead - 1) * (level_2 - level_1) if step > 0 else level_1
+        smoothed = smoothed - power[0] * (error - level).clamp(-6, 6)
+        at_first = torch.cat(
+            [smoothed[..., :_NARROW], at_first[..., _NARROW:_FINE], smoothed[..., _NARROW:], at_first[..., _MOVING:]],
+            -1,
+        )
+        logits = _SHARP * given[..., :CANDIDATES] + at_first - by_place * (near - whole)
+        weights = torch.softmax(logits, -1).permute(0, 3, 1, 2)
         moving, standing = weights[:, :_MOVING], weights[:, _MOVING:]
-        moving = moving / (moving.sum(1, keepdim=True) + 1e-12)
         trend = moving[:, _FINE - 1 : _FINE]
-        fine = torch.cat([moving[:, :1] + trend, moving[:, 1 : _FINE - 1], _damped(step) * trend], 1)
+        everything = moving.sum(1, keepdim=True) + 1e-12
+        moving = moving / (everything - trend)
+        fine = torch.cat([moving[:, : _FINE - 1], _damped(step) * trend / everything], 1)
         wide = (moving[:, _FINE:-1] * window.wide).sum(1) + moving[:, -1] * window.mean
         wide = wide + given[..., -1] * window.local
         trend = standing[:, -1:]
         return fine, wide, torch.cat([standing[:, :1] + trend, standing[:, 1:-1], _damped(step) * trend], 1)
+
+    def _by_correlation(self, window: _Window, step: int) -> tuple[Tensor, Tensor]:
+        """Return what the correlations of bands say of the smoothed frames at a step, as logarithms.
+
+        Their weights, (B, h, w, bands + 1), and the squared error that their sum should have, (B, h, w, 1). Each band
+        counts as much as it is correlated with what it was `step + 1` frames ago: the weights of S-PROG, but as those of
+        smoothed frames.
+        """
+        variance, first, second, last = window.scalars[..., -(1 + _LAGS) * _BANDS :].chunk(1 + _LAGS, -1)
+        soon, later = (second - first).clamp(max=0), (last - first).clamp(max=0) / (_LAGS - 1)
+        rate = torch.lerp(later, soon, self.decay[0].sigmoid())
+        kept = (first + rate * step ** self.decay[1].exp() if step else first).exp()
+        error = (variance.exp() * (1 - kept.square())).sum(-1, keepdim=True) + _SURE
+        kept = torch.cummax(kept, -1).values
+        weights = torch.cat([kept[..., :1], kept.diff(dim=-1), 1 - kept[..., -1:]], -1)
+        return weights.clamp(min=_LEAST_WEIGHT).log(), error.log()
 
     def _read(self, window: _Window, moved: Tensor, plain: Tensor, time: float) -> Tensor:
         """Return a frame as the core reads it, (B, h, w, inputs)."""
@@ -366,41 +411,70 @@ def _aligned(x: Tensor, flow: Tensor) -> Tensor:
     return torch.cat([*earlier[::-1], x[:, -1:]], 1)
 
 
-def _trials(x: Tensor, mean: Tensor, patch: int) -> Tensor:
-    """Return how each candidate would have forecast the last frame, (B, h, w, 2 * _TRIED * candidates).
+def _trials(
+    x: Tensor, mean: Tensor, patch: int, flow_of_all: Tensor, smoothed: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return how each candidate would have forecast the last frame, and how long each band of scales lasts.
 
-    The logarithm of its squared error around each patch, against that of the moved last frame, at a lead time of one
-    step, then of two; then the same of the whole window. 0 where the history is too short to try.
+    First, (B, h, w, 2 * _TRIED * candidates): the logarithm of the squared error around each patch, against that of the
+    moved last frame, at a lead time of one step, then of two; then the same of the whole window. 0 where the history is
+    too short to try. Second, (B, _TRIED + (1 + _LAGS) * bands), as logarithms: the squared error of the moved last
+    frame at these lead times; the variance of each band of the last frame (`smoothed`); and its regression coefficient
+    on the same band of one, two and three frames before, along the motion.
     """
     B, T, H, W = x.shape
-    h, w = H // patch, W // patch
-    around, overall = [], []
-    for lead in range(1, _TRIED + 1):
-        known = x[:, : max(T - lead, 0)]
-        if known.shape[1] < 1:
-            around.append(x.new_zeros(B, CANDIDATES, h, w))
-            overall.append(around[-1])
-            continue
+    around, overall, level, kept = [], [], [], []
+    bands = _bands(smoothed, mean, patch)
+    for lead in range(1, min(_LAGS, T - 1) + 1):
+        known = x[:, : T - lead]
         # Of these frames alone: a flow that has seen the last one would flatter all that moves.
-        flow = optical_flow(known) if known.shape[1] > 1 else x.new_zeros(B, 2, H, W)
+        flow = optical_flow(known) if known.shape[1] > 1 else flow_of_all
         fine, wide = _moving(_aligned(known, flow), known, patch)
-        standing = _standing(known)
         *_, at = arrivals(flow, lead)
+        tries = lead <= _TRIED
+        standing = _standing(known) if tries else x[:, :0]
         what, damped = torch.cat([fine, _finer(wide, patch)], 1), _damped(lead - 1)
-        errors = x.new_empty(B, CANDIDATES, H, W)
+        errors = x.new_empty(B, CANDIDATES if tries else 0, H, W)
+        both = square = x.new_full((B, _BANDS), 1e-9)
         for rows in strips(x):
             tried = sample(what, at[:, :, rows])
-            tried[:, _FINE - 1] = tried[:, 0] + damped * tried[:, _FINE - 1]
-            still = standing[:, :, rows].clone()
-            still[:, -1] = still[:, 0] + damped * still[:, -1]
             everything = mean[:, None].expand(B, 1, *tried.shape[2:])
-            errors[:, :, rows] = (torch.cat([tried, everything, still], 1) - x[:, -1:, rows]).square()
-        error = F.avg_pool2d(errors, patch) + _SURE
-        whole = error.mean((2, 3), keepdim=True)
-        near = blur(error, max(3.0 / patch, 0.6)) + 0.1 * whole
-        around.append((near / near[:, :1]).log().clamp(-6, 6))
-        overall.append((whole / whole[:, :1]).log().clamp(-6, 6).expand(B, CANDIDATES, h, w))
-    return torch.cat(around + overall, 1).permute(0, 2, 3, 1)
+            chain = torch.cat([tried[:, :_NARROW], tried[:, _FINE:], everything], 1)
+            own = (chain[:, :-1] - chain[:, 1:]) * inside(at[:, :, rows], H, W)
+            both = both + (own * bands[:, :, rows]).sum((2, 3))
+            square = square + own.square().sum((2, 3))
+            if tries:
+                tried[:, _FINE - 1] = tried[:, 0] + damped * tried[:, _FINE - 1]
+                still = standing[:, :, rows].clone()
+                still[:, -1] = still[:, 0] + damped * still[:, -1]
+                errors[:, :, rows] = (torch.cat([tried, everything, still], 1) - x[:, -1:, rows]).square()
+        kept.append((both / square).clamp(_LEAST_CORRELATION, 1).log())
+        if tries:
+            error = F.avg_pool2d(errors, patch) + _SURE
+            whole = error.mean((2, 3), keepdim=True)
+            near = blur(error, max(3.0 / patch, 0.6)) + 0.1 * whole
+            around.append((near / near[:, :1]).log().clamp(-6, 6))
+            level.append(whole[:, 0, :, 0].log())
+            overall.append((whole / whole[:, :1]).log().clamp(-6, 6).expand_as(near))
+    untried = [x.new_zeros(B, CANDIDATES, H // patch, W // patch)] * (_TRIED - len(around))
+    while len(kept) < _LAGS:
+        rate = kept[-1] - kept[-2] if len(kept) > 1 else kept[0] if kept else x.new_full((B, _BANDS), _UNKNOWN)
+        kept.append(kept[-1] + rate if kept else rate)
+    while len(level) < _TRIED:
+        level.append(level[-1] if level else x.new_zeros(B, 1))
+    variance = bands.square().mean((2, 3)) + 1e-9
+    variance = variance / variance.sum(1, keepdim=True) * (x[:, -1] - mean).square().mean((1, 2))[:, None]
+    tried = torch.cat([*around, *untried, *overall, *untried], 1)
+    return tried.permute(0, 2, 3, 1), torch.cat([*level, (variance + 1e-9).log(), *kept], 1)
+
+
+def _bands(smoothed: tuple[Tensor, Tensor], mean: Tensor, patch: int) -> Tensor:
+    """Return what each of the smoothed frames has and the next has not, (B, bands, H, W)."""
+    fine, wide = smoothed
+    chain = torch.cat([fine[:, :_NARROW], _finer(wide, patch)], 1)
+    chain[:, :-1] -= chain[:, 1:].clone()
+    chain[:, -1] -= mean
+    return chain
 
 
 def _moving(aligned: Tensor, plain: Tensor, patch: int) -> tuple[Tensor, Tensor]:
