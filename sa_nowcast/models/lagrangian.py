@@ -60,7 +60,7 @@ POSITION_SCALARS: Final = 4 + 2 * _TRIED * CANDIDATES + _TRIED + (1 + _LAGS) * _
 _WIDTH: Final = 48  # of the layers that turn what was read, and a lead time, into weights
 _DAMPING: Final = 0.5  # of a trend, per step
 _SHARP: Final = 5.0  # logits are so many times what the head gives, so that it soon learns to be sure
-_AT_FIRST: Final = 0.2  # what the head gives for the smoothed frames before it has learned
+_AT_FIRST: Final = 1.5  # logit of all smoothed frames together, beside each of the others
 # At first a weight falls with this power of the error that a candidate had on the history, at lead time 1 and later:
 # on the whole, and at its place compared with the whole.
 _BY_TRIAL: Final = (1.5, 1.0)
@@ -147,13 +147,12 @@ class LagrangianNetwork(Forecaster):
         self.head = nn.Linear(_WIDTH, CANDIDATES + 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        with torch.no_grad():
-            self.head.bias[_SMOOTHED] = _AT_FIRST
         trend = torch.zeros(CANDIDATES)
         trend[[_FINE - 1, CANDIDATES - 1]] = 1
         self.by_trial = nn.Parameter(torch.tensor(_BY_TRIAL)[:, None].repeat(1, CANDIDATES))
         self.by_place = nn.Parameter(torch.tensor(_BY_PLACE)[:, None].repeat(1, CANDIDATES))
         self.decay = nn.Parameter(torch.tensor([_SLOWLY, 0.0])[:, None].repeat(1, _BANDS))
+        self.smoothing = nn.Parameter(torch.tensor(_AT_FIRST))
         self.growth = nn.Parameter(_GROWTH * (1 - trend))
         self.fading = nn.Parameter(_FADING * trend)
 
@@ -301,12 +300,13 @@ class LagrangianNetwork(Forecaster):
         smoothed, error = self._by_correlation(window, step)
         level_1, level_2 = window.scalars[..., 4 + 4 * CANDIDATES :][..., :_TRIED].chunk(_TRIED, -1)
         level = level_2 + self.growth[0] * (lead - 1) * (level_2 - level_1) if step > 0 else level_1
-        smoothed = smoothed - power[0] * (error - level).clamp(-6, 6)
+        smoothed = smoothed + self.smoothing - power[0] * (error - level).clamp(-6, 6)
         at_first = torch.cat(
             [smoothed[..., :_NARROW], at_first[..., _NARROW:_FINE], smoothed[..., _NARROW:], at_first[..., _MOVING:]],
             -1,
         )
-        logits = _SHARP * given[..., :CANDIDATES] + at_first - by_place * (near - whole)
+        # Far ahead, what the network says of a place counts less than what the history says of the whole.
+        logits = _SHARP / (1 + lead) * given[..., :CANDIDATES] + at_first - by_place * (near - whole)
         weights = torch.softmax(logits, -1).permute(0, 3, 1, 2)
         moving, standing = weights[:, :_MOVING], weights[:, _MOVING:]
         trend = moving[:, _FINE - 1 : _FINE]
