@@ -238,7 +238,8 @@ class Nowcaster:
             )
         if product not in get_args(Product):
             raise RecipeError("product", repr(product), expected=" or ".join(map(repr, get_args(Product))))
-        chosen = replace(self, inflow=inflow)
+        # A copy would reckon its digest anew.
+        chosen = self if inflow == self.inflow else replace(self, inflow=inflow)
         return chosen if product == MEAN else Matched(chosen)
 
     def tiling(
