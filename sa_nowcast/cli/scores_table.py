@@ -85,7 +85,7 @@ def print_tables(figures: pd.DataFrame, recipe: TablesRecipe) -> None:
 
 def scores_table(scores: pd.DataFrame, title: str, what: str = "by lead time") -> Table:
     """Lay out all scores by lead time, the reference's beside each in brackets; the first one with its ratio."""
-    from sa_nowcast.verification.metrics import EVENT_DIMS
+    from sa_nowcast.verification.fields import EVENT_DIMS
     from sa_nowcast.verification.table import NO_LABELS
 
     reference = str(scores["reference"].iloc[0]) if "reference" in scores.columns else None

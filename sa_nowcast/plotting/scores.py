@@ -11,6 +11,7 @@ import xarray as xr
 from sa_nowcast.errors import RecipeError
 from sa_nowcast.plotting.canvas import new_figure
 from sa_nowcast.plotting.scales import choose
+from sa_nowcast.verification.fields import EVENT_DIMS
 from sa_nowcast.verification.metrics import METRICS, plain_name
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, told apart by most colour-blind readers; black is the reference's.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MOST_THRESHOLDS = 3
+# Scores with these are diagrams at each lead time, and no curves by lead time.
+_OF_MEMBERS = {"rank", "probability", "cost_loss"}
 
 
 def plot_scores(
@@ -104,7 +107,7 @@ def _panels(
     curves: dict[str, xr.DataArray] = {}
     for scores in models:
         for other, score in scores.data_vars.items():
-            if "lead_time" in score.dims and "rank" not in score.dims:
+            if "lead_time" in score.dims and not _OF_MEMBERS.intersection(score.dims):
                 curves.setdefault(str(other), score)
     if metrics is None:
         metrics = [name for name in curves if name in METRICS]
@@ -193,7 +196,7 @@ def _curves(axes: Axes, models: Mapping[str, xr.Dataset], name: str, labels: dic
 
 def _plain(scores: xr.Dataset) -> xr.Dataset:
     """Return `scores` with the channel dimension named ``channel``, whatever the data call it."""
-    known = ("lead_time", "variable", "threshold", "neighbourhood", "rank", "channel")
+    known = ("lead_time", "variable", "channel", *EVENT_DIMS)
     return scores.rename({dim: "channel" for dim in scores.dims if dim not in known})
 
 

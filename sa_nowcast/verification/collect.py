@@ -12,8 +12,10 @@ import xarray as xr
 
 from sa_nowcast.frames import LARGEST, fill_values, infinite_values
 from sa_nowcast.times import show_time
+from sa_nowcast.verification.ensembles import Keys, axis_keys
+from sa_nowcast.verification.fields import Fields, Settings, Sums
 from sa_nowcast.verification.inputs import Pairing
-from sa_nowcast.verification.metrics import METRICS, PIXELS, Fields, Reduction, Settings, Sums
+from sa_nowcast.verification.metrics import METRICS, PIXELS, Reduction
 from sa_nowcast.verification.statistics import Statistics
 
 # What one block may hold of the forecast; up to what small chunks are put together, for each block costs a scheduler
@@ -77,7 +79,7 @@ def _blocks(pairing: Pairing) -> Iterator[slice]:
 
 def _block(
     pairing: Pairing, block: slice, what: Literal["data", "values"]
-) -> tuple[dict[str, tuple[int, Values]], Values, Values, Values | None, Positions, Positions | None]:
+) -> tuple[dict[str, tuple[int, Values]], Values, Values, Values | None, Positions, Positions | None, tuple[Keys, ...]]:
     """Return a block as `_reduce` takes it: each distinct truth frame once, lazily where `what` is "data"."""
     valid = pairing.valid_index[block]
     init = None if pairing.init_index is None else pairing.init_index[block]
@@ -98,7 +100,18 @@ def _block(
         None if reference is None else getattr(reference, what),
         places[: valid.size].reshape(valid.shape),
         None if init is None else places[valid.size :],
+        _keys(pairing, block),
     )
+
+
+def _keys(pairing: Pairing, block: slice) -> tuple[Keys, ...]:
+    """Return what draws at a pixel are seeded by: numbers for each init time, variable, lead time, channel, y and x."""
+    forecast = pairing.forecast.isel(init_time=block)
+    labels = {
+        dim: forecast.coords.get(dim, np.arange(forecast.sizes.get(dim, 1))) for dim in (*SUM_DIMS, *pairing.spatial)
+    }
+    order = {dim: place for place, dim in enumerate((*SUM_DIMS, *sorted(pairing.spatial)))}
+    return tuple(axis_keys(np.atleast_1d(np.asarray(values)), order[dim]) for dim, values in labels.items())
 
 
 def _require_usable(values: Values, role: str, times: Values, axis: int) -> None:
@@ -122,13 +135,14 @@ def _reduce(
     reference: Values | None,
     valid: Positions,
     init: Positions | None,
+    keys: tuple[Keys, ...],
     settings: Settings,
     reductions: tuple[Reduction, ...],
 ) -> tuple[Sums, ...]:
     """Return the sums of a block: of the forecast, and of the reference where there is one.
 
     Shapes: forecast (M, I, V, L, C, Y, X), truth (T, V, C, Y, X), reference as the forecast, valid (I, L), init (I,).
-    `times` are the axis and labels of time of each, for errors.
+    `keys` are those of :class:`Fields`, for the block. `times` are the axis and labels of time of each, for errors.
     """
     for (role, (axis, labels)), values in zip(times.items(), (truth, forecast, reference), strict=True):
         if values is not None:
@@ -150,7 +164,8 @@ def _reduce(
                 sources.append(np.broadcast_to(last, observed.shape)[None])
             elif reference is not None:
                 sources.append(reference[:, i, :, j])
-            cells.append(_reduce_batch(sources, observed, settings, reductions))
+            here = (keys[0][i], keys[1], keys[2][j], *keys[3:])
+            cells.append(_reduce_batch(sources, observed, here, settings, reductions))
         rows.append(_join(cells, axis=2))
     return _join(rows, axis=0)
 
@@ -163,7 +178,11 @@ def _join(parts: list[tuple[Sums, ...]], axis: int) -> tuple[Sums, ...]:
 
 
 def _reduce_batch(
-    sources: list[Values], observed: Values, settings: Settings, reductions: tuple[Reduction, ...]
+    sources: list[Values],
+    observed: Values,
+    keys: tuple[Keys, ...],
+    settings: Settings,
+    reductions: tuple[Reduction, ...],
 ) -> tuple[Sums, ...]:
     """Return the sums of each source, (M, I, V, L, C, Y, X), against `observed`, (I, V, L, C, Y, X), on one mask."""
     observed, *sources = _in_one_precision(observed, *sources)
@@ -174,7 +193,7 @@ def _reduce_batch(
     observed = np.where(mask, observed, 0.0)
     results = []
     for source in sources:
-        fields = Fields(np.where(mask, source, 0.0), observed, mask, settings)
+        fields = Fields(np.where(mask, source, 0.0), observed, mask, settings, keys)
         results.append({name: sums for reduction in reductions for name, sums in reduction.of(fields).items()})
     return tuple(results)
 

@@ -9,7 +9,8 @@ import numpy as np
 import xarray as xr
 
 from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.verification.metrics import EVENT_DIMS, METRICS
+from sa_nowcast.verification.fields import EVENT_DIMS
+from sa_nowcast.verification.metrics import METRICS
 
 if TYPE_CHECKING:
     import pandas as pd
