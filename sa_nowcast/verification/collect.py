@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -33,12 +34,12 @@ Positions = npt.NDArray[np.intp]
 def collect(pairing: Pairing) -> Statistics:
     """Return the sums of a forecast and its reference over the pixels that both and the truth have.
 
-    The archive is read once, in blocks along init time; where it is backed by dask, the blocks are dask tasks and run
-    on whatever scheduler is in use.
+    The archive is read once, in blocks along init time, and along lead time where one init time is larger than a block,
+    as an ensemble is; where it is backed by dask, the blocks are dask tasks and run on whatever scheduler is in use.
     """
     labels = pairing.labels
     reductions = tuple(dict.fromkeys((PIXELS, *(METRICS[name].sums for name in labels.metrics))))
-    blocks = list(_blocks(pairing))
+    parts = [(block, leads) for block in _blocks(pairing) for leads in _lead_blocks(pairing, block)]
     if pairing.forecast.chunks is not None or pairing.truth.chunks is not None:
         from dask.base import compute
         from dask.delayed import delayed
@@ -46,16 +47,17 @@ def collect(pairing: Pairing) -> Statistics:
         if pairing.truth.chunks is None:
             pairing = replace(pairing, truth=pairing.truth.chunk({pairing.time: 1}))
         later = delayed(_reduce, pure=False)
-        tasks = [later(*_block(pairing, block, "data"), labels.settings, reductions) for block in blocks]
+        tasks = [later(*_block(pairing, *part, "data"), labels.settings, reductions) for part in parts]
         results: Sequence[tuple[Sums, ...]] = compute(*tasks)  # type: ignore[no-untyped-call]
     else:
-        results = [_reduce(*_block(pairing, block, "values"), labels.settings, reductions) for block in blocks]
+        results = [_reduce(*_block(pairing, *part, "values"), labels.settings, reductions) for part in parts]
     members = (labels.members, labels.reference_members)
-    parts = []
-    for block, sums in zip(blocks, results, strict=True):
+    states = []
+    for block, group in itertools.groupby(zip(parts, results, strict=True), key=lambda each: each[0][0]):
+        sums = _join([result for _, result in group], axis=2)
         named = [_label(one, pairing, block, reductions, size) for one, size in zip(sums, members, strict=False)]
-        parts.append(Statistics(named[0], named[1] if len(named) > 1 else None, labels))
-    return Statistics.total(parts)
+        states.append(Statistics(named[0], named[1] if len(named) > 1 else None, labels))
+    return Statistics.total(states)
 
 
 def _blocks(pairing: Pairing) -> Iterator[slice]:
@@ -77,17 +79,37 @@ def _blocks(pairing: Pairing) -> Iterator[slice]:
         yield slice(start, stop)
 
 
+def _lead_blocks(pairing: Pairing, block: slice) -> Iterator[slice]:
+    """Yield slices of lead time of a block of init times: all, or of a larger one so many chunks as a block may hold.
+
+    What is stored or computed in one chunk is not read twice.
+    """
+    forecast = pairing.forecast
+    number = forecast.sizes["lead_time"]
+    stored = max(1, int(forecast.encoding.get("preferred_chunks", {}).get("lead_time", number)))
+    chunks = forecast.variable.chunksizes.get("lead_time") or [stored] * -(-number // stored)
+    each = max(1, forecast.size * forecast.dtype.itemsize // max(forecast.sizes["init_time"] * number, 1))
+    most = max(1, BLOCK_BYTES // (each * (block.stop - block.start)))
+    start, stop = 0, 0
+    for chunk in chunks:
+        if stop > start and stop + chunk - start > most:
+            yield slice(start, stop)
+            start = stop
+        stop = min(stop + chunk, number)
+    yield slice(start, stop)
+
+
 def _block(
-    pairing: Pairing, block: slice, what: Literal["data", "values"]
+    pairing: Pairing, block: slice, leads: slice, what: Literal["data", "values"]
 ) -> tuple[dict[str, tuple[int, Values]], Values, Values, Values | None, Positions, Positions | None, tuple[Keys, ...]]:
     """Return a block as `_reduce` takes it: each distinct truth frame once, lazily where `what` is "data"."""
-    valid = pairing.valid_index[block]
+    valid = pairing.valid_index[block, leads]
     init = None if pairing.init_index is None else pairing.init_index[block]
     wanted = valid.ravel() if init is None else np.concatenate([valid.ravel(), init])
     frames, places = np.unique(wanted, return_inverse=True)
     places = places.astype(np.intp)
-    forecast, truth = pairing.forecast_block(pairing.forecast, block), pairing.truth_frames(frames)
-    reference = None if pairing.reference is None else pairing.forecast_block(pairing.reference, block)
+    forecast, truth = pairing.forecast_block(pairing.forecast, block, leads), pairing.truth_frames(frames)
+    reference = None if pairing.reference is None else pairing.forecast_block(pairing.reference, block, leads)
     init_times = pairing.forecast["init_time"].values[block]
     return (
         {
@@ -100,13 +122,13 @@ def _block(
         None if reference is None else getattr(reference, what),
         places[: valid.size].reshape(valid.shape),
         None if init is None else places[valid.size :],
-        _keys(pairing, block),
+        _keys(pairing, block, leads),
     )
 
 
-def _keys(pairing: Pairing, block: slice) -> tuple[Keys, ...]:
+def _keys(pairing: Pairing, block: slice, leads: slice) -> tuple[Keys, ...]:
     """Return what draws at a pixel are seeded by: numbers for each init time, variable, lead time, channel, y and x."""
-    forecast = pairing.forecast.isel(init_time=block)
+    forecast = pairing.forecast.isel(init_time=block, lead_time=leads)
     labels = {
         dim: forecast.coords.get(dim, np.arange(forecast.sizes.get(dim, 1))) for dim in (*SUM_DIMS, *pairing.spatial)
     }

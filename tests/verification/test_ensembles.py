@@ -10,7 +10,16 @@ import xarray as xr
 
 from sa_nowcast.errors import RecipeError
 from sa_nowcast.sources.samples import open_sample
-from sa_nowcast.verification import METRICS, Bootstrap, Statistics, collect_statistics, compare, summarise, to_table
+from sa_nowcast.verification import (
+    METRICS,
+    Bootstrap,
+    Statistics,
+    collect,
+    collect_statistics,
+    compare,
+    summarise,
+    to_table,
+)
 from sa_nowcast.verification import verify as verify_any
 from sa_nowcast.verification.ensembles import COST_LOSS
 from sa_nowcast.verification.table import from_table
@@ -345,6 +354,28 @@ def test_scores_of_members_are_the_same_in_any_chunks(forecast, truth, chunks):
     names = [*OF_MEMBERS, *OF_PROBABILITIES, "csi", "fss"]
     whole = verify(forecast, truth, names, reference="persistence")
     xr.testing.assert_identical(verify(forecast.chunk(chunks), truth, names, reference="persistence"), whole)
+
+
+@pytest.mark.parametrize("opened", ["{}", "None"], ids=["dask", "lazily opened"])
+def test_an_init_time_larger_than_a_block_is_read_by_its_stored_lead_times(
+    forecast, truth, tmp_path, monkeypatch, opened
+):
+    plain = forecast.drop_encoding()
+    plain.to_dataset(name="rain").to_zarr(
+        tmp_path / "a.zarr", encoding={"rain": {"chunks": (MEMBERS, 1, 1, *forecast.shape[-2:])}}, consolidated=False
+    )
+    lazy = xr.open_zarr(
+        tmp_path / "a.zarr", chunks=None if opened == "None" else {}, decode_timedelta=True, consolidated=False
+    )["rain"].rename(truth.name)
+    names = [*OF_MEMBERS, *OF_PROBABILITIES, "csi", "fss", "mse"]
+    whole = verify(forecast, truth, names, reference="persistence")
+    each = forecast[:, 0, 0].nbytes
+    monkeypatch.setattr(collect, "BLOCK_BYTES", each)
+    seen = []
+    reduce = collect._reduce
+    monkeypatch.setattr(collect, "_reduce", lambda *parts: seen.append(parts[1].nbytes) or reduce(*parts))
+    xr.testing.assert_identical(verify(lazy, truth, names, reference="persistence"), whole)
+    assert seen == [each] * 8
 
 
 def test_ties_are_broken_alike_whatever_the_order_of_axes_and_the_crop(forecast, truth):
