@@ -107,7 +107,10 @@ def _draw(axes: Axes, models: Mapping[str, xr.Dataset], name: str, labels: dict[
     for number, (model, data) in enumerate(having.items()):
         colour = cycle[model]
         score = choose(data[name], "scores", **labels)
-        beside = choose(data[_WITH[name]], "scores", **labels).values if name in _WITH else np.empty(0)
+        # NaN where a probability was never forecast, or is one of an ensemble of another size in one file.
+        there = score.notnull().values
+        score = score[there]
+        beside = choose(data[_WITH[name]], "scores", **labels).values[there] if name in _WITH else np.empty(0)
         if name == "rank_histogram":
             width = 0.8 / len(having)
             axes.bar(score["rank"] + (number - (len(having) - 1) / 2) * width, score, width, color=colour, label=model)
@@ -121,7 +124,7 @@ def _draw(axes: Axes, models: Mapping[str, xr.Dataset], name: str, labels: dict[
         else:
             axes.plot(score["probability"], score, color=colour, label=model)
             axes.scatter(score["probability"], score, s=4 + 120 * beside, color=colour)
-            axes.axhline(float(np.nansum(score * beside)), color=colour, linewidth=0.8, linestyle=":")
+            axes.axhline(float(np.sum(score * beside)), color=colour, linewidth=0.8, linestyle=":")
     if name in _WITH:
         axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="--")
         axes.set_aspect("equal")

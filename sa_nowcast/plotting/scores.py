@@ -11,7 +11,7 @@ import xarray as xr
 from sa_nowcast.errors import RecipeError
 from sa_nowcast.plotting.canvas import new_figure
 from sa_nowcast.plotting.scales import choose
-from sa_nowcast.verification.fields import EVENT_DIMS
+from sa_nowcast.verification.fields import DIAGRAM_DIMS, EVENT_DIMS
 from sa_nowcast.verification.metrics import METRICS, plain_name
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, told apart by most colour-blind readers; black is the reference's.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MOST_THRESHOLDS = 3
-# Scores with these are diagrams at each lead time, and no curves by lead time.
-_OF_MEMBERS = {"rank", "probability", "cost_loss"}
 
 
 def plot_scores(
@@ -112,7 +110,7 @@ def _panels(
     curves: dict[str, xr.DataArray] = {}
     for scores in models:
         for other, score in scores.data_vars.items():
-            if "lead_time" in score.dims and not _OF_MEMBERS.intersection(score.dims):
+            if "lead_time" in score.dims and not set(DIAGRAM_DIMS).intersection(score.dims):
                 curves.setdefault(str(other), score)
     if metrics is None:
         metrics = [name for name in curves if name in METRICS]

@@ -24,6 +24,8 @@ EVENT_DIMS: Final = {
     "cost_loss": {"long_name": "ratio of the cost of protection to the loss that it prevents", "units": "1"},
 }
 """The dimensions that sums and scores can have besides those of the forecast, with their attributes."""
+DIAGRAM_DIMS: Final = ("rank", "probability", "cost_loss")
+"""Those along which a score is a diagram at each lead time."""
 
 
 @dataclass(frozen=True)
