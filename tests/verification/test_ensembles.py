@@ -249,6 +249,27 @@ def test_one_member_has_the_scores_of_one_forecast(forecast, truth):
         assert s["roc_area"].values[lead, place] == pytest.approx((1 + s["pod"].values[lead, place] - false) / 2)
 
 
+def test_means_of_areas_and_sums_over_lead_times_are_scored_as_fields(forecast, truth):
+    y, x = truth.dims[1:]
+    coarse, seen = (data.coarsen({y: 16, x: 10}, boundary="trim").reduce(np.mean) for data in (forecast, truth))
+    members, observed, there = paired(forecast, truth)
+    blocks = there[..., :64, :80].reshape(4, 2, 4, 16, 8, 10).all((3, 5))
+    m = members[..., :64, :80].reshape(MEMBERS, 4, 2, 4, 16, 8, 10).mean((4, 6))
+    o = observed[..., :64, :80].reshape(4, 2, 4, 16, 8, 10).mean((3, 5))
+    pairs = sum(np.abs(a - b) for a, b in itertools.combinations(m, 2))
+    crps = np.abs(m - o).mean(0) - pairs / (MEMBERS * (MEMBERS - 1))
+    expected = [crps[:, lead][blocks[:, lead]].mean() for lead in range(2)]
+    np.testing.assert_allclose(verify(coarse, seen, ["crps_fair"])["crps_fair"], expected, rtol=1e-10)
+    lead = [1, 2]
+    hour = forecast_of(truth.fillna(0), init=(1, 2, 3), leads=lead, members=4)
+    total = hour.sum("lead_time", keep_attrs=True).expand_dims(lead_time=hour["lead_time"][-1:])
+    s = verify(total, truth.fillna(0).rolling(time=2).sum().assign_attrs(truth.attrs), ["crps"])
+    sums = hour.sum("lead_time").values
+    o = np.stack([truth.fillna(0).values[i + 1] + truth.fillna(0).values[i + 2] for i in (1, 2, 3)])
+    pairs = sum(np.abs(a - b) for a, b in itertools.combinations(sums, 2)) / 16
+    assert s["crps"].item() == pytest.approx((np.abs(sums - o).mean(0) - pairs).mean(), rel=1e-10)
+
+
 # --- draws from one distribution
 
 
