@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sa_nowcast.models.cells import Convolution, cell_update, gate_bias, gated_output
+from sa_nowcast.models.cells import Convolution, cell_update, gain_of, gate_bias, gated_output
 from sa_nowcast.models.config import NetworkConfig
 from sa_nowcast.models.maps import full_precision, prepared
 from sa_nowcast.models.rollout import Zigzag, ZigzagLayer
@@ -52,14 +52,18 @@ class CausalLSTM(nn.Module):
     hidden : int
         Channels of H, C, M' and of every gate.
     config : NetworkConfig
+    forgets : bool
+        Whether f is part of it; without, what is given as `kept` takes the place of f ∘ C_{t-1}.
     """
 
-    def __init__(self, inputs: int, memory: int, hidden: int, config: NetworkConfig) -> None:
+    def __init__(self, inputs: int, memory: int, hidden: int, config: NetworkConfig, forgets: bool = True) -> None:
         super().__init__()
-        self.width = hidden
-        self.input = Convolution(inputs, 7 * hidden, config, gate_bias(hidden, "ifgifgo", config.forget_bias))
-        self.hidden = Convolution(hidden, 4 * hidden, config)  # i, f, g, o
-        self.cell = Convolution(hidden, 3 * hidden, config)  # i, f, g
+        of_c = "ifg" if forgets else "ig"
+        self.split = [len(of_c) * hidden, hidden]
+        bias = gate_bias(hidden, of_c + "ifgo", config.forget_bias)
+        self.input = Convolution(inputs, len(bias), config, bias)
+        self.hidden = Convolution(hidden, sum(self.split), config)  # i, f, g, o
+        self.cell = Convolution(hidden, self.split[0], config)  # i, f, g
         self.memory = Convolution(memory, 3 * hidden, config)  # i', f', what is kept of M
         self.new_cell = Convolution(hidden, 4 * hidden, config)  # i', f', g', o
         self.new_memory = Convolution(hidden, hidden, config)  # o
@@ -78,27 +82,33 @@ class CausalLSTM(nn.Module):
         )
 
     def forward(
-        self, weights: Weights, inputs_BHWG: Tensor, h: Tensor | None, c: Tensor | None, m: Tensor | None
+        self,
+        weights: Weights,
+        inputs_BHWG: Tensor,
+        h: Tensor | None,
+        c: Tensor | None,
+        m: Tensor | None,
+        kept: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return H_t, C_t and M'; no H, C or M stands for zeros."""
-        width = self.width
-        to_c, to_m, to_o = ([part] for part in torch.split(inputs_BHWG, [3 * width, 3 * width, width], dim=-1))
+        of_c, width = self.split
+        to_c, to_m, to_o = ([part] for part in torch.split(inputs_BHWG, [of_c, 3 * width, width], dim=-1))
         if h is not None:
-            from_h = torch.split(self.hidden(weights.hidden, h), [3 * width, width], dim=-1)
+            from_h = torch.split(self.hidden(weights.hidden, h), self.split, dim=-1)
             to_c.append(from_h[0])
             to_o.append(from_h[1])
         if c is not None:
             to_c.append(self.cell(weights.cell, c))
         zeros = inputs_BHWG.new_zeros(*inputs_BHWG.shape[:3], width)
-        c, _ = cell_update(zeros if c is None else c, *to_c)
+        c = cell_update(zeros if c is None else c, *to_c)[0] if kept is None else kept + gain_of(*to_c)
         from_c = torch.split(self.new_cell(weights.new_cell, c), [3 * width, width], dim=-1)
         to_m.append(from_c[0])
-        kept = zeros
+        mixed = zeros
         if m is not None:
-            gates, kept = torch.split(self.memory(weights.memory, m), [2 * width, width], dim=-1)
+            gates, mixed = torch.split(self.memory(weights.memory, m), [2 * width, width], dim=-1)
             to_m.append(gates)
-            kept = kept.tanh()
-        m, _ = cell_update(kept, *to_m)
+            mixed = mixed.tanh()
+        m, _ = cell_update(mixed, *to_m)
         both = torch.cat([c, m], dim=-1)
         to_o += [from_c[1], self.new_memory(weights.new_memory, m)]
         return gated_output(full_precision(both @ weights.joined), *to_o, squash=True), c, m

@@ -39,6 +39,11 @@ class Convolution(nn.Module):
         """Return the kernel as every step of a sequence uses it."""
         return prepared(self.weight)
 
+    def of_zeros(self, like_NHWC: Tensor) -> Tensor:
+        """Return what maps of zeros would give, for as many of them: the bias."""
+        assert self.bias is not None
+        return self.bias.expand(*like_NHWC.shape[:3], -1)
+
     def forward(self, kernel: Tensor, x_NHWC: Tensor) -> Tensor:
         """Return (N, H, W, outputs), in float32 under autocast."""
         if self.scale is None:
@@ -62,6 +67,12 @@ def cell_update(c: Tensor, *addends: Tensor) -> tuple[Tensor, Tensor]:
     i, f, g = _added(addends).chunk(3, dim=-1)
     gain = i.sigmoid() * g.tanh()
     return f.sigmoid() * c + gain, gain
+
+
+def gain_of(*addends: Tensor) -> Tensor:
+    """Return i ∘ g from what is added up to the gates i and g."""
+    i, g = zip(*(addend.chunk(2, dim=-1) for addend in addends), strict=True)
+    return gated_output(_added(g), *i)
 
 
 def gated_output(inner: Tensor, *addends: Tensor, squash: bool = False) -> Tensor:

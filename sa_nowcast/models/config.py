@@ -233,6 +233,16 @@ class PredRNNv2Config(ZigzagConfig):
     between what is added to each. The authors take 0.1 for MovingMNIST and 0.01 for KTH; 0 is PredRNN."""
 
 
+@network_record
+class MIMConfig(ZigzagConfig):
+    """Of MIM and MIM*."""
+
+    cascade: Literal["paper", "code"] = "paper"
+    """Of mim and mim-star: what the first memory module of a layer reads. ``"paper"``: the difference of the map below
+    between two steps; ``"code"``: that in the second layer alone, and above what the module of the layer below gives,
+    as in the authors' code, by which their results were made."""
+
+
 class Memory(NamedTuple):
     """Values that a layer of a `Stack` holds, per position and hidden channel."""
 
@@ -327,6 +337,8 @@ NETWORKS: dict[str, Declared] = {
     ),
     "causal-lstm": Declared("causal_lstm", "two memories in a cascade", config=ZigzagConfig),
     "predrnn-plus-plus": Declared("predrnn_plus_plus", "Causal LSTM with a gradient highway", config=ZigzagConfig),
+    "mim": Declared("mim", "Memory In Memory on PredRNN's stack", config=MIMConfig, equal_hidden=True),
+    "mim-star": Declared("mim_star", "Memory In Memory on PredRNN++'s stack", config=MIMConfig),
 }
 """The networks, by the name that `build` and recipes know."""
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sa_nowcast.models.cells import Convolution, cell_update, gate_bias, gated_output
+from sa_nowcast.models.cells import Convolution, cell_update, gain_of, gate_bias, gated_output
 from sa_nowcast.models.config import NetworkConfig
 from sa_nowcast.models.maps import full_precision, prepared
 from sa_nowcast.models.rollout import Zigzag, ZigzagLayer
@@ -48,13 +48,17 @@ class STLSTM(nn.Module):
     hidden : int
         Channels of H, C, M and of every gate.
     config : NetworkConfig
+    forgets : bool
+        Whether f is part of it; without, what is given as `kept` takes the place of f ∘ C_{t-1}.
     """
 
-    def __init__(self, inputs: int, hidden: int, config: NetworkConfig) -> None:
+    def __init__(self, inputs: int, hidden: int, config: NetworkConfig, forgets: bool = True) -> None:
         super().__init__()
-        bias = gate_bias(hidden, "ifgifgo", config.forget_bias)
-        self.input = Convolution(inputs, 7 * hidden, config, bias)
-        self.hidden = Convolution(hidden, 4 * hidden, config)
+        of_c = "ifg" if forgets else "ig"
+        self.split = [len(of_c) * hidden, hidden]
+        bias = gate_bias(hidden, of_c + "ifgo", config.forget_bias)
+        self.input = Convolution(inputs, len(bias), config, bias)
+        self.hidden = Convolution(hidden, sum(self.split), config)
         self.memory = Convolution(hidden, 3 * hidden, config)
         self.output = Convolution(2 * hidden, hidden, config)
         self.joined = nn.Linear(2 * hidden, hidden, bias=False)
@@ -70,18 +74,28 @@ class STLSTM(nn.Module):
         )
 
     def forward(
-        self, weights: Weights, inputs_BHWG: Tensor, h: Tensor | None, c: Tensor, m: Tensor | None
+        self,
+        weights: Weights,
+        inputs_BHWG: Tensor,
+        h: Tensor | None,
+        c: Tensor,
+        m: Tensor | None,
+        kept: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Return H_t, C_t, M' and what C and M gained, i ∘ g and i' ∘ g'; no H or M stands for zeros."""
-        split = [3 * c.shape[-1], c.shape[-1]]
-        to_c, to_m, to_o = ([part] for part in torch.split(inputs_BHWG, [split[0], *split], dim=-1))
+        of_c, width = self.split
+        to_c, to_m, to_o = ([part] for part in torch.split(inputs_BHWG, [of_c, 3 * width, width], dim=-1))
         if h is not None:
-            from_h = torch.split(self.hidden(weights.hidden, h), split, dim=-1)
+            from_h = torch.split(self.hidden(weights.hidden, h), self.split, dim=-1)
             to_c.append(from_h[0])
             to_o.append(from_h[1])
         if m is not None:
             to_m.append(self.memory(weights.memory, m))
-        c, gain_c = cell_update(c, *to_c)
+        if kept is None:
+            c, gain_c = cell_update(c, *to_c)
+        else:
+            gain_c = gain_of(*to_c)
+            c = kept + gain_c
         m, gain_m = cell_update(torch.zeros_like(c) if m is None else m, *to_m)
         both = torch.cat([c, m], dim=-1)
         h = gated_output(full_precision(both @ weights.joined), *to_o, self.output(weights.output, both))

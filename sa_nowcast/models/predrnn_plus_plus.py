@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,8 @@ from sa_nowcast.models.cells import Convolution
 from sa_nowcast.models.config import NetworkConfig
 from sa_nowcast.models.rollout import MakeZigzagLayer, Zigzag, ZigzagLayer
 
-Weights = tuple["HighwayWeights", causal_lstm.Weights]
-State = tuple[Tensor | None, causal_lstm.State]
+Weights = tuple["HighwayWeights", Any]
+State = tuple[Tensor | None, Any]
 
 
 class HighwayWeights(NamedTuple):
@@ -58,28 +58,33 @@ class GradientHighway(nn.Module):
 
 
 class HighwayLayer(ZigzagLayer[Weights, State]):
-    """A layer of Causal LSTM that reads the highway in place of the layer below; its state is (Z, (H, C))."""
+    """A layer that reads the highway in place of the layer below; its state is Z, and that of the layer."""
 
-    def __init__(self, inputs: int, memory: int, hidden: int, config: NetworkConfig) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        memory: int,
+        hidden: int,
+        config: NetworkConfig,
+        layer: MakeZigzagLayer = causal_lstm.Layer,
+    ) -> None:
         super().__init__(inputs, memory, hidden, config)
         self.highway = GradientHighway(inputs, config)
-        self.layer = causal_lstm.Layer(inputs, memory, hidden, config)
+        self.layer = layer(inputs, memory, hidden, config)
 
     def weights(self) -> Weights:
         """Return the weights as every step of a sequence uses them."""
         return self.highway.weights(), self.layer.weights()
 
     def start(self, x_BHWC: Tensor) -> State:
-        """Return Z_0, H_0 and C_0: zeros, which add nothing."""
+        """Return Z_0, zeros which add nothing, and the state of the layer."""
         return None, self.layer.start(x_BHWC)
 
     def inputs(self, weights: Weights, x_NHWC: Tensor) -> Tensor:
         """Return the map below as it is: what the cell reads depends on the highway's state."""
         return x_NHWC
 
-    def step(
-        self, weights: Weights, inputs_BHWG: Tensor, state: State, memory_BHWC: Tensor | None
-    ) -> tuple[Tensor, State, Tensor]:
+    def step(self, weights: Weights, inputs_BHWG: Tensor, state: State, memory_BHWC: Any) -> tuple[Tensor, State, Any]:
         """Return H_t, the next state and the memory."""
         of_highway, of_layer = weights
         z, its = state

@@ -187,8 +187,11 @@ class ZigzagLayer(nn.Module, Generic[W, S]):
         """Return what depends on the inputs alone, for any number of frames at once."""
 
     @abstractmethod
-    def step(self, weights: W, inputs_BHWG: Tensor, state: S, memory_BHWC: Tensor | None) -> tuple[Tensor, S, Tensor]:
-        """Return what the layer above reads, the next state, and the memory; no memory stands for zeros."""
+    def step(self, weights: W, inputs_BHWG: Tensor, state: S, memory_BHWC: Any) -> tuple[Tensor, S, Any]:
+        """Return what the layer above reads, the next state, and the memory; no memory stands for zeros.
+
+        The memory is a map, or whatever the layers of a network hand on.
+        """
 
 
 MakeZigzagLayer = Callable[[int, int, int, NetworkConfig], ZigzagLayer[Any, Any]]
@@ -229,7 +232,7 @@ class Zigzag(nn.ModuleList, Core):
         """Return the weights of each layer."""
         return [layer.weights() for layer in self.parts]
 
-    def start(self, x_BHWC: Tensor) -> tuple[list[Any], Tensor | None]:
+    def start(self, x_BHWC: Tensor) -> tuple[Any, Any]:
         """Return the state of each layer before the first frame, and no memory."""
         return [layer.start(x_BHWC) for layer in self.parts], None
 

@@ -139,25 +139,49 @@ def gates_of(w, x, count):
     return np.split(y, count)
 
 
-def st_lstm(w, x, h, c, m):
-    """PredRNN's cell; also what C and M gained."""
-    x_i, x_f, x_g, x_i2, x_f2, x_g2, x_o = gates_of(under(w, "input"), x, 7)
-    h_i, h_f, h_g, h_o = gates_of(under(w, "hidden"), h, 4)
+def memory_in_memory(w, x, c, n, s):
+    """T, D, N and S of MIM; without a difference x there is neither D nor N."""
+    d = np.zeros_like(s)
+    if x is not None:
+        x_i, x_f, x_g, x_o = gates_of(under(w, "change"), x, 4)
+        n_i, n_f, n_g = gates_of(under(w, "n"), n, 3)
+        n = sigmoid(x_f + n_f) * n + sigmoid(x_i + n_i) * np.tanh(x_g + n_g)
+        d = sigmoid(x_o + gates_of(under(w, "new_n"), n, 1)[0]) * np.tanh(n)
+    d_i, d_f, d_g, d_o = gates_of(under(w, "d"), d, 4)
+    c_i, c_f, c_g, c_o = gates_of(under(w, "cell"), c, 4)
+    s = sigmoid(d_f + c_f) * s + sigmoid(d_i + c_i) * np.tanh(d_g + c_g)
+    return sigmoid(d_o + c_o + gates_of(under(w, "new_s"), s, 1)[0]) * np.tanh(s), d, n, s
+
+
+def st_lstm(w, x, h, c, m, kept=None):
+    """PredRNN's cell; also what C and M gained. What is kept may be given in place of f C."""
+    if kept is None:
+        x_i, x_f, x_g, x_i2, x_f2, x_g2, x_o = gates_of(under(w, "input"), x, 7)
+        h_i, h_f, h_g, h_o = gates_of(under(w, "hidden"), h, 4)
+    else:
+        x_i, x_g, x_i2, x_f2, x_g2, x_o = gates_of(under(w, "input"), x, 6)
+        h_i, h_g, h_o = gates_of(under(w, "hidden"), h, 3)
     m_i, m_f, m_g = gates_of(under(w, "memory"), m, 3)
     gain_c = sigmoid(x_i + h_i) * np.tanh(x_g + h_g)
     gain_m = sigmoid(x_i2 + m_i) * np.tanh(x_g2 + m_g)
-    c = sigmoid(x_f + h_f) * c + gain_c
+    c = (sigmoid(x_f + h_f) * c if kept is None else kept) + gain_c
     m = sigmoid(x_f2 + m_f) * m + gain_m
     both = np.concatenate([c, m])
     o = sigmoid(x_o + h_o + gates_of(under(w, "output"), both, 1)[0])
     return o * np.tanh(pointwise(both, w["joined.weight"])), c, m, (gain_c, gain_m)
 
 
-def causal_lstm(w, x, h, c, m):
-    x_i, x_f, x_g, x_i2, x_f2, x_g2, x_o = gates_of(under(w, "input"), x, 7)
-    h_i, h_f, h_g, h_o = gates_of(under(w, "hidden"), h, 4)
-    c_i, c_f, c_g = gates_of(under(w, "cell"), c, 3)
-    c = sigmoid(x_f + h_f + c_f) * c + sigmoid(x_i + h_i + c_i) * np.tanh(x_g + h_g + c_g)
+def causal_lstm(w, x, h, c, m, kept=None):
+    if kept is None:
+        x_i, x_f, x_g, x_i2, x_f2, x_g2, x_o = gates_of(under(w, "input"), x, 7)
+        h_i, h_f, h_g, h_o = gates_of(under(w, "hidden"), h, 4)
+        c_i, c_f, c_g = gates_of(under(w, "cell"), c, 3)
+        kept = sigmoid(x_f + h_f + c_f) * c
+    else:
+        x_i, x_g, x_i2, x_f2, x_g2, x_o = gates_of(under(w, "input"), x, 6)
+        h_i, h_g, h_o = gates_of(under(w, "hidden"), h, 3)
+        c_i, c_g = gates_of(under(w, "cell"), c, 2)
+    c = kept + sigmoid(x_i + h_i + c_i) * np.tanh(x_g + h_g + c_g)
     m_i, m_f, m_kept = gates_of(under(w, "memory"), m, 3)
     n_i, n_f, n_g, n_o = gates_of(under(w, "new_cell"), c, 4)
     m = sigmoid(x_f2 + m_f + n_f) * np.tanh(m_kept) + sigmoid(x_i2 + m_i + n_i) * np.tanh(x_g2 + n_g)
@@ -181,7 +205,31 @@ def likeness(shared, a, b):
     return total / len(a)
 
 
-ZIGZAG = ("predrnn", "predrnn-v2", "causal-lstm", "predrnn-plus-plus")
+ZIGZAG = ("predrnn", "predrnn-v2", "causal-lstm", "predrnn-plus-plus", "mim", "mim-star")
+
+
+def mim_layer(config, w, x, n, states, memory):
+    """A layer of MIM or MIM* and one step; its state also has what it read, N, S and D."""
+    state, star = states[n], config.name == "mim-star"
+    cell_of = causal_lstm if star else st_lstm
+    if n == 0:
+        state["h"], state["c"], memory = cell_of(under(w, "layer.cell"), x, state["h"], state["c"], memory)[:3]
+        return memory
+    if star and n == 1:
+        x = state["z"] = gradient_highway(under(w, "highway"), x, state.get("z", np.zeros_like(x)))
+        w = under(w, "layer")
+    if "below" not in state:
+        change = None
+    elif config.cascade == "code" and n > 1:
+        change = states[n - 1]["d"]
+    else:
+        change = x - state["below"]
+    zeros = np.zeros_like(state["c"])
+    within = change, state["c"], state.get("n", zeros), state.get("s", zeros)
+    kept, state["d"], state["n"], state["s"] = memory_in_memory(under(w, "within"), *within)
+    state["below"] = x
+    state["h"], state["c"], memory = cell_of(under(w, "cell"), x, state["h"], state["c"], memory, kept)[:3]
+    return memory
 
 
 def zigzag_step(config, w, x, states):
@@ -189,7 +237,10 @@ def zigzag_step(config, w, x, states):
     memory = states[-1]["m"]
     for n, state in enumerate(states):
         part = under(w, f"layers.{n}")
-        if config.name == "predrnn":
+        if config.name in ("mim", "mim-star"):
+            memory = mim_layer(config, part, x, n, states, memory)
+            x = state["h"]
+        elif config.name == "predrnn":
             x, state["c"], memory, _ = st_lstm(under(part, "cell"), x, state["h"], state["c"], memory)
         elif config.name == "predrnn-v2":
             cell_weights = under(part, "layer.cell")

@@ -59,6 +59,7 @@ def test_the_tuned_preset_starts_at_persistence():
         ({"output": "frames"}, "network.output: 'frames', expected one of frame, change"),
         ({"forget_bias": float("nan")}, "network.forget_bias: nan, expected a finite number"),
         ({"name": "predrnn", "norm": 1}, "network.norm: 1, expected true or false"),
+        ({"name": "mim", "cascade": "papers"}, "network.cascade: 'papers', expected one of paper, code"),
         (
             {"name": "predrnn-v2", "decoupling": -0.1},
             "network.decoupling: -0.1, expected a finite number of at least 0",
@@ -123,9 +124,9 @@ def test_parameter_counts_follow_from_the_equations():
     assert {name: parameters(name) for name in expected} == expected
 
 
-def parameters(name, **options):
+def parameters(name, biases=True, **options):
     with torch.device("meta"):
-        return sum(p.numel() for p in models.build(name, **options).parameters())
+        return sum(p.numel() for p in models.build(name, **options).parameters() if biases or p.ndim > 1)
 
 
 @pytest.mark.parametrize(
@@ -137,11 +138,15 @@ def parameters(name, **options):
         ("predrnn-plus-plus", (128, 128, 128, 128), 35.31),
         ("predrnn-plus-plus", (128, 64, 64, 64), 15.37),
         ("predrnn-plus-plus", (64, 64, 64, 64), 8.92),
+        ("causal-lstm", (128, 128, 128, 128), 33.67),
+        ("mim", (128, 128, 128, 128), 42.27),
+        ("mim", (64, 64, 64, 64), 10.66),
+        ("mim-star", (128, 128, 128, 128), 52.51),
     ],
 )
 def test_zigzag_networks_have_as_many_parameters_as_their_convolutions(name, hidden, millions):
-    """Patch 4 of one channel, kernel 5, without norms: the equations' convolutions; biases are below 0.01 million."""
-    assert parameters(name, hidden=hidden) / 1e6 == pytest.approx(millions, abs=0.006)
+    """Patch 4 of one channel, kernel 5, without norms and biases, of which the published code has none."""
+    assert round(parameters(name, biases=False, hidden=hidden) / 1e6, 2) == millions
 
 
 def test_the_parameters_of_predrnn_are_added_up_by_hand():
@@ -154,10 +159,10 @@ def test_the_parameters_of_predrnn_are_added_up_by_hand():
     assert parameters("predrnn-v2", decoupling=0) == parameters("predrnn")
 
 
-@pytest.mark.parametrize("name", ["predrnn", "predrnn-v2"])
+@pytest.mark.parametrize("name", ["predrnn", "predrnn-v2", "mim"])
 def test_layers_of_several_widths_are_refused_where_the_memory_cannot_change_its_own(name):
     with pytest.raises(
-        RecipeError, match=r"network\.hidden: \[8, 4\], with name: predrnn.*Fix: write \[8, 8\]"
+        RecipeError, match=r"network\.hidden: \[8, 4\], with name: (predrnn|mim).*Fix: write \[8, 8\]"
     ) as caught:
         models.build(name, hidden=(8, 4))
     assert "\n" not in str(caught.value)

@@ -12,6 +12,7 @@ from sa_nowcast import models
 from sa_nowcast.models.causal_lstm import CausalLSTM
 from sa_nowcast.models.cells import cell_update, gated_output
 from sa_nowcast.models.config import ZigzagConfig
+from sa_nowcast.models.mim import MemoryInMemory
 from sa_nowcast.models.predrnn import STLSTM
 from sa_nowcast.models.predrnn_plus_plus import GradientHighway
 from sa_nowcast.models.predrnn_v2 import likeness
@@ -65,6 +66,34 @@ def test_the_gradient_highway_is_its_equations(norm: bool) -> None:
         assert_maps(out, b, oracle.gradient_highway(arrays(unit), *of_sample(b, [x, z])))
 
 
+@with_and_without_norm
+@pytest.mark.parametrize("first", [False, True])
+def test_the_memory_in_memory_is_its_equations(norm: bool, first: bool) -> None:
+    within, (x, c, n, s) = randomise(MemoryInMemory(3, 4, config(norm))), maps(3, 4, 4, 4)
+    zeros = torch.zeros_like(s)
+    out = within(within.weights(), *((None, None, None, zeros) if first else (x, c, n, s)))
+    for b in range(2):
+        given = [zeros] * 3 if first else [c, n, s]
+        change = None if first else of_sample(b, [x])[0]
+        expected = oracle.memory_in_memory(arrays(within), change, *of_sample(b, given))
+        for got, want in zip(out, expected, strict=True):
+            if got is None:
+                assert not want.any()
+            else:
+                assert_maps(got, b, want)
+
+
+@pytest.mark.parametrize("name", ["mim", "mim-star"])
+@pytest.mark.parametrize("cascade", ["paper", "code"])
+@pytest.mark.parametrize("layers", [1, 2, 4])
+def test_both_cascades_of_a_rollout_are_the_oracles(name: str, cascade: str, layers: int) -> None:
+    hidden = (4, 3, 5, 4)[:layers] if name == "mim-star" else (4,) * layers
+    net, frames = small(name, hidden=hidden, cascade=cascade, norm=True), random_frames(1, 4, 2, 5, 6)
+    with torch.no_grad():
+        predictions = net.predict_all(frames, history=2)[0].numpy()
+    np.testing.assert_allclose(predictions, oracle.rollout(net.config, arrays(net), frames[0].numpy(), 2, 2), **EXACT)
+
+
 def test_no_state_stands_for_zeros_with_norms_too() -> None:
     x, zeros = random_frames(1, 5, 4, 3), torch.zeros(1, 5, 4, 4, dtype=torch.float64)
     cell = randomise(STLSTM(3, 4, config(True)))
@@ -77,7 +106,7 @@ def test_no_state_stands_for_zeros_with_norms_too() -> None:
     torch.testing.assert_close(unit(unit.weights(), x, None), unit(unit.weights(), x, torch.zeros_like(x)))
 
 
-@pytest.mark.parametrize("name", ["causal-lstm", "predrnn-plus-plus"])
+@pytest.mark.parametrize("name", ["causal-lstm", "predrnn-plus-plus", "mim-star"])
 @pytest.mark.parametrize("hidden", [(4, 6, 3), (5, 3), (4,)])
 def test_a_rollout_with_layers_of_several_widths_is_the_oracles(name: str, hidden: tuple[int, ...]) -> None:
     net, frames = small(name, hidden=hidden, norm=True), random_frames(1, 4, 2, 5, 6)
@@ -154,7 +183,8 @@ def test_the_memory_goes_from_the_top_to_the_bottom_of_the_next_step(name: str) 
     # In PredRNN-V2 the number of steps stands around it.
     nested = name == "predrnn-v2"
     layers, memory = state[0] if nested else state
-    other = (layers, torch.zeros_like(memory))
+    zeros = (torch.zeros_like(memory[0]), memory[1]) if isinstance(memory, tuple) else torch.zeros_like(memory)
+    other = (layers, zeros)
     first, _ = net.layers.step(weights, x, state)
     second, _ = net.layers.step(weights, x, (other, 1) if nested else other)
     assert (first - second).abs().max() > 1e-3

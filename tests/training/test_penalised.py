@@ -15,7 +15,7 @@ from trials import Each, same_bits, train, with_callback
 import sa_nowcast
 from sa_nowcast.errors import RecipeError
 
-ZIGZAG = ("predrnn", "predrnn-v2", "causal-lstm", "predrnn-plus-plus")
+ZIGZAG = ("predrnn", "predrnn-v2", "causal-lstm", "predrnn-plus-plus", "mim", "mim-star")
 TWO_LAYERS = {**NETWORK, "hidden": (4, 4)}
 
 
