@@ -168,6 +168,15 @@ def test_checkpointing_changes_neither_predictions_nor_gradients(name: str, step
 
 
 @every_network
+def test_the_last_batch_may_be_smaller_and_the_same_batch_gives_the_same(name: str) -> None:
+    net, x = small(name), random_frames(5, 5, 2, 8, 8)
+    with torch.no_grad():
+        whole = net.predict_all(x, 3)
+        torch.testing.assert_close(net.predict_all(x[3:], 3), whole[3:], rtol=0, atol=1e-12)
+        assert torch.equal(net.predict_all(x, 3), whole)
+
+
+@every_network
 def test_the_last_prediction_has_a_gradient_for_the_first_frame(name: str) -> None:
     net, x = small(name), random_frames(1, 6, 2, 8, 8).requires_grad_()
     net.predict_all(x, 4)[:, -1].square().sum().backward()

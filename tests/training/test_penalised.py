@@ -23,7 +23,6 @@ TWO_LAYERS = {**NETWORK, "hidden": (4, 4)}
 def test_a_network_is_trained_saved_and_forecasts_the_same_when_loaded(name: str, tmp_path: Path) -> None:
     data = rain()
     sampling = {"truth_start": 0.5, "context_truth_start": 0.25, "context_truth_rise": 0.1, "reversed_input": True}
-    # Four windows at a time leave a smaller last batch of validation.
     nowcaster = train(data, network={**TWO_LAYERS, "name": name, "norm": True}, max_steps=4, batch_size=4, **sampling)
     nowcaster.save(tmp_path / "model")
     loaded = sa_nowcast.load(tmp_path / "model")
