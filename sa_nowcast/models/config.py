@@ -153,6 +153,14 @@ class NetworkConfig:
         outputs = NETWORKS[self.name].outputs
         if self.output not in outputs:
             raise RecipeError("network.output", f"{self.output!r}, with {self.name}", f"one of {', '.join(outputs)}")
+        width = max(self.hidden)
+        if NETWORKS[self.name].equal_hidden and set(self.hidden) != {width}:
+            raise RecipeError(
+                "network.hidden",
+                f"{list(self.hidden)}, with name: {self.name}, whose memory keeps its channels through all layers",
+                "the same number for every layer",
+                f"write {[width] * len(self.hidden)}, or take name: {_UNEQUAL}",
+            )
         if self.checkpoint_steps and not self.declared.checkpoints:
             raise RecipeError(
                 "network.checkpoint_steps",
@@ -206,6 +214,35 @@ class NetworkConfig:
         return (NetworkConfig if entry is None else entry.config)(**fields)
 
 
+@network_record
+class ZigzagConfig(NetworkConfig):
+    """Of a network whose memory goes through the stack of layers."""
+
+    norm: bool = False
+    """Of networks whose memory goes through the layers: whether every convolution to gates is normalised over the
+    positions and channels of a sample, with one scale per channel. The authors' code of PredRNN++ does; that of
+    PredRNN-V2, and OpenSTL, do not."""
+
+
+@network_record
+class PredRNNv2Config(ZigzagConfig):
+    """Of PredRNN-V2."""
+
+    decoupling: Annotated[float, Field(ge=0), WrapValidator(lambda value, check: (check(value), value)[1])] = 0.1
+    """Of predrnn-v2: what the decoupling of the two memories counts beside the loss, as the mean of the absolute cosine
+    between what is added to each. The authors take 0.1 for MovingMNIST and 0.01 for KTH; 0 is PredRNN."""
+
+
+@network_record
+class MIMConfig(ZigzagConfig):
+    """Of MIM and MIM*."""
+
+    cascade: Literal["paper", "code"] = "paper"
+    """Of mim and mim-star: what the first memory module of a layer reads. ``"paper"``: the difference of the map below
+    between two steps; ``"code"``: that in the second layer alone, and above what the module of the layer below gives,
+    as in the authors' code, by which their results were made."""
+
+
 class Memory(NamedTuple):
     """Values that a layer of a `Stack` holds, per position and hidden channel."""
 
@@ -238,6 +275,10 @@ class Declared:
         Its record; a subclass where it has options of its own.
     outputs : tuple of str
         The outputs that it can have.
+    equal_hidden : bool
+        Whether all layers need the same number of hidden channels.
+    penalised : bool
+        Whether it adds to the loss of training itself.
     attends : bool
         Whether it has an attention to be looked at.
     feeds_back : bool
@@ -258,6 +299,8 @@ class Declared:
     memory: Memory | None = None
     config: type[NetworkConfig] = NetworkConfig
     outputs: tuple[str, ...] = ("frame", "change", "moving")
+    equal_hidden: bool = False
+    penalised: bool = False
     attends: bool = False
     feeds_back: bool = True
     graphs: bool = True
@@ -282,6 +325,20 @@ NETWORKS: dict[str, Declared] = {
         Memory(3, 24, 21, 1),
         attends=True,
     ),
+    "predrnn": Declared("predrnn", "ST-LSTM with zigzag memory", config=ZigzagConfig, equal_hidden=True),
+    "predrnn-v2": Declared(
+        "predrnn_v2",
+        "PredRNN with decoupled memories",
+        config=PredRNNv2Config,
+        outputs=("frame", "change"),
+        equal_hidden=True,
+        penalised=True,
+        graphs=False,
+    ),
+    "causal-lstm": Declared("causal_lstm", "two memories in a cascade", config=ZigzagConfig),
+    "predrnn-plus-plus": Declared("predrnn_plus_plus", "Causal LSTM with a gradient highway", config=ZigzagConfig),
+    "mim": Declared("mim", "Memory In Memory on PredRNN's stack", config=MIMConfig, equal_hidden=True),
+    "mim-star": Declared("mim_star", "Memory In Memory on PredRNN++'s stack", config=MIMConfig),
 }
 """The networks, by the name that `build` and recipes know."""
 
@@ -290,6 +347,9 @@ NETWORKS: dict[str, Declared] = {
 _OF_LAGRANGIAN: dict[str, Any] = dict.fromkeys(
     ("attends", "feeds_back", "graphs", "checkpoints", "tiles", "needs_scaling"), False
 )
+
+_UNEQUAL = "predrnn-plus-plus"
+"""The network to take for layers of several widths, for its convolutions read the memory."""
 
 NAMES: tuple[str, ...] = tuple(NETWORKS)
 """The names that `build` knows."""
@@ -341,7 +401,8 @@ def fields_schema(config: type[NetworkConfig]) -> dict[str, dict[str, Any]]:
     """Return the JSON Schema of each field of a record, with its description."""
     fields: dict[str, dict[str, Any]] = TypeAdapter(config).json_schema()["properties"]
     # pydantic reads the docstrings below a class's own fields alone.
-    inherited = {} if config is NetworkConfig else fields_schema(NetworkConfig)
+    base = config.__mro__[1]
+    inherited = fields_schema(base) if issubclass(base, NetworkConfig) else {}
     return {
         name: inherited.get(name) or {**schema, "description": " ".join(schema["description"].split())}
         for name, schema in fields.items()
@@ -357,6 +418,9 @@ def first_fault(error: ValidationError) -> tuple[ErrorDetails, SaNowcastError | 
     first = min(error.errors(include_url=False), key=lambda e: e["type"] not in unknown)
     inner = first.get("ctx", {}).get("error")
     return first, inner if isinstance(inner, SaNowcastError) else None
+
+
+_NUMBERS = {"integer": "a whole number", "number": "a finite number"}
 
 
 def _refusal(error: ValidationError, config: type) -> SaNowcastError:
@@ -378,8 +442,10 @@ def _refusal(error: ValidationError, config: type) -> SaNowcastError:
     expected = (
         f"one of {', '.join(schema['enum'])}"
         if "enum" in schema
-        else f"a whole number of at least {schema['minimum']}"
-        if schema["type"] == "integer"
+        else "true or false"
+        if schema["type"] == "boolean"
+        else f"{_NUMBERS[schema['type']]} of at least {schema['minimum']}"
+        if "minimum" in schema
         else "a finite number"
     )
     where = "".join([f"network.{field}", *(f"[{place}]" for place in inside)])

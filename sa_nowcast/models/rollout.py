@@ -2,13 +2,15 @@
 
 The core of the networks here is a stack of layers, which reads known frames layer by layer: what depends on a layer's
 input alone is computed for all of them at once, and only what depends on its state goes step by step. From the first
-forecast on, each step goes through all layers. Another core may hand its state through the layers as it likes.
+forecast on, each step goes through all layers. Where a memory goes from layer to layer and from the top of one step to
+the bottom of the next, only what the lowest layer reads can be computed at once. Another core may hand its state
+through the layers as it likes.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
@@ -52,6 +54,10 @@ class Core(nn.Module):
         With `checkpoint_steps` only the states at every so many frames are kept for the backward pass.
         """
         return _in_parts(partial(_one_by_one, self.step, weights), x_TBHWC, self.start(x_TBHWC[0]), checkpoint_steps)
+
+    def penalty(self, state: Any) -> Tensor | None:
+        """Return what training adds to its loss after all steps, weighted; None where there is nothing to add."""
+        return None
 
     def attention_rows(
         self, weights: Any, x_BHWC: Tensor, state: Any, layer: int, position: tuple[int, int]
@@ -135,11 +141,9 @@ class Stack(nn.ModuleList, Core):
 
     def read(self, weights: list[Any], x_TBHWC: Tensor, checkpoint_steps: int = 0) -> tuple[Tensor, list[Any]]:
         """Read known frames layer by layer."""
-        states = []
-        B, H, W = x_TBHWC.shape[1:4]
-        at_once = x_TBHWC.shape[0] if torch.is_grad_enabled() else max(1, MAX_POSITIONS_AT_ONCE // (B * H * W))
+        states, at_once = [], _frames_at_once(x_TBHWC)
         for layer, w in zip(self.parts, weights, strict=True):
-            run = partial(_through_layer, layer, w)
+            run = partial(_inputs_at_once, layer.inputs, layer.step, w)
             x_TBHWC, its = _in_parts(run, x_TBHWC, layer.start(x_TBHWC[0]), checkpoint_steps, at_once)
             states.append(its)
         return x_TBHWC, states
@@ -154,9 +158,108 @@ class Stack(nn.ModuleList, Core):
 
     def compile_parts(self, **options: Any) -> None:
         """Compile both halves of every layer: a cell takes seconds, and one serves all steps."""
-        for layer in self.parts:
-            for half in ("inputs", "step"):
-                setattr(layer, half, torch.compile(getattr(layer, half), dynamic=False, **options))
+        _compile_halves(self.parts, options)
+
+
+class ZigzagLayer(nn.Module, Generic[W, S]):
+    """A layer of a `Zigzag`: W are its weights, S its own state, to which the memory does not belong.
+
+    Parameters
+    ----------
+    inputs, memory, hidden : int
+        Channels of the maps that it reads, of the memory that it is given, and of its state and of the memory it gives.
+    config : NetworkConfig
+    """
+
+    def __init__(self, inputs: int, memory: int, hidden: int, config: NetworkConfig) -> None:
+        super().__init__()
+
+    @abstractmethod
+    def weights(self) -> W:
+        """Return the weights as every step of a sequence uses them."""
+
+    @abstractmethod
+    def start(self, x_BHWC: Tensor) -> S:
+        """Return the state before the first frame."""
+
+    @abstractmethod
+    def inputs(self, weights: W, x_NHWC: Tensor) -> Tensor:
+        """Return what depends on the inputs alone, for any number of frames at once."""
+
+    @abstractmethod
+    def step(self, weights: W, inputs_BHWG: Tensor, state: S, memory_BHWC: Any) -> tuple[Tensor, S, Any]:
+        """Return what the layer above reads, the next state, and the memory; no memory stands for zeros.
+
+        The memory is a map, or whatever the layers of a network hand on.
+        """
+
+
+MakeZigzagLayer = Callable[[int, int, int, NetworkConfig], ZigzagLayer[Any, Any]]
+
+
+class Zigzag(nn.ModuleList, Core):
+    """Layers through which one memory goes: from each to the one above, and from the top to the bottom one step later.
+
+    The state is a list with one state a layer, and the memory. So a layer's input depends on the step before through
+    all layers, and of known frames only what the lowest layer reads is computed at once.
+
+    Parameters
+    ----------
+    layers : sequence of types of ZigzagLayer
+        Called as ``layer(inputs, memory, hidden, config)``, one for each of ``config.hidden``, or one type for all.
+    inputs : int
+        Channels of the maps that are read.
+    config : NetworkConfig
+    """
+
+    def __init__(
+        self,
+        layers: MakeZigzagLayer | Sequence[MakeZigzagLayer],
+        inputs: int,
+        config: NetworkConfig,
+    ) -> None:
+        hidden = config.hidden
+        below, given = (inputs, *hidden[:-1]), (hidden[-1], *hidden[:-1])
+        kinds = layers if isinstance(layers, Sequence) else [layers] * len(hidden)
+        super().__init__(kind(i, m, h, config) for kind, i, m, h in zip(kinds, below, given, hidden, strict=True))
+
+    @property
+    def parts(self) -> list[ZigzagLayer[Any, Any]]:
+        """The layers, from the bottom."""
+        return cast("list[ZigzagLayer[Any, Any]]", list(self))
+
+    def weights(self) -> list[Any]:
+        """Return the weights of each layer."""
+        return [layer.weights() for layer in self.parts]
+
+    def start(self, x_BHWC: Tensor) -> tuple[Any, Any]:
+        """Return the state of each layer before the first frame, and no memory."""
+        return [layer.start(x_BHWC) for layer in self.parts], None
+
+    def step(self, weights: list[Any], x_BHWC: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Run one frame through all layers."""
+        return self._step(weights, self._inputs(weights, x_BHWC), state)
+
+    def read(self, weights: list[Any], x_TBHWC: Tensor, checkpoint_steps: int = 0) -> tuple[Tensor, Any]:
+        """Read known frames."""
+        run = partial(_inputs_at_once, self._inputs, self._step, weights)
+        return _in_parts(run, x_TBHWC, self.start(x_TBHWC[0]), checkpoint_steps, _frames_at_once(x_TBHWC))
+
+    def compile_parts(self, **options: Any) -> None:
+        """Compile both halves of every layer."""
+        _compile_halves(self.parts, options)
+
+    def _inputs(self, weights: list[Any], x_NHWC: Tensor) -> Tensor:
+        return self.parts[0].inputs(weights[0], x_NHWC)
+
+    def _step(self, weights: list[Any], inputs_BHWG: Tensor, state: Any) -> tuple[Tensor, Any]:
+        before, memory = state
+        after, out = [], None
+        for layer, w, its in zip(self.parts, weights, before, strict=True):
+            given = inputs_BHWG if out is None else layer.inputs(w, out)
+            out, its, memory = layer.step(w, given, its, memory)
+            after.append(its)
+        return cast("Tensor", out), (after, memory)
 
 
 class Network(nn.Module):
@@ -206,7 +309,7 @@ class Network(nn.Module):
         """
         self.check(x_BTCHW, x_BTCHW.shape[1], steps)
         known = fold(x_BTCHW, self.config.patch)
-        return self._frames(self.rollout(known, steps, x_BTCHW)[-steps:], x_BTCHW)
+        return self._frames(self.rollout(known, steps, x_BTCHW)[0][-steps:], x_BTCHW)
 
     def predict_all(self, x_BTCHW: Tensor, history: int, truth_mask: Tensor | None = None) -> Tensor:
         """Predict every frame but the first, as training does.
@@ -231,6 +334,19 @@ class Network(nn.Module):
         ModelError
             As for `forward`, or if ``history`` leaves nothing to predict, or the mask has another shape.
         """
+        return self.predictions_and_penalty(x_BTCHW, history, truth_mask)[0]
+
+    def predictions_and_penalty(
+        self, x_BTCHW: Tensor, history: int, truth_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """As `predict_all`, and what the network itself adds to the loss of training, weighted.
+
+        Returns
+        -------
+        tuple of Tensor
+            The predictions, and a scalar; None for most networks, and without gradients. A training loop that adds it
+            trains the network as it is described, such as PredRNN-V2 with its decoupled memories.
+        """
         steps = x_BTCHW.shape[1] - history if x_BTCHW.ndim == 5 else 1
         self.check(x_BTCHW, history, steps)
         if truth_mask is not None and truth_mask.shape != (x_BTCHW.shape[0], steps - 1):
@@ -240,7 +356,8 @@ class Network(nn.Module):
         patches = fold(x_BTCHW, self.config.patch)
         known, later = patches[:history], patches[history:]
         mask = None if truth_mask is None else truth_mask.T[:, :, None, None, None]
-        return self._frames(self.rollout(known, steps, x_BTCHW, later, mask), x_BTCHW)
+        predictions, penalty = self.rollout(known, steps, x_BTCHW, later, mask)
+        return self._frames(predictions, x_BTCHW), penalty
 
     def first_predicted(self, history: int) -> int:
         """Return which frame is the first that `predict_all` predicts; those before it are no matter of a loss."""
@@ -248,8 +365,10 @@ class Network(nn.Module):
 
     def rollout(
         self, known_TBHWP: Tensor, steps: int, like: Tensor, later: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor | None]:
         """Return the predictions of the frames after each known one and of ``steps - 1`` more, as maps of patches.
+
+        Beside them the core's penalty.
 
         Parameters
         ----------
@@ -273,7 +392,8 @@ class Network(nn.Module):
             run = partial(self._forecast, weights, span.stop - first, pixels, truth)
             frames, state = (partial(_recomputed, run) if segment else run)(predictions[-1][-1], state)
             predictions.append(frames)
-        return torch.cat(predictions) if len(predictions) > 1 else predictions[0]
+        all_of_them = torch.cat(predictions) if len(predictions) > 1 else predictions[0]
+        return all_of_them, self.layers.penalty(state)
 
     def _forecast(
         self,
@@ -330,14 +450,16 @@ class Network(nn.Module):
 class Forecaster(Network):
     """A network that forecasts from all known frames: it predicts none of them, and reads no truth after them."""
 
-    def predict_all(self, x_BTCHW: Tensor, history: int, truth_mask: Tensor | None = None) -> Tensor:
-        """Return the known frames from the second on as they are, and the forecast of the rest.
+    def predictions_and_penalty(
+        self, x_BTCHW: Tensor, history: int, truth_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the known frames from the second on as they are, and the forecast of the rest; and no penalty.
 
-        As `Network.predict_all`; `truth_mask` changes nothing.
+        As for `Network.predict_all`; `truth_mask` changes nothing.
         """
         steps = x_BTCHW.shape[1] - history if x_BTCHW.ndim == 5 else 1
         self.check(x_BTCHW, history, steps)
-        return torch.cat([x_BTCHW[:, 1:history], self(x_BTCHW[:, :history], steps)], 1)
+        return torch.cat([x_BTCHW[:, 1:history], self(x_BTCHW[:, :history], steps)], 1), None
 
     def first_predicted(self, history: int) -> int:
         """Return the first frame after the history."""
@@ -359,6 +481,12 @@ def check_finite(x_BTCHW: Tensor) -> None:
         )
 
 
+def _compile_halves(layers: Iterable[nn.Module], options: dict[str, Any]) -> None:
+    for layer in layers:
+        for half in ("inputs", "step"):
+            setattr(layer, half, torch.compile(getattr(layer, half), dynamic=False, **options))
+
+
 def _one_by_one(step: Callable[..., Any], weights: Any, x_TBHWC: Tensor, state: Any) -> tuple[Tensor, Any]:
     outs = []
     for x in x_TBHWC.unbind():
@@ -367,10 +495,18 @@ def _one_by_one(step: Callable[..., Any], weights: Any, x_TBHWC: Tensor, state: 
     return torch.stack(outs), state
 
 
-def _through_layer(layer: RecurrentLayer[Any, Any], weights: Any, x_TBHWC: Tensor, state: Any) -> tuple[Tensor, Any]:
-    """Run known frames through one layer: its inputs at once, its state step by step."""
-    inputs = layer.inputs(weights, x_TBHWC.flatten(0, 1))
-    return _one_by_one(layer.step, weights, inputs.view(*x_TBHWC.shape[:2], *inputs.shape[1:]), state)
+def _frames_at_once(x_TBHWC: Tensor) -> int:
+    """Return for how many known frames the inputs are computed at once."""
+    T, B, H, W = x_TBHWC.shape[:4]
+    return T if torch.is_grad_enabled() else max(1, MAX_POSITIONS_AT_ONCE // (B * H * W))
+
+
+def _inputs_at_once(
+    inputs: Callable[[Any, Tensor], Tensor], step: Callable[..., Any], weights: Any, x_TBHWC: Tensor, state: Any
+) -> tuple[Tensor, Any]:
+    """Run known frames through a layer or a core: what depends on them alone at once, its state step by step."""
+    given = inputs(weights, x_TBHWC.flatten(0, 1))
+    return _one_by_one(step, weights, given.view(*x_TBHWC.shape[:2], *given.shape[1:]), state)
 
 
 def _in_parts(

@@ -231,6 +231,15 @@ def test_the_channels_of_every_layer():
     yield lambda: NetworkConfig(channels=1, hidden=yaml.safe_load(fix.partition("such as ")[2]))
 
 
+@remedy("models/config.py", "write …, or take name: …")
+@pytest.mark.parametrize("which", [0, 1])
+def test_layers_of_several_widths(which):
+    fix = yield lambda: NetworkConfig(name="predrnn", hidden=(8, 4))
+    advice = yaml.safe_load(fix.split(", or take ")[which].removeprefix("write ").rstrip("."))
+    fields = {"hidden": (8, 4), **(advice if which else {"name": "predrnn", "hidden": advice})}
+    yield lambda: NetworkConfig.from_dict(fields)
+
+
 @remedy("computing/devices.py", "give auto or cpu")
 @pytest.mark.parametrize("which", ["auto", "cpu"])
 def test_a_device_that_is_not_here(which):
