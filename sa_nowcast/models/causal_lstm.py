@@ -6,14 +6,12 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sa_nowcast.models.cells import Convolution, cell_update, gain_of, gate_bias, gated_output
+from sa_nowcast.models.cells import CellLayer, Convolution, Pointwise, TwoMemoryCell, cell_update, gain_of, gated_output
 from sa_nowcast.models.config import NetworkConfig
-from sa_nowcast.models.maps import full_precision, prepared
-from sa_nowcast.models.rollout import Zigzag, ZigzagLayer
-
-State = tuple[Tensor | None, Tensor | None]
+from sa_nowcast.models.cores import Zigzag
+from sa_nowcast.models.maps import full_precision
 
 
 class Weights(NamedTuple):
@@ -28,7 +26,7 @@ class Weights(NamedTuple):
     joined: Tensor
 
 
-class CausalLSTM(nn.Module):
+class CausalLSTM(TwoMemoryCell):
     r"""The cell.
 
     .. math::
@@ -56,30 +54,15 @@ class CausalLSTM(nn.Module):
         Whether f is part of it; without, what is given as `kept` takes the place of f ∘ C_{t-1}.
     """
 
+    kernels = Weights
+
     def __init__(self, inputs: int, memory: int, hidden: int, config: NetworkConfig, forgets: bool = True) -> None:
-        super().__init__()
-        of_c = "ifg" if forgets else "ig"
-        self.split = [len(of_c) * hidden, hidden]
-        bias = gate_bias(hidden, of_c + "ifgo", config.forget_bias)
-        self.input = Convolution(inputs, len(bias), config, bias)
-        self.hidden = Convolution(hidden, sum(self.split), config)  # i, f, g, o
+        super().__init__(inputs, hidden, config, forgets)
         self.cell = Convolution(hidden, self.split[0], config)  # i, f, g
         self.memory = Convolution(memory, 3 * hidden, config)  # i', f', what is kept of M
         self.new_cell = Convolution(hidden, 4 * hidden, config)  # i', f', g', o
         self.new_memory = Convolution(hidden, hidden, config)  # o
-        self.joined = nn.Linear(2 * hidden, hidden, bias=False)
-
-    def weights(self) -> Weights:
-        """Return the kernels as every step of a sequence uses them."""
-        return Weights(
-            self.input.prepared(),
-            self.hidden.prepared(),
-            self.cell.prepared(),
-            self.memory.prepared(),
-            self.new_cell.prepared(),
-            self.new_memory.prepared(),
-            prepared(self.joined.weight.T),
-        )
+        self.joined = Pointwise(2 * hidden, hidden)
 
     def forward(
         self,
@@ -91,12 +74,8 @@ class CausalLSTM(nn.Module):
         kept: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return H_t, C_t and M'; no H, C or M stands for zeros."""
-        of_c, width = self.split
-        to_c, to_m, to_o = ([part] for part in torch.split(inputs_BHWG, [of_c, 3 * width, width], dim=-1))
-        if h is not None:
-            from_h = torch.split(self.hidden(weights.hidden, h), self.split, dim=-1)
-            to_c.append(from_h[0])
-            to_o.append(from_h[1])
+        to_c, to_m, to_o = self.addends(weights, inputs_BHWG, h)
+        width = self.split[1]
         if c is not None:
             to_c.append(self.cell(weights.cell, c))
         zeros = inputs_BHWG.new_zeros(*inputs_BHWG.shape[:3], width)
@@ -114,32 +93,12 @@ class CausalLSTM(nn.Module):
         return gated_output(full_precision(both @ weights.joined), *to_o, squash=True), c, m
 
 
-class Layer(ZigzagLayer[Weights, State]):
-    """One layer of Causal LSTM; its state is (H, C), and its output H."""
+class Layer(CellLayer):
+    """One layer of Causal LSTM."""
 
     def __init__(self, inputs: int, memory: int, hidden: int, config: NetworkConfig) -> None:
         super().__init__(inputs, memory, hidden, config)
         self.cell = CausalLSTM(inputs, memory, hidden, config)
-
-    def weights(self) -> Weights:
-        """Return the weights as every step of a sequence uses them."""
-        return self.cell.weights()
-
-    def start(self, x_BHWC: Tensor) -> State:
-        """Return H_0 and C_0: zeros, which add nothing."""
-        return None, None
-
-    def inputs(self, weights: Weights, x_NHWC: Tensor) -> Tensor:
-        """Return what X gives to all gates, for any number of frames at once."""
-        y: Tensor = self.cell.input(weights.input, x_NHWC)
-        return y
-
-    def step(
-        self, weights: Weights, inputs_BHWG: Tensor, state: State, memory_BHWC: Tensor | None
-    ) -> tuple[Tensor, State, Tensor]:
-        """Return H_t, the next state and the memory."""
-        h, c, m = self.cell(weights, inputs_BHWG, *state, memory_BHWC)
-        return h, (h, c), m
 
 
 core = partial(Zigzag, Layer)

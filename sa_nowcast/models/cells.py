@@ -1,4 +1,4 @@
-"""What the cells with a zigzag memory share: a convolution to several gates, the update of a cell, and the output gate.
+"""What the cells with a zigzag memory share: convolutions to several gates, the update of a cell, and the output gate.
 
 A cell is updated by several convolutions whose results are added, each of which gives several gates at once. The
 point-wise updates are functions with a backward pass of their own, which keep the gates and the cell alone.
@@ -12,7 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from sa_nowcast.models.config import NetworkConfig, ZigzagConfig
+from sa_nowcast.models.cores import ZigzagLayer
 from sa_nowcast.models.maps import convolve, full_precision, normalise, prepared, tanh_
+
+CellState = tuple[Tensor | None, Tensor | None]
 
 
 class Convolution(nn.Module):
@@ -49,6 +52,87 @@ class Convolution(nn.Module):
         if self.scale is None:
             return full_precision(convolve(x_NHWC, kernel, bias=self.bias))
         return normalise(convolve(x_NHWC, kernel), self.scale, self.bias)
+
+
+class Pointwise(nn.Linear):
+    """A 1×1 convolution of maps without bias or norm."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def prepared(self) -> Tensor:
+        """Return the matrix as every step of a sequence uses it, to be multiplied from the right."""
+        return prepared(self.weight.T)
+
+
+class Cell(nn.Module):
+    """A module whose convolutions are prepared once a sequence."""
+
+    kernels: type[Any]
+    """A named tuple whose fields are the names of the convolutions."""
+
+    def weights(self) -> Any:
+        """Return the kernels as every step of a sequence uses them."""
+        return self.kernels(*(getattr(self, name).prepared() for name in self.kernels._fields))
+
+
+class TwoMemoryCell(Cell):
+    """What cells with the memories C and M share: gates of both and an output gate, from X and H.
+
+    Parameters
+    ----------
+    inputs : int
+        Channels of X_t.
+    hidden : int
+        Channels of H, C, M and of every gate.
+    config : NetworkConfig
+    forgets : bool
+        Whether C has a forget gate; without, what is kept of it is given.
+    """
+
+    def __init__(self, inputs: int, hidden: int, config: NetworkConfig, forgets: bool) -> None:
+        super().__init__()
+        of_c = "ifg" if forgets else "ig"
+        self.split = [len(of_c) * hidden, hidden]
+        bias = gate_bias(hidden, of_c + "ifgo", config.forget_bias)
+        self.input = Convolution(inputs, len(bias), config, bias)
+        self.hidden = Convolution(hidden, sum(self.split), config)  # i, f, g and o
+
+    def addends(self, weights: Any, inputs_BHWG: Tensor, h: Tensor | None) -> tuple[list[Tensor], ...]:
+        """Return what X and H add to the gates of C, to those of M and to o; no H stands for zeros."""
+        of_c, width = self.split
+        to_c, to_m, to_o = ([part] for part in torch.split(inputs_BHWG, [of_c, 3 * width, width], dim=-1))
+        if h is not None:
+            from_h = torch.split(self.hidden(weights.hidden, h), self.split, dim=-1)
+            to_c.append(from_h[0])
+            to_o.append(from_h[1])
+        return to_c, to_m, to_o
+
+
+class CellLayer(ZigzagLayer[Any, "CellState"]):
+    """A layer that is one `TwoMemoryCell`; its state is (H, C), and its output H."""
+
+    cell: TwoMemoryCell
+
+    def weights(self) -> Any:
+        """Return the weights as every step of a sequence uses them."""
+        return self.cell.weights()
+
+    def start(self, x_BHWC: Tensor) -> CellState:
+        """Return H_0 and C_0: zeros, which add nothing."""
+        return None, None
+
+    def inputs(self, weights: Any, x_NHWC: Tensor) -> Tensor:
+        """Return what X gives to all gates, for any number of frames at once."""
+        y: Tensor = self.cell.input(weights.input, x_NHWC)
+        return y
+
+    def step(
+        self, weights: Any, inputs_BHWG: Tensor, state: CellState, memory_BHWC: Tensor | None
+    ) -> tuple[Tensor, CellState, Tensor]:
+        """Return H_t, the next state and the memory."""
+        h, c, m = self.cell(weights, inputs_BHWG, *state, memory_BHWC)[:3]
+        return h, (h, c), m
 
 
 def gate_bias(hidden: int, gates: str, forget_bias: float) -> Tensor:

@@ -266,7 +266,7 @@ class Declared:
     ----------
     module : str
         The module of `sa_nowcast.models` that holds it. It has ``core(inputs, config)``, which returns the
-        `sa_nowcast.models.rollout.Core` of a `sa_nowcast.models.rollout.Network`.
+        `sa_nowcast.models.cores.Core` of a `sa_nowcast.models.rollout.Network`.
     about : str
         A few words for tables.
     memory : Memory, optional
@@ -277,8 +277,6 @@ class Declared:
         The outputs that it can have.
     equal_hidden : bool
         Whether all layers need the same number of hidden channels.
-    penalised : bool
-        Whether it adds to the loss of training itself.
     attends : bool
         Whether it has an attention to be looked at.
     feeds_back : bool
@@ -300,7 +298,6 @@ class Declared:
     config: type[NetworkConfig] = NetworkConfig
     outputs: tuple[str, ...] = ("frame", "change", "moving")
     equal_hidden: bool = False
-    penalised: bool = False
     attends: bool = False
     feeds_back: bool = True
     graphs: bool = True
@@ -332,7 +329,6 @@ NETWORKS: dict[str, Declared] = {
         config=PredRNNv2Config,
         outputs=("frame", "change"),
         equal_hidden=True,
-        penalised=True,
         graphs=False,
     ),
     "causal-lstm": Declared("causal_lstm", "two memories in a cascade", config=ZigzagConfig),

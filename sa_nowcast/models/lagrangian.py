@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sa_nowcast.models.config import NetworkConfig
+from sa_nowcast.models.cores import Core
 from sa_nowcast.models.motion import (
     along_columns,
     arrivals,
@@ -23,7 +24,7 @@ from sa_nowcast.models.motion import (
     separable,
     strips,
 )
-from sa_nowcast.models.rollout import Core, Forecaster
+from sa_nowcast.models.rollout import Forecaster
 from sa_nowcast.models.tiles import plan_tiles
 
 CORE_TILE: Final = 24

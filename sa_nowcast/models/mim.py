@@ -6,12 +6,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sa_nowcast.models import predrnn
-from sa_nowcast.models.cells import Convolution, cell_update, gate_bias, gated_output
+from sa_nowcast.models.cells import Cell, Convolution, cell_update, gate_bias, gated_output
 from sa_nowcast.models.config import MIMConfig, NetworkConfig
-from sa_nowcast.models.rollout import MakeZigzagLayer, Zigzag, ZigzagLayer
+from sa_nowcast.models.cores import MakeZigzagLayer, Zigzag, ZigzagLayer
 
 HandedOn = tuple[Tensor, Tensor | None]
 """The zigzag memory M, and what the first module of the layer below gives, D."""
@@ -28,7 +28,7 @@ class ModuleWeights(NamedTuple):
     new_s: Tensor
 
 
-class MemoryInMemory(nn.Module):
+class MemoryInMemory(Cell):
     r"""What a layer keeps of C_{t-1}: the modules for what is not stationary, N, and for what is, S.
 
     .. math::
@@ -53,6 +53,8 @@ class MemoryInMemory(nn.Module):
     config : NetworkConfig
     """
 
+    kernels = ModuleWeights
+
     def __init__(self, inputs: int, hidden: int, config: NetworkConfig) -> None:
         super().__init__()
         self.split = [3 * hidden, hidden]
@@ -62,17 +64,6 @@ class MemoryInMemory(nn.Module):
         self.d = Convolution(hidden, 4 * hidden, config, gate_bias(hidden, "ifgo", config.forget_bias))
         self.cell = Convolution(hidden, 4 * hidden, config)
         self.new_s = Convolution(hidden, hidden, config)
-
-    def weights(self) -> ModuleWeights:
-        """Return the kernels as every step of a sequence uses them."""
-        return ModuleWeights(
-            self.change.prepared(),
-            self.n.prepared(),
-            self.new_n.prepared(),
-            self.d.prepared(),
-            self.cell.prepared(),
-            self.new_s.prepared(),
-        )
 
     def forward(
         self, weights: ModuleWeights, x: Tensor | None, c: Tensor | None, n: Tensor | None, s: Tensor

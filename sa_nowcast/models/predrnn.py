@@ -6,14 +6,12 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sa_nowcast.models.cells import Convolution, cell_update, gain_of, gate_bias, gated_output
+from sa_nowcast.models.cells import CellLayer, Convolution, Pointwise, TwoMemoryCell, cell_update, gain_of, gated_output
 from sa_nowcast.models.config import NetworkConfig
-from sa_nowcast.models.maps import full_precision, prepared
-from sa_nowcast.models.rollout import Zigzag, ZigzagLayer
-
-State = tuple[Tensor | None, Tensor]
+from sa_nowcast.models.cores import Zigzag
+from sa_nowcast.models.maps import full_precision
 
 
 class Weights(NamedTuple):
@@ -26,7 +24,7 @@ class Weights(NamedTuple):
     joined: Tensor
 
 
-class STLSTM(nn.Module):
+class STLSTM(TwoMemoryCell):
     r"""The spatiotemporal LSTM.
 
     .. math::
@@ -52,83 +50,45 @@ class STLSTM(nn.Module):
         Whether f is part of it; without, what is given as `kept` takes the place of f ∘ C_{t-1}.
     """
 
+    kernels = Weights
+
     def __init__(self, inputs: int, hidden: int, config: NetworkConfig, forgets: bool = True) -> None:
-        super().__init__()
-        of_c = "ifg" if forgets else "ig"
-        self.split = [len(of_c) * hidden, hidden]
-        bias = gate_bias(hidden, of_c + "ifgo", config.forget_bias)
-        self.input = Convolution(inputs, len(bias), config, bias)
-        self.hidden = Convolution(hidden, sum(self.split), config)
+        super().__init__(inputs, hidden, config, forgets)
         self.memory = Convolution(hidden, 3 * hidden, config)
         self.output = Convolution(2 * hidden, hidden, config)
-        self.joined = nn.Linear(2 * hidden, hidden, bias=False)
-
-    def weights(self) -> Weights:
-        """Return the kernels as every step of a sequence uses them."""
-        return Weights(
-            self.input.prepared(),
-            self.hidden.prepared(),
-            self.memory.prepared(),
-            self.output.prepared(),
-            prepared(self.joined.weight.T),
-        )
+        self.joined = Pointwise(2 * hidden, hidden)
 
     def forward(
         self,
         weights: Weights,
         inputs_BHWG: Tensor,
         h: Tensor | None,
-        c: Tensor,
+        c: Tensor | None,
         m: Tensor | None,
         kept: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """Return H_t, C_t, M' and what C and M gained, i ∘ g and i' ∘ g'; no H or M stands for zeros."""
-        of_c, width = self.split
-        to_c, to_m, to_o = ([part] for part in torch.split(inputs_BHWG, [of_c, 3 * width, width], dim=-1))
-        if h is not None:
-            from_h = torch.split(self.hidden(weights.hidden, h), self.split, dim=-1)
-            to_c.append(from_h[0])
-            to_o.append(from_h[1])
+        """Return H_t, C_t, M' and what C and M gained, i ∘ g and i' ∘ g'; no H, C or M stands for zeros."""
+        to_c, to_m, to_o = self.addends(weights, inputs_BHWG, h)
+        zeros = inputs_BHWG.new_zeros(*inputs_BHWG.shape[:3], self.split[1])
         if m is not None:
             to_m.append(self.memory(weights.memory, m))
         if kept is None:
-            c, gain_c = cell_update(c, *to_c)
+            c, gain_c = cell_update(zeros if c is None else c, *to_c)
         else:
             gain_c = gain_of(*to_c)
             c = kept + gain_c
-        m, gain_m = cell_update(torch.zeros_like(c) if m is None else m, *to_m)
+        m, gain_m = cell_update(zeros if m is None else m, *to_m)
         both = torch.cat([c, m], dim=-1)
         h = gated_output(full_precision(both @ weights.joined), *to_o, self.output(weights.output, both))
         return h, c, m, (gain_c, gain_m)
 
 
-class Layer(ZigzagLayer[Weights, State]):
-    """One layer of PredRNN, an `STLSTM`; its state is (H, C), and its output H."""
+class Layer(CellLayer):
+    """One layer of PredRNN, an `STLSTM`."""
 
     def __init__(self, inputs: int, memory: int, hidden: int, config: NetworkConfig) -> None:
         super().__init__(inputs, memory, hidden, config)
-        self.width = hidden
-        self.cell = STLSTM(inputs, hidden, config)
-
-    def weights(self) -> Weights:
-        """Return the weights as every step of a sequence uses them."""
-        return self.cell.weights()
-
-    def start(self, x_BHWC: Tensor) -> State:
-        """Return H_0 and C_0: zeros."""
-        return None, x_BHWC.new_zeros(*x_BHWC.shape[:3], self.width)
-
-    def inputs(self, weights: Weights, x_NHWC: Tensor) -> Tensor:
-        """Return what X gives to all gates, for any number of frames at once."""
-        y: Tensor = self.cell.input(weights.input, x_NHWC)
-        return y
-
-    def step(
-        self, weights: Weights, inputs_BHWG: Tensor, state: State, memory_BHWC: Tensor | None
-    ) -> tuple[Tensor, State, Tensor]:
-        """Return H_t, the next state and the memory."""
-        h, c, m, _ = self.cell(weights, inputs_BHWG, *state, memory_BHWC)
-        return h, (h, c), m
+        self.cell: STLSTM = STLSTM(inputs, hidden, config)
 
 
 core = partial(Zigzag, Layer)

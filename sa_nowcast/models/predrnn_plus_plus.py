@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sa_nowcast.models import causal_lstm
-from sa_nowcast.models.cells import Convolution
+from sa_nowcast.models.cells import Cell, Convolution
 from sa_nowcast.models.config import NetworkConfig
-from sa_nowcast.models.rollout import MakeZigzagLayer, Zigzag, ZigzagLayer
+from sa_nowcast.models.cores import MakeZigzagLayer, Zigzag, ZigzagLayer
 
 Weights = tuple["HighwayWeights", Any]
 State = tuple[Tensor | None, Any]
@@ -23,7 +23,7 @@ class HighwayWeights(NamedTuple):
     state: Tensor
 
 
-class GradientHighway(nn.Module):
+class GradientHighway(Cell):
     r"""The gradient highway unit, whose state few steps stand between and any frame before.
 
     .. math::
@@ -38,14 +38,12 @@ class GradientHighway(nn.Module):
     config : NetworkConfig
     """
 
+    kernels = HighwayWeights
+
     def __init__(self, channels: int, config: NetworkConfig) -> None:
         super().__init__()
         self.input = Convolution(channels, 2 * channels, config, torch.zeros(2 * channels))
         self.state = Convolution(channels, 2 * channels, config)
-
-    def weights(self) -> HighwayWeights:
-        """Return the kernels as every step of a sequence uses them."""
-        return HighwayWeights(self.input.prepared(), self.state.prepared())
 
     def forward(self, weights: HighwayWeights, x: Tensor, z: Tensor | None) -> Tensor:
         """Return Z_t; no Z_{t-1} stands for zeros."""

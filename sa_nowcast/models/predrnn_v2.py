@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sa_nowcast.models import predrnn
+from sa_nowcast.models.cells import CellState
 from sa_nowcast.models.config import NetworkConfig, PredRNNv2Config
+from sa_nowcast.models.cores import Zigzag, ZigzagLayer
 from sa_nowcast.models.maps import full_precision, prepared
-from sa_nowcast.models.rollout import Zigzag, ZigzagLayer
 
 Weights = tuple[predrnn.Weights, Tensor | None]
-State = tuple[predrnn.State, Tensor | None]
+State = tuple[CellState, Tensor | None]
 
 
 class Layer(ZigzagLayer[Weights, State]):

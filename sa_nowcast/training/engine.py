@@ -29,7 +29,6 @@ from sa_nowcast.training.data import TrainingData
 from sa_nowcast.training.hardware import Hardware
 from sa_nowcast.training.log import TrainingLog
 from sa_nowcast.training.module import NowcastModule, updates_a_batch
-from sa_nowcast.training.penalised import PenalisedModule
 from sa_nowcast.training.pictures import Pictures, hindrance
 from sa_nowcast.training.progress import ProgressReport
 from sa_nowcast.training.run_folder import Resume, RunFolder
@@ -109,8 +108,7 @@ def train(
     sampler = StepSampler(
         recipe.batch_size // launch.share.ranks, recipe.max_steps, resume.step, launch.share, updates_a_batch(recipe)
     )
-    kind = PenalisedModule if network.config.declared.penalised else NowcastModule
-    module = kind(network, data, recipe, hardware, sampler, start)
+    module = NowcastModule(network, data, recipe, hardware, sampler, start)
     average, watch = Average(network, recipe.average), Watch(launch, recipe.max_seconds)
     validation = Validation(data, recipe, average, hardware, watch, from_start=start is not None)
     log = TrainingLog(validation, recipe.batch_size, recipe.log_every, folder)
