@@ -9,9 +9,9 @@ import numpy as np
 import xarray as xr
 
 from sa_nowcast.errors import RecipeError
-from sa_nowcast.plotting.canvas import new_figure
+from sa_nowcast.plotting.canvas import grid_of_axes, legend_below
 from sa_nowcast.plotting.scales import choose
-from sa_nowcast.plotting.scores import colours, labelled_scores, panel_title, thresholds_of
+from sa_nowcast.plotting.scores import colours, labelled_scores, panel_title, thresholds_of, title_of
 from sa_nowcast.times import read_leads, show_step
 
 if TYPE_CHECKING:
@@ -81,20 +81,11 @@ def plot_diagrams(
     if not panels:
         found = "no diagram is in them"
         raise RecipeError("plot of scores", found, 'scores by the metrics "reliability", "roc" or "rank_histogram"')
-    columns = 2 if len(panels) == 4 else min(len(panels), 3)
-    rows = -(-len(panels) // columns)
-    figure = new_figure(3.6 * columns + 0.4, 3.3 * rows + 0.9, "constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, (name, threshold) in zip(grid, panels, strict=False):
+    figure, grid = grid_of_axes(len(panels), 3.3)
+    for axes, (name, threshold) in zip(grid, panels, strict=True):
         _draw(axes, models, name, {**labels, "threshold": threshold})
-    for axes in grid[len(panels) :]:
-        axes.set_axis_off()
-    handles = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 5), frameon=False
-    )
-    text = str(first.attrs.get("title", "scores"))
-    figure.suptitle(title if title is not None else f"{text[:1].upper()}{text[1:]}, {show_step(wanted)} ahead")
+    legend_below(figure, grid)
+    figure.suptitle(title if title is not None else f"{title_of(first)}, {show_step(wanted)} ahead")
     return figure
 
 

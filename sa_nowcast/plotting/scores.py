@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
 from sa_nowcast.errors import RecipeError
-from sa_nowcast.plotting.canvas import new_figure
+from sa_nowcast.plotting.canvas import grid_of_axes, legend_below
 from sa_nowcast.plotting.scales import choose
 from sa_nowcast.verification.fields import DIAGRAM_DIMS, EVENT_DIMS
 from sa_nowcast.verification.metrics import METRICS, plain_name
@@ -62,25 +62,12 @@ def plot_scores(
     labelled = labelled_scores(scores)
     first = next(iter(labelled.values()))
     panels = list(_panels(labelled.values(), metrics, thresholds))
-    columns = 2 if len(panels) == 4 else min(len(panels), 3)
-    rows = -(-len(panels) // columns)
-    figure = new_figure(3.6 * columns + 0.4, 2.9 * rows + 0.9, "constrained")
-    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.08)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, (name, labels) in zip(grid, panels, strict=False):
+    figure, grid = grid_of_axes(len(panels), 2.9)
+    for axes, (name, labels) in zip(grid, panels, strict=True):
         _curves(axes, labelled, name, {**labels, "variable": variable, "channel": channel})
-    for axes in grid[len(panels) :]:
-        axes.set_axis_off()
-    handles: dict[str, Any] = {}
-    for axes in grid[: len(panels)]:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
     references = {str(data.attrs.get("reference")) for data in labelled.values()}
-    handles = dict(sorted(handles.items(), key=lambda item: item[0] in references))
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 5), frameon=False
-    )
-    figure.suptitle(title if title is not None else _title(first))
+    legend_below(figure, grid, references)
+    figure.suptitle(title if title is not None else title_of(first))
     return figure
 
 
@@ -99,7 +86,8 @@ def _model_name(scores: xr.Dataset) -> str:
     return str(scores.attrs.get("model", "forecast"))
 
 
-def _title(scores: xr.Dataset) -> str:
+def title_of(scores: xr.Dataset) -> str:
+    """Return what scores say of themselves."""
     text = str(scores.attrs.get("title", "scores"))
     return text[:1].upper() + text[1:]
 
