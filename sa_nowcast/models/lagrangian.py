@@ -10,6 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sa_nowcast.models.candidates import (
+    CANDIDATES,
+    FINE,
+    MOVING,
+    TRIED,
+    WIDE_BLURS,
+    aligned_frames,
+    damped_slope,
+    finer,
+    moving_maps,
+    standing_maps,
+    trials,
+)
 from sa_nowcast.models.config import NetworkConfig
 from sa_nowcast.models.cores import Core
 from sa_nowcast.models.motion import (
@@ -17,7 +30,6 @@ from sa_nowcast.models.motion import (
     arrivals,
     bilinear,
     blur,
-    carried,
     inside,
     optical_flow,
     sample,
@@ -35,25 +47,13 @@ LEAST_SIDE: Final = 32
 
 LEAST_POSITIONS: Final = 8
 
-BLURS: Final = (1.0, 2.0, 4.0)
-"""Pixels: standard deviations of the smoothed frames that a forecast may turn to, kept at full resolution."""
-
-WIDE_BLURS: Final = (8.0, 16.0, 32.0, 64.0)
-"""The same, on the grid of patches; beyond them comes the mean of the whole window."""
-
 _INFLOW: Final = WIDE_BLURS.index(16.0)  # what moves in is like what lies along the edge
 
 _MAPS: Final = 4  # per frame and pixel, that the core reads
-_FINE: Final = 5 + len(BLURS)
-_MOVING: Final = _FINE + len(WIDE_BLURS) + 1
-_STANDING: Final = 4
-CANDIDATES: Final = _MOVING + _STANDING
-_TRIED: Final = 2  # lead times at which the candidates are tried on the history
-POSITION_SCALARS: Final = 4 + 2 * _TRIED * CANDIDATES
+POSITION_SCALARS: Final = 4 + 2 * TRIED * CANDIDATES
 """What the core reads per frame and position, besides the pixels and the time."""
 
 _WIDTH: Final = 48  # of the layers that turn what was read, and a lead time, into weights
-_DAMPING: Final = 0.8  # of a trend, per step
 _SHARP: Final = 5.0  # logits are so many times what the head gives, so that it soon learns to be sure
 _AT_FIRST: Final = 0.3  # what the head gives for the moved last frame before it has learned
 # At first a weight falls with this power of the error that a candidate had on the history, at lead time 1 and later.
@@ -61,7 +61,6 @@ _BY_TRIAL: Final = (1.5, 1.0)
 _GROWTH: Final = 0.5  # share of the change from trial 1 to trial 2 that goes on with each doubling of the lead time
 _FADING: Final = 0.3  # logit that a trend loses with each doubling; what its trials say does not go on
 _TINY: Final = 1e-6  # of the standard deviation, that no scale is below
-_SURE: Final = 1e-3  # of the variance: a smaller error in a trial says no more
 _BOUNDED: Final = 0.01  # share of pixels at the minimum from which on it is taken for a bound
 
 WINDOWS_AT_ONCE: Final = 4  # tiles that go through the core together
@@ -75,11 +74,11 @@ class _Window(NamedTuple):
     plain: Tensor
     """(B, T, H, W): the frames as they are."""
     fine: Tensor
-    """(B, _FINE, H, W): what moves and has details; see `_moving`."""
+    """(B, FINE, H, W): what moves and has details; see `moving_maps`."""
     wide: Tensor
     """(B, len(WIDE_BLURS), h, w): what moves and has none."""
     standing: Tensor
-    """(B, _STANDING, H, W): what stays; see `_standing`."""
+    """(B, STANDING, H, W): what stays; see `standing_maps`."""
     mean: Tensor
     """(B, 1, 1): the mean of all values."""
     change: Tensor
@@ -137,7 +136,7 @@ class LagrangianNetwork(Forecaster):
         with torch.no_grad():
             self.head.bias[0] = _AT_FIRST
         trend = torch.zeros(CANDIDATES)
-        trend[[_FINE - 1, CANDIDATES - 1]] = 1
+        trend[[FINE - 1, CANDIDATES - 1]] = 1
         self.by_trial = nn.Parameter(torch.tensor(_BY_TRIAL)[:, None].repeat(1, CANDIDATES))
         self.growth = nn.Parameter(_GROWTH * (1 - trend))
         self.fading = nn.Parameter(_FADING * trend)
@@ -199,7 +198,7 @@ class LagrangianNetwork(Forecaster):
             standing = sample(standing, at_patches)
             still = _mixture(standing, torch.zeros_like(wide), window.standing)
             share, entering = 1 - standing[:, :-1].sum(1), sample(window.wide[:, _INFLOW, None], at_patches)[:, 0]
-            share, entering = _finer(share, patch), _finer(entering, patch)
+            share, entering = finer(share, patch), finer(entering, patch)
             parts = []
             for rows in strips(x):
                 known = inside(at[:, :, rows], H, W)[:, 0]
@@ -218,9 +217,9 @@ class LagrangianNetwork(Forecaster):
         """Return what is known of frames, and their flow."""
         B, T, H, W = x.shape
         mean, patch = x.mean((1, 2, 3)).view(-1, 1, 1), self.config.patch
-        tried = _trials(x, mean, patch)
+        tried = trials(x, mean, patch)
         flow = optical_flow(x) if T > 1 else x.new_zeros(B, 2, H, W)
-        aligned = _aligned(x, flow)
+        aligned = aligned_frames(x, flow)
         change = (x[:, :-1] - x[:, -1:]).square().mean((1, 2, 3)).sqrt().view(-1, 1, 1) if T > 1 else 0 * mean
         moved = 0 * x[:, -1]
         for t in range(T - 1):
@@ -239,8 +238,8 @@ class LagrangianNetwork(Forecaster):
         speed = F.avg_pool2d(flow.norm(dim=1, keepdim=True), patch)[:, 0].log1p()
         h, w = speed.shape[-2:]
         scalars = torch.cat([per_window[:, :, None].expand(B, h, w, 3), speed[..., None], tried], -1)
-        fine, wide = _moving(aligned, x, patch)
-        return _Window(aligned, x, fine, wide, _standing(x), mean, change, local, scalars), flow
+        fine, wide = moving_maps(aligned, x, patch)
+        return _Window(aligned, x, fine, wide, standing_maps(x), mean, change, local, scalars), flow
 
     def _features(self, window: _Window) -> Tensor:
         """Return what the core gives after the last frame, (B, h, w, hidden)."""
@@ -268,7 +267,7 @@ class LagrangianNetwork(Forecaster):
     def _weights(self, window: _Window, read: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return for a step the weights of the fine maps, what has no details, and the weights of what stands.
 
-        (B, _FINE, h, w), (B, h, w) and (B, _STANDING, h, w). What moves and what stands each have weights that sum to
+        (B, FINE, h, w), (B, h, w) and (B, STANDING, h, w). What moves and what stands each have weights that sum to
         one, but for the slopes: what stands counts as much as its weights say, what moves the rest.
         """
         lead = math.log2(step + 1)
@@ -281,14 +280,14 @@ class LagrangianNetwork(Forecaster):
             power = self.by_trial[1]
         at_first = power * tried + self.fading * lead
         weights = torch.softmax(_SHARP * given[..., :CANDIDATES] - at_first, -1).permute(0, 3, 1, 2)
-        moving, standing = weights[:, :_MOVING], weights[:, _MOVING:]
+        moving, standing = weights[:, :MOVING], weights[:, MOVING:]
         moving = moving / (moving.sum(1, keepdim=True) + 1e-12)
-        trend = moving[:, _FINE - 1 : _FINE]
-        fine = torch.cat([moving[:, :1] + trend, moving[:, 1 : _FINE - 1], _damped(step) * trend], 1)
-        wide = (moving[:, _FINE:-1] * window.wide).sum(1) + moving[:, -1] * window.mean
+        trend = moving[:, FINE - 1 : FINE]
+        fine = torch.cat([moving[:, :1] + trend, moving[:, 1 : FINE - 1], damped_slope(step) * trend], 1)
+        wide = (moving[:, FINE:-1] * window.wide).sum(1) + moving[:, -1] * window.mean
         wide = wide + given[..., -1] * window.local
         trend = standing[:, -1:]
-        return fine, wide, torch.cat([standing[:, :1] + trend, standing[:, 1:-1], _damped(step) * trend], 1)
+        return fine, wide, torch.cat([standing[:, :1] + trend, standing[:, 1:-1], damped_slope(step) * trend], 1)
 
     def _read(self, window: _Window, moved: Tensor, plain: Tensor, time: float) -> Tensor:
         """Return a frame as the core reads it, (B, h, w, inputs)."""
@@ -360,66 +359,6 @@ def _cut(window: _Window, tiles: list[tuple[slice, slice]], patch: int) -> _Wind
     )
 
 
-def _aligned(x: Tensor, flow: Tensor) -> Tensor:
-    """Return frames (B, T, H, W) as the flow brings them to the time of the last."""
-    T = x.shape[1]
-    earlier = [carried(x[:, T - 1 - k, None], at) for k, at in enumerate(arrivals(flow, T - 1), 1)]
-    return torch.cat([*earlier[::-1], x[:, -1:]], 1)
-
-
-def _trials(x: Tensor, mean: Tensor, patch: int) -> Tensor:
-    """Return how each candidate would have forecast the last frame, (B, h, w, 2 * _TRIED * candidates).
-
-    The logarithm of its squared error around each patch, against that of the moved last frame, at a lead time of one
-    step, then of two; then the same of the whole window. 0 where the history is too short to try.
-    """
-    B, T, H, W = x.shape
-    h, w = H // patch, W // patch
-    around, overall = [], []
-    for lead in range(1, _TRIED + 1):
-        known = x[:, : max(T - lead, 0)]
-        if known.shape[1] < 1:
-            around.append(x.new_zeros(B, CANDIDATES, h, w))
-            overall.append(around[-1])
-            continue
-        # Of these frames alone: a flow that has seen the last one would flatter all that moves.
-        flow = optical_flow(known) if known.shape[1] > 1 else x.new_zeros(B, 2, H, W)
-        fine, wide = _moving(_aligned(known, flow), known, patch)
-        standing = _standing(known)
-        *_, at = arrivals(flow, lead)
-        what, damped = torch.cat([fine, _finer(wide, patch)], 1), _damped(lead - 1)
-        errors = x.new_empty(B, CANDIDATES, H, W)
-        for rows in strips(x):
-            tried = sample(what, at[:, :, rows])
-            tried[:, _FINE - 1] = tried[:, 0] + damped * tried[:, _FINE - 1]
-            still = standing[:, :, rows].clone()
-            still[:, -1] = still[:, 0] + damped * still[:, -1]
-            everything = mean[:, None].expand(B, 1, *tried.shape[2:])
-            errors[:, :, rows] = (torch.cat([tried, everything, still], 1) - x[:, -1:, rows]).square()
-        error = F.avg_pool2d(errors, patch) + _SURE
-        whole = error.mean((2, 3), keepdim=True)
-        near = blur(error, max(3.0 / patch, 0.6)) + 0.1 * whole
-        around.append((near / near[:, :1]).log().clamp(-6, 6))
-        overall.append((whole / whole[:, :1]).log().clamp(-6, 6).expand(B, CANDIDATES, h, w))
-    return torch.cat(around + overall, 1).permute(0, 2, 3, 1)
-
-
-def _moving(aligned: Tensor, plain: Tensor, patch: int) -> tuple[Tensor, Tensor]:
-    """Return what may move but the mean of everything: (B, _FINE, H, W), the last a slope, and (…, h, w)."""
-    last, mean = plain[:, -1], aligned.mean(1)
-    blurred = [blur(last, sigma) for sigma in BLURS]
-    slope = blur(_slope(aligned), 1.0)
-    fine = torch.stack([last, *blurred, aligned[:, -2:].mean(1), mean, blur(mean, 2.0), slope], 1)
-    coarse = F.avg_pool2d(last[:, None], patch)[:, 0]
-    return fine, torch.stack([blur(coarse, sigma / patch) for sigma in WIDE_BLURS], 1)
-
-
-def _standing(plain: Tensor) -> Tensor:
-    """Return what may stand, (B, _STANDING, H, W): the last frame, the mean, the mean smoothed, and a slope."""
-    mean = plain.mean(1)
-    return torch.stack([plain[:, -1], mean, blur(mean, 2.0), _slope(plain)], 1)
-
-
 def _mixture(weights: Tensor, smooth: Tensor, maps: Tensor) -> Tensor:
     """Return maps (B, C, H, W) by weights (B, C, h, w), summed, and to them a map (B, h, w); both bilinearly."""
     B, _, h, w = weights.shape
@@ -439,20 +378,3 @@ def _mixture(weights: Tensor, smooth: Tensor, maps: Tensor) -> Tensor:
             for one, by in zip(maps[number], across[:-1], strict=True):
                 target.addcmul_(matrix @ by[read], one[given])
     return result
-
-
-def _finer(x: Tensor, times: int) -> Tensor:
-    """Return maps (..., h, w) on so many times finer grids, bilinearly."""
-    rows, columns = (bilinear(size, times) for size in x.shape[-2:])
-    return separable(x, rows, columns)
-
-
-def _damped(step: int) -> float:
-    return float(sum(_DAMPING**k for k in range(1, step + 2)))
-
-
-def _slope(x: Tensor) -> Tensor:
-    """Return the change per step of frames (B, T, H, W), by least squares."""
-    T = x.shape[1]
-    time = torch.arange(T, dtype=x.dtype, device=x.device) - (T - 1) / 2
-    return torch.einsum("bthw,t->bhw", x, time / time.square().sum().clamp(min=1))
