@@ -104,7 +104,8 @@ class NowcastModule(L.LightningModule):
         prediction = prediction[:, first - 1 :]
         weight = rain_weight(raw_BTCHW[:, first:], recipe.rain_weights) if recipe.loss == "rain-weighted" else None
         if recipe.balanced_leads:
-            leads = lead_weight(x, valid, self.history)
+            later = None if weight is None else weight[:, self.history - first :]
+            leads = lead_weight(x, valid, self.history, recipe.loss, later)
             leads = torch.cat([leads.new_ones(1, self.history - first, 1, 1, 1), leads], 1)
             weight = leads if weight is None else weight * leads
         total, count = loss_sums(prediction, x[:, first:], valid[:, first:], recipe.loss, weight, self.history - first)
