@@ -288,7 +288,7 @@ class _Gridded:
         See `sa_nowcast.plotting.plot_forecast` and, for frames, `sa_nowcast.plotting.plot_frames`.
         """
         from sa_nowcast.plotting import plot_forecast, plot_frames
-        from sa_nowcast.plotting.forecast import is_forecast, refuse
+        from sa_nowcast.plotting.chosen import is_forecast, refuse
 
         if not is_forecast(self._obj):
             refuse("frames", "a forecast", truth=truth, history=history, realization=realization)

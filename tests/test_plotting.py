@@ -16,7 +16,7 @@ from sequences import rounded
 from sa_nowcast.computing.installing import install
 from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError, StorageError
 from sa_nowcast.plotting import animate, plot_forecast, plot_scores
-from sa_nowcast.plotting.forecast import MINUS
+from sa_nowcast.plotting.scales import MINUS
 from sa_nowcast.verification import persistence, verify
 
 matplotlib = pytest.importorskip("matplotlib", reason="pictures need matplotlib: pip install matplotlib")
@@ -659,9 +659,9 @@ def test_a_notebook_shows_the_figure_as_a_picture(data):
     ("step", "wanted"), [("100ms", (1, "s")), ("90s", (1, "s")), ("5min", (60, "min")), ("1D", (86400, "d"))]
 )
 def test_lead_times_are_told_in_a_unit_that_people_read(step: str, wanted: tuple[int, str]) -> None:
-    from sa_nowcast.plotting.forecast import _unit
+    from sa_nowcast.plotting.chosen import unit_of
 
-    assert _unit(np.arange(1, 4) * pd.Timedelta(step).to_timedelta64()) == wanted
+    assert unit_of(np.arange(1, 4) * pd.Timedelta(step).to_timedelta64()) == wanted
 
 
 def test_a_picture_across_the_antimeridian_is_drawn_in_one_piece():

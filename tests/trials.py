@@ -103,14 +103,14 @@ class Call:
 def spied(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     """Return a list that what training asks of the network, and what it gives, are added to."""
     calls: list[Call] = []
-    predict_all = Network.predict_all
+    predict = Network.predictions_and_penalty
 
-    def spy(self: Network, x: torch.Tensor, history: int, truth_mask: torch.Tensor | None = None) -> torch.Tensor:
-        prediction = predict_all(self, x, history, truth_mask)
+    def spy(self: Network, x: torch.Tensor, history: int, truth_mask: torch.Tensor | None = None) -> Any:
+        prediction, penalty = predict(self, x, history, truth_mask)
         calls.append(Call(x, history, truth_mask, prediction))
-        return prediction
+        return prediction, penalty
 
-    monkeypatch.setattr(Network, "predict_all", spy)
+    monkeypatch.setattr(Network, "predictions_and_penalty", spy)
     return calls
 
 

@@ -85,9 +85,13 @@ def print_tables(figures: pd.DataFrame, recipe: TablesRecipe) -> None:
 
 def scores_table(scores: pd.DataFrame, title: str, what: str = "by lead time") -> Table:
     """Lay out all scores by lead time, the reference's beside each in brackets; the first one with its ratio."""
-    from sa_nowcast.verification.metrics import EVENT_DIMS
+    from sa_nowcast.verification.fields import DIAGRAM_DIMS, EVENT_DIMS
     from sa_nowcast.verification.table import NO_LABELS
 
+    # A score of many ranks or probabilities is a diagram, and fills no table by lead time.
+    diagrams = scores[[c for c in scores.columns if c in DIAGRAM_DIMS]].notna().any(axis=1)
+    untold = [] if diagrams.all() else list(dict.fromkeys(scores.loc[diagrams, "metric"]))
+    scores = scores[~diagrams] if untold else scores
     reference = str(scores["reference"].iloc[0]) if "reference" in scores.columns else None
     events = [c for c in scores.columns if c in EVENT_DIMS]
     labels = [c for c in scores.columns if c not in (*events, *NO_LABELS) and scores[c].notna().any()]
@@ -129,18 +133,25 @@ def scores_table(scores: pd.DataFrame, title: str, what: str = "by lead time") -
                 )
         table.add_row(*cells)
     units = str(scores.loc[scores["metric"] == first, "units"].iloc[0]) or "the data's units"
-    if reference is None:
-        table.caption = f"{first.upper()} in {units}"
-        return table
-    table.caption = f"{first.upper()} in {units}; ratio: {first.upper()} / that of {reference}"
-    if len(columns) > 1:
-        table.caption += f"; the rest: ours ({reference})"
+    table.caption = f"{first.upper()} in {units}"
+    if reference is not None:
+        table.caption += f"; ratio: {first.upper()} / that of {reference}"
+        table.caption += f"; the rest: ours ({reference})" if len(columns) > 1 else ""
+    if untold:
+        table.caption += f"; not shown, by rank or probability: {', '.join(untold)}"
     return table
 
 
 def _score_name(metric: str, event: dict[str, float]) -> str:
     name = metric.upper() if len(metric) <= 4 else metric
-    for dim, word in (("threshold", ">="), ("neighbourhood", " in ")):
+    words = {
+        "threshold": ">=",
+        "neighbourhood": " in ",
+        "rank": " of rank ",
+        "probability": " at ",
+        "cost_loss": " at ",
+    }
+    for dim, word in words.items():
         if (value := event.get(dim)) is not None and value == value:
             name += f"{word}{value:g}"
     return name

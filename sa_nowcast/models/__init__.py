@@ -1,4 +1,4 @@
-"""The networks of SA-ConvLSTM (Lin et al., AAAI 2020, DOI 10.1609/aaai.v34i07.6819) and the parts they share.
+"""The networks of SA-ConvLSTM (Lin et al., AAAI 2020, DOI 10.1609/aaai.v34i07.6819), others, and what they share.
 
 Importing this package loads no torch; asking it for a network does.
 """

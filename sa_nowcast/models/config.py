@@ -7,42 +7,16 @@ This module imports no torch, so that a recipe is validated before a framework i
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, cast, dataclass_transform
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, WrapValidator
-from pydantic.dataclasses import dataclass as validated
+from pydantic import AfterValidator, BeforeValidator, Field, WrapValidator
 
-from sa_nowcast.errors import ModelError, RecipeError, SaNowcastError, nearest
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
+from sa_nowcast.errors import ModelError, RecipeError, nearest
+from sa_nowcast.models.record import network_record
 
 ScoreScale = Literal["none", "sqrt"]
 Output = Literal["frame", "change", "moving"]
-
-T = TypeVar("T")
-
-
-@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
-def network_record(cls: type[T]) -> type[T]:
-    """Make a class a frozen dataclass whose values pydantic checks, and which is refused in this package's words."""
-    made = validated(
-        frozen=True,
-        config=ConfigDict(strict=True, allow_inf_nan=False, extra="forbid", use_attribute_docstrings=True),
-    )(cls)
-    checked: Callable[..., None] = made.__init__
-
-    @functools.wraps(checked)
-    def __init__(self: T, /, *args: Any, **fields: Any) -> None:
-        try:
-            checked(self, *args, **fields)
-        except ValidationError as error:
-            raise _refusal(error, made) from None
-
-    made.__init__ = __init__  # type: ignore[method-assign,assignment]
-    return cast("type[T]", made)
 
 
 def _known_network(name: object) -> object:
@@ -153,6 +127,14 @@ class NetworkConfig:
         outputs = NETWORKS[self.name].outputs
         if self.output not in outputs:
             raise RecipeError("network.output", f"{self.output!r}, with {self.name}", f"one of {', '.join(outputs)}")
+        width = max(self.hidden)
+        if NETWORKS[self.name].equal_hidden and set(self.hidden) != {width}:
+            raise RecipeError(
+                "network.hidden",
+                f"{list(self.hidden)}, with name: {self.name}, whose memory keeps its channels through all layers",
+                "the same number for every layer",
+                f"write {[width] * len(self.hidden)}, or take name: {_UNEQUAL}",
+            )
         if self.checkpoint_steps and not self.declared.checkpoints:
             raise RecipeError(
                 "network.checkpoint_steps",
@@ -206,6 +188,35 @@ class NetworkConfig:
         return (NetworkConfig if entry is None else entry.config)(**fields)
 
 
+@network_record
+class ZigzagConfig(NetworkConfig):
+    """Of a network whose memory goes through the stack of layers."""
+
+    norm: bool = False
+    """Of networks whose memory goes through the layers: whether every convolution to gates is normalised over the
+    positions and channels of a sample, with one scale per channel. The authors' code of PredRNN++ does; that of
+    PredRNN-V2, and OpenSTL, do not."""
+
+
+@network_record
+class PredRNNv2Config(ZigzagConfig):
+    """Of PredRNN-V2."""
+
+    decoupling: Annotated[float, Field(ge=0), WrapValidator(lambda value, check: (check(value), value)[1])] = 0.1
+    """Of predrnn-v2: what the decoupling of the two memories counts beside the loss, as the mean of the absolute cosine
+    between what is added to each. The authors take 0.1 for MovingMNIST and 0.01 for KTH; 0 is PredRNN."""
+
+
+@network_record
+class MIMConfig(ZigzagConfig):
+    """Of MIM and MIM*."""
+
+    cascade: Literal["paper", "code"] = "paper"
+    """Of mim and mim-star: what the first memory module of a layer reads. ``"paper"``: the difference of the map below
+    between two steps; ``"code"``: that in the second layer alone, and above what the module of the layer below gives,
+    as in the authors' code, by which their results were made."""
+
+
 class Memory(NamedTuple):
     """Values that a layer of a `Stack` holds, per position and hidden channel."""
 
@@ -229,7 +240,7 @@ class Declared:
     ----------
     module : str
         The module of `sa_nowcast.models` that holds it. It has ``core(inputs, config)``, which returns the
-        `sa_nowcast.models.rollout.Core` of a `sa_nowcast.models.rollout.Network`.
+        `sa_nowcast.models.cores.Core` of a `sa_nowcast.models.rollout.Network`.
     about : str
         A few words for tables.
     memory : Memory, optional
@@ -238,6 +249,8 @@ class Declared:
         Its record; a subclass where it has options of its own.
     outputs : tuple of str
         The outputs that it can have.
+    equal_hidden : bool
+        Whether all layers need the same number of hidden channels.
     attends : bool
         Whether it has an attention to be looked at.
     feeds_back : bool
@@ -258,6 +271,7 @@ class Declared:
     memory: Memory | None = None
     config: type[NetworkConfig] = NetworkConfig
     outputs: tuple[str, ...] = ("frame", "change", "moving")
+    equal_hidden: bool = False
     attends: bool = False
     feeds_back: bool = True
     graphs: bool = True
@@ -282,6 +296,19 @@ NETWORKS: dict[str, Declared] = {
         Memory(3, 24, 21, 1),
         attends=True,
     ),
+    "predrnn": Declared("predrnn", "ST-LSTM with zigzag memory", config=ZigzagConfig, equal_hidden=True),
+    "predrnn-v2": Declared(
+        "predrnn_v2",
+        "PredRNN with decoupled memories",
+        config=PredRNNv2Config,
+        outputs=("frame", "change"),
+        equal_hidden=True,
+        graphs=False,
+    ),
+    "causal-lstm": Declared("causal_lstm", "two memories in a cascade", config=ZigzagConfig),
+    "predrnn-plus-plus": Declared("predrnn_plus_plus", "Causal LSTM with a gradient highway", config=ZigzagConfig),
+    "mim": Declared("mim", "Memory In Memory on PredRNN's stack", config=MIMConfig, equal_hidden=True),
+    "mim-star": Declared("mim_star", "Memory In Memory on PredRNN++'s stack", config=MIMConfig),
 }
 """The networks, by the name that `build` and recipes know."""
 
@@ -290,6 +317,9 @@ NETWORKS: dict[str, Declared] = {
 _OF_LAGRANGIAN: dict[str, Any] = dict.fromkeys(
     ("attends", "feeds_back", "graphs", "checkpoints", "tiles", "needs_scaling"), False
 )
+
+_UNEQUAL = "predrnn-plus-plus"
+"""The network to take for layers of several widths, for its convolutions read the memory."""
 
 NAMES: tuple[str, ...] = tuple(NETWORKS)
 """The names that `build` knows."""
@@ -335,52 +365,3 @@ def preset(name: str = "faithful", /, **overrides: Any) -> NetworkConfig:
             f"write {nearest(str(name), PRESETS, 0.0)!r}",
         )
     return NetworkConfig.from_dict({**PRESETS[name], **overrides})
-
-
-def fields_schema(config: type[NetworkConfig]) -> dict[str, dict[str, Any]]:
-    """Return the JSON Schema of each field of a record, with its description."""
-    fields: dict[str, dict[str, Any]] = TypeAdapter(config).json_schema()["properties"]
-    # pydantic reads the docstrings below a class's own fields alone.
-    inherited = {} if config is NetworkConfig else fields_schema(NetworkConfig)
-    return {
-        name: inherited.get(name) or {**schema, "description": " ".join(schema["description"].split())}
-        for name, schema in fields.items()
-    }
-
-
-def first_fault(error: ValidationError) -> tuple[ErrorDetails, SaNowcastError | None]:
-    """Return the first thing that is wrong, and this package's error where a validator raised one.
-
-    A mistyped key is both unknown and missing: the unknown one goes first, for it says what to mend.
-    """
-    unknown = ("extra_forbidden", "unexpected_keyword_argument")
-    first = min(error.errors(include_url=False), key=lambda e: e["type"] not in unknown)
-    inner = first.get("ctx", {}).get("error")
-    return first, inner if isinstance(inner, SaNowcastError) else None
-
-
-def _refusal(error: ValidationError, config: type) -> SaNowcastError:
-    """Return the first thing that is wrong as an error of this package."""
-    first, inner = first_fault(error)
-    if inner is not None:
-        return inner
-    field, *inside = first["loc"]
-    known = fields_schema(config)
-    if field not in known:
-        return ModelError(
-            f"network.{field}",
-            "is no field of a network",
-            f"one of {', '.join(known)}",
-            f"write {nearest(str(field), known, 0.0)!r}",
-        )
-    schema = known[str(field)]
-    schema = schema["items"] if inside else schema.get("anyOf", [schema])[0]
-    expected = (
-        f"one of {', '.join(schema['enum'])}"
-        if "enum" in schema
-        else f"a whole number of at least {schema['minimum']}"
-        if schema["type"] == "integer"
-        else "a finite number"
-    )
-    where = "".join([f"network.{field}", *(f"[{place}]" for place in inside)])
-    return RecipeError(where, f"{first['input']!r}", expected)

@@ -6,8 +6,8 @@ from functools import partial
 
 from torch import Tensor
 
+from sa_nowcast.models.cores import Stack
 from sa_nowcast.models.gates import GatedLayer, GateWeights
-from sa_nowcast.models.rollout import Stack
 
 State = tuple[Tensor | None, Tensor]
 

@@ -331,7 +331,7 @@ def _weight_bytes(config: NetworkConfig) -> int:
 
 
 def _positions_at_once() -> int:
-    from sa_nowcast.models.rollout import MAX_POSITIONS_AT_ONCE
+    from sa_nowcast.models.cores import MAX_POSITIONS_AT_ONCE
 
     return MAX_POSITIONS_AT_ONCE
 

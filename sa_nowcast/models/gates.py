@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from sa_nowcast.models.config import NetworkConfig
+from sa_nowcast.models.cores import RecurrentLayer, S
 from sa_nowcast.models.maps import convolve, normalise, prepared, tanh_
-from sa_nowcast.models.rollout import RecurrentLayer, S
 
 W = TypeVar("W", bound=tuple[Any, ...])
 

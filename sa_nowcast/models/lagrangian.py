@@ -10,20 +10,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sa_nowcast.models.candidates import (
+    BANDS,
+    CANDIDATES,
+    FINE,
+    LAGS,
+    MOVING,
+    NARROW,
+    SURE,
+    TRIED,
+    WIDE_BLURS,
+    aligned_frames,
+    damped_slope,
+    finer,
+    moving_maps,
+    standing_maps,
+    trials,
+)
 from sa_nowcast.models.config import NetworkConfig
+from sa_nowcast.models.cores import Core
 from sa_nowcast.models.motion import (
     along_columns,
     arrivals,
     bilinear,
     blur,
-    carried,
     inside,
     optical_flow,
     sample,
     separable,
     strips,
 )
-from sa_nowcast.models.rollout import Core, Forecaster
+from sa_nowcast.models.rollout import Forecaster
 from sa_nowcast.models.tiles import plan_tiles
 
 CORE_TILE: Final = 24
@@ -34,45 +51,24 @@ LEAST_SIDE: Final = 32
 
 LEAST_POSITIONS: Final = 8
 
-BLURS: Final = (1.0, 2.0, 4.0)
-"""Pixels: standard deviations of the smoothed frames that a forecast may turn to, kept at full resolution."""
-
-WIDE_BLURS: Final = (8.0, 16.0, 32.0, 64.0)
-"""The same, on the grid of patches; beyond them comes the mean of the whole window."""
-
 _INFLOW: Final = WIDE_BLURS.index(16.0)  # what moves in is like what lies along the edge
 
 _MAPS: Final = 4  # per frame and pixel, that the core reads
-_FINE: Final = 5 + len(BLURS)
-_MOVING: Final = _FINE + len(WIDE_BLURS) + 1
-_STANDING: Final = 4
-CANDIDATES: Final = _MOVING + _STANDING
-_TRIED: Final = 2  # lead times at which the candidates are tried on the history
-_NARROW: Final = 1 + len(BLURS)
-# The candidates of growing width: the last frame, smoothed ever more, and the mean of the window. What one has and the
-# next has not is a band of scales.
-_SMOOTHED: Final = [*range(_NARROW), *range(_FINE, _MOVING)]
-_BANDS: Final = len(_SMOOTHED) - 1
-_LAGS: Final = 3  # frames over which the correlation of each band is measured on the history
-POSITION_SCALARS: Final = 4 + 2 * _TRIED * CANDIDATES + _TRIED + (1 + _LAGS) * _BANDS
+POSITION_SCALARS: Final = 4 + 2 * TRIED * CANDIDATES + TRIED + (1 + LAGS) * BANDS
 """What the core reads per frame and position, besides the pixels and the time."""
 
 _WIDTH: Final = 48  # of the layers that turn what was read, and a lead time, into weights
-_DAMPING: Final = 0.5  # of a trend, per step
 _SHARP: Final = 5.0  # logits are so many times what the head gives, so that it soon learns to be sure
 _AT_FIRST: Final = 1.5  # logit of all smoothed frames together, beside each of the others
 # At first a weight falls with this power of the error that a candidate had on the history, at lead time 1 and later:
 # on the whole, and at its place compared with the whole.
 _BY_TRIAL: Final = (1.5, 1.0)
 _BY_PLACE: Final = (0.75, 0.5)
-_UNKNOWN: Final = -0.1  # logarithm of the correlation of all bands where there is one frame
 _SLOWLY: Final = -1.5  # logit: share of the decay from lag 1 to 2, beside that from 1 to 3
-_LEAST_CORRELATION: Final = 0.02
 _LEAST_WEIGHT: Final = 2e-3
 _GROWTH: Final = 0.5  # share of the change from trial 1 to trial 2 that goes on with each doubling of the lead time
 _FADING: Final = 1.0  # logit that a trend loses with each doubling; what its trials say does not go on
 _TINY: Final = 1e-6  # of the standard deviation, that no scale is below
-_SURE: Final = 1e-3  # of the variance: a smaller error in a trial says no more
 _BOUNDED: Final = 0.01  # share of pixels at the minimum from which on it is taken for a bound
 
 WINDOWS_AT_ONCE: Final = 4  # tiles that go through the core together
@@ -86,11 +82,11 @@ class _Window(NamedTuple):
     plain: Tensor
     """(B, T, H, W): the frames as they are."""
     fine: Tensor
-    """(B, _FINE, H, W): what moves and has details; see `_moving`."""
+    """(B, FINE, H, W): what moves and has details; see `moving_maps`."""
     wide: Tensor
     """(B, len(WIDE_BLURS), h, w): what moves and has none."""
     standing: Tensor
-    """(B, _STANDING, H, W): what stays; see `_standing`."""
+    """(B, STANDING, H, W): what stays; see `standing_maps`."""
     mean: Tensor
     """(B, 1, 1): the mean of all values."""
     change: Tensor
@@ -148,10 +144,10 @@ class LagrangianNetwork(Forecaster):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         trend = torch.zeros(CANDIDATES)
-        trend[[_FINE - 1, CANDIDATES - 1]] = 1
+        trend[[FINE - 1, CANDIDATES - 1]] = 1
         self.by_trial = nn.Parameter(torch.tensor(_BY_TRIAL)[:, None].repeat(1, CANDIDATES))
         self.by_place = nn.Parameter(torch.tensor(_BY_PLACE)[:, None].repeat(1, CANDIDATES))
-        self.decay = nn.Parameter(torch.tensor([_SLOWLY, 0.0])[:, None].repeat(1, _BANDS))
+        self.decay = nn.Parameter(torch.tensor([_SLOWLY, 0.0])[:, None].repeat(1, BANDS))
         self.smoothing = nn.Parameter(torch.tensor(_AT_FIRST))
         self.growth = nn.Parameter(_GROWTH * (1 - trend))
         self.fading = nn.Parameter(_FADING * trend)
@@ -213,7 +209,7 @@ class LagrangianNetwork(Forecaster):
             standing = sample(standing, at_patches)
             still = _mixture(standing, torch.zeros_like(wide), window.standing)
             share, entering = 1 - standing[:, :-1].sum(1), sample(window.wide[:, _INFLOW, None], at_patches)[:, 0]
-            share, entering = _finer(share, patch), _finer(entering, patch)
+            share, entering = finer(share, patch), finer(entering, patch)
             parts = []
             for rows in strips(x):
                 known = inside(at[:, :, rows], H, W)[:, 0]
@@ -233,9 +229,9 @@ class LagrangianNetwork(Forecaster):
         B, T, H, W = x.shape
         mean, patch = x.mean((1, 2, 3)).view(-1, 1, 1), self.config.patch
         flow = optical_flow(x) if T > 1 else x.new_zeros(B, 2, H, W)
-        aligned = _aligned(x, flow)
-        fine, wide = _moving(aligned, x, patch)
-        tried, kept = _trials(x, mean, patch, flow, (fine, wide))
+        aligned = aligned_frames(x, flow)
+        fine, wide = moving_maps(aligned, x, patch)
+        tried, kept = trials(x, mean, patch, flow, (fine, wide))
         change = (x[:, :-1] - x[:, -1:]).square().mean((1, 2, 3)).sqrt().view(-1, 1, 1) if T > 1 else 0 * mean
         moved = 0 * x[:, -1]
         for t in range(T - 1):
@@ -255,7 +251,7 @@ class LagrangianNetwork(Forecaster):
         h, w = speed.shape[-2:]
         scalars = [per_window[:, :, None].expand(B, h, w, 3), speed[..., None], tried]
         scalars.append(kept[:, None, None].expand(B, h, w, kept.shape[1]))
-        return _Window(aligned, x, fine, wide, _standing(x), mean, change, local, torch.cat(scalars, -1)), flow
+        return _Window(aligned, x, fine, wide, standing_maps(x), mean, change, local, torch.cat(scalars, -1)), flow
 
     def _features(self, window: _Window) -> Tensor:
         """Return what the core gives after the last frame, (B, h, w, hidden)."""
@@ -283,7 +279,7 @@ class LagrangianNetwork(Forecaster):
     def _weights(self, window: _Window, read: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return for a step the weights of the fine maps, what has no details, and the weights of what stands.
 
-        (B, _FINE, h, w), (B, h, w) and (B, _STANDING, h, w). What moves and what stands each have weights that sum to
+        (B, FINE, h, w), (B, h, w) and (B, STANDING, h, w). What moves and what stands each have weights that sum to
         one, but for the slopes: what stands counts as much as its weights say, what moves the rest.
         """
         lead = math.log2(step + 1)
@@ -298,38 +294,38 @@ class LagrangianNetwork(Forecaster):
             power, by_place = self.by_trial[1], self.by_place[1] / lead
         at_first = -power * whole - self.fading * lead
         smoothed, error = self._by_correlation(window, step)
-        level_1, level_2 = window.scalars[..., 4 + 4 * CANDIDATES :][..., :_TRIED].chunk(_TRIED, -1)
+        level_1, level_2 = window.scalars[..., 4 + 4 * CANDIDATES :][..., :TRIED].chunk(TRIED, -1)
         level = level_2 + self.growth[0] * (lead - 1) * (level_2 - level_1) if step > 0 else level_1
         smoothed = smoothed + self.smoothing - power[0] * (error - level).clamp(-6, 6)
         at_first = torch.cat(
-            [smoothed[..., :_NARROW], at_first[..., _NARROW:_FINE], smoothed[..., _NARROW:], at_first[..., _MOVING:]],
+            [smoothed[..., :NARROW], at_first[..., NARROW:FINE], smoothed[..., NARROW:], at_first[..., MOVING:]],
             -1,
         )
         # Far ahead, what the network says of a place counts less than what the history says of the whole.
         logits = _SHARP / (1 + lead) * given[..., :CANDIDATES] + at_first - by_place * (near - whole)
         weights = torch.softmax(logits, -1).permute(0, 3, 1, 2)
-        moving, standing = weights[:, :_MOVING], weights[:, _MOVING:]
-        trend = moving[:, _FINE - 1 : _FINE]
+        moving, standing = weights[:, :MOVING], weights[:, MOVING:]
+        trend = moving[:, FINE - 1 : FINE]
         everything = moving.sum(1, keepdim=True) + 1e-12
         moving = moving / (everything - trend)
-        fine = torch.cat([moving[:, : _FINE - 1], _damped(step) * trend / everything], 1)
-        wide = (moving[:, _FINE:-1] * window.wide).sum(1) + moving[:, -1] * window.mean
+        fine = torch.cat([moving[:, : FINE - 1], damped_slope(step) * trend / everything], 1)
+        wide = (moving[:, FINE:-1] * window.wide).sum(1) + moving[:, -1] * window.mean
         wide = wide + given[..., -1] * window.local
         trend = standing[:, -1:]
-        return fine, wide, torch.cat([standing[:, :1] + trend, standing[:, 1:-1], _damped(step) * trend], 1)
+        return fine, wide, torch.cat([standing[:, :1] + trend, standing[:, 1:-1], damped_slope(step) * trend], 1)
 
     def _by_correlation(self, window: _Window, step: int) -> tuple[Tensor, Tensor]:
         """Return what the correlations of bands say of the smoothed frames at a step, as logarithms.
 
         Their weights, (B, h, w, bands + 1), and the squared error that their sum should have, (B, h, w, 1). Each band
-        counts as much as it is correlated with what it was `step + 1` frames ago: the weights of S-PROG, but as those of
+        counts as much as it is correlated with what it was `step + 1` frames ago: as in S-PROG, but by weights of
         smoothed frames.
         """
-        variance, first, second, last = window.scalars[..., -(1 + _LAGS) * _BANDS :].chunk(1 + _LAGS, -1)
-        soon, later = (second - first).clamp(max=0), (last - first).clamp(max=0) / (_LAGS - 1)
+        variance, first, second, last = window.scalars[..., -(1 + LAGS) * BANDS :].chunk(1 + LAGS, -1)
+        soon, later = (second - first).clamp(max=0), (last - first).clamp(max=0) / (LAGS - 1)
         rate = torch.lerp(later, soon, self.decay[0].sigmoid())
         kept = (first + rate * step ** self.decay[1].exp() if step else first).exp()
-        error = (variance.exp() * (1 - kept.square())).sum(-1, keepdim=True) + _SURE
+        error = (variance.exp() * (1 - kept.square())).sum(-1, keepdim=True) + SURE
         kept = torch.cummax(kept, -1).values
         weights = torch.cat([kept[..., :1], kept.diff(dim=-1), 1 - kept[..., -1:]], -1)
         return weights.clamp(min=_LEAST_WEIGHT).log(), error.log()
@@ -404,95 +400,6 @@ def _cut(window: _Window, tiles: list[tuple[slice, slice]], patch: int) -> _Wind
     )
 
 
-def _aligned(x: Tensor, flow: Tensor) -> Tensor:
-    """Return frames (B, T, H, W) as the flow brings them to the time of the last."""
-    T = x.shape[1]
-    earlier = [carried(x[:, T - 1 - k, None], at) for k, at in enumerate(arrivals(flow, T - 1), 1)]
-    return torch.cat([*earlier[::-1], x[:, -1:]], 1)
-
-
-def _trials(
-    x: Tensor, mean: Tensor, patch: int, flow_of_all: Tensor, smoothed: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Return how each candidate would have forecast the last frame, and how long each band of scales lasts.
-
-    First, (B, h, w, 2 * _TRIED * candidates): the logarithm of the squared error around each patch, against that of the
-    moved last frame, at a lead time of one step, then of two; then the same of the whole window. 0 where the history is
-    too short to try. Second, (B, _TRIED + (1 + _LAGS) * bands), as logarithms: the squared error of the moved last
-    frame at these lead times; the variance of each band of the last frame (`smoothed`); and its regression coefficient
-    on the same band of one, two and three frames before, along the motion.
-    """
-    B, T, H, W = x.shape
-    around, overall, level, kept = [], [], [], []
-    bands = _bands(smoothed, mean, patch)
-    for lead in range(1, min(_LAGS, T - 1) + 1):
-        known = x[:, : T - lead]
-        # Of these frames alone: a flow that has seen the last one would flatter all that moves.
-        flow = optical_flow(known) if known.shape[1] > 1 else flow_of_all
-        fine, wide = _moving(_aligned(known, flow), known, patch)
-        *_, at = arrivals(flow, lead)
-        tries = lead <= _TRIED
-        standing = _standing(known) if tries else x[:, :0]
-        what, damped = torch.cat([fine, _finer(wide, patch)], 1), _damped(lead - 1)
-        errors = x.new_empty(B, CANDIDATES if tries else 0, H, W)
-        both = square = x.new_full((B, _BANDS), 1e-9)
-        for rows in strips(x):
-            tried = sample(what, at[:, :, rows])
-            everything = mean[:, None].expand(B, 1, *tried.shape[2:])
-            chain = torch.cat([tried[:, :_NARROW], tried[:, _FINE:], everything], 1)
-            own = (chain[:, :-1] - chain[:, 1:]) * inside(at[:, :, rows], H, W)
-            both = both + (own * bands[:, :, rows]).sum((2, 3))
-            square = square + own.square().sum((2, 3))
-            if tries:
-                tried[:, _FINE - 1] = tried[:, 0] + damped * tried[:, _FINE - 1]
-                still = standing[:, :, rows].clone()
-                still[:, -1] = still[:, 0] + damped * still[:, -1]
-                errors[:, :, rows] = (torch.cat([tried, everything, still], 1) - x[:, -1:, rows]).square()
-        kept.append((both / square).clamp(_LEAST_CORRELATION, 1).log())
-        if tries:
-            error = F.avg_pool2d(errors, patch) + _SURE
-            whole = error.mean((2, 3), keepdim=True)
-            near = blur(error, max(3.0 / patch, 0.6)) + 0.1 * whole
-            around.append((near / near[:, :1]).log().clamp(-6, 6))
-            level.append(whole[:, 0, :, 0].log())
-            overall.append((whole / whole[:, :1]).log().clamp(-6, 6).expand_as(near))
-    untried = [x.new_zeros(B, CANDIDATES, H // patch, W // patch)] * (_TRIED - len(around))
-    while len(kept) < _LAGS:
-        rate = kept[-1] - kept[-2] if len(kept) > 1 else kept[0] if kept else x.new_full((B, _BANDS), _UNKNOWN)
-        kept.append(kept[-1] + rate if kept else rate)
-    while len(level) < _TRIED:
-        level.append(level[-1] if level else x.new_zeros(B, 1))
-    variance = bands.square().mean((2, 3)) + 1e-9
-    variance = variance / variance.sum(1, keepdim=True) * (x[:, -1] - mean).square().mean((1, 2))[:, None]
-    tried = torch.cat([*around, *untried, *overall, *untried], 1)
-    return tried.permute(0, 2, 3, 1), torch.cat([*level, (variance + 1e-9).log(), *kept], 1)
-
-
-def _bands(smoothed: tuple[Tensor, Tensor], mean: Tensor, patch: int) -> Tensor:
-    """Return what each of the smoothed frames has and the next has not, (B, bands, H, W)."""
-    fine, wide = smoothed
-    chain = torch.cat([fine[:, :_NARROW], _finer(wide, patch)], 1)
-    chain[:, :-1] -= chain[:, 1:].clone()
-    chain[:, -1] -= mean
-    return chain
-
-
-def _moving(aligned: Tensor, plain: Tensor, patch: int) -> tuple[Tensor, Tensor]:
-    """Return what may move but the mean of everything: (B, _FINE, H, W), the last a slope, and (…, h, w)."""
-    last, mean = plain[:, -1], aligned.mean(1)
-    blurred = [blur(last, sigma) for sigma in BLURS]
-    slope = blur(_slope(aligned), 1.0)
-    fine = torch.stack([last, *blurred, aligned[:, -2:].mean(1), mean, blur(mean, 2.0), slope], 1)
-    coarse = F.avg_pool2d(last[:, None], patch)[:, 0]
-    return fine, torch.stack([blur(coarse, sigma / patch) for sigma in WIDE_BLURS], 1)
-
-
-def _standing(plain: Tensor) -> Tensor:
-    """Return what may stand, (B, _STANDING, H, W): the last frame, the mean, the mean smoothed, and a slope."""
-    mean = plain.mean(1)
-    return torch.stack([plain[:, -1], mean, blur(mean, 2.0), _slope(plain)], 1)
-
-
 def _mixture(weights: Tensor, smooth: Tensor, maps: Tensor) -> Tensor:
     """Return maps (B, C, H, W) by weights (B, C, h, w), summed, and to them a map (B, h, w); both bilinearly."""
     B, _, h, w = weights.shape
@@ -512,20 +419,3 @@ def _mixture(weights: Tensor, smooth: Tensor, maps: Tensor) -> Tensor:
             for one, by in zip(maps[number], across[:-1], strict=True):
                 target.addcmul_(matrix @ by[read], one[given])
     return result
-
-
-def _finer(x: Tensor, times: int) -> Tensor:
-    """Return maps (..., h, w) on so many times finer grids, bilinearly."""
-    rows, columns = (bilinear(size, times) for size in x.shape[-2:])
-    return separable(x, rows, columns)
-
-
-def _damped(step: int) -> float:
-    return float(sum(_DAMPING**k for k in range(1, step + 2)))
-
-
-def _slope(x: Tensor) -> Tensor:
-    """Return the change per step of frames (B, T, H, W), by least squares."""
-    T = x.shape[1]
-    time = torch.arange(T, dtype=x.dtype, device=x.device) - (T - 1) / 2
-    return torch.einsum("bthw,t->bhw", x, time / time.square().sum().clamp(min=1))

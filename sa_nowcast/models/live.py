@@ -73,8 +73,10 @@ def live_bytes(
         x = torch.empty(batch, frames, config.channels, *grid, device="meta")
         if training:
             first = net.first_predicted(history)
-            error = net.predict_all(x, history)[:, first - 1 :] - x[:, first:]
-            error.square().mean().backward()  # type: ignore[no-untyped-call]
+            predictions, penalty = net.predictions_and_penalty(x, history)
+            loss = (predictions[:, first - 1 :] - x[:, first:]).square().mean()
+            del predictions
+            (loss if penalty is None else loss + penalty).backward()  # type: ignore[no-untyped-call]
         else:
             net(x, steps)
     peak: int = live.peak

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def convolve(x_NHWC: Tensor, weight: Tensor, groups: int = 1) -> Tensor:
+def convolve(x_NHWC: Tensor, weight: Tensor, groups: int = 1, bias: Tensor | None = None) -> Tensor:
     """Convolve maps with an odd kernel and zeros around them, so that the size stays."""
-    y = F.conv2d(x_NHWC.permute(0, 3, 1, 2), weight, padding=weight.shape[-1] // 2, groups=groups)
+    y = F.conv2d(x_NHWC.permute(0, 3, 1, 2), weight, bias, padding=weight.shape[-1] // 2, groups=groups)
     return y.permute(0, 2, 3, 1)
 
 

@@ -1,162 +1,18 @@
-"""What all networks share: the rollout over known and predicted frames, around a recurrent core.
-
-The core of the networks here is a stack of layers, which reads known frames layer by layer: what depends on a layer's
-input alone is computed for all of them at once, and only what depends on its state goes step by step. From the first
-forecast on, each step goes through all layers. Another core may hand its state through the layers as it likes.
-"""
+"""What all networks share: the rollout over known and predicted frames, around a recurrent core."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Generic, TypeVar, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from sa_nowcast.errors import ModelError, RecipeError
-from sa_nowcast.models import heap
 from sa_nowcast.models.config import NetworkConfig
+from sa_nowcast.models.cores import Core, recomputed
 from sa_nowcast.models.maps import fold, frame_pixels, unfold
-
-W = TypeVar("W")
-S = TypeVar("S")
-
-MAX_POSITIONS_AT_ONCE = 2**16
-"""Without gradients, so many positions of a layer's input are computed at once: more is no faster, and takes memory."""
-
-
-class Core(nn.Module):
-    """What is recurrent in a network, from maps to maps. Weights and state are its own: others only hand them on.
-
-    Maps have their channels last. A subclass has `weights`, `start` and `step`, the rest as far as it does better.
-    """
-
-    @abstractmethod
-    def weights(self) -> Any:
-        """Return the weights as every step of a sequence uses them."""
-
-    @abstractmethod
-    def start(self, x_BHWC: Tensor) -> Any:
-        """Return the state before the first frame."""
-
-    @abstractmethod
-    def step(self, weights: Any, x_BHWC: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Read one frame; return the output of the last layer, and the next state."""
-
-    def read(self, weights: Any, x_TBHWC: Tensor, checkpoint_steps: int = 0) -> tuple[Tensor, Any]:
-        """Read known frames; return the output of the last layer for each, and the state after them.
-
-        With `checkpoint_steps` only the states at every so many frames are kept for the backward pass.
-        """
-        return _in_parts(partial(_one_by_one, self.step, weights), x_TBHWC, self.start(x_TBHWC[0]), checkpoint_steps)
-
-    def attention_rows(
-        self, weights: Any, x_BHWC: Tensor, state: Any, layer: int, position: tuple[int, int]
-    ) -> dict[str, Tensor]:
-        """Return how one position weighs all others in a layer, for each map that is looked at; (B, H', W') each.
-
-        Networks without attention refuse, as this does.
-        """
-        raise ModelError("attention map", f"{type(self).__name__} has no attention")
-
-    def compile_parts(self, **options: Any) -> None:
-        """Compile in place what runs once a step, by ``torch.compile`` with these options."""
-        self.step = torch.compile(self.step, dynamic=False, **options)  # type: ignore[method-assign]
-
-
-class RecurrentLayer(nn.Module, Generic[W, S]):
-    """A layer of a `Stack`: W are its weights, S its state."""
-
-    @abstractmethod
-    def weights(self) -> W:
-        """Return the weights as every step of a sequence uses them."""
-
-    @abstractmethod
-    def start(self, x_BHWC: Tensor) -> S:
-        """Return the state before the first frame."""
-
-    @abstractmethod
-    def inputs(self, weights: W, x_NHWC: Tensor) -> Tensor:
-        """Return what depends on the inputs alone, for any number of frames at once."""
-
-    @abstractmethod
-    def step(self, weights: W, inputs_BHWG: Tensor, state: S) -> tuple[Tensor, S]:
-        """Return what the layer above reads, and the next state."""
-
-    def attention_rows(self, weights: W, x_BHWC: Tensor, state: S, position: tuple[int, int]) -> dict[str, Tensor]:
-        """As `Core.attention_rows`, of this layer."""
-        raise ModelError("attention map", f"{type(self).__name__} has no attention")
-
-
-class Stack(nn.ModuleList, Core):
-    """Layers of which each reads the output of the layer below alone; the state is a list with one state a layer.
-
-    Parameters
-    ----------
-    layer : type of RecurrentLayer
-        Called as ``layer(inputs, hidden, config)`` for each of ``config.hidden``.
-    inputs : int
-        Channels of the maps that are read.
-    config : NetworkConfig
-    """
-
-    def __init__(
-        self,
-        layer: Callable[[int, int, NetworkConfig], RecurrentLayer[Any, Any]],
-        inputs: int,
-        config: NetworkConfig,
-    ) -> None:
-        below = (inputs, *config.hidden[:-1])
-        super().__init__(layer(i, h, config) for i, h in zip(below, config.hidden, strict=True))
-
-    @property
-    def parts(self) -> list[RecurrentLayer[Any, Any]]:
-        """The layers, from the bottom."""
-        return cast("list[RecurrentLayer[Any, Any]]", list(self))
-
-    def weights(self) -> list[Any]:
-        """Return the weights of each layer."""
-        return [layer.weights() for layer in self.parts]
-
-    def start(self, x_BHWC: Tensor) -> list[Any]:
-        """Return the state of each layer before the first frame."""
-        return [layer.start(x_BHWC) for layer in self.parts]
-
-    def step(self, weights: list[Any], x_BHWC: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:
-        """Run one frame through all layers."""
-        after = []
-        for layer, w, before in zip(self.parts, weights, state, strict=True):
-            x_BHWC, its = layer.step(w, layer.inputs(w, x_BHWC), before)
-            after.append(its)
-        return x_BHWC, after
-
-    def read(self, weights: list[Any], x_TBHWC: Tensor, checkpoint_steps: int = 0) -> tuple[Tensor, list[Any]]:
-        """Read known frames layer by layer."""
-        states = []
-        B, H, W = x_TBHWC.shape[1:4]
-        at_once = x_TBHWC.shape[0] if torch.is_grad_enabled() else max(1, MAX_POSITIONS_AT_ONCE // (B * H * W))
-        for layer, w in zip(self.parts, weights, strict=True):
-            run = partial(_through_layer, layer, w)
-            x_TBHWC, its = _in_parts(run, x_TBHWC, layer.start(x_TBHWC[0]), checkpoint_steps, at_once)
-            states.append(its)
-        return x_TBHWC, states
-
-    def attention_rows(
-        self, weights: list[Any], x_BHWC: Tensor, state: list[Any], layer: int, position: tuple[int, int]
-    ) -> dict[str, Tensor]:
-        """As `Core.attention_rows`: the layers below run, and the one asked for says where it looks."""
-        for part, w, its in zip(self.parts[:layer], weights[:layer], state[:layer], strict=True):
-            x_BHWC, _ = part.step(w, part.inputs(w, x_BHWC), its)
-        return self.parts[layer].attention_rows(weights[layer], x_BHWC, state[layer], position)
-
-    def compile_parts(self, **options: Any) -> None:
-        """Compile both halves of every layer: a cell takes seconds, and one serves all steps."""
-        for layer in self.parts:
-            for half in ("inputs", "step"):
-                setattr(layer, half, torch.compile(getattr(layer, half), dynamic=False, **options))
 
 
 class Network(nn.Module):
@@ -206,7 +62,7 @@ class Network(nn.Module):
         """
         self.check(x_BTCHW, x_BTCHW.shape[1], steps)
         known = fold(x_BTCHW, self.config.patch)
-        return self._frames(self.rollout(known, steps, x_BTCHW)[-steps:], x_BTCHW)
+        return self._frames(self.rollout(known, steps, x_BTCHW)[0][-steps:], x_BTCHW)
 
     def predict_all(self, x_BTCHW: Tensor, history: int, truth_mask: Tensor | None = None) -> Tensor:
         """Predict every frame but the first, as training does.
@@ -231,6 +87,19 @@ class Network(nn.Module):
         ModelError
             As for `forward`, or if ``history`` leaves nothing to predict, or the mask has another shape.
         """
+        return self.predictions_and_penalty(x_BTCHW, history, truth_mask)[0]
+
+    def predictions_and_penalty(
+        self, x_BTCHW: Tensor, history: int, truth_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """As `predict_all`, and what the network itself adds to the loss of training, weighted.
+
+        Returns
+        -------
+        tuple of Tensor
+            The predictions, and a scalar; None for most networks, and without gradients. A training loop that adds it
+            trains the network as it is described, such as PredRNN-V2 with its decoupled memories.
+        """
         steps = x_BTCHW.shape[1] - history if x_BTCHW.ndim == 5 else 1
         self.check(x_BTCHW, history, steps)
         if truth_mask is not None and truth_mask.shape != (x_BTCHW.shape[0], steps - 1):
@@ -240,7 +109,8 @@ class Network(nn.Module):
         patches = fold(x_BTCHW, self.config.patch)
         known, later = patches[:history], patches[history:]
         mask = None if truth_mask is None else truth_mask.T[:, :, None, None, None]
-        return self._frames(self.rollout(known, steps, x_BTCHW, later, mask), x_BTCHW)
+        predictions, penalty = self.rollout(known, steps, x_BTCHW, later, mask)
+        return self._frames(predictions, x_BTCHW), penalty
 
     def first_predicted(self, history: int) -> int:
         """Return which frame is the first that `predict_all` predicts; those before it are no matter of a loss."""
@@ -248,8 +118,10 @@ class Network(nn.Module):
 
     def rollout(
         self, known_TBHWP: Tensor, steps: int, like: Tensor, later: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor | None]:
         """Return the predictions of the frames after each known one and of ``steps - 1`` more, as maps of patches.
+
+        Beside them the core's penalty.
 
         Parameters
         ----------
@@ -271,9 +143,10 @@ class Network(nn.Module):
             span = slice(first, min(first + (segment or steps), steps - 1))
             truth = None if later is None or mask is None else (later[span], mask[span])
             run = partial(self._forecast, weights, span.stop - first, pixels, truth)
-            frames, state = (partial(_recomputed, run) if segment else run)(predictions[-1][-1], state)
+            frames, state = (partial(recomputed, run) if segment else run)(predictions[-1][-1], state)
             predictions.append(frames)
-        return torch.cat(predictions) if len(predictions) > 1 else predictions[0]
+        all_of_them = torch.cat(predictions) if len(predictions) > 1 else predictions[0]
+        return all_of_them, self.layers.penalty(state)
 
     def _forecast(
         self,
@@ -330,14 +203,16 @@ class Network(nn.Module):
 class Forecaster(Network):
     """A network that forecasts from all known frames: it predicts none of them, and reads no truth after them."""
 
-    def predict_all(self, x_BTCHW: Tensor, history: int, truth_mask: Tensor | None = None) -> Tensor:
-        """Return the known frames from the second on as they are, and the forecast of the rest.
+    def predictions_and_penalty(
+        self, x_BTCHW: Tensor, history: int, truth_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the known frames from the second on as they are, and the forecast of the rest; and no penalty.
 
-        As `Network.predict_all`; `truth_mask` changes nothing.
+        As for `Network.predict_all`; `truth_mask` changes nothing.
         """
         steps = x_BTCHW.shape[1] - history if x_BTCHW.ndim == 5 else 1
         self.check(x_BTCHW, history, steps)
-        return torch.cat([x_BTCHW[:, 1:history], self(x_BTCHW[:, :history], steps)], 1)
+        return torch.cat([x_BTCHW[:, 1:history], self(x_BTCHW[:, :history], steps)], 1), None
 
     def first_predicted(self, history: int) -> int:
         """Return the first frame after the history."""
@@ -357,44 +232,3 @@ def check_finite(x_BTCHW: Tensor) -> None:
             "finite numbers",
             "fill missing values before the network, and leave them out of the loss",
         )
-
-
-def _one_by_one(step: Callable[..., Any], weights: Any, x_TBHWC: Tensor, state: Any) -> tuple[Tensor, Any]:
-    outs = []
-    for x in x_TBHWC.unbind():
-        out, state = step(weights, x, state)
-        outs.append(out)
-    return torch.stack(outs), state
-
-
-def _through_layer(layer: RecurrentLayer[Any, Any], weights: Any, x_TBHWC: Tensor, state: Any) -> tuple[Tensor, Any]:
-    """Run known frames through one layer: its inputs at once, its state step by step."""
-    inputs = layer.inputs(weights, x_TBHWC.flatten(0, 1))
-    return _one_by_one(layer.step, weights, inputs.view(*x_TBHWC.shape[:2], *inputs.shape[1:]), state)
-
-
-def _in_parts(
-    run: Callable[[Tensor, Any], tuple[Tensor, Any]],
-    x_TBHWC: Tensor,
-    state: Any,
-    checkpoint_steps: int,
-    at_once: int | None = None,
-) -> tuple[Tensor, Any]:
-    """Run `run` on some frames after the other; return its outputs for all of them, and the last state."""
-    outs = []
-    for frames in torch.split(x_TBHWC, checkpoint_steps or at_once or x_TBHWC.shape[0]):
-        out, state = _recomputed(run, frames, state) if checkpoint_steps else run(frames, state)
-        outs.append(out)
-    return (torch.cat(outs) if len(outs) > 1 else outs[0]), state
-
-
-def _recomputed(function: Callable[[Tensor, Any], Any], x: Tensor, state: Any) -> Any:
-    """Run `function`, and once more in the backward pass in place of keeping what it computes."""
-
-    def run(x: Tensor, state: Any) -> Any:
-        # Who has it recomputed wants the memory; else what is freed between the kept states stays with the process.
-        heap.trim()
-        return function(x, state)
-
-    on_heap = x.device.type == "cpu" and not torch.compiler.is_compiling()
-    return checkpoint(run if on_heap else function, x, state, use_reentrant=False, preserve_rng_state=False)

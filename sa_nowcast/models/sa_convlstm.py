@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from sa_nowcast.models.config import NetworkConfig
+from sa_nowcast.models.cores import Stack
 from sa_nowcast.models.gates import GatedLayer, GateWeights
 from sa_nowcast.models.memory import SAMWeights, SelfAttentionMemory
-from sa_nowcast.models.rollout import Stack
 
 Weights = tuple[GateWeights, SAMWeights]
 State = tuple[Tensor | None, Tensor, Tensor | None]

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from sa_nowcast.models.attention import AttentionWeights, SelfAttention
 from sa_nowcast.models.config import NetworkConfig
+from sa_nowcast.models.cores import Stack
 from sa_nowcast.models.gates import GatedLayer, GateWeights
-from sa_nowcast.models.rollout import Stack
 
 Weights = tuple[GateWeights, AttentionWeights, AttentionWeights]
 State = tuple[Tensor | None, Tensor]

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from sa_nowcast.models.attention import Attention, AttentionWeights
 from sa_nowcast.models.config import NetworkConfig
+from sa_nowcast.models.cores import Stack
 from sa_nowcast.models.gates import GatedLayer, GateWeights
 from sa_nowcast.models.memory import MemoryGates, MemoryWeights
-from sa_nowcast.models.rollout import Stack
 
 Weights = tuple[GateWeights, AttentionWeights, MemoryWeights]
 State = tuple[Tensor | None, Tensor, Tensor]

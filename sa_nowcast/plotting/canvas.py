@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,6 +37,30 @@ def new_figure(width: float, height: float, layout: Literal["constrained", "comp
     # A notebook shows figures by itself only after pyplot was imported, which nothing here does.
     figure.__dict__["_repr_png_"] = partial(_png, figure)
     return figure
+
+
+def grid_of_axes(count: int, height: float) -> tuple[Figure, list[Axes]]:
+    """Return a figure with axes for so many diagrams, each of this height in inches, and the axes."""
+    columns = 2 if count == 4 else min(count, 3)
+    rows = -(-count // columns)
+    figure = new_figure(3.6 * columns + 0.4, height * rows + 0.9, "constrained")
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.08)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[count:]:
+        axes.set_axis_off()
+    return figure, list(grid[:count])
+
+
+def legend_below(figure: Figure, grid: Sequence[Axes], last: Collection[str] = ()) -> None:
+    """Draw one legend of all axes below them, with the names of `last` at its end."""
+    handles: dict[str, Any] = {}
+    for axes in grid:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    handles = dict(sorted(handles.items(), key=lambda item: item[0] in last))
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 5), frameon=False
+    )
 
 
 def _png(figure: Figure) -> bytes:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
 from sa_nowcast.errors import RecipeError
-from sa_nowcast.plotting.canvas import new_figure
+from sa_nowcast.plotting.canvas import grid_of_axes, legend_below
 from sa_nowcast.plotting.scales import choose
+from sa_nowcast.verification.fields import DIAGRAM_DIMS, EVENT_DIMS
 from sa_nowcast.verification.metrics import METRICS, plain_name
 
 if TYPE_CHECKING:
@@ -58,42 +59,35 @@ def plot_scores(
     RecipeError
         If a metric or threshold is not in the scores, or a variable or channel is not chosen.
     """
+    labelled = labelled_scores(scores)
+    first = next(iter(labelled.values()))
+    panels = list(_panels(labelled.values(), metrics, thresholds))
+    figure, grid = grid_of_axes(len(panels), 2.9)
+    for axes, (name, labels) in zip(grid, panels, strict=True):
+        _curves(axes, labelled, name, {**labels, "variable": variable, "channel": channel})
+    references = {str(data.attrs.get("reference")) for data in labelled.values()}
+    legend_below(figure, grid, references)
+    figure.suptitle(title if title is not None else title_of(first))
+    return figure
+
+
+def labelled_scores(scores: xr.Dataset | Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
+    """Return the scores of each model by its name, with the channel dimension named ``channel``."""
     several = dict(scores) if isinstance(scores, Mapping) and not isinstance(scores, xr.Dataset) else None
     named = several if several is not None else {"": scores}
     if not named:
         raise RecipeError("scores", "are empty", "at least one Dataset")
-    labelled: dict[str, xr.Dataset] = {
+    return {
         str(name) or _model_name(data): _plain(data) for name, data in named.items() if isinstance(data, xr.Dataset)
     }
-    first = next(iter(labelled.values()))
-    panels = list(_panels(labelled.values(), metrics, thresholds))
-    columns = 2 if len(panels) == 4 else min(len(panels), 3)
-    rows = -(-len(panels) // columns)
-    figure = new_figure(3.6 * columns + 0.4, 2.9 * rows + 0.9, "constrained")
-    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.08)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, (name, labels) in zip(grid, panels, strict=False):
-        _curves(axes, labelled, name, {**labels, "variable": variable, "channel": channel})
-    for axes in grid[len(panels) :]:
-        axes.set_axis_off()
-    handles: dict[str, Any] = {}
-    for axes in grid[: len(panels)]:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    references = {str(data.attrs.get("reference")) for data in labelled.values()}
-    handles = dict(sorted(handles.items(), key=lambda item: item[0] in references))
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 5), frameon=False
-    )
-    figure.suptitle(title if title is not None else _title(first))
-    return figure
 
 
 def _model_name(scores: xr.Dataset) -> str:
     return str(scores.attrs.get("model", "forecast"))
 
 
-def _title(scores: xr.Dataset) -> str:
+def title_of(scores: xr.Dataset) -> str:
+    """Return what scores say of themselves."""
     text = str(scores.attrs.get("title", "scores"))
     return text[:1].upper() + text[1:]
 
@@ -104,7 +98,7 @@ def _panels(
     curves: dict[str, xr.DataArray] = {}
     for scores in models:
         for other, score in scores.data_vars.items():
-            if "lead_time" in score.dims and "rank" not in score.dims:
+            if "lead_time" in score.dims and not set(DIAGRAM_DIMS).intersection(score.dims):
                 curves.setdefault(str(other), score)
     if metrics is None:
         metrics = [name for name in curves if name in METRICS]
@@ -121,11 +115,12 @@ def _panels(
             if "threshold" not in score.dims:
                 yield name, labels
                 continue
-            for threshold in _thresholds(score, thresholds):
+            for threshold in thresholds_of(score, thresholds):
                 yield name, {**labels, "threshold": threshold}
 
 
-def _thresholds(score: xr.DataArray, wanted: Sequence[float] | None) -> list[float]:
+def thresholds_of(score: xr.DataArray, wanted: Sequence[float] | None) -> list[float]:
+    """Return the thresholds to draw: those wanted, or some of those at which the score is defined."""
     known = score["threshold"].values
     if wanted is None:
         others = [str(dim) for dim in score.dims if dim != "threshold"]
@@ -152,9 +147,9 @@ def _curves(axes: Axes, models: Mapping[str, xr.Dataset], name: str, labels: dic
         minutes, units = 60.0, "h"
     # A reference that is one of the models too, as in a comparison, is drawn once.
     references = {str(data.attrs["reference"]) for data in models.values() if "reference" in data.attrs}
-    colours = iter(_cycle(len(models)))
+    cycle = iter(colours(len(models)))
     for model, data in models.items():
-        colour = "black" if model in references else next(colours)
+        colour = "black" if model in references else next(cycle)
         if name not in data:
             continue
         x = data["lead_time"].values / np.timedelta64(1, "m") / minutes
@@ -181,7 +176,7 @@ def _curves(axes: Axes, models: Mapping[str, xr.Dataset], name: str, labels: dic
         bottom, top = axes.get_ylim()
         axes.set_ylim(max(bottom, float(present.min()) - 1.0), min(top, float(present.max()) + 1.0))
     first = next(data[name] for data in models.values() if name in data)
-    axes.set_title(_panel_title(first, name, labels), fontsize=10)
+    axes.set_title(panel_title(first, name, labels), fontsize=10)
     axes.set_xlabel(f"lead time ({units})")
     shown = str(first.attrs.get("units", "1"))
     axes.set_ylabel(name.replace("_", " ") if shown == "1" else f"{name.replace('_', ' ')}, {_superscript(shown)}")
@@ -193,11 +188,12 @@ def _curves(axes: Axes, models: Mapping[str, xr.Dataset], name: str, labels: dic
 
 def _plain(scores: xr.Dataset) -> xr.Dataset:
     """Return `scores` with the channel dimension named ``channel``, whatever the data call it."""
-    known = ("lead_time", "variable", "threshold", "neighbourhood", "rank", "channel")
+    known = ("lead_time", "variable", "channel", *EVENT_DIMS)
     return scores.rename({dim: "channel" for dim in scores.dims if dim not in known})
 
 
-def _cycle(number: int) -> list[str]:
+def colours(number: int) -> list[str]:
+    """Return a colour for each of so many curves."""
     return [COLOURS[i % len(COLOURS)] for i in range(number)]
 
 
@@ -205,7 +201,8 @@ def _superscript(units: str) -> str:
     return f"{units.removesuffix(')2')})²" if units.endswith(")2") else units
 
 
-def _panel_title(score: xr.DataArray, name: str, labels: Mapping[str, object]) -> str:
+def panel_title(score: xr.DataArray, name: str, labels: Mapping[str, object]) -> str:
+    """Return what a panel shows: the score, and the threshold and neighbourhood where it has some."""
     parts = [name.replace("_", " ")]
     if labels.get("threshold") is not None:
         units = score["threshold"].attrs.get("units", "")

@@ -8,7 +8,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from sa_nowcast.errors import RecipeError
-from sa_nowcast.models.config import NETWORKS, PRESETS, NetworkConfig, fields_schema, preset
+from sa_nowcast.models.config import NETWORKS, PRESETS, NetworkConfig, preset
+from sa_nowcast.models.record import fields_schema
 from sa_nowcast.recipe.blocks import (
     Block,
     ConversionRecipe,

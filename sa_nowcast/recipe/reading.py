@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from sa_nowcast.errors import RecipeError, SaNowcastError, nearest
-from sa_nowcast.models.config import first_fault
+from sa_nowcast.models.record import first_fault
 from sa_nowcast.recipe.model import BY_DATA, ComparisonRecipe, Recipe, network_fields
 from sa_nowcast.recipe.tables import TablesRecipe
 from sa_nowcast.recipe.tree import EXTENDS, Key, Tree, expanded, parse_tree, read_tree, with_overrides

@@ -120,7 +120,7 @@ class TrainingRecipe(Block):
     )
     balanced_leads: bool = Field(
         False,
-        description="Whether squared errors count as shares of persistence's at each lead time, so that the first lead "
+        description="Whether losses count as shares of persistence's at each lead time, so that the first lead "
         "times, whose errors are small, count as much as the last.",
     )
     clip_norm: float | None = Field(1.0, gt=0, description="Largest gradient norm; null: no clipping (paper).")

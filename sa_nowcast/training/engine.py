@@ -96,7 +96,8 @@ def train(
     lacking = hindrance(recipe, data.validation, folder, loggers)
     if lacking is not None and report is not None:
         report(lacking)
-    fingerprint = {**fingerprint, **_options(recipe)}
+    # Runs of before had squared errors in validation, whatever they were trained on: none goes on with other sums.
+    fingerprint = {**fingerprint, "validation": "by the loss", **_options(recipe)}
     resume = Resume.find(folder, fingerprint)
     loggers = [*loggers, *_tensorboard(recipe, folder, resume.step)]
     launch = hardware.launch

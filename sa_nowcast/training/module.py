@@ -89,7 +89,8 @@ class NowcastModule(L.LightningModule):
         Returns
         -------
         dict
-            ``loss``, whose gradient this process gives, and ``mean``, the loss of all processes' pixels.
+            ``loss``, whose gradient this process gives, with what the network itself adds to it; and ``mean``, the loss
+            of all processes' pixels, which is logged.
         """
         recipe = self.recipe
         if recipe.reversed_input and self.global_step % 2:
@@ -99,10 +100,12 @@ class NowcastModule(L.LightningModule):
         if self._start:
             x, valid = self._completed(x, valid)
         first = self.network.first_predicted(self.history)
-        prediction = self._predict(x)[:, first - 1 :]
+        prediction, penalty = self._predict(x)
+        prediction = prediction[:, first - 1 :]
         weight = rain_weight(raw_BTCHW[:, first:], recipe.rain_weights) if recipe.loss == "rain-weighted" else None
         if recipe.balanced_leads:
-            leads = lead_weight(x, valid, self.history)
+            later = None if weight is None else weight[:, self.history - first :]
+            leads = lead_weight(x, valid, self.history, recipe.loss, later)
             leads = torch.cat([leads.new_ones(1, self.history - first, 1, 1, 1), leads], 1)
             weight = leads if weight is None else weight * leads
         total, count = loss_sums(prediction, x[:, first:], valid[:, first:], recipe.loss, weight, self.history - first)
@@ -125,7 +128,8 @@ class NowcastModule(L.LightningModule):
                 expected="a finite loss",
                 fix=_LOWER,
             )
-        return {"loss": loss, "mean": mean}
+        # Processes average their gradients, and so the penalties of their samples.
+        return {"loss": loss if penalty is None else loss + penalty, "mean": mean}
 
     def _completed(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Return windows with the start's forecasts for the frames after their end."""
@@ -171,15 +175,15 @@ class NowcastModule(L.LightningModule):
         """Return the probability that a forecast step reads the true frame (the paper's lineage calls it eta)."""
         return truth_probability(self.iteration, self.recipe.truth_start, self.recipe.truth_decay)
 
-    def _predict(self, x: Tensor) -> Tensor:
+    def _predict(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         history, mask = self._sampling(x)
         if not self._graph:
-            return self.network.predict_all(x, history, mask)
+            return self.network.predictions_and_penalty(x, history, mask)
         if mask is None:
             mask = torch.zeros(x.shape[0], x.shape[1] - history - 1, dtype=torch.bool, device=x.device)
         if not self._graphed:
             self._graphed.append(graphed_predictions(self.network, x, mask, history, autocast=self._autocast))
-        return self._graphed[0](x, mask)
+        return self._graphed[0](x, mask), None
 
     def _sampling(self, x: Tensor) -> tuple[int, Tensor | None]:
         """Return how many frames are read as they are, and which of the later inputs are (scheduled sampling)."""

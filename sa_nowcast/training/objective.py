@@ -81,8 +81,8 @@ def rain_weight(rain: Tensor, weights: Sequence[tuple[float, float]]) -> Tensor:
     return result
 
 
-def lead_weight(target: Tensor, valid: Tensor, history: int) -> Tensor:
-    """Return what each predicted frame counts, so that persistence's squared error is the same at each lead time.
+def lead_weight(target: Tensor, valid: Tensor, history: int, kind: Loss = "l2", weight: Tensor | None = None) -> Tensor:
+    """Return what each predicted frame counts, so that persistence's loss is the same at each lead time.
 
     Parameters
     ----------
@@ -90,14 +90,16 @@ def lead_weight(target: Tensor, valid: Tensor, history: int) -> Tensor:
         All frames of the windows, and where they were observed.
     history : int
         Frames up to the init time; those after it are the lead times.
+    kind, weight
+        The loss, and what each pixel after the init time counts, as for `losses`.
 
     Returns
     -------
     Tensor, shape (1, T - history, 1, 1, 1)
-        Their mean over lead times, under persistence's errors, is 1.
+        Their mean over lead times, under persistence's losses, is 1.
     """
-    seen = valid[:, history:].to(torch.float32)
-    error = (target[:, history:].float() - target[:, history - 1 : history].float()).square() * seen
+    still = target[:, history - 1 : history].expand_as(target[:, history:])
+    error, seen = losses(still, target[:, history:], valid[:, history:], kind, weight)
     by_lead = error.sum((0, 2, 3, 4)) / seen.sum((0, 2, 3, 4)).clamp(min=1)
     mean = by_lead.mean()
     return (mean / by_lead.clamp(min=1e-3 * mean + 1e-12)).view(1, -1, 1, 1, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -12,8 +13,10 @@ import xarray as xr
 
 from sa_nowcast.frames import LARGEST, fill_values, infinite_values
 from sa_nowcast.times import show_time
+from sa_nowcast.verification.ensembles import Keys, axis_keys
+from sa_nowcast.verification.fields import Fields, Settings, Sums
 from sa_nowcast.verification.inputs import Pairing
-from sa_nowcast.verification.metrics import METRICS, PIXELS, Fields, Reduction, Settings, Sums
+from sa_nowcast.verification.metrics import METRICS, PIXELS, Reduction
 from sa_nowcast.verification.statistics import Statistics
 
 # What one block may hold of the forecast; up to what small chunks are put together, for each block costs a scheduler
@@ -31,12 +34,12 @@ Positions = npt.NDArray[np.intp]
 def collect(pairing: Pairing) -> Statistics:
     """Return the sums of a forecast and its reference over the pixels that both and the truth have.
 
-    The archive is read once, in blocks along init time; where it is backed by dask, the blocks are dask tasks and run
-    on whatever scheduler is in use.
+    The archive is read once, in blocks along init time, and along lead time where one init time is larger than a block,
+    as an ensemble is; where it is backed by dask, the blocks are dask tasks and run on whatever scheduler is in use.
     """
     labels = pairing.labels
     reductions = tuple(dict.fromkeys((PIXELS, *(METRICS[name].sums for name in labels.metrics))))
-    blocks = list(_blocks(pairing))
+    parts = [(block, leads) for block in _blocks(pairing) for leads in _lead_blocks(pairing, block)]
     if pairing.forecast.chunks is not None or pairing.truth.chunks is not None:
         from dask.base import compute
         from dask.delayed import delayed
@@ -44,16 +47,17 @@ def collect(pairing: Pairing) -> Statistics:
         if pairing.truth.chunks is None:
             pairing = replace(pairing, truth=pairing.truth.chunk({pairing.time: 1}))
         later = delayed(_reduce, pure=False)
-        tasks = [later(*_block(pairing, block, "data"), labels.settings, reductions) for block in blocks]
+        tasks = [later(*_block(pairing, *part, "data"), labels.settings, reductions) for part in parts]
         results: Sequence[tuple[Sums, ...]] = compute(*tasks)  # type: ignore[no-untyped-call]
     else:
-        results = [_reduce(*_block(pairing, block, "values"), labels.settings, reductions) for block in blocks]
+        results = [_reduce(*_block(pairing, *part, "values"), labels.settings, reductions) for part in parts]
     members = (labels.members, labels.reference_members)
-    parts = []
-    for block, sums in zip(blocks, results, strict=True):
+    states = []
+    for block, group in itertools.groupby(zip(parts, results, strict=True), key=lambda each: each[0][0]):
+        sums = _join([result for _, result in group], axis=2)
         named = [_label(one, pairing, block, reductions, size) for one, size in zip(sums, members, strict=False)]
-        parts.append(Statistics(named[0], named[1] if len(named) > 1 else None, labels))
-    return Statistics.total(parts)
+        states.append(Statistics(named[0], named[1] if len(named) > 1 else None, labels))
+    return Statistics.total(states)
 
 
 def _blocks(pairing: Pairing) -> Iterator[slice]:
@@ -75,17 +79,37 @@ def _blocks(pairing: Pairing) -> Iterator[slice]:
         yield slice(start, stop)
 
 
+def _lead_blocks(pairing: Pairing, block: slice) -> Iterator[slice]:
+    """Yield slices of lead time of a block of init times: all, or of a larger one so many chunks as a block may hold.
+
+    What is stored or computed in one chunk is not read twice.
+    """
+    forecast = pairing.forecast
+    number = forecast.sizes["lead_time"]
+    stored = max(1, int(forecast.encoding.get("preferred_chunks", {}).get("lead_time", number)))
+    chunks = forecast.variable.chunksizes.get("lead_time") or [stored] * -(-number // stored)
+    each = max(1, forecast.size * forecast.dtype.itemsize // max(forecast.sizes["init_time"] * number, 1))
+    most = max(1, BLOCK_BYTES // (each * (block.stop - block.start)))
+    start, stop = 0, 0
+    for chunk in chunks:
+        if stop > start and stop + chunk - start > most:
+            yield slice(start, stop)
+            start = stop
+        stop = min(stop + chunk, number)
+    yield slice(start, stop)
+
+
 def _block(
-    pairing: Pairing, block: slice, what: Literal["data", "values"]
-) -> tuple[dict[str, tuple[int, Values]], Values, Values, Values | None, Positions, Positions | None]:
+    pairing: Pairing, block: slice, leads: slice, what: Literal["data", "values"]
+) -> tuple[dict[str, tuple[int, Values]], Values, Values, Values | None, Positions, Positions | None, tuple[Keys, ...]]:
     """Return a block as `_reduce` takes it: each distinct truth frame once, lazily where `what` is "data"."""
-    valid = pairing.valid_index[block]
+    valid = pairing.valid_index[block, leads]
     init = None if pairing.init_index is None else pairing.init_index[block]
     wanted = valid.ravel() if init is None else np.concatenate([valid.ravel(), init])
     frames, places = np.unique(wanted, return_inverse=True)
     places = places.astype(np.intp)
-    forecast, truth = pairing.forecast_block(pairing.forecast, block), pairing.truth_frames(frames)
-    reference = None if pairing.reference is None else pairing.forecast_block(pairing.reference, block)
+    forecast, truth = pairing.forecast_block(pairing.forecast, block, leads), pairing.truth_frames(frames)
+    reference = None if pairing.reference is None else pairing.forecast_block(pairing.reference, block, leads)
     init_times = pairing.forecast["init_time"].values[block]
     return (
         {
@@ -98,7 +122,18 @@ def _block(
         None if reference is None else getattr(reference, what),
         places[: valid.size].reshape(valid.shape),
         None if init is None else places[valid.size :],
+        _keys(pairing, block, leads),
     )
+
+
+def _keys(pairing: Pairing, block: slice, leads: slice) -> tuple[Keys, ...]:
+    """Return what draws at a pixel are seeded by: numbers for each init time, variable, lead time, channel, y and x."""
+    forecast = pairing.forecast.isel(init_time=block, lead_time=leads)
+    labels = {
+        dim: forecast.coords.get(dim, np.arange(forecast.sizes.get(dim, 1))) for dim in (*SUM_DIMS, *pairing.spatial)
+    }
+    order = {dim: place for place, dim in enumerate((*SUM_DIMS, *sorted(pairing.spatial)))}
+    return tuple(axis_keys(np.atleast_1d(np.asarray(values)), order[dim]) for dim, values in labels.items())
 
 
 def _require_usable(values: Values, role: str, times: Values, axis: int) -> None:
@@ -122,13 +157,14 @@ def _reduce(
     reference: Values | None,
     valid: Positions,
     init: Positions | None,
+    keys: tuple[Keys, ...],
     settings: Settings,
     reductions: tuple[Reduction, ...],
 ) -> tuple[Sums, ...]:
     """Return the sums of a block: of the forecast, and of the reference where there is one.
 
     Shapes: forecast (M, I, V, L, C, Y, X), truth (T, V, C, Y, X), reference as the forecast, valid (I, L), init (I,).
-    `times` are the axis and labels of time of each, for errors.
+    `keys` are those of :class:`Fields`, for the block. `times` are the axis and labels of time of each, for errors.
     """
     for (role, (axis, labels)), values in zip(times.items(), (truth, forecast, reference), strict=True):
         if values is not None:
@@ -150,7 +186,8 @@ def _reduce(
                 sources.append(np.broadcast_to(last, observed.shape)[None])
             elif reference is not None:
                 sources.append(reference[:, i, :, j])
-            cells.append(_reduce_batch(sources, observed, settings, reductions))
+            here = (keys[0][i], keys[1], keys[2][j], *keys[3:])
+            cells.append(_reduce_batch(sources, observed, here, settings, reductions))
         rows.append(_join(cells, axis=2))
     return _join(rows, axis=0)
 
@@ -163,7 +200,11 @@ def _join(parts: list[tuple[Sums, ...]], axis: int) -> tuple[Sums, ...]:
 
 
 def _reduce_batch(
-    sources: list[Values], observed: Values, settings: Settings, reductions: tuple[Reduction, ...]
+    sources: list[Values],
+    observed: Values,
+    keys: tuple[Keys, ...],
+    settings: Settings,
+    reductions: tuple[Reduction, ...],
 ) -> tuple[Sums, ...]:
     """Return the sums of each source, (M, I, V, L, C, Y, X), against `observed`, (I, V, L, C, Y, X), on one mask."""
     observed, *sources = _in_one_precision(observed, *sources)
@@ -174,7 +215,7 @@ def _reduce_batch(
     observed = np.where(mask, observed, 0.0)
     results = []
     for source in sources:
-        fields = Fields(np.where(mask, source, 0.0), observed, mask, settings)
+        fields = Fields(np.where(mask, source, 0.0), observed, mask, settings, keys)
         results.append({name: sums for reduction in reductions for name, sums in reduction.of(fields).items()})
     return tuple(results)
 

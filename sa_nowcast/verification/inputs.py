@@ -53,9 +53,9 @@ class Pairing:
     time: str
     labels: Labels
 
-    def forecast_block(self, data: xr.DataArray, block: slice) -> xr.DataArray:
-        """Return the init times `block` of the forecast or reference, (M, I, V, L, C, Y, X), lazy where it was."""
-        return self._laid_out(data.isel(init_time=block), NAMED)
+    def forecast_block(self, data: xr.DataArray, block: slice, leads: slice) -> xr.DataArray:
+        """Return these init and lead times of forecast or reference, (M, I, V, L, C, Y, X), lazy where it was."""
+        return self._laid_out(data.isel(init_time=block, lead_time=leads), NAMED)
 
     def truth_frames(self, frames: npt.NDArray[np.intp]) -> xr.DataArray:
         """Return these frames of the truth, (T, V, C, Y, X), lazy where it was."""

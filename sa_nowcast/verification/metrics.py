@@ -23,83 +23,15 @@ import xarray as xr
 
 from sa_nowcast.computing.installing import install
 from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError, nearest
-from sa_nowcast.metadata.bounds import UNIT_RANGE
-
-Array = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
-Sums = dict[str, Array]
+from sa_nowcast.verification import ensembles
+from sa_nowcast.verification.fields import Array, Fields, Settings, Sums, limit, over_pixels, ratio, single
 
 SSIM_WINDOW: Final = 7
-EVENT_DIMS: Final = {
-    "threshold": {"long_name": "event threshold"},
-    "neighbourhood": {"long_name": "width of the square neighbourhood in pixels", "units": "1"},
-    "rank": {"long_name": "rank of the truth among the members", "units": "1"},
-}
-"""The dimensions that sums and scores can have besides those of the forecast, with their attributes."""
 COUNTS: Final = {"pixels": "pixels scored", "frames": "frames scored", "ssim_frames": "frames scored by ssim"}
 """The sums that count what a score is a mean over, in words."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the sums depend on besides the fields, in numbers of the data's units; see `sa_nowcast.verification.verify`.
-
-    Events are values ``>=`` a threshold, both in float32; see :func:`limit`.
-    """
-
-    thresholds: tuple[float, ...] = ()
-    neighbourhoods: tuple[int, ...] = (1,)
-    data_range: tuple[float, float] = UNIT_RANGE
-    clip: bool = False
-
-    def labels(self, dim: str, members: int) -> npt.NDArray[Any]:
-        """Return the coordinate of one of `EVENT_DIMS`, for an ensemble of so many members."""
-        known = {"threshold": self.thresholds, "neighbourhood": self.neighbourhoods, "rank": range(members + 1)}
-        return np.asarray(known[dim])
-
-
-@dataclass(frozen=True)
-class Fields:
-    """One block of forecasts, (M, I, V, L, C, Y, X), with its truth, (I, V, L, C, Y, X).
-
-    `mask` is True where all members and the truth (and the reference, where there is one) are present.
-    """
-
-    members: Array
-    truth: Array
-    mask: Mask
-    settings: Settings = field(default_factory=Settings)
-
-    @property
-    def forecast(self) -> Array:
-        """The one forecast of the deterministic metrics: the mean of the members, (I, V, L, C, Y, X)."""
-        return np.asarray(self.members[0] if self.members.shape[0] == 1 else self.members.mean(axis=0))
-
-
 # --- the sums
-
-
-def over_pixels(values: Array | Mask) -> Array:
-    """Sum over the last two axes, each frame by itself, so that the result does not depend on the blocks."""
-    flat = np.ascontiguousarray(values).reshape(*values.shape[:-2], -1)
-    return np.asarray(flat.sum(axis=-1, dtype=np.float64))
-
-
-def single(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Return values as float32, in which they are compared with thresholds."""
-    with np.errstate(over="ignore"):
-        return np.asarray(values, dtype=np.float32)
-
-
-def limit(value: float, *, above: bool = False) -> np.float32:
-    """Return what a float32 has to be at least (`above`: at most) to count as at `value` or beyond it.
-
-    It is two units in the last place off: a value that is the threshold in decimals is at it, whether it was stored as
-    0.3, unpacked in float64 as 3 * 0.1, or unpacked in float32 as 30 * 0.01, which is below 0.3.
-    """
-    near = np.float32(value)
-    slack = 2 * np.spacing(np.abs(near))
-    return np.float32(near + slack if above else near - slack)
 
 
 def counts(fields: Fields) -> Sums:
@@ -118,13 +50,13 @@ def errors(fields: Fields) -> Sums:
 
 
 def contingency(fields: Fields) -> Sums:
-    """Hits, misses, false alarms and correct negatives per threshold, (I, V, L, C, threshold)."""
+    """Hits, misses, false alarms, correct negatives by threshold, (I, V, L, C, threshold): the mean over members."""
     tables = []
-    forecast, truth = single(fields.forecast), single(fields.truth)
-    for threshold in map(limit, fields.settings.thresholds):
-        predicted, observed = (forecast >= threshold) & fields.mask, (truth >= threshold) & fields.mask
-        hits, yes, seen = over_pixels(predicted & observed), over_pixels(predicted), over_pixels(observed)
-        tables.append((hits, seen - hits, yes - hits, over_pixels(fields.mask) - yes - seen + hits))
+    size, pixels = len(fields.members), over_pixels(fields.mask)
+    for threshold in fields.settings.thresholds:
+        number, observed = fields.events(threshold)
+        hits, yes, seen = over_pixels(number * observed) / size, over_pixels(number) / size, over_pixels(observed)
+        tables.append((hits, seen - hits, yes - hits, pixels - yes - seen + hits))
     names = ("hits", "misses", "false_alarms", "correct_negatives")
     return {name: np.stack(values, axis=-1) for name, values in zip(names, zip(*tables, strict=True), strict=True)}
 
@@ -248,55 +180,29 @@ def fractions(fields: Fields) -> Sums:
     """Return the three terms of the fractions skill score, (I, V, L, C, threshold, neighbourhood).
 
     Sums over the pixels present of (p - o)², p² and o², where p and o are the fractions of the window around the
-    pixel that hold an event; pixels outside the frame and missing pixels hold none.
+    pixel that hold an event, p of all members; pixels outside the frame and missing pixels hold none.
     """
-    settings = fields.settings
+    settings, size = fields.settings, len(fields.members)
     shape = (*fields.truth.shape[:-2], len(settings.thresholds), len(settings.neighbourhoods))
     sums = {name: np.zeros(shape) for name in ("fss_difference", "fss_forecast", "fss_truth")}
-    forecast, truth, widest = single(fields.forecast), single(fields.truth), max(settings.neighbourhoods)
-    for index in np.ndindex(*fields.truth.shape[:-2]):
-        mask = fields.mask[index]
-        for t, threshold in enumerate(map(limit, settings.thresholds)):
-            yes, seen = (forecast[index] >= threshold) & mask, (truth[index] >= threshold) & mask
+    widest = max(settings.neighbourhoods)
+    for t, threshold in enumerate(settings.thresholds):
+        number, occurred = fields.events(threshold)
+        for index in np.ndindex(*fields.truth.shape[:-2]):
+            mask, yes, seen = fields.mask[index], number[index], occurred[index]
             if not (yes.any() or seen.any()):
                 continue
             predicted, observed = WindowSums(yes, widest), WindowSums(seen, widest)
             for n, width in enumerate(settings.neighbourhoods):
                 # Whole numbers up to 2**53 are exact in float64, so the order of summation cannot matter.
                 p = np.multiply(predicted.of(width), mask, dtype=np.float64).ravel()
-                o = np.multiply(observed.of(width), mask, dtype=np.float64).ravel()
-                at, area = (*index, t, n), float(width) ** 4
+                o = np.multiply(observed.of(width), mask, dtype=np.float64).ravel() * size
+                at, area = (*index, t, n), float(width) ** 4 * size**2
                 sums["fss_forecast"][at] = p @ p / area
                 sums["fss_truth"][at] = o @ o / area
                 p -= o
                 sums["fss_difference"][at] = p @ p / area
     return sums
-
-
-def ensemble(fields: Fields) -> Sums:
-    """CRPS terms, variance and rank counts of the members over the pixels present.
-
-    The rank of the truth among M members is 0..M; where members equal the truth, its count is shared out evenly over
-    the ranks that it could have.
-    """
-    members, truth, mask = fields.members, fields.truth, fields.mask
-    size = members.shape[0]
-    ordered = np.sort(np.where(mask, members, 0.0), axis=0)
-    observed = np.where(mask, truth, 0.0)
-    weights = (2.0 * np.arange(1, size + 1) - size - 1).reshape(-1, *([1] * observed.ndim))
-    below = (ordered < observed).sum(axis=0)
-    upto = (ordered <= observed).sum(axis=0)
-    share = mask / (upto - below + 1.0)
-    ranks = [over_pixels(share * ((below <= rank) & (rank <= upto))) for rank in range(size + 1)]
-    mean_error = np.where(mask, fields.forecast - observed, 0.0)
-    variance = ordered.var(axis=0, ddof=1) if size > 1 else np.zeros_like(observed)
-    return {
-        "member_error": over_pixels(np.abs(ordered - observed).mean(axis=0)),
-        "member_distance": over_pixels((weights * ordered).sum(axis=0) * (2.0 / size)),
-        "variance": over_pixels(variance),
-        "squared_error": over_pixels(mean_error * mean_error),
-        "rank_count": np.stack(ranks, axis=-1),
-    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -327,7 +233,13 @@ _FRACTIONS = Reduction(
 _FRAME_ERRORS = Reduction(frame_errors, data_range=True)
 _PEAK_RATIOS = Reduction(peak_ratios, data_range=True)
 _SIMILARITY = Reduction(similarity, data_range=True, needs=ssim_library)
-_MEMBERS = Reduction(ensemble, {"rank_count": ("rank",)})
+_CRPS = Reduction(ensembles.crps_terms)
+_TAIL = Reduction(ensembles.tail_terms, dict.fromkeys(("tail_error", "tail_distance"), ("threshold",)))
+_SPREAD = Reduction(ensembles.spread_terms)
+_RANKS = Reduction(ensembles.ranks, {"rank_count": ("rank",)})
+_TABLE = Reduction(
+    ensembles.probability_table, dict.fromkeys(("with_event", "without_event"), ("threshold", "probability"))
+)
 
 
 # --- the formulas
@@ -379,11 +291,12 @@ class Metric:
                 "thresholds=[1.0], with values that matter in your data",
             )
         if self.ensemble and members < 2:
-            raise RecipeError("metrics", f"{self.name} of {members} member", "a forecast with several realizations")
-
-
-def _ratio(top: xr.DataArray, bottom: xr.DataArray) -> xr.DataArray:
-    return top / bottom.where(bottom > 0)
+            raise RecipeError(
+                "metrics",
+                f"{self.name} of {members} member",
+                "a forecast with several realizations",
+                "give members along the dimension realization, or leave it out",
+            )
 
 
 def _mean(sums: str, counts: str = "pixels") -> Formula:
@@ -392,26 +305,20 @@ def _mean(sums: str, counts: str = "pixels") -> Formula:
     def total(s: xr.Dataset, names: str) -> xr.DataArray:
         return reduce(add, (s[name] for name in names.split()))
 
-    return lambda s: _ratio(total(s, sums), total(s, counts))
+    return lambda s: ratio(total(s, sums), total(s, counts))
 
 
 def _root_mean(name: str) -> Formula:
-    return lambda s: _ratio(s[name], s["pixels"]) ** 0.5
-
-
-def _crps(s: xr.Dataset, pairs: xr.DataArray) -> xr.DataArray:
-    return _ratio(s["member_error"] - 0.5 * s["member_distance"] / pairs, s["pixels"])
-
-
-def _spread_skill(s: xr.Dataset) -> xr.DataArray:
-    return ((s["members"] + 1) / s["members"] * _ratio(s["variance"], s["squared_error"])) ** 0.5
+    return lambda s: ratio(s[name], s["pixels"]) ** 0.5
 
 
 _PIXELS = "mean over all pixels and frames present, in the data's units"
-_EVENT = "event: value >= threshold; contingency sums pooled over the sample before dividing"
+_EVENT_ONLY = "event: value >= threshold"
+_EVENT = f"{_EVENT_ONLY}; contingency sums pooled over the sample before dividing; of an ensemble, mean sums of members"
+_PROBABILITY = f"{_EVENT_ONLY}; probability: i of M members with an event; counts pooled over the sample"
 _WINDOW = (
-    "event: value >= threshold; fractions in a square window, events outside the frame are none; the three terms are "
-    "summed over the sample before dividing"
+    f"{_EVENT_ONLY}; fractions in a square window, of an ensemble those of all members, events outside the frame are "
+    "none; the three terms are summed over the sample before dividing"
 )
 _FRAME = "summed over the channels and pixels of one frame with data_range scaled to [0, 1], then averaged over frames"
 _SSIM = "7x7 uniform window, per frame and channel with data_range scaled to [0, 1], then averaged"
@@ -427,7 +334,7 @@ _ALL: Final = (
     Metric("far", _EVENTS, _mean("false_alarms", "hits false_alarms"), "false alarm ratio", _EVENT),
     Metric("frequency_bias", _EVENTS, _mean("hits false_alarms", "hits misses"),
            "frequency bias, events forecast per event observed", _EVENT, "1", None),
-    Metric("fss", _FRACTIONS, lambda s: 1.0 - _ratio(s["fss_difference"], s["fss_forecast"] + s["fss_truth"]),
+    Metric("fss", _FRACTIONS, lambda s: 1.0 - ratio(s["fss_difference"], s["fss_forecast"] + s["fss_truth"]),
            "fractions skill score", _WINDOW, "1", 1.0),
     Metric("frame_mse", _FRAME_ERRORS, _mean("frame_squared_error", "frames"),
            "squared error of a frame", _FRAME, count="frames"),
@@ -442,21 +349,56 @@ _ALL: Final = (
     Metric("psnr", _PEAK_RATIOS, _mean("psnr", "frames"), "peak signal-to-noise ratio", _PSNR, "dB", None, "frames"),
     Metric("psnr_uint8", _PEAK_RATIOS, _mean("psnr_uint8", "frames"), "peak signal-to-noise ratio of 8-bit frames",
            f"{_PSNR}; clipped, cut to 8 bits, subtracted as int32", "dB", None, "frames"),
-    Metric("crps", _MEMBERS, lambda s: _crps(s, s["members"]), "continuous ranked probability score",
+    Metric("crps", _CRPS, lambda s: ensembles.crps(s, s["members"]), "continuous ranked probability score",
            "of the ensemble's empirical distribution; mean over all pixels and frames", "{}"),
-    Metric("crps_fair", _MEMBERS, lambda s: _crps(s, s["members"] - 1), "fair continuous ranked probability score",
+    Metric("crps_fair", _CRPS, lambda s: ensembles.crps(s, s["members"] - 1),
+           "fair continuous ranked probability score",
            "member distances divided by M (M - 1); mean over all pixels and frames", "{}", ensemble=True),
-    Metric("spread", _MEMBERS, _root_mean("variance"), "ensemble spread",
+    Metric("twcrps", _TAIL, lambda s: ensembles.crps(s, s["members"], "tail"), "threshold-weighted crps",
+           "crps of members and truth raised to the threshold where they are below it", "{}"),
+    Metric("twcrps_fair", _TAIL, lambda s: ensembles.crps(s, s["members"] - 1, "tail"), "fair threshold-weighted crps",
+           "crps_fair of members and truth raised to the threshold where they are below it", "{}", ensemble=True),
+    Metric("spread", _SPREAD, _root_mean("variance"), "ensemble spread",
            "root of the mean variance of the members (M - 1 in the denominator)", "{}", None, ensemble=True),
-    Metric("spread_skill", _MEMBERS, _spread_skill, "spread-skill ratio",
+    Metric("spread_skill", _SPREAD, ensembles.spread_skill, "spread-skill ratio",
            "sqrt((M + 1) / M * mean variance / squared error of the ensemble mean)", "1", None, ensemble=True),
-    Metric("rank_histogram", _MEMBERS, _mean("rank_count"), "rank histogram",
-           "share of pixels in which the truth has this rank among the members; ties shared out evenly",
+    Metric("spread_error_correlation", _SPREAD, ensembles.spread_error_correlation, "spread-error correlation",
+           "Pearson's, over all pixels and frames, of the members' standard deviation with |mean - truth|",
            "1", None, ensemble=True),
+    Metric("rank_histogram", _RANKS, _mean("rank_count"), "rank histogram",
+           "share of pixels in which the truth has this rank among the members; ties broken at random, by a seed of "
+           "init time, lead time and pixel", "1", None, ensemble=True),
+    Metric("brier", _TABLE, ensembles.brier, "Brier score", _PROBABILITY),
+    Metric("brier_fair", _TABLE, ensembles.brier_fair, "fair Brier score",
+           f"{_PROBABILITY}; less i (M - i) / (M2 (M - 1))", ensemble=True),
+    Metric("brier_reliability", _TABLE, ensembles.brier_reliability, "reliability part of the Brier score",
+           f"{_PROBABILITY}; mean of (i / M - frequency given i)2: brier = reliability - resolution + uncertainty"),
+    Metric("brier_resolution", _TABLE, ensembles.brier_resolution, "resolution part of the Brier score",
+           f"{_PROBABILITY}; mean of (frequency given i - frequency)2", "1", None),
+    Metric("brier_uncertainty", _TABLE, ensembles.brier_uncertainty, "uncertainty part of the Brier score",
+           f"{_EVENT_ONLY}; frequency (1 - frequency)", "1", None),
+    Metric("observed_frequency", _TABLE, ensembles.observed_frequency, "frequency of the event given its probability",
+           f"{_PROBABILITY}; with forecast_share the reliability diagram", "1", None),
+    Metric("forecast_share", _TABLE, ensembles.forecast_share, "share of forecasts of a probability",
+           _PROBABILITY, "1", None),
+    Metric("roc_area", _TABLE, ensembles.roc_area, "area under the ROC curve",
+           f"{_PROBABILITY}; by trapezes between all probabilities", "1", 1.0),
+    Metric("roc_hit_rate", _TABLE, ensembles.hit_rate, "hit rate of a probability or a higher one",
+           _PROBABILITY, "1", None),
+    Metric("roc_false_alarm_rate", _TABLE, ensembles.false_alarm_rate,
+           "false alarm rate of a probability or a higher one", _PROBABILITY, "1", None),
+    Metric("economic_value", _TABLE, ensembles.economic_value, "relative economic value",
+           f"{_PROBABILITY}; the best probability to protect from, always and never among them", "1", None),
 )  # fmt: skip
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
 
-GROUPS = {"ssim": ("ssim", "ssim_range2", "ssim_uint8"), "psnr": ("psnr", "psnr_uint8")}
+GROUPS: Final = {
+    "ssim": ("ssim", "ssim_range2", "ssim_uint8"),
+    "psnr": ("psnr", "psnr_uint8"),
+    "reliability": ("observed_frequency", "forecast_share"),
+    "roc": ("roc_area", "roc_hit_rate", "roc_false_alarm_rate"),
+    **{f"fair_{name}": (f"{name}_fair",) for name in ("crps", "twcrps", "brier")},
+}
 
 
 def default_metrics(events: object) -> tuple[str, ...]:
@@ -470,7 +412,7 @@ def plain_name(name: object) -> str:
 
 
 def select_metrics(names: Iterable[str]) -> tuple[Metric, ...]:
-    """Return the metrics of these names in any case, each once; "ssim" and "psnr" stand for all of their conventions.
+    """Return the metrics of these names in any case, each once; those of `GROUPS` stand for several.
 
     Raises
     ------
@@ -482,7 +424,7 @@ def select_metrics(names: Iterable[str]) -> tuple[Metric, ...]:
     chosen: dict[str, Metric] = {}
     for told in names:
         name = plain_name(told)
-        if name not in METRICS:
+        if name not in METRICS and name not in GROUPS:
             near = "mean_error or frequency_bias" if name == "bias" else nearest(name, METRICS)
             raise RecipeError("metrics", f"{told!r} is unknown", near or "one of " + ", ".join(sorted(METRICS)))
         for member in GROUPS.get(name, (name,)):

@@ -37,7 +37,6 @@ from sa_nowcast.metadata import dims
 from sa_nowcast.metadata.attributes import normalised
 from sa_nowcast.times import show_time
 from sa_nowcast.verification.optical_flow import (
-    AUTOREGRESSION,
     FALLBACK_TIMES,
     HISTORY,
     MEMBERS,
@@ -48,6 +47,7 @@ from sa_nowcast.verification.optical_flow import (
     steps,
     steps_mean,
 )
+from sa_nowcast.verification.pysteps_fields import AUTOREGRESSION
 from sa_nowcast.verification.references import climatology, persistence
 from sa_nowcast.windows import Positions
 

@@ -188,12 +188,14 @@ def verify(
     Parameters
     ----------
     forecast : DataArray, dims ([realization,] [init_time,] [variable,] lead_time, [channel,] y, x), any order
-        One forecast or an archive. Of an ensemble, the deterministic metrics score the mean of the members.
+        One forecast or an archive. Of an ensemble, the errors are those of the mean of its members, the scores of
+        events are of the sums over its members, and its FSS is that of its probabilities.
     truth : DataArray or Dataset, dims (time, [channel,] y, x)
         The observations, in the forecast's units and on its grid.
     metrics : sequence of str, optional
         Names from :data:`sa_nowcast.verification.METRICS`, in any case; "ssim" and "psnr" stand for all their
-        conventions. By default mse, and csi where there are thresholds.
+        conventions, "roc" and "reliability" for what their diagrams show. By default mse, and csi where there are
+        thresholds.
     thresholds : sequence of float or str, or DataArray, optional
         Events are values ``>=`` a threshold in the data's units, both as float32; text such as ``"1 mm h-1"`` is
         checked against them. By default 0.1 to 30 mm h-1 for rain rates.
@@ -219,8 +221,9 @@ def verify(
 
     Returns
     -------
-    Dataset, dims (lead_time, [variable,] [channel,] and threshold, neighbourhood, rank where a metric has them)
-        A variable for each metric, with ``<metric>_<reference>``, ``<metric>_skill``, ``<metric>_skill_lower`` and
+    Dataset, dims (lead_time, [variable,] [channel,] and those of the metric)
+        Of the metric are threshold, neighbourhood, rank, probability and cost_loss where it has them. A variable for
+        each metric, with ``<metric>_<reference>``, ``<metric>_skill``, ``<metric>_skill_lower`` and
         ``<metric>_skill_upper``; the pixels and forecasts that count as ``count`` and ``forecasts``. Scores are NaN
         where they are undefined, such as the CSI without any event.
 
@@ -301,8 +304,8 @@ def compare(
         Forecasts or archives, on one grid; networks, references and ensembles alike. Backed by dask, each block is read
         once for each forecast, and memory stays bounded as in `verify`.
     truth, metrics, thresholds, neighbourhoods, data_range, clip, bootstrap, time
-        As for `verify`. Metrics that need members (crps_fair, spread, spread_skill, rank_histogram) are given for
-        those forecasts that have some.
+        As for `verify`. Metrics that need members (crps_fair, twcrps_fair, brier_fair, spread, spread_skill,
+        spread_error_correlation, rank_histogram) are given for those forecasts that have some.
     reference : str, optional
         Adds skills against this one: a name in `forecasts`, or "persistence", which is made from the truth.
     valid_times : {"common", "all"}, default "common"

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from sa_nowcast.errors import RecipeError
-from sa_nowcast.verification.metrics import Settings
+from sa_nowcast.verification.fields import Settings
 
 
 @dataclass(frozen=True)

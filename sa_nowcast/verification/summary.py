@@ -11,7 +11,8 @@ from sa_nowcast.errors import RecipeError
 from sa_nowcast.metadata import dims
 from sa_nowcast.times import numbered
 from sa_nowcast.verification.bootstrap import Bootstrap, block_length, block_weights, resample
-from sa_nowcast.verification.metrics import COUNTS, EVENT_DIMS, METRICS, Metric
+from sa_nowcast.verification.fields import EVENT_DIMS
+from sa_nowcast.verification.metrics import COUNTS, METRICS, Metric
 from sa_nowcast.verification.statistics import Labels, Statistics
 
 _ORDER = (dims.LEAD_TIME, dims.VARIABLE, "channel", *EVENT_DIMS)
@@ -138,6 +139,8 @@ def _add_reference(
         if metric.ensemble and labels.reference_members < 2:
             continue
         other = _score(metric, total, labels.reference_members, labels)
+        if any(not other[dim].equals(scores[metric.name][dim]) for dim in ("rank", "probability") if dim in other.dims):
+            continue  # ensembles of other sizes have other ranks and probabilities
         other.attrs["long_name"] += f" of {name}"
         scores[f"{metric.name}_{name}"] = other
         if metric.perfect is None:

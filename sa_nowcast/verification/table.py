@@ -9,7 +9,8 @@ import numpy as np
 import xarray as xr
 
 from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.verification.metrics import EVENT_DIMS, METRICS
+from sa_nowcast.verification.fields import EVENT_DIMS
+from sa_nowcast.verification.metrics import METRICS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,10 +39,10 @@ def to_table(
     Returns
     -------
     pandas.DataFrame
-        Columns lead_time_minutes, metric, the variable and channel dimensions of the scores, threshold, neighbourhood
-        and rank where a metric has them, value, units, count; and with a reference also reference, reference_value,
-        skill, skill_lower, skill_upper. What a metric does not have is NaN. Rows are sorted by metric, then by the
-        labels, lead time last.
+        Columns lead_time_minutes, metric, the variable and channel dimensions of the scores, threshold, neighbourhood,
+        rank, probability and cost_loss where a metric has them, value, units, count; and with a reference also
+        reference, reference_value, skill, skill_lower, skill_upper. What a metric does not have is NaN. Rows
+        are sorted by metric, then by the labels, lead time last.
 
     Raises
     ------

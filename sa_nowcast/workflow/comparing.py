@@ -29,10 +29,11 @@ from sa_nowcast.storage.whole import locked, remove, write_whole
 from sa_nowcast.training.fit import LOCK, writable_folder
 from sa_nowcast.verification import Statistics, summarise
 from sa_nowcast.verification.collect import collect
-from sa_nowcast.verification.metrics import EVENT_DIMS, METRICS, Settings, select_metrics
+from sa_nowcast.verification.fields import EVENT_DIMS, Settings
+from sa_nowcast.verification.metrics import METRICS, select_metrics
 from sa_nowcast.verification.named import BY_PYSTEPS, OF_RAIN, REFERENCES, growth_of, is_reference, method_of
-from sa_nowcast.verification.optical_flow import require_pysteps, smoothed
 from sa_nowcast.verification.plan import PERSISTENCE, plan
+from sa_nowcast.verification.pysteps_fields import require_pysteps, smoothed
 from sa_nowcast.verification.scoring import Scoring
 from sa_nowcast.verification.units import is_rain_rate
 from sa_nowcast.windows import window_starts

@@ -31,7 +31,7 @@ from sa_nowcast.workflow.scoring import read_scores, short_names
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from sa_nowcast.plotting.forecast import Forecasts
+    from sa_nowcast.plotting.chosen import Forecasts
     from sa_nowcast.workflow.stages import Stages
 
 FORECAST, SCORES, ANIMATION, ATTENTION = "forecast", "scores", "animation", "attention"
@@ -304,7 +304,7 @@ def _draw_frames(data: xr.Dataset, target: Path, chosen: Mapping[str, Any], dry_
 def _say_what_truth_lacks(
     forecast: xr.DataArray, truth: xr.Dataset, init_time: Any, report: Callable[[str], None]
 ) -> None:
-    from sa_nowcast.plotting.forecast import valid_times_without
+    from sa_nowcast.plotting.chosen import valid_times_without
 
     lacking = valid_times_without(forecast, truth, init_time)
     if lacking.size:
@@ -319,7 +319,7 @@ def _init_time(forecast: xr.DataArray, wanted: str | None, truth: xr.Dataset | N
     if wanted is None:
         if truth is None or known.size == 1:
             return known[-1]
-        from sa_nowcast.plotting.forecast import init_time_with_truth
+        from sa_nowcast.plotting.chosen import init_time_with_truth
 
         return init_time_with_truth(forecast, truth)
     place, there = nearest(known, read_time(wanted, "init_time", "a time such as 2019-06-10T00:30"))

@@ -21,8 +21,8 @@ from sa_nowcast.storage.whole import partial_beside, put_in_place, storage, writ
 from sa_nowcast.verification import Bootstrap, to_table
 from sa_nowcast.verification.metrics import default_metrics, select_metrics
 from sa_nowcast.verification.named import BY_PYSTEPS
-from sa_nowcast.verification.optical_flow import require_pysteps
 from sa_nowcast.verification.plan import PERSISTENCE, Plan, plan
+from sa_nowcast.verification.pysteps_fields import require_pysteps
 from sa_nowcast.verification.scoring import Scoring
 from sa_nowcast.verification.table import from_table
 from sa_nowcast.workflow.data import Experiment

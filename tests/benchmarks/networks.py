@@ -1,6 +1,6 @@
 """Time and memory of every network on the CPU, in one run with interleaved repetitions.
 
-Run with ``pytest -m benchmark -s tests/benchmarks/networks.py``; about half an hour on two idle cores. ``MAPS=16`` (or
+Run with ``pytest -m benchmark -s tests/benchmarks/networks.py``; about two hours on two idle cores. ``MAPS=16`` (or
 a list such as ``16,64``) and ``ROUNDS=5`` choose less or more. Two threads, float32, hidden 64 × 4 layers, kernel 5,
 patch 4: maps of 16×16 are MovingMNIST's frames of 64×64. A ratio is the median over rounds of the ratio within a round,
 so that what else the machine does weighs on both sides; what other processes took is printed. Where they keep the cores
@@ -84,8 +84,9 @@ def prepare(case: str, task: Task) -> tuple[Callable[[], float], Callable[[], fl
     def train() -> float:
         with attention_written_out(case == WRITTEN_OUT):
             optimizer.zero_grad()
-            loss = (net.predict_all(x, history=task.history) - x[:, 1:]).square().mean()
-            loss.backward()
+            predictions, penalty = net.predictions_and_penalty(x, history=task.history)
+            loss = (predictions - x[:, 1:]).square().mean()
+            (loss if penalty is None else loss + penalty).backward()
             optimizer.step()
             return loss.item()
 

@@ -86,6 +86,34 @@ def test_ensembles_of_different_sizes_stand_in_one_file(tmp_path: Path) -> None:
     for name, count in (("three", 4), ("five", 6)):
         xr.testing.assert_equal(read[name]["rank_histogram"][:, :count], scores[name]["rank_histogram"])
     assert read["three"]["rank_histogram"][:, 4:].isnull().all()
+    scores = sa_nowcast.compare({"three": few, "five": members}, da, ["reliability", "rank_histogram"], [1.0])
+    write_scores(scores, tmp_path / "p.nc")
+    axes = plotting.plot_diagrams(read_scores(str(tmp_path / "p.nc"))).axes
+    for made, kept in zip(plotting.plot_diagrams(scores).axes, axes, strict=True):
+        for drawn, again in zip(made.lines, kept.lines, strict=True):
+            np.testing.assert_allclose(again.get_xydata(), drawn.get_xydata())
+        assert [bar.get_height() for bar in kept.patches] == [bar.get_height() for bar in made.patches]
+
+
+def test_an_archive_of_members_is_scored_by_probabilities_in_a_table_by_lead_time(here: Here, tmp_path: Path) -> None:
+    da = rain()
+    archive = da.sa_nowcast.hindcast(2, model="persistence")[:-2].compute()
+    noise = np.random.default_rng(0).gamma(1.0, size=(4, *archive.shape))
+    members = (archive + xr.DataArray(noise, dims=("realization", *archive.dims))).assign_attrs(archive.attrs)
+    write_forecast(members, tmp_path / "m.nc")
+    da.to_netcdf(tmp_path / "rain.nc")
+    asked = ["--metric", "fair-crps", "--metric", "roc", "--metric", "rank_histogram", "--threshold", "1"]
+    here("verify", tmp_path / "m.nc", tmp_path / "rain.nc", *asked, "-o", tmp_path / "s.csv")
+    assert here.code == 0, here.err
+    assert "roc_area>=1" in here.out
+    told = " ".join(here.out.split())
+    assert "not shown, by rank or probability: roc_hit_rate, roc_false_alarm_rate, rank_histogram" in told
+    names = ["crps_fair", "roc", "rank_histogram"]
+    expected = sa_nowcast.to_table(sa_nowcast.verify(members, da, names, [1.0], "persistence", valid_times="common"))
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "s.csv"), expected, check_exact=False, rtol=1e-12)
+    here("verify", tmp_path / "m.nc", tmp_path / "rain.nc", "--metric", "rank_histogram")
+    assert here.code == 0, here.err
+    assert "rank_histogram of rank 4" in here.out
 
 
 def test_an_archive_can_be_the_reference_and_none_is_needed(

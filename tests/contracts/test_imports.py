@@ -17,7 +17,7 @@ PACKAGE = Path(sa_nowcast.__file__).parent
 ROWS = [
     {"_version", "errors", "computing", "metadata", "forecasts"},  # of the folders only what has no place below
     {"metadata.attributes"},
-    {"metadata.units"},
+    {"metadata.units", "models.record"},
     {"metadata.dims", "forecasts.defaults", "computing.installing", "computing.quiet", "models.config", "models.tiles"},
     {"storage", "recipe.strict_yaml"},
     {"times", "metadata.bounds"},

@@ -267,7 +267,9 @@ def peak_memory(
             optimizer, first = torch.optim.Adam(net.parameters(), 1e-3), net.first_predicted(history)
             for _ in range(2):  # Adam's moments are there from the first update on
                 optimizer.zero_grad()
-                (net.predict_all(x, history=history)[:, first - 1 :] - x[:, first:]).square().mean().backward()
+                predictions, penalty = net.predictions_and_penalty(x, history)
+                loss = (predictions[:, first - 1 :] - x[:, first:]).square().mean()
+                (loss if penalty is None else loss + penalty).backward()
                 optimizer.step()
         else:
             with torch.inference_mode():

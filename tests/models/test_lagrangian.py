@@ -8,7 +8,7 @@ from test_motion import shifting
 from torch import Tensor
 
 from sa_nowcast.errors import ModelError, RecipeError
-from sa_nowcast.models import build, estimate_memory, lagrangian, motion
+from sa_nowcast.models import build, candidates, estimate_memory, lagrangian, motion
 from sa_nowcast.models.estimate import fitting_tile
 from sa_nowcast.models.inspection import attention_map
 from sa_nowcast.models.lagrangian import CORE_TILE, LagrangianNetwork
@@ -162,7 +162,7 @@ def test_a_band_counts_as_much_as_it_is_correlated_with_itself_along_the_motion(
         x = (x - x.mean()) / x.std()
         net = network(trained=False)
         window, _ = net._window(x)
-        kept = window.scalars[0, 0, 0, -lagrangian._LAGS * lagrangian._BANDS :].view(lagrangian._LAGS, -1).exp()
+        kept = window.scalars[0, 0, 0, -candidates.LAGS * candidates.BANDS :].view(candidates.LAGS, -1).exp()
         weights, error = (told.detach()[0, 0, 0].exp() for told in net._by_correlation(window, 11))
         assert float(weights.sum()) == pytest.approx(1, abs=0.05)
         if share:
@@ -182,7 +182,7 @@ def test_smoothing_reaches_the_mean_of_the_window() -> None:
     x = history(1, 4, 1, 96, 96)
     with torch.no_grad():
         net.head.bias[:] = 0
-        net.head.bias[lagrangian._MOVING - 1] = 10
+        net.head.bias[candidates.MOVING - 1] = 10
     inner = net(x, 2)[..., 16:-16, 16:-16]
     torch.testing.assert_close(inner, x.mean().expand(inner.shape), atol=1e-3 * float(x.std()), rtol=0)
 

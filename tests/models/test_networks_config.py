@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from sa_nowcast import models
 from sa_nowcast.errors import ModelError, RecipeError, SaNowcastError
@@ -57,11 +58,17 @@ def test_the_tuned_preset_starts_at_persistence():
         ({"score_scale": "half"}, "network.score_scale: 'half', expected one of none, sqrt"),
         ({"output": "frames"}, "network.output: 'frames', expected one of frame, change"),
         ({"forget_bias": float("nan")}, "network.forget_bias: nan, expected a finite number"),
+        ({"name": "predrnn", "norm": 1}, "network.norm: 1, expected true or false"),
+        ({"name": "mim", "cascade": "papers"}, "network.cascade: 'papers', expected one of paper, code"),
+        (
+            {"name": "predrnn-v2", "decoupling": -0.1},
+            "network.decoupling: -0.1, expected a finite number of at least 0",
+        ),
     ],
 )
 def test_values_that_make_no_network_are_refused_in_one_line(fields, message):
     with pytest.raises(RecipeError, match=message) as caught:
-        NetworkConfig(**fields)
+        NetworkConfig.from_dict(fields)
     assert "\n" not in str(caught.value)
 
 
@@ -114,7 +121,51 @@ def test_parameter_counts_follow_from_the_equations():
         "sa-convlstm-no-zm": convlstm + 4 * (q_k_v_and_out + gates_of_h + gates_of_z),
         "sa-convlstm": convlstm + 4 * (q_k_v_and_out + k_v_and_more_out + gates_of_h + gates_of_z),
     }
-    assert {name: sum(p.numel() for p in models.build(name).parameters()) for name in models.NAMES} == expected
+    assert {name: parameters(name) for name in expected} == expected
+
+
+def parameters(name, biases=True, **options):
+    with torch.device("meta"):
+        return sum(p.numel() for p in models.build(name, **options).parameters() if biases or p.ndim > 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "hidden", "millions"),
+    [
+        ("predrnn", (128, 128, 128, 128), 23.84),
+        ("predrnn", (64, 64, 64, 64), 6.05),
+        ("predrnn-v2", (128, 128, 128, 128), 23.86),
+        ("predrnn-plus-plus", (128, 128, 128, 128), 35.31),
+        ("predrnn-plus-plus", (128, 64, 64, 64), 15.37),
+        ("predrnn-plus-plus", (64, 64, 64, 64), 8.92),
+        ("causal-lstm", (128, 128, 128, 128), 33.67),
+        ("mim", (128, 128, 128, 128), 42.27),
+        ("mim", (64, 64, 64, 64), 10.66),
+        ("mim-star", (128, 128, 128, 128), 52.51),
+    ],
+)
+def test_zigzag_networks_have_as_many_parameters_as_their_convolutions(name, hidden, millions):
+    """Patch 4 of one channel, kernel 5, without norms and biases, of which the published code has none."""
+    assert round(parameters(name, biases=False, hidden=hidden) / 1e6, 2) == millions
+
+
+def test_the_parameters_of_predrnn_are_added_up_by_hand():
+    width = 64
+    every_layer = (4 + 3 + 2) * width**2 * 25 + 2 * width**2 + 7 * width
+    layers = 4 * every_layer + 7 * width * 25 * (16 + 3 * width)
+    assert parameters("predrnn") == layers + width * 16 + 16
+    assert parameters("predrnn", norm=True) == layers + width * 16 + 16 + 4 * (7 + 4 + 3 + 1) * width
+    assert parameters("predrnn-v2") == layers + width * 16 + 16 + width**2
+    assert parameters("predrnn-v2", decoupling=0) == parameters("predrnn")
+
+
+@pytest.mark.parametrize("name", ["predrnn", "predrnn-v2", "mim"])
+def test_layers_of_several_widths_are_refused_where_the_memory_cannot_change_its_own(name):
+    with pytest.raises(
+        RecipeError, match=r"network\.hidden: \[8, 4\], with name: (predrnn|mim).*Fix: write \[8, 8\]"
+    ) as caught:
+        models.build(name, hidden=(8, 4))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_grid_that_does_not_fit_is_refused_with_what_would():

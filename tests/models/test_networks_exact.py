@@ -60,7 +60,7 @@ def test_self_attention_memory_is_equations_5_to_9(key_channels, score_scale, ke
         np.testing.assert_allclose(m_next[b], expected[1], **EXACT)
 
 
-@pytest.mark.parametrize("name", models.NAMES)
+@pytest.mark.parametrize("name", [name for name in models.NAMES if name not in oracle.ZIGZAG])
 def test_every_cell_is_its_equations(name):
     net = small(name, channels=3, hidden=(5,), patch=1)
     layer = net.layers[0]

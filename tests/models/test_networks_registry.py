@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from sa_nowcast import models
 from sa_nowcast.errors import ModelError, RecipeError
-from sa_nowcast.models.config import NETWORKS, Declared, NetworkConfig, Whole, network_record, preset
+from sa_nowcast.models.config import NETWORKS, Declared, NetworkConfig, Whole, preset
+from sa_nowcast.models.cores import Core
 from sa_nowcast.models.estimate import tensor_bytes
 from sa_nowcast.models.gates import Gates
 from sa_nowcast.models.live import live_bytes
-from sa_nowcast.models.rollout import Core
+from sa_nowcast.models.record import network_record
 from sa_nowcast.recipe import network_config
 from sa_nowcast.recipe.model import network_fields
 
@@ -143,7 +144,7 @@ def test_a_moving_network_forecasts_after_its_memory_was_counted(zigzag: str, tr
 
 @pytest.mark.parametrize("checkpoint_steps", [0, 2])
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("name", models.NAMES)
+@pytest.mark.parametrize("name", [name for name, entry in NETWORKS.items() if entry.memory is not None])
 def test_what_a_network_declares_is_what_is_counted(name: str, training: bool, checkpoint_steps: int) -> None:
     """Within a sixth: as far as both are from what a process with an allocator that loses nothing holds."""
     config = preset("small", name=name, hidden=(32, 16), patch=2, checkpoint_steps=checkpoint_steps)

@@ -105,14 +105,14 @@ def test_a_picture_of_several_variables():
     yield lambda: weather().sa_nowcast.plot(**keywords(fix))
 
 
-@remedy("plotting/forecast.py", "leave …= out")
+@remedy("plotting/chosen.py", "leave …= out")
 def test_what_belongs_to_frames_given_for_a_forecast(forecast):
     fix = yield lambda: forecast.sa_nowcast.plot(last=3)
     assert fix == "leave last= out"
     yield forecast.sa_nowcast.plot
 
 
-@remedy("plotting/forecast.py", "… = ….isel(…=0)")
+@remedy("plotting/chosen.py", "… = ….isel(…=0)")
 def test_truth_with_a_dimension_that_the_forecast_lacks(forecast):
     truth = georeferenced()["rain"].expand_dims(height=2)
     fix = yield lambda: forecast.sa_nowcast.plot(truth)
@@ -121,7 +121,7 @@ def test_truth_with_a_dimension_that_the_forecast_lacks(forecast):
     yield lambda: forecast.sa_nowcast.plot(names["truth"])
 
 
-@remedy("plotting/forecast.py", "convert the …")
+@remedy("plotting/chosen.py", "convert the …")
 def test_truth_in_other_units(forecast):
     truth = georeferenced()["rain"]
     other = (truth / 3600).assign_attrs(truth.attrs, units="m s-1")

@@ -202,19 +202,17 @@ def test_a_path_of_nearly_that_name(recipe):
 
 
 @remedy("models/config.py", "write …")
-@pytest.mark.parametrize(
-    ("make", "wrong", "field"),
-    [
-        (NetworkConfig, {"name": "convlst"}, "name"),
-        (lambda name: preset(name), {"name": "smal"}, "name"),
-        (NetworkConfig, {"kernal": 3}, None),
-    ],
-)
-def test_the_nearest_name_of_a_network_preset_or_field(make, wrong, field):
-    build = make if make is not NetworkConfig else lambda **fields: NetworkConfig.from_dict({"channels": 1, **fields})
-    fix = yield lambda: build(**wrong)
-    right = {field: quoted(fix)} if field else {quoted(fix): 3}
-    yield lambda: build(**right)
+@pytest.mark.parametrize(("make", "wrong"), [(NetworkConfig, "convlst"), (preset, "smal")])
+def test_the_nearest_name_of_a_network_or_preset(make, wrong):
+    build = preset if make is preset else lambda name: NetworkConfig.from_dict({"channels": 1, "name": name})
+    fix = yield lambda: build(wrong)
+    yield lambda: build(quoted(fix))
+
+
+@remedy("models/record.py", "write …")
+def test_the_nearest_name_of_a_field_of_a_network():
+    fix = yield lambda: NetworkConfig.from_dict({"channels": 1, "kernal": 3})
+    yield lambda: NetworkConfig.from_dict({"channels": 1, quoted(fix): 3})
 
 
 @remedy("models/config.py", "use … or …")
@@ -229,6 +227,15 @@ def test_a_kernel_of_even_width(which):
 def test_the_channels_of_every_layer():
     fix = yield lambda: NetworkConfig(channels=1, hidden=64)
     yield lambda: NetworkConfig(channels=1, hidden=yaml.safe_load(fix.partition("such as ")[2]))
+
+
+@remedy("models/config.py", "write …, or take name: …")
+@pytest.mark.parametrize("which", [0, 1])
+def test_layers_of_several_widths(which):
+    fix = yield lambda: NetworkConfig(name="predrnn", hidden=(8, 4))
+    advice = yaml.safe_load(fix.split(", or take ")[which].removeprefix("write ").rstrip("."))
+    fields = {"hidden": (8, 4), **(advice if which else {"name": "predrnn", "hidden": advice})}
+    yield lambda: NetworkConfig.from_dict(fields)
 
 
 @remedy("computing/devices.py", "give auto or cpu")

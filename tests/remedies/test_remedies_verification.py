@@ -39,6 +39,17 @@ def test_a_score_of_events_without_thresholds(forecast, truth):
     yield lambda: verify(forecast, truth, ["csi"], **keywords(fix))
 
 
+@remedy("verification/metrics.py", "give members along the dimension realization, or leave it out")
+@pytest.mark.parametrize("how", ["give", "leave out"])
+def test_a_score_of_members_without_members(how, forecast, truth):
+    yield lambda: verify(forecast, truth, ["mse", "crps_fair"])
+    if how == "give":
+        members = xr.concat([forecast, 2 * forecast], "realization").assign_attrs(forecast.attrs)
+        yield lambda: verify(members, truth, ["mse", "crps_fair"])
+    else:
+        yield lambda: verify(forecast, truth, ["mse"])
+
+
 @remedy("verification/plan.py", "rename them")
 def test_forecasts_on_differently_named_axes(forecast, truth):
     other = forecast.rename(y="row", x="column")

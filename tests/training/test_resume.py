@@ -378,3 +378,15 @@ def test_what_a_killed_process_left_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / ".last.ckpt.partial").write_bytes(b"half")
     AtomicCheckpointIO().save_checkpoint({"state_dict": {}}, tmp_path / "last.ckpt")
     assert [f.name for f in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_checkpoint_with_the_sums_of_another_validation_is_refused_in_one_line(tmp_path: Path) -> None:
+    train(max_steps=2, checkpoint_every=1, folder=tmp_path)
+    path = next(tmp_path.rglob("last.ckpt"))
+    content = load_checkpoint(path)
+    del content["sa_nowcast_fingerprint"]["validation"]
+    AtomicCheckpointIO().save_checkpoint(content, path)
+    with pytest.raises(RecipeError, match=r"was another one: validation differs.*choose another output folder") as e:
+        train(max_steps=4, checkpoint_every=1, folder=tmp_path)
+    assert "\n" not in str(e.value)
+    assert path.exists()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trials import masked_loss
 
-from sa_nowcast.training.objective import lead_weight, learning_rate_factor, truth_mask, truth_probability
+from sa_nowcast.training.objective import lead_weight, learning_rate_factor, losses, truth_mask, truth_probability
 
 
 def _fields(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -83,6 +83,7 @@ def test_balanced_lead_times_make_persistence_equally_wrong_at_each() -> None:
         for t in (3, 4)
     ]
     assert error[0] == pytest.approx(error[1], rel=1e-5)
+
     # Their mean stays what it was.
     bare = [float((target[:, t] - target[:, history - 1])[valid[:, t]].square().mean()) for t in (3, 4)]
     assert np.mean(error) == pytest.approx(np.mean(bare), rel=1e-5)
@@ -90,6 +91,16 @@ def test_balanced_lead_times_make_persistence_equally_wrong_at_each() -> None:
     target[:, 3] = target[:, 2]
     valid[:, 4] = False
     assert torch.isfinite(lead_weight(target, valid, history)).all()
+
+
+@pytest.mark.parametrize("kind", ["l2", "l1+l2", "accumulation"])
+def test_balanced_lead_times_are_those_of_the_loss_that_is_trained(kind: str) -> None:
+    _, target, valid = _fields(1)
+    weight, history = lead_weight(target, valid, 2, kind), 2  # type: ignore[arg-type]
+    still = target[:, 1:2].expand_as(target[:, 2:])
+    error, seen = losses(still, target[:, history:], valid[:, history:], kind)  # type: ignore[arg-type]
+    by_lead = (error * weight).sum(dim=(0, 2, 3, 4)) / seen.sum(dim=(0, 2, 3, 4))
+    torch.testing.assert_close(by_lead, by_lead[:1].expand_as(by_lead))
 
 
 @given(st.integers(1, 5000))

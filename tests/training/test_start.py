@@ -250,7 +250,7 @@ def test_a_recipe_trains_from_a_saved_model_and_says_so(model: Nowcaster, tmp_pa
 def test_a_model_of_an_earlier_lagrangian_network_is_refused_in_one_line(model: Nowcaster, tmp_path: Path) -> None:
     class Former(Nowcaster):
         def _stored(self) -> dict[str, torch.Tensor]:
-            return {n: w for n, w in super()._stored().items() if not n.startswith(("leads.", "decay"))}
+            return {n: w for n, w in super()._stored().items() if not n.startswith(("leads.", "growth"))}
 
     saved = Former(**vars(replace(model))).save(tmp_path / "old.nowcaster")
     with pytest.raises(ModelError, match=r"of an earlier version.*train it again, or take the version") as caught:

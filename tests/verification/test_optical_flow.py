@@ -15,7 +15,7 @@ from sa_nowcast.hindcast import hindcast
 from sa_nowcast.recipe import REFERENCE_NAMES
 from sa_nowcast.verification import extrapolation, reference, smoothed_extrapolation, sprog, steps, steps_mean, verify
 from sa_nowcast.verification.named import BY_PYSTEPS, OF_RAIN, REFERENCES, growth_of, is_reference
-from sa_nowcast.verification.optical_flow import smoothed
+from sa_nowcast.verification.pysteps_fields import smoothed
 
 pytest.importorskip("cv2", reason="optical flow needs OpenCV: pip install opencv-python-headless")
 pytest.importorskip("pysteps", reason="optical flow is pysteps': pip install pysteps")

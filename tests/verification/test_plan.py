@@ -9,7 +9,8 @@ import xarray as xr
 
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.verification import METRICS, Metric, compare, to_table, verify
-from sa_nowcast.verification.metrics import Fields, Reduction, over_pixels
+from sa_nowcast.verification.fields import Fields, over_pixels
+from sa_nowcast.verification.metrics import Reduction
 from sa_nowcast.verification.plan import plan
 from sa_nowcast.verification.scoring import Scoring
 

@@ -192,9 +192,11 @@ def test_crps_of_one_member_is_its_absolute_error():
     np.testing.assert_allclose(scores["crps"], scores["mae"], rtol=1e-13)
 
 
-def test_rank_histogram_shares_ties_out_evenly():
+def test_rank_histogram_counts_a_tie_in_one_of_the_ranks_that_it_could_have():
     scores = verify(*ensemble_frame([0.0, 0.0, 3.0], 0.0), ["rank_histogram"])
-    np.testing.assert_allclose(scores["rank_histogram"].squeeze(), [1 / 3, 1 / 3, 1 / 3, 0.0])
+    assert sorted(scores["rank_histogram"].squeeze()[:3]) == [0.0, 0.0, 1.0]
+    scores = verify(*ensemble_frame([1.0, 2.0, 3.0], 2.5), ["rank_histogram"])
+    np.testing.assert_array_equal(scores["rank_histogram"].squeeze(), [0.0, 0.0, 1.0, 0.0])
 
 
 def test_spread_and_spread_skill_of_two_members():
@@ -203,11 +205,11 @@ def test_spread_and_spread_skill_of_two_members():
     assert scores["spread_skill"].item() == pytest.approx(np.sqrt(1.5 * 2.0) / 3.0)
 
 
-def test_deterministic_metrics_score_the_mean_of_an_ensemble():
+def test_errors_are_those_of_the_mean_of_an_ensemble():
     truth = observations()
     forecast = forecast_of(truth, members=4)
     mean = forecast.mean("realization", keep_attrs=True)
-    names = ["mse", "mae", "csi", "fss"]
+    names = ["mse", "mae", "mean_error"]
     xr.testing.assert_allclose(verify(forecast, truth, names), verify(mean, truth, names))
 
 
