@@ -68,7 +68,9 @@ _SLOWLY: Final = -1.5  # logit: share of the decay from lag 1 to 2, beside that 
 _LEAST_WEIGHT: Final = 2e-3
 _GROWTH: Final = 0.5  # share of the change from trial 1 to trial 2 that goes on with each doubling of the lead time
 _FADING: Final = 1.0  # logit that a trend loses with each doubling; what its trials say does not go on
+_STANDS: Final = 0.15  # logit that what stands gains with each doubling: motions end, seasons and roads do not
 _TINY: Final = 1e-6  # of the standard deviation, that no scale is below
+_LOOKED_AT: Final = 2**16  # values, at most, from which the bound is found
 _BOUNDED: Final = 0.01  # share of pixels at the minimum from which on it is taken for a bound
 
 WINDOWS_AT_ONCE: Final = 4  # tiles that go through the core together
@@ -301,14 +303,20 @@ class LagrangianNetwork(Forecaster):
             [smoothed[..., :NARROW], at_first[..., NARROW:FINE], smoothed[..., NARROW:], at_first[..., MOVING:]],
             -1,
         )
-        # Far ahead, what the network says of a place counts less than what the history says of the whole.
-        logits = _SHARP / (1 + lead) * given[..., :CANDIDATES] + at_first - by_place * (near - whole)
-        weights = torch.softmax(logits, -1).permute(0, 3, 1, 2)
-        moving, standing = weights[:, :MOVING], weights[:, MOVING:]
+        at_first = (at_first - by_place * (near - whole)).permute(0, 3, 1, 2)
+        learned = _SHARP * given[..., :CANDIDATES].permute(0, 3, 1, 2)
+        # Far ahead, the network has a say in how what moves is smoothed; what stands, and how much of it, is for the
+        # history to tell: in many fields that are no rain no training shows it.
+        soon = (1 + step) ** -2.0
+        moving = torch.softmax(at_first[:, :MOVING] + learned[:, :MOVING] / (1 + lead), 1)
+        standing = torch.softmax(at_first[:, MOVING:] + learned[:, MOVING:] * soon, 1)
+        likes = [
+            torch.lerp(*(torch.logsumexp(at_first[:, of] + x * learned[:, of], 1) for x in (0, 1)), soon)
+            for of in (slice(MOVING), slice(MOVING, None))
+        ]
+        standing = standing * torch.sigmoid(likes[1] - likes[0] + _STANDS * lead)[:, None]
         trend = moving[:, FINE - 1 : FINE]
-        everything = moving.sum(1, keepdim=True) + 1e-12
-        moving = moving / (everything - trend)
-        fine = torch.cat([moving[:, : FINE - 1], damped_slope(step) * trend / everything], 1)
+        fine = torch.cat([moving[:, : FINE - 1] / (1 - trend).clamp(min=_TINY), damped_slope(step) * trend], 1)
         wide = (moving[:, FINE:-1] * window.wide).sum(1) + moving[:, -1] * window.mean
         wide = wide + given[..., -1] * window.local
         trend = standing[:, -1:]
@@ -355,7 +363,11 @@ def _scaled(x: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
     forecast is below it.
     """
     low, high, mean = x.amin((1, 2, 3)), x.amax((1, 2, 3)), x.mean((1, 2, 3))
-    bounded = (x == low.view(-1, 1, 1, 1)).float().mean((1, 2, 3)) >= _BOUNDED
+    flat = x.flatten(1)
+    # A radar's noise may lie below the value that means nothing.
+    floor = flat[:, :: flat.shape[1] // _LOOKED_AT + 1].quantile(_BOUNDED, 1, interpolation="lower")
+    low = torch.where((flat == floor[:, None]).float().mean(1) >= _BOUNDED, floor, low)
+    bounded = (flat == low[:, None]).float().mean(1) >= _BOUNDED
     origin = torch.where(bounded, low, mean).view(-1, 1, 1)
     scale = torch.maximum(x.std((1, 2, 3)), 1e-6 * mean.abs() + 1e-30).view(-1, 1, 1)
     room = 0.5 * (high - low)
