@@ -16,6 +16,9 @@ BLURS: Final = (1.0, 2.0, 4.0)
 WIDE_BLURS: Final = (8.0, 16.0, 32.0, 64.0)
 """The same, on the grid of patches; beyond them comes the mean of the whole window."""
 
+EDGE: Final = WIDE_BLURS.index(16.0)
+"""What moves in from beyond the grid is like what lies along the edge, so much smoothed."""
+
 FINE: Final = 5 + len(BLURS)
 MOVING: Final = FINE + len(WIDE_BLURS) + 1
 STANDING: Final = 4

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from sa_nowcast.models.candidates import (
     BANDS,
     CANDIDATES,
+    EDGE,
     FINE,
     LAGS,
     MOVING,
     NARROW,
     SURE,
     TRIED,
-    WIDE_BLURS,
     aligned_frames,
     damped_slope,
     finer,
@@ -29,6 +29,7 @@ from sa_nowcast.models.candidates import (
 )
 from sa_nowcast.models.config import NetworkConfig
 from sa_nowcast.models.cores import Core
+from sa_nowcast.models.margins import Law, Margins, score
 from sa_nowcast.models.motion import (
     along_columns,
     arrivals,
@@ -50,8 +51,6 @@ LEAST_SIDE: Final = 32
 """Pixels; grids with a side below it, or below `LEAST_POSITIONS` patches, are repeated until none is."""
 
 LEAST_POSITIONS: Final = 8
-
-_INFLOW: Final = WIDE_BLURS.index(16.0)  # what moves in is like what lies along the edge
 
 _MAPS: Final = 4  # per frame and pixel, that the core reads
 POSITION_SCALARS: Final = 4 + 2 * TRIED * CANDIDATES + TRIED + (1 + LAGS) * BANDS
@@ -86,7 +85,7 @@ class _Window(NamedTuple):
     fine: Tensor
     """(B, FINE, H, W): what moves and has details; see `moving_maps`."""
     wide: Tensor
-    """(B, len(WIDE_BLURS), h, w): what moves and has none."""
+    """(B, wide, h, w): what moves and has none."""
     standing: Tensor
     """(B, STANDING, H, W): what stays; see `standing_maps`."""
     mean: Tensor
@@ -97,6 +96,18 @@ class _Window(NamedTuple):
     """(B, h, w): the same around each patch, in Lagrangian coordinates."""
     scalars: Tensor
     """(B, h, w, POSITION_SCALARS): what each position is told besides."""
+
+
+class _Scaled(NamedTuple):
+    """Windows (B, T, H, W) with unit variance, and what they were, (B, 1, 1) each; forecasts are within the bounds."""
+
+    values: Tensor
+    origin: Tensor
+    scale: Tensor
+    low: Tensor
+    high: Tensor
+    bounded: Tensor
+    """(B,) of bool: whether many values are at the least one, which is then the origin."""
 
 
 class LagrangianNetwork(Forecaster):
@@ -153,6 +164,7 @@ class LagrangianNetwork(Forecaster):
         self.smoothing = nn.Parameter(torch.tensor(_AT_FIRST))
         self.growth = nn.Parameter(_GROWTH * (1 - trend))
         self.fading = nn.Parameter(_FADING * trend)
+        self.margins = Margins(config.hidden[-1] + POSITION_SCALARS)
 
     def forward(self, x_BTCHW: Tensor, steps: int = 1) -> Tensor:
         """Forecast; see `Network.forward`."""
@@ -167,9 +179,73 @@ class LagrangianNetwork(Forecaster):
         self.check(x_BTCHW, x_BTCHW.shape[1], steps)
         x = self._windows(x_BTCHW)
         B, T, H, W = x.shape
-        flow = optical_flow(_scaled(x)[0]) if T > 1 else x.new_zeros(B, 2, H, W)
+        flow = optical_flow(_scaled(x).values) if T > 1 else x.new_zeros(B, 2, H, W)
         known = torch.cat([inside(at, H, W) for at in arrivals(flow, steps)], 1)
         return self._as_given(known, x_BTCHW) < 1 - 1e-6
+
+    def laws(self, x_BTCHW: Tensor, steps: int) -> list[Law]:
+        """Return the distributions of the forecasts from these frames: one for each sample and channel in turn.
+
+        Of all that is learned, only `margins` gets a gradient by them.
+
+        Raises
+        ------
+        ModelError, RecipeError
+            As for `forward`.
+        """
+        self.check(x_BTCHW, x_BTCHW.shape[1], steps)
+        x = self._windows(x_BTCHW)
+        with torch.no_grad():
+            scaled = _scaled(x)
+            window, flow = self._window(scaled.values)
+            given = torch.cat([self._features(window), window.scalars], -1)
+            mean = self._mixed(scaled, window, flow, self.reads(given), steps)
+            kept = torch.stack([self._kept(window.scalars[:, 0, 0], step) for step in range(steps)], 1)
+            at = list(arrivals(flow, steps))
+            read = self.reads(given)
+        of_margins = self.margins.reads(given)
+        parts = []
+        for step in range(steps):
+            more, spread, width = self.margins(of_margins, window.local, step)
+            moving, standing, _ = self._shares(window, read, step, more)
+            # What a trend of chances would be is none: its weight is the last frame's.
+            moving = torch.cat(
+                [moving[:, :1] + moving[:, FINE - 1 : FINE], moving[:, 1 : FINE - 1], moving[:, FINE:]], 1
+            )
+            standing = torch.cat([standing[:, :1] + standing[:, -1:], standing[:, 1:-1]], 1)
+            parts.append((moving, standing, spread, width * scaled.scale[:, None]))
+        size = (*x_BTCHW.shape[3:], self._repeat(*x_BTCHW.shape[3:]))
+        return [
+            Law(
+                frames=x[i],
+                arrivals=[one[i : i + 1] for one in at],
+                flow=flow[i : i + 1],
+                mean=mean[i],
+                moving=[part[0][i : i + 1] for part in parts],
+                standing=[part[1][i : i + 1] for part in parts],
+                width=[part[2 if scaled.bounded[i] else 3][i : i + 1] for part in parts],
+                bound=float(scaled.origin[i]) if scaled.bounded[i] else None,
+                kept=kept[i],
+                patch=self.config.patch,
+                size=size,
+            )
+            for i in range(len(x))
+        ]
+
+    def margins_loss(self, x_BTCHW: Tensor, valid_BTCHW: Tensor, history: int, place: tuple[int, int]) -> Tensor:
+        """Return the CRPS of the distributions, by which `margins` is trained, as a share of persistence's error.
+
+        Parameters
+        ----------
+        x_BTCHW, valid_BTCHW : Tensor
+            History and truth, and where values are.
+        history : int
+        place : tuple of int
+            As for `sa_nowcast.models.margins.score`.
+        """
+        laws = self.laws(x_BTCHW[:, :history], x_BTCHW.shape[1] - history)
+        truth, valid = (self._windows(part[:, history:]) for part in (x_BTCHW, valid_BTCHW))
+        return score(laws, truth, valid, place)
 
     def _windows(self, x_BTCHW: Tensor) -> Tensor:
         """Return frames as windows (B C, T, H, W) of one channel, with sides that are long enough, in whole patches."""
@@ -196,11 +272,16 @@ class LagrangianNetwork(Forecaster):
 
     def _forecast_windows(self, x: Tensor, steps: int) -> Tensor:
         """Return the `steps` maps after (B, T, H, W), whose sides are multiples of a patch."""
+        scaled = _scaled(x)
+        window, flow = self._window(scaled.values)
+        read = self.reads(torch.cat([self._features(window), window.scalars], -1))
+        return self._mixed(scaled, window, flow, read, steps)
+
+    def _mixed(self, given: _Scaled, window: _Window, flow: Tensor, read: Tensor, steps: int) -> Tensor:
+        """Return the `steps` maps of windows, from what is known of them."""
+        x = given.values
         B, _, H, W = x.shape
         patch = self.config.patch
-        scaled, origin, scale, (low, high) = _scaled(x)
-        window, flow = self._window(scaled)
-        read = self.reads(torch.cat([self._features(window), window.scalars], -1))
         forecast, keeps_graph = [], torch.is_grad_enabled()
         result = x.new_empty(0 if keeps_graph else B, steps, H, W)
         for step, at in enumerate(arrivals(flow, steps)):
@@ -210,14 +291,14 @@ class LagrangianNetwork(Forecaster):
             at_patches = (F.avg_pool2d(at, patch) - (patch - 1) / 2) / patch
             standing = sample(standing, at_patches)
             still = _mixture(standing, torch.zeros_like(wide), window.standing)
-            share, entering = 1 - standing[:, :-1].sum(1), sample(window.wide[:, _INFLOW, None], at_patches)[:, 0]
+            share, entering = 1 - standing[:, :-1].sum(1), sample(window.wide[:, EDGE, None], at_patches)[:, 0]
             share, entering = finer(share, patch), finer(entering, patch)
             parts = []
             for rows in strips(x):
                 known = inside(at[:, :, rows], H, W)[:, 0]
                 arriving = torch.lerp(entering[:, rows], sample(what[:, None], at[:, :, rows])[:, 0], known)
-                y = (share[:, rows] * arriving + still[:, rows]) * scale + origin
-                y = torch.minimum(torch.maximum(y, low), high)
+                y = (share[:, rows] * arriving + still[:, rows]) * given.scale + given.origin
+                y = torch.minimum(torch.maximum(y, given.low), given.high)
                 if keeps_graph:
                     parts.append(y)
                 else:
@@ -284,6 +365,23 @@ class LagrangianNetwork(Forecaster):
         (B, FINE, h, w), (B, h, w) and (B, STANDING, h, w). What moves and what stands each have weights that sum to
         one, but for the slopes: what stands counts as much as its weights say, what moves the rest.
         """
+        moving, standing, change = self._shares(window, read, step)
+        trend = moving[:, FINE - 1 : FINE]
+        moving = moving / (1 - trend).clamp(min=_TINY)
+        fine = torch.cat([moving[:, : FINE - 1], damped_slope(step) * trend], 1)
+        wide = (moving[:, FINE:-1] * window.wide).sum(1) + moving[:, -1] * window.mean
+        wide = wide + change * window.local
+        trend = standing[:, -1:]
+        return fine, wide, torch.cat([standing[:, :1] + trend, standing[:, 1:-1], damped_slope(step) * trend], 1)
+
+    def _shares(
+        self, window: _Window, read: Tensor, step: int, more: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return for a step the shares of what moves, (B, MOVING, h, w), and of what stands, (B, STANDING, h, w).
+
+        The first sum to one, the second to how much of the forecast stands. Beside them the change that is added, in
+        local changes, (B, h, w). `more`, (B, h, w, candidates), is added to the logits that were learned.
+        """
         lead = math.log2(step + 1)
         given = self.leads(read.new_tensor([lead / 4, 1 / (step + 1)]))
         given = self.head(F.silu(self.between(F.silu(read + given))))
@@ -304,23 +402,19 @@ class LagrangianNetwork(Forecaster):
             -1,
         )
         at_first = (at_first - by_place * (near - whole)).permute(0, 3, 1, 2)
-        learned = _SHARP * given[..., :CANDIDATES].permute(0, 3, 1, 2)
+        learned = _SHARP * given[..., :CANDIDATES]
+        learned = (learned if more is None else learned + more).permute(0, 3, 1, 2)
         # Far ahead, the network has a say in how what moves is smoothed; what stands, and how much of it, is for the
         # history to tell: in many fields that are no rain no training shows it.
         soon = (1 + step) ** -2.0
         moving = torch.softmax(at_first[:, :MOVING] + learned[:, :MOVING] / (1 + lead), 1)
         standing = torch.softmax(at_first[:, MOVING:] + learned[:, MOVING:] * soon, 1)
-        likes = [
-            torch.lerp(*(torch.logsumexp(at_first[:, of] + x * learned[:, of], 1) for x in (0, 1)), soon)
-            for of in (slice(MOVING), slice(MOVING, None))
-        ]
-        standing = standing * torch.sigmoid(likes[1] - likes[0] + _STANDS * lead)[:, None]
-        trend = moving[:, FINE - 1 : FINE]
-        fine = torch.cat([moving[:, : FINE - 1] / (1 - trend).clamp(min=_TINY), damped_slope(step) * trend], 1)
-        wide = (moving[:, FINE:-1] * window.wide).sum(1) + moving[:, -1] * window.mean
-        wide = wide + given[..., -1] * window.local
-        trend = standing[:, -1:]
-        return fine, wide, torch.cat([standing[:, :1] + trend, standing[:, 1:-1], damped_slope(step) * trend], 1)
+        likes = []
+        for of in (slice(MOVING), slice(MOVING, None)):
+            before, after = (torch.logsumexp(logits[:, of], 1) for logits in (at_first, at_first + learned))
+            likes.append(torch.lerp(before, after, soon))
+        share = torch.sigmoid(likes[1] - likes[0] + _STANDS * lead)[:, None]
+        return moving, standing * share, given[..., -1]
 
     def _by_correlation(self, window: _Window, step: int) -> tuple[Tensor, Tensor]:
         """Return what the correlations of bands say of the smoothed frames at a step, as logarithms.
@@ -329,14 +423,19 @@ class LagrangianNetwork(Forecaster):
         counts as much as it is correlated with what it was `step + 1` frames ago: as in S-PROG, but by weights of
         smoothed frames.
         """
-        variance, first, second, last = window.scalars[..., -(1 + LAGS) * BANDS :].chunk(1 + LAGS, -1)
-        soon, later = (second - first).clamp(max=0), (last - first).clamp(max=0) / (LAGS - 1)
-        rate = torch.lerp(later, soon, self.decay[0].sigmoid())
-        kept = (first + rate * step ** self.decay[1].exp() if step else first).exp()
+        kept = self._kept(window.scalars, step)
+        variance = window.scalars[..., -(1 + LAGS) * BANDS :][..., :BANDS]
         error = (variance.exp() * (1 - kept.square())).sum(-1, keepdim=True) + SURE
         kept = torch.cummax(kept, -1).values
         weights = torch.cat([kept[..., :1], kept.diff(dim=-1), 1 - kept[..., -1:]], -1)
         return weights.clamp(min=_LEAST_WEIGHT).log(), error.log()
+
+    def _kept(self, scalars: Tensor, step: int) -> Tensor:
+        """Return how each band is correlated with itself `step + 1` frames on, along the motion; (..., bands)."""
+        first, second, last = scalars[..., -LAGS * BANDS :].chunk(LAGS, -1)
+        soon, later = (second - first).clamp(max=0), (last - first).clamp(max=0) / (LAGS - 1)
+        rate = torch.lerp(later, soon, self.decay[0].sigmoid())
+        return (first + rate * step ** self.decay[1].exp() if step else first).exp()
 
     def _read(self, window: _Window, moved: Tensor, plain: Tensor, time: float) -> Tensor:
         """Return a frame as the core reads it, (B, h, w, inputs)."""
@@ -356,8 +455,8 @@ class LagrangianNetwork(Forecaster):
         return torch.cat([folded, window.scalars, when], -1)
 
 
-def _scaled(x: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
-    """Return windows (B, T, H, W) with unit variance, their origin and scale, and bounds of forecasts; (B, 1, 1) each.
+def _scaled(x: Tensor) -> _Scaled:
+    """Return windows (B, T, H, W) with unit variance.
 
     The origin is the mean, or the least value where many pixels have that: nothing then stays exactly nothing, and no
     forecast is below it.
@@ -368,11 +467,11 @@ def _scaled(x: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
     floor = flat[:, :: flat.shape[1] // _LOOKED_AT + 1].quantile(_BOUNDED, 1, interpolation="lower")
     low = torch.where((flat == floor[:, None]).float().mean(1) >= _BOUNDED, floor, low)
     bounded = (flat == low[:, None]).float().mean(1) >= _BOUNDED
+    room = 0.5 * (high - low)
     origin = torch.where(bounded, low, mean).view(-1, 1, 1)
     scale = torch.maximum(x.std((1, 2, 3)), 1e-6 * mean.abs() + 1e-30).view(-1, 1, 1)
-    room = 0.5 * (high - low)
     low = torch.where(bounded, low, low - room).view(-1, 1, 1)
-    return (x - origin[:, None]) / scale[:, None], origin, scale, (low, (high + room).view(-1, 1, 1))
+    return _Scaled((x - origin[:, None]) / scale[:, None], origin, scale, low, (high + room).view(-1, 1, 1), bounded)
 
 
 def maps_read(patch: int) -> int:
