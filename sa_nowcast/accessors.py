@@ -184,6 +184,8 @@ class _Gridded:
         init_time: Any = None,
         product: Literal["mean", "matched"] = "mean",
         inflow: Literal["filled", "missing"] = "filled",
+        members: int | None = None,
+        seed: int = 0,
         grid: Literal["check", "any"] = "check",
         time: Hashable | None = None,
         y: Hashable | None = None,
@@ -201,8 +203,66 @@ class _Gridded:
             ``SA_NOWCAST_MODEL`` names, or else the model that ships, which forecasts any field.
         """
         return as_nowcaster(model).forecast(
-            self._obj, steps, lead_times=lead_times, init_time=init_time, product=product, inflow=inflow, grid=grid,
-            time=time, y=y, x=x, channel=channel, tile=tile, device=device,
+            self._obj, steps, lead_times=lead_times, init_time=init_time, product=product, inflow=inflow,
+            members=members, seed=seed, grid=grid, time=time, y=y, x=x, channel=channel, tile=tile, device=device,
+        )  # fmt: skip
+
+    @_described_by("forecasts.nowcaster.exceedance")
+    def exceedance(
+        self,
+        thresholds: Sequence[float | str],
+        steps: int | None = None,
+        *,
+        model: Nowcaster | str | Path | None = None,
+        lead_times: Any = None,
+        init_time: Any = None,
+        inflow: Literal["filled", "missing"] = "filled",
+        grid: Literal["check", "any"] = "check",
+        time: Hashable | None = None,
+        y: Hashable | None = None,
+        x: Hashable | None = None,
+        channel: Hashable | None = None,
+        device: str = "auto",
+    ) -> xr.DataArray:
+        """Forecast how likely the value is to be above thresholds.
+
+        Parameters
+        ----------
+        model : Nowcaster or path, optional
+            As for `forecast`.
+        """
+        return as_nowcaster(model).exceedance(
+            self._obj, thresholds, steps, lead_times=lead_times, init_time=init_time, inflow=inflow, grid=grid,
+            time=time, y=y, x=x, channel=channel, device=device,
+        )  # fmt: skip
+
+    @_described_by("forecasts.nowcaster.quantiles")
+    def quantiles(
+        self,
+        probabilities: Sequence[float],
+        steps: int | None = None,
+        *,
+        model: Nowcaster | str | Path | None = None,
+        lead_times: Any = None,
+        init_time: Any = None,
+        inflow: Literal["filled", "missing"] = "filled",
+        grid: Literal["check", "any"] = "check",
+        time: Hashable | None = None,
+        y: Hashable | None = None,
+        x: Hashable | None = None,
+        channel: Hashable | None = None,
+        device: str = "auto",
+    ) -> xr.DataArray:
+        """Forecast quantiles of the value.
+
+        Parameters
+        ----------
+        model : Nowcaster or path, optional
+            As for `forecast`.
+        """
+        return as_nowcaster(model).quantiles(
+            self._obj, probabilities, steps, lead_times=lead_times, init_time=init_time, inflow=inflow, grid=grid,
+            time=time, y=y, x=x, channel=channel, device=device,
         )  # fmt: skip
 
     @_described_by("hindcast.call.hindcast")
@@ -215,6 +275,8 @@ class _Gridded:
         stride: int = 1,
         product: Literal["mean", "matched"] = "mean",
         inflow: Literal["filled", "missing"] = "filled",
+        members: int | None = None,
+        seed: int = 0,
         to: str | os.PathLike[str] | None = None,
         missing: Literal["nan", "refuse"] = "nan",
         batch_size: int | None = None,
@@ -235,9 +297,10 @@ class _Gridded:
         from sa_nowcast.hindcast import hindcast
 
         return hindcast(
-            self._obj, model, steps, init_times=init_times, stride=stride, product=product, inflow=inflow, to=to,
-            missing=missing, batch_size=batch_size, tile=tile, shard_size=shard_size, cluster=cluster, device=device,
-            grid=grid, time=time, y=y, x=x, channel=channel, existing=existing, progress=progress, dry_run=dry_run,
+            self._obj, model, steps, init_times=init_times, stride=stride, product=product, inflow=inflow,
+            members=members, seed=seed, to=to, missing=missing, batch_size=batch_size, tile=tile,
+            shard_size=shard_size, cluster=cluster, device=device, grid=grid, time=time, y=y, x=x, channel=channel,
+            existing=existing, progress=progress, dry_run=dry_run,
         )  # fmt: skip
 
     @_described_by("verification.plan.verify")

@@ -42,6 +42,8 @@ def forecast(
     ] = None,
     product: options.Product = "mean",
     inflow: options.Inflow = "filled",
+    members: options.Members = None,
+    seed: options.Seed = 0,
     tile: Annotated[
         int | None, typer.Option(help="Pixels a side of overlapping tiles; by default as memory allows.")
     ] = None,
@@ -73,7 +75,7 @@ def forecast(
         require("rasterio", "geotiff")
     job = as_nowcaster(model).plan(
         frames, steps, lead_time=lead_time, init_time=init_time, product=cast("Product", product),
-        inflow=cast("Inflow", inflow), tile=tile,
+        inflow=cast("Inflow", inflow), members=members, seed=seed, tile=tile,
         grid=cast(Literal["check", "any"], grid), names=DimNames(**reading.dims), device=device,
     )  # fmt: skip
     found = _found(job, tile)
@@ -93,12 +95,12 @@ def forecast(
 def _found(job: Job, tile: int | None) -> dict[str, Any]:
     """Return what the forecast would be, as JSON can hold it; refuse one that memory cannot hold."""
     from sa_nowcast.computing.devices import resolve_device
-    from sa_nowcast.forecasts.matched import Matched
+    from sa_nowcast.forecasts.of_nowcaster import OfNowcaster
     from sa_nowcast.models.estimate import estimate_memory
     from sa_nowcast.times import show_step
 
     method = job.method
-    model = method.nowcaster if isinstance(method, Matched) else cast("Nowcaster", method)
+    model = method.nowcaster if isinstance(method, OfNowcaster) else cast("Nowcaster", method)
     frames, grid, where = job.frames, (job.frames.grid.height, job.frames.grid.width), resolve_device(job.device)
     model.require_memory((job.tile, job.tile) if job.tile else grid, 1, job.steps, where)
     return {
@@ -106,6 +108,7 @@ def _found(job: Job, tile: int | None) -> dict[str, Any]:
         "variables": [c.name for c in frames.channels],
         "units": [c.units for c in frames.channels],
         "product": job.attrs["sa_nowcast_product"],
+        "members": job.shape[0] if method.axis is not None else None,
         "init_time": frames.label(int(job.positions[0])),
         "lead_times": [show_step((i + 1) * frames.step) for i in range(job.steps)],
         "steps_beyond_training": max(0, job.steps - model.terms.steps),

@@ -208,7 +208,7 @@ def _some(place: tuple[int, int] | None) -> tuple[Any, ...]:
 
 
 def _between(levels: Tensor, above: Tensor, wanted: Tensor) -> Tensor:
-    """Return chances to be above values (N, H, W), given those to be above levels; see `travelling.quantiles`."""
+    """Return chances to be above values (N, H, W), given those to be above levels; see `members.quantiles`."""
     above = torch.cat([above[:-1], torch.zeros_like(above[-1:])])
     upper = torch.searchsorted(levels, wanted.contiguous()).clamp(1, len(levels) - 1)
     low, high = levels[upper - 1], levels[upper]
@@ -247,14 +247,15 @@ class _Nearby:
         law, weights = self.law, self.law.moving[step]
         height, width = law.frames.shape[1:]
         smooth = (weights[:, FINE - 1 : -1] * self.wide).sum(1) + weights[:, -1] * self.overall[:, None, None]
-        by, smooth = finer(weights[0, : FINE - 1], law.patch), finer(smooth, law.patch)
-        arriving = torch.stack([_summed(by, maps, base) for maps, base in zip(self.moving, smooth, strict=True)])
-        arriving = carried(arriving[None], at)[0]
-        entering = finer(sample(self.wide[:, EDGE][None], at_patches)[0], law.patch)
-        arriving = torch.lerp(entering[some], arriving, inside(at, height, width)[0])
-        stays = torch.stack([_summed(still, maps[some], torch.zeros_like(still[0])) for maps in self.standing])
-        result = (1 - still.sum(0)) * arriving + stays
-        return torch.cummin(result[:-1], 0).values, result[-1]
+        by, known = finer(weights[0, : FINE - 1], law.patch), inside(at, height, width)[0, 0]
+        share = 1 - still.sum(0)
+        result = []
+        for number, (moving, standing) in enumerate(zip(self.moving, self.standing, strict=True)):
+            arriving = carried(_summed(by, moving, finer(smooth[number], law.patch))[None, None], at)[0, 0]
+            entering = finer(sample(self.wide[None, number : number + 1, EDGE], at_patches)[0, 0], law.patch)
+            arriving = torch.lerp(entering[some], arriving, known)
+            result.append(_summed(still, standing[some], share * arriving))
+        return torch.stack(result[:-1]).cummin(0).values, result[-1]
 
 
 def _summed(weights: Tensor, maps: Tensor, base: Tensor) -> Tensor:

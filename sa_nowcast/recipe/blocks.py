@@ -112,6 +112,12 @@ class ForecastRecipe(Block):
         "filled",
         description="What stands where the motion brings in what lay beyond the grid: an estimate, or nothing.",
     )
+    members: int | None = Field(
+        None,
+        ge=1,
+        description="Members of an ensemble that are drawn from the distribution of the forecast; null: one forecast.",
+    )
+    seed: int = Field(0, ge=0, description="Of the members.")
     latest: bool = Field(False, description="Forecast from the newest frames too, for which there is no truth yet.")
 
 

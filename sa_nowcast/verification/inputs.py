@@ -18,10 +18,10 @@ import xarray as xr
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.metadata import dims
 from sa_nowcast.metadata.attributes import match_names, normalised, text
+from sa_nowcast.metadata.thresholds import require_same_units
 from sa_nowcast.times import nearest, valid_times, with_times
 from sa_nowcast.verification.scoring import Scoring
 from sa_nowcast.verification.statistics import Labels
-from sa_nowcast.verification.units import require_same_units
 
 NAMED = ("realization", "init_time", "variable", "lead_time", "channel")
 

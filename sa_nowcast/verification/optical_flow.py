@@ -12,6 +12,7 @@ import xarray as xr
 
 from sa_nowcast.errors import DataError, ForecastWarning, RecipeError
 from sa_nowcast.metadata import dims
+from sa_nowcast.metadata.thresholds import is_rain_rate, units_of
 from sa_nowcast.times import most_common_step, read_times, show_time, with_times
 from sa_nowcast.verification.inputs import describe, positions
 from sa_nowcast.verification.pysteps_fields import (
@@ -24,7 +25,6 @@ from sa_nowcast.verification.pysteps_fields import (
     smoothed,
 )
 from sa_nowcast.verification.references import asked_times, label_forecast, without_times
-from sa_nowcast.verification.units import is_rain_rate, units_of
 
 # Takes frames (history, y, x), lead times in steps, and the init time; returns (members, lead_time, y, x), and how they
 # were made where the history did not allow the method as it is.

@@ -11,10 +11,10 @@ import xarray as xr
 
 from sa_nowcast.errors import RecipeError
 from sa_nowcast.metadata.bounds import UNIT_RANGE
+from sa_nowcast.metadata.thresholds import check_thresholds
 from sa_nowcast.verification.bootstrap import Bootstrap
 from sa_nowcast.verification.fields import Settings
 from sa_nowcast.verification.metrics import Metric, default_metrics, select_metrics
-from sa_nowcast.verification.units import check_thresholds
 
 Thresholds: TypeAlias = "Sequence[float | str] | xr.DataArray"
 NEIGHBOURHOODS = (1, 5, 11)

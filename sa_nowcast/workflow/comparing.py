@@ -23,6 +23,7 @@ from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.frames import Frames
 from sa_nowcast.hindcast import hindcast
 from sa_nowcast.metadata import dims
+from sa_nowcast.metadata.thresholds import is_rain_rate
 from sa_nowcast.recipe import ComparisonRecipe, SetRecipe
 from sa_nowcast.sources.opening import open_forecast
 from sa_nowcast.storage.whole import locked, remove, write_whole
@@ -35,7 +36,6 @@ from sa_nowcast.verification.named import BY_PYSTEPS, OF_RAIN, REFERENCES, growt
 from sa_nowcast.verification.plan import PERSISTENCE, plan
 from sa_nowcast.verification.pysteps_fields import require_pysteps, smoothed
 from sa_nowcast.verification.scoring import Scoring
-from sa_nowcast.verification.units import is_rain_rate
 from sa_nowcast.windows import window_starts
 from sa_nowcast.workflow.data import data_identity, open_path
 from sa_nowcast.workflow.outputs import digest

@@ -20,7 +20,7 @@ ROWS = [
     {"metadata.units", "models.record"},
     {"metadata.dims", "forecasts.defaults", "computing.installing", "computing.quiet", "models.config", "models.tiles"},
     {"storage", "recipe.strict_yaml"},
-    {"times", "metadata.bounds"},
+    {"times", "metadata.bounds", "metadata.thresholds"},
     {"frames", "windows", "sources.samples", "computing.devices"},
     {
         "forecasts.cf",
@@ -36,7 +36,8 @@ ROWS = [
     {"bundle.files", "conversion", "forecasts.job"},
     {"sources.opening"},
     {"stream", "verification", "computing.slurm"},
-    {"forecasts.terms", "forecasts.matched"},
+    {"forecasts.terms", "forecasts.of_nowcaster"},
+    {"forecasts.matched", "forecasts.ensembles"},
     {"bundle"},
     {"forecasts.nowcaster", "plotting"},
     {"forecasts.default_model"},

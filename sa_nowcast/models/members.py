@@ -82,7 +82,9 @@ class Travelling:
             yield torch.fft.irfft2(state * amplitude, s=self.domain, norm="ortho").view(-1)[place]
 
 
-def members(law: Law, generators: Sequence[np.random.Generator]) -> npt.NDArray[np.float32]:
+def members(
+    law: Law, generators: Sequence[np.random.Generator], result: npt.NDArray[np.float32] | None = None
+) -> npt.NDArray[np.float32]:
     """Return members of a distribution, (member, lead time, y, x) on the grid that was given.
 
     Parameters
@@ -90,9 +92,12 @@ def members(law: Law, generators: Sequence[np.random.Generator]) -> npt.NDArray[
     law : Law
     generators : sequence of numpy Generator
         One for each member, which draws from it alone.
+    result : ndarray, optional
+        Where they are to stand.
     """
     travelling = Travelling(law)
-    result = np.empty((len(generators), len(law.arrivals), *travelling.shape), dtype=np.float32)
+    if result is None:
+        result = np.empty((len(generators), len(law.arrivals), *travelling.shape), dtype=np.float32)
     for member, generator in zip(result, generators, strict=True):
         for target, field in zip(member, travelling.draw(generator), strict=True):
             target[:] = field.numpy()
@@ -117,6 +122,25 @@ def members(law: Law, generators: Sequence[np.random.Generator]) -> npt.NDArray[
         fields[:, dry] = law.bound
         result[:, step] = fields.reshape(result[:, step].shape)
     return result
+
+
+def quantiles_of(law: Law, probabilities: Sequence[float]) -> npt.NDArray[np.float32]:
+    """Return the values that are at most so large with these probabilities, (probability, lead time, y, x)."""
+    asked = torch.tensor(list(probabilities))[:, None]
+    steps = []
+    if law.bound is None:
+        deviations = (math.sqrt(2) * torch.erfinv(2 * asked.double() - 1)).float()[..., None].to(law.mean)
+        for step, mean in enumerate(law.mean):
+            steps.append(law.as_given(mean + deviations * law.width_at(step)))
+    else:
+        levels = law.levels()
+        for above, *maps in law.nearby(levels.to(law.frames)):
+            own = law.as_given(above)
+            chances = (1 - asked.to(own)).expand(-1, own[0].numel())
+            flat = [law.as_given(one[None])[0].flatten() for one in maps]
+            values = law.values(quantiles(levels.to(own), own.flatten(1), chances), *flat)
+            steps.append(values.view(-1, *own.shape[1:]))
+    return torch.stack(steps, 1).float().cpu().numpy()
 
 
 def quantiles(levels: Tensor, above: Tensor, chance: Tensor) -> Tensor:
