@@ -67,7 +67,7 @@ _SLOWLY: Final = -1.5  # logit: share of the decay from lag 1 to 2, beside that 
 _LEAST_WEIGHT: Final = 2e-3
 _GROWTH: Final = 0.5  # share of the change from trial 1 to trial 2 that goes on with each doubling of the lead time
 _FADING: Final = 1.0  # logit that a trend loses with each doubling; what its trials say does not go on
-_STANDS: Final = 0.15  # logit that what stands gains with each doubling: motions end, seasons and roads do not
+_STANDS: Final = 0.3  # logit that what stands gains with each doubling: motions end, seasons and roads do not
 _TINY: Final = 1e-6  # of the standard deviation, that no scale is below
 _LOOKED_AT: Final = 2**16  # values, at most, from which the bound is found
 _BOUNDED: Final = 0.01  # share of pixels at the minimum from which on it is taken for a bound
@@ -206,14 +206,16 @@ class LagrangianNetwork(Forecaster):
         of_margins = self.margins.reads(given)
         parts = []
         for step in range(steps):
-            more, spread, width = self.margins(of_margins, window.local, step)
-            moving, standing, _ = self._shares(window, read, step, more)
+            with torch.no_grad():
+                at_first, learned, _ = self._logits(window, read, step)
+                moving, standing = _shares(at_first, learned, step)
+            width = self.margins(of_margins, window.local, step)
             # What a trend of chances would be is none: its weight is the last frame's.
             moving = torch.cat(
                 [moving[:, :1] + moving[:, FINE - 1 : FINE], moving[:, 1 : FINE - 1], moving[:, FINE:]], 1
             )
             standing = torch.cat([standing[:, :1] + standing[:, -1:], standing[:, 1:-1]], 1)
-            parts.append((moving, standing, spread, width * scaled.scale[:, None]))
+            parts.append((moving, standing, width * scaled.scale[:, None]))
         size = (*x_BTCHW.shape[3:], self._repeat(*x_BTCHW.shape[3:]))
         return [
             Law(
@@ -223,7 +225,7 @@ class LagrangianNetwork(Forecaster):
                 mean=mean[i],
                 moving=[part[0][i : i + 1] for part in parts],
                 standing=[part[1][i : i + 1] for part in parts],
-                width=[part[2 if scaled.bounded[i] else 3][i : i + 1] for part in parts],
+                width=[part[2][i : i + 1] for part in parts],
                 bound=float(scaled.origin[i]) if scaled.bounded[i] else None,
                 kept=kept[i],
                 patch=self.config.patch,
@@ -232,7 +234,7 @@ class LagrangianNetwork(Forecaster):
             for i in range(len(x))
         ]
 
-    def margins_loss(self, x_BTCHW: Tensor, valid_BTCHW: Tensor, history: int, place: tuple[int, int]) -> Tensor:
+    def margins_loss(self, x_BTCHW: Tensor, valid_BTCHW: Tensor, history: int) -> Tensor:
         """Return the CRPS of the distributions, by which `margins` is trained, as a share of persistence's error.
 
         Parameters
@@ -240,12 +242,9 @@ class LagrangianNetwork(Forecaster):
         x_BTCHW, valid_BTCHW : Tensor
             History and truth, and where values are.
         history : int
-        place : tuple of int
-            As for `sa_nowcast.models.margins.score`.
         """
         laws = self.laws(x_BTCHW[:, :history], x_BTCHW.shape[1] - history)
-        truth, valid = (self._windows(part[:, history:]) for part in (x_BTCHW, valid_BTCHW))
-        return score(laws, truth, valid, place)
+        return score(laws, *(self._windows(part[:, history:]) for part in (x_BTCHW, valid_BTCHW)))
 
     def _windows(self, x_BTCHW: Tensor) -> Tensor:
         """Return frames as windows (B C, T, H, W) of one channel, with sides that are long enough, in whole patches."""
@@ -365,7 +364,8 @@ class LagrangianNetwork(Forecaster):
         (B, FINE, h, w), (B, h, w) and (B, STANDING, h, w). What moves and what stands each have weights that sum to
         one, but for the slopes: what stands counts as much as its weights say, what moves the rest.
         """
-        moving, standing, change = self._shares(window, read, step)
+        at_first, learned, change = self._logits(window, read, step)
+        moving, standing = _shares(at_first, learned, step)
         trend = moving[:, FINE - 1 : FINE]
         moving = moving / (1 - trend).clamp(min=_TINY)
         fine = torch.cat([moving[:, : FINE - 1], damped_slope(step) * trend], 1)
@@ -374,13 +374,10 @@ class LagrangianNetwork(Forecaster):
         trend = standing[:, -1:]
         return fine, wide, torch.cat([standing[:, :1] + trend, standing[:, 1:-1], damped_slope(step) * trend], 1)
 
-    def _shares(
-        self, window: _Window, read: Tensor, step: int, more: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return for a step the shares of what moves, (B, MOVING, h, w), and of what stands, (B, STANDING, h, w).
+    def _logits(self, window: _Window, read: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return for a step the logits of the candidates by the history, those that were learned, and a change.
 
-        The first sum to one, the second to how much of the forecast stands. Beside them the change that is added, in
-        local changes, (B, h, w). `more`, (B, h, w, candidates), is added to the logits that were learned.
+        (B, candidates, h, w) each; the change that is added, in local changes, (B, h, w).
         """
         lead = math.log2(step + 1)
         given = self.leads(read.new_tensor([lead / 4, 1 / (step + 1)]))
@@ -402,19 +399,7 @@ class LagrangianNetwork(Forecaster):
             -1,
         )
         at_first = (at_first - by_place * (near - whole)).permute(0, 3, 1, 2)
-        learned = _SHARP * given[..., :CANDIDATES]
-        learned = (learned if more is None else learned + more).permute(0, 3, 1, 2)
-        # Far ahead, the network has a say in how what moves is smoothed; what stands, and how much of it, is for the
-        # history to tell: in many fields that are no rain no training shows it.
-        soon = (1 + step) ** -2.0
-        moving = torch.softmax(at_first[:, :MOVING] + learned[:, :MOVING] / (1 + lead), 1)
-        standing = torch.softmax(at_first[:, MOVING:] + learned[:, MOVING:] * soon, 1)
-        likes = []
-        for of in (slice(MOVING), slice(MOVING, None)):
-            before, after = (torch.logsumexp(logits[:, of], 1) for logits in (at_first, at_first + learned))
-            likes.append(torch.lerp(before, after, soon))
-        share = torch.sigmoid(likes[1] - likes[0] + _STANDS * lead)[:, None]
-        return moving, standing * share, given[..., -1]
+        return at_first, _SHARP * given[..., :CANDIDATES].permute(0, 3, 1, 2), given[..., -1]
 
     def _by_correlation(self, window: _Window, step: int) -> tuple[Tensor, Tensor]:
         """Return what the correlations of bands say of the smoothed frames at a step, as logarithms.
@@ -453,6 +438,25 @@ class LagrangianNetwork(Forecaster):
         folded = F.pixel_unshuffle(F.avg_pool2d(maps, pool), self.config.patch // pool).permute(0, 2, 3, 1)
         when = folded.new_full((*folded.shape[:3], 1), time)
         return torch.cat([folded, window.scalars, when], -1)
+
+
+def _shares(at_first: Tensor, learned: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    """Return the shares of what moves, (B, MOVING, h, w), and of what stands, (B, STANDING, h, w), by their logits.
+
+    The first sum to one, the second to how much of the forecast stands.
+    """
+    lead = math.log2(step + 1)
+    # Far ahead, the network has a say in how what moves is smoothed; what stands, and how much of it, is for the
+    # history to tell: in many fields that are no rain no training shows it.
+    soon = (1 + step) ** -2.0
+    moving = torch.softmax(at_first[:, :MOVING] + learned[:, :MOVING] / (1 + lead), 1)
+    standing = torch.softmax(at_first[:, MOVING:] + learned[:, MOVING:] * soon, 1)
+    likes = []
+    for of in (slice(MOVING), slice(MOVING, None)):
+        before, after = (torch.logsumexp(logits[:, of], 1) for logits in (at_first, at_first + learned))
+        likes.append(torch.lerp(before, after, soon))
+    share = torch.sigmoid(likes[1] - likes[0] + _STANDS * lead)[:, None]
+    return moving, standing * share
 
 
 def _scaled(x: Tensor) -> _Scaled:

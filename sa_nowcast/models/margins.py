@@ -12,14 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sa_nowcast.models.candidates import (
-    CANDIDATES,
     EDGE,
     FINE,
     STANDING,
@@ -33,12 +32,8 @@ from sa_nowcast.models.motion import carried, inside, sample
 LEVELS: Final = 20
 """Values at which the distribution of a bounded field is known; between them it is interpolated."""
 
-EVERY: Final = 4
-"""Rows and columns between the pixels whose distributions are scored in training: neighbours say much the same."""
-
 _WIDTH: Final = 48
-_SHARP: Final = 5.0  # as of the weights of the mean
-_NARROW: Final = 0.2  # share by which the distribution of values nearby is narrower at first, at lead time 1
+_NARROW: Final = 0.2  # share by which the distribution is narrower than that of values nearby, at lead time 1
 _MOST: Final = 4.0  # times: how much the mean forecast may differ from that of values nearby
 _WIDENS: Final = 0.25  # logarithm by which a normal distribution widens at first with each doubling of the lead time
 _BEYOND: Final = (1.25, 1.6)  # times the largest value seen: the last levels
@@ -46,7 +41,7 @@ _SEEN: Final = 2**15  # values, at most, from which levels are found
 
 
 class Margins(nn.Module):
-    """Small layers that turn what the core has read, and a lead time, into a distribution at each patch.
+    """Small layers that turn what the core has read, and a lead time, into the width of a normal distribution.
 
     Parameters
     ----------
@@ -59,22 +54,16 @@ class Margins(nn.Module):
         self.reads = nn.Linear(inputs, _WIDTH)
         self.leads = nn.Linear(2, _WIDTH, bias=False)
         self.between = nn.Linear(_WIDTH, _WIDTH)
-        self.head = nn.Linear(_WIDTH, CANDIDATES + 1)
+        self.head = nn.Linear(_WIDTH, 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, read: Tensor, local: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return for a step what the logits of the candidates gain, and how wide the distribution is.
-
-        (B, h, w, candidates); (B, 1, h, w) times the width of the values nearby; and (B, 1, h, w) the standard
-        deviation of a normal distribution, from the changes `local`.
-        """
+    def forward(self, read: Tensor, local: Tensor, step: int) -> Tensor:
+        """Return for a step the standard deviation, (B, 1, h, w), from the changes `local` around each patch."""
         lead = math.log2(step + 1)
         given = self.leads(read.new_tensor([lead / 4, 1 / (step + 1)]))
         given = self.head(F.silu(self.between(F.silu(read + given))))
-        wider = torch.exp(2 * given[..., CANDIDATES]).clamp(0.2, 5)
-        spread, width = (1 - _NARROW / (step + 1)) * wider, local * math.exp(_WIDENS * lead) * wider
-        return _SHARP * given[..., :CANDIDATES], spread[:, None], width[:, None]
+        return (local * torch.exp(_WIDENS * lead + 2 * given[..., 0]))[:, None]
 
 
 @dataclass
@@ -92,9 +81,9 @@ class Law:
     mean : Tensor
         (steps, H, W): the forecast of least squared error.
     moving, standing, width : list of Tensor
-        For each step: weights (1, candidates, h, w) of what moves and of what stands, but for trends, and (1, 1, h, w)
-        how wide the distribution is: times that of the values nearby where there is a bound, else the standard
-        deviation in the units of the forecast.
+        For each step: weights (1, candidates, h, w) of what moves and of what stands, but for trends, which values
+        nearby have where there is a bound; and (1, 1, h, w) the standard deviation of a normal distribution, in the
+        units of the forecast, where there is none.
     bound : float or None
         The value that many are at and that nothing is below; None where there is none.
     kept : Tensor
@@ -143,58 +132,43 @@ class Law:
         apart = torch.cummax(ascending, 0).values + 1e-6 * most * torch.arange(LEVELS)
         return low + apart
 
-    def chances(self, levels: Tensor, place: tuple[int, int] | None = None) -> Iterator[Tensor]:
-        """Yield for each step how likely the value is above each level, (K, H, W).
-
-        Parameters
-        ----------
-        levels : Tensor
-            (K,), in the units of the forecast.
-        place : tuple of int, optional
-            Of every `EVERY`-th row and column alone, from there on. By default of all.
-        """
+    def chances(self, levels: Tensor) -> Iterator[Tensor]:
+        """Yield for each step how likely the value is above levels (K,) in the units of the forecast, (K, H, W)."""
         levels = levels.to(self.frames).view(-1, 1, 1)
         if self.bound is None:
             for step, mean in enumerate(self.mean):
-                mean, width = mean[_some(place)], self.width_at(step)[_some(place)]
-                yield 0.5 * torch.erfc((levels - mean) / (math.sqrt(2) * width))
+                yield 0.5 * torch.erfc((levels - mean) / (math.sqrt(2) * self.width_at(step)))
             return
         own = self.levels().to(self.frames)
-        for above, expected, mean, width in self.nearby(own, place):
-            ratio = self._ratio(expected, mean)
-            wanted = mean + (levels - mean) / width
-            wanted = self.bound + (wanted - self.bound) / ratio
+        for step, (above, expected) in enumerate(self.nearby(own)):
+            mean = self.mean[step]
+            wanted = mean + (levels - mean) / _narrowed(step)
+            wanted = self.bound + (wanted - self.bound) / self._ratio(expected, mean)
             result = _between(own, above, wanted.clamp(min=self.bound))
             yield torch.where(levels < self.bound, torch.ones_like(result), result)
 
-    def values(self, drawn: Tensor, expected: Tensor, mean: Tensor, width: Tensor) -> Tensor:
-        """Return values nearby, (..., N), as values of the distribution; the rest is as `nearby` gives it, (N,)."""
+    def values(self, drawn: Tensor, expected: Tensor, mean: Tensor, step: int) -> Tensor:
+        """Return values nearby, (..., N), as values of the distribution, given two maps (N,) of a step.
+
+        What values nearby let expect there, and the mean forecast.
+        """
         low = float(self.bound or 0.0)
         moved = low + self._ratio(expected, mean) * (drawn - low)
-        return torch.where(drawn > low, (mean + width * (moved - mean)).clamp(min=low), drawn)
+        return torch.where(drawn > low, (mean + _narrowed(step) * (moved - mean)).clamp(min=low), drawn)
 
     def _ratio(self, expected: Tensor, mean: Tensor) -> Tensor:
         """Return how many times the mean forecast is what values nearby let expect, above the bound."""
         low, little = float(self.bound or 0.0), 1e-4 * float(self.frames.max() - self.frames.min()) + 1e-30
         return ((mean - low + little) / (expected - low + little)).clamp(1 / _MOST, _MOST)
 
-    def nearby(
-        self, levels: Tensor, place: tuple[int, int] | None = None
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Yield for each step the chances that values nearby are above levels, (K, H, W), and three maps (H, W).
-
-        What they let expect, the mean forecast, and how many times as wide the distribution is.
-        """
-        some, events = _some(place), _Nearby(self, levels)
+    def nearby(self, levels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield for each step the chances that values nearby are above levels, (K, H, W), and what they let expect."""
+        events = _Nearby(self, levels)
         for step, at in enumerate(self.arrivals):
-            at_patches = self._at_patches(at)
-            there = finer(sample(torch.cat([self.standing[step], self.width[step]], 1), at_patches)[0], self.patch)
-            there = there[some]
-            above, expected = events.at(step, at[some], at_patches, there[:-1], some)
-            yield above, expected, self.mean[step][some], there[-1]
+            yield events.at(step, at, self._at_patches(at))
 
     def width_at(self, step: int) -> Tensor:
-        """Return how wide the distribution is, (H, W)."""
+        """Return the standard deviation of the normal distribution, (H, W)."""
         width = finer(sample(self.width[step], self._at_patches(self.arrivals[step]))[0, 0], self.patch)
         return width.clamp(min=1e-30)
 
@@ -202,9 +176,9 @@ class Law:
         return (F.avg_pool2d(at, self.patch) - (self.patch - 1) / 2) / self.patch
 
 
-def _some(place: tuple[int, int] | None) -> tuple[Any, ...]:
-    """Return what chooses every so many rows and columns of maps."""
-    return (..., *((slice(None),) * 2 if place is None else (slice(first, None, EVERY) for first in place)))
+def _narrowed(step: int) -> float:
+    """Return how many times as wide as that of values nearby the distribution is."""
+    return 1 - _NARROW / (step + 1)
 
 
 def _between(levels: Tensor, above: Tensor, wanted: Tensor) -> Tensor:
@@ -226,95 +200,63 @@ class _Nearby:
     def __init__(self, law: Law, levels: Tensor) -> None:
         self.law = law
         moving, standing, wide, overall = [], [], [], []
-        # Many maps take half the memory.
-        kept = law.frames.dtype if torch.is_grad_enabled() else torch.float16
-        with torch.no_grad():
-            for level in [*levels, None]:
-                events = (law.frames if level is None else (law.frames > level).to(law.frames))[None]
-                fine, smooth = moving_maps(aligned_frames(events, law.flow), events, law.patch)
-                stored = law.frames.dtype if level is None else kept
-                moving.append(fine[0, : FINE - 1].to(stored))
-                standing.append(standing_maps(events)[0, : STANDING - 1].to(stored))
-                wide.append(smooth[0])
-                overall.append(events.mean())
+        for level in [*levels, None]:
+            events = (law.frames if level is None else (law.frames > level).to(law.frames))[None]
+            fine, smooth = moving_maps(aligned_frames(events, law.flow), events, law.patch)
+            stored = law.frames.dtype if level is None else torch.float16  # many maps take half the memory
+            moving.append(fine[0, : FINE - 1].to(stored))
+            standing.append(standing_maps(events)[0, : STANDING - 1].to(stored))
+            wide.append(smooth[0])
+            overall.append(events.mean())
         self.moving, self.standing = moving, standing
         self.wide, self.overall = torch.stack(wide), torch.stack(overall)
 
-    def at(
-        self, step: int, at: Tensor, at_patches: Tensor, still: Tensor, some: tuple[Any, ...]
-    ) -> tuple[Tensor, Tensor]:
+    def at(self, step: int, at: Tensor, at_patches: Tensor) -> tuple[Tensor, Tensor]:
         """Return the chances of all levels at a step, (K, H, W), and what values are expected, (H, W)."""
         law, weights = self.law, self.law.moving[step]
         height, width = law.frames.shape[1:]
         smooth = (weights[:, FINE - 1 : -1] * self.wide).sum(1) + weights[:, -1] * self.overall[:, None, None]
         by, known = finer(weights[0, : FINE - 1], law.patch), inside(at, height, width)[0, 0]
+        still = finer(sample(law.standing[step], at_patches)[0], law.patch)
         share = 1 - still.sum(0)
         result = []
         for number, (moving, standing) in enumerate(zip(self.moving, self.standing, strict=True)):
             arriving = carried(_summed(by, moving, finer(smooth[number], law.patch))[None, None], at)[0, 0]
             entering = finer(sample(self.wide[None, number : number + 1, EDGE], at_patches)[0, 0], law.patch)
-            arriving = torch.lerp(entering[some], arriving, known)
-            result.append(_summed(still, standing[some], share * arriving))
+            result.append(_summed(still, standing, share * torch.lerp(entering, arriving, known)))
         return torch.stack(result[:-1]).cummin(0).values, result[-1]
 
 
 def _summed(weights: Tensor, maps: Tensor, base: Tensor) -> Tensor:
     """Return `base` (H, W) and maps (C, H, W) by their weights."""
-    if torch.is_grad_enabled():
-        return base + (weights * maps).sum(0)
-    result = base.clone()
     for weight, one in zip(weights, maps, strict=True):
-        result += weight * one
-    return result
+        base = base + weight * one
+    return base
 
 
-def score(laws: list[Law], truth: Tensor, valid: Tensor, place: tuple[int, int]) -> Tensor:
-    """Return the CRPS of distributions, as a share of persistence's absolute error; the mean over lead times.
+def score(laws: list[Law], truth: Tensor, valid: Tensor) -> Tensor:
+    """Return the CRPS of normal distributions, as a share of persistence's absolute error; the mean over lead times.
 
     Parameters
     ----------
     laws : list of Law
-        Of N windows.
+        Of N windows; those of fields with a bound do not count, for nothing in them is learned but the mean.
     truth, valid : Tensor
         (N, steps, H, W): what was observed, on the grid of the windows, and where.
-    place : tuple of int
-        Row and column, each below `EVERY`: of every so many pixels along both axes, from there on, is the mean.
     """
-    some = _some(place)
     total = still = truth.new_zeros(truth.shape[1])
-    for law, its, there in zip(laws, truth[some], valid[some], strict=True):
+    for law, its, there in zip(laws, truth, valid, strict=True):
+        widths = torch.stack([law.width_at(step) for step in range(len(its))])
         if law.bound is None:
-            widths = [law.width_at(step)[some] for step in range(len(its))]
-            errors = [_normal_score(law.mean[step][some], width, its[step]) for step, width in enumerate(widths)]
+            total = total + (normal_score(law.mean, widths, its) * there).sum((1, 2))
+            still = still + ((law.frames[-1] - its).abs() * there).sum((1, 2))
         else:
-            levels = law.levels().to(its)
-            chances = law.chances(levels, place)
-            errors = [_level_score(levels, chance, its[step]) for step, chance in enumerate(chances)]
-        total = total + (torch.stack(errors) * there).sum((1, 2))
-        still = still + ((law.frames[-1][some] - its).abs() * there).sum((1, 2))
+            total = total + 0 * widths.sum((1, 2))  # so that the layers have a gradient all the same
     return (total / (still + 1e-3 * still.mean() + 1e-12)).mean()
 
 
-def _normal_score(mean: Tensor, width: Tensor, truth: Tensor) -> Tensor:
+def normal_score(mean: Tensor, width: Tensor, truth: Tensor) -> Tensor:
     """Return the CRPS of normal distributions (Gneiting et al. 2005, doi:10.1175/MWR2904.1)."""
     z = (truth - mean) / width
     density = torch.exp(-0.5 * z.square()) / math.sqrt(2 * math.pi)
     return width * (z * torch.erf(z / math.sqrt(2)) + 2 * density - 1 / math.sqrt(math.pi))
-
-
-def _level_score(levels: Tensor, chances: Tensor, truth: Tensor) -> Tensor:
-    """Return the CRPS of distributions that are linear between levels (K,), by their chances (K, ...) of being above.
-
-    Below the first level lies the rest of the first chance, at the level itself; nothing lies above the last.
-    """
-    above = torch.cat([chances[:-1], torch.zeros_like(chances[-1:])])
-    low, high = (x.view(-1, *[1] * truth.ndim) for x in (levels[:-1], levels[1:]))
-    share = ((truth - low) / (high - low)).clamp(0, 1)
-    first, last = 1 - above[:-1], 1 - above[1:]
-    middle = torch.lerp(first, last, share)
-
-    def square(a: Tensor, b: Tensor, width: Tensor) -> Tensor:
-        return width * (a * a + a * b + b * b) / 3
-
-    inner = square(first, middle, share * (high - low)) + square(1 - middle, 1 - last, (1 - share) * (high - low))
-    return inner.sum(0) + (levels[0] - truth).clamp(min=0) + (truth - levels[-1]).clamp(min=0)

@@ -107,16 +107,16 @@ def members(
             result[:, step] = mean + width * result[:, step]
         return result
     levels = law.levels()
-    for step, (above, *maps) in enumerate(law.nearby(levels.to(law.frames))):
+    for step, (above, expected) in enumerate(law.nearby(levels.to(law.frames))):
         above = law.as_given(above).float().cpu().flatten(1)
-        known = [law.as_given(one[None])[0].float().cpu().flatten() for one in maps]
+        maps = [law.as_given(one[None])[0].float().cpu().flatten() for one in (expected, law.mean[step])]
         possible = np.flatnonzero((above[0] > _LEAST_CHANCE).numpy())
         fields = result[:, step].reshape(len(result), -1)
         for first in range(0, len(possible), _PIXELS):
             some = possible[first : first + _PIXELS]
             chance = 0.5 * torch.erfc(torch.from_numpy(fields[:, some]) / math.sqrt(2))
-            values = law.values(quantiles(levels, above[:, some], chance), *(one[some] for one in known))
-            fields[:, some] = values.numpy()
+            drawn = quantiles(levels, above[:, some], chance)
+            fields[:, some] = law.values(drawn, *(one[some] for one in maps), step).numpy()
         dry = np.ones(fields.shape[1], dtype=bool)
         dry[possible] = False
         fields[:, dry] = law.bound
@@ -134,12 +134,11 @@ def quantiles_of(law: Law, probabilities: Sequence[float]) -> npt.NDArray[np.flo
             steps.append(law.as_given(mean + deviations * law.width_at(step)))
     else:
         levels = law.levels()
-        for above, *maps in law.nearby(levels.to(law.frames)):
+        for step, (above, expected) in enumerate(law.nearby(levels.to(law.frames))):
             own = law.as_given(above)
-            chances = (1 - asked.to(own)).expand(-1, own[0].numel())
-            flat = [law.as_given(one[None])[0].flatten() for one in maps]
-            values = law.values(quantiles(levels.to(own), own.flatten(1), chances), *flat)
-            steps.append(values.view(-1, *own.shape[1:]))
+            drawn = quantiles(levels.to(own), own.flatten(1), (1 - asked.to(own)).expand(-1, own[0].numel()))
+            maps = [law.as_given(one[None])[0].flatten() for one in (expected, law.mean[step])]
+            steps.append(law.values(drawn, *maps, step).view(-1, *own.shape[1:]))
     return torch.stack(steps, 1).float().cpu().numpy()
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from sa_nowcast.computing.threads import look_again
 from sa_nowcast.errors import ModelError
 from sa_nowcast.models import graphed_predictions
-from sa_nowcast.models.margins import EVERY
 from sa_nowcast.models.rollout import Network
 from sa_nowcast.recipe import TrainingRecipe
 from sa_nowcast.stream import StepSampler, prepare
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from sa_nowcast.models.lagrangian import LagrangianNetwork
 
 _NAMED_WINDOWS = 8
-_DISTRIBUTIONS = 4  # one of so many windows of a batch trains the distribution, which takes longer than the forecast
+_DISTRIBUTIONS = 4  # one of so many windows of a batch trains the distribution, whose few weights need no more
 # A training that goes on in the same folder has to have the same settings.
 _LOWER = "lower training.learning_rate, and take another output folder"
 
@@ -142,8 +141,7 @@ class NowcastModule(L.LightningModule):
         """Return the loss of the distributions that are forecast from some of the windows."""
         network = cast("LagrangianNetwork", self.network)
         count = -(-len(x) // _DISTRIBUTIONS)
-        place = divmod(self.iteration * 7 % EVERY**2, EVERY)  # all in turn
-        return network.margins_loss(x[:count], valid[:count], self.history, place)
+        return network.margins_loss(x[:count], valid[:count], self.history)
 
     def configure_gradient_clipping(
         self,
