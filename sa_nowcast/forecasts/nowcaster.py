@@ -55,7 +55,12 @@ if TYPE_CHECKING:
     from sa_nowcast.models.margins import Law
 
 Storage = Literal["float32", "float16"]
-_LATEST = {"leads.weight", "decay"}  # that networks in Lagrangian coordinates had not before
+_LATEST = {
+    "leads.weight",
+    "decay",
+    "smoothing",
+    "margins.head.weight",
+}  # that networks in Lagrangian coordinates had not before
 
 
 @dataclass(frozen=True, eq=False)

@@ -147,7 +147,7 @@ class Law:
             result = _between(own, above, wanted.clamp(min=self.bound))
             yield torch.where(levels < self.bound, torch.ones_like(result), result)
 
-    def values(self, drawn: Tensor, expected: Tensor, mean: Tensor, step: int) -> Tensor:
+    def values(self, drawn: Tensor, step: int, expected: Tensor, mean: Tensor) -> Tensor:
         """Return values nearby, (..., N), as values of the distribution, given two maps (N,) of a step.
 
         What values nearby let expect there, and the mean forecast.

@@ -116,7 +116,7 @@ def members(
             some = possible[first : first + _PIXELS]
             chance = 0.5 * torch.erfc(torch.from_numpy(fields[:, some]) / math.sqrt(2))
             drawn = quantiles(levels, above[:, some], chance)
-            fields[:, some] = law.values(drawn, *(one[some] for one in maps), step).numpy()
+            fields[:, some] = law.values(drawn, step, *(one[some] for one in maps)).numpy()
         dry = np.ones(fields.shape[1], dtype=bool)
         dry[possible] = False
         fields[:, dry] = law.bound
@@ -138,7 +138,7 @@ def quantiles_of(law: Law, probabilities: Sequence[float]) -> npt.NDArray[np.flo
             own = law.as_given(above)
             drawn = quantiles(levels.to(own), own.flatten(1), (1 - asked.to(own)).expand(-1, own[0].numel()))
             maps = [law.as_given(one[None])[0].flatten() for one in (expected, law.mean[step])]
-            steps.append(law.values(drawn, *maps, step).view(-1, *own.shape[1:]))
+            steps.append(law.values(drawn, step, *maps).view(-1, *own.shape[1:]))
     return torch.stack(steps, 1).float().cpu().numpy()
 
 
