@@ -177,6 +177,7 @@ def verify(
     clip: bool = False,
     valid_times: str | None = None,
     bootstrap: Bootstrap | None = None,
+    scales: Sequence[str] | None = None,
     time: Hashable | None = None,
 ) -> xr.Dataset:
     """Score `forecast` against `truth` by lead time.
@@ -216,12 +217,16 @@ def verify(
         a single forecast, all pairs are taken, and the attribute ``sample`` says so.
     bootstrap : Bootstrap, optional
         How the interval of the skill is made: 1000 samples, 90 % by default.
+    scales : sequence of str, optional
+        What values are means over before they are scored, each a label of a dimension ``scale``: "pixel", an area such
+        as "20 km" or "10 pixels", a time such as "1 h" of successive lead times, or both, "20 km 1 h". By default
+        single pixels and lead times, without that dimension. Thresholds are those of the means, in the data's units.
     time : hashable, optional
         The time dimension of `truth`; found by its CF attributes, type or name otherwise.
 
     Returns
     -------
-    Dataset, dims (lead_time, [variable,] [channel,] and those of the metric)
+    Dataset, dims (lead_time, [variable,] [channel,] [scale,] and those of the metric)
         Of the metric are threshold, neighbourhood, rank, probability and cost_loss where it has them. A variable for
         each metric, with ``<metric>_<reference>``, ``<metric>_skill``, ``<metric>_skill_lower`` and
         ``<metric>_skill_upper``; the pixels and forecasts that count as ``count`` and ``forecasts``. Scores are NaN
@@ -245,7 +250,7 @@ def verify(
     Skill is ``1 - score / score of the reference`` for scores that are 0 when perfect, else
     ``(score - reference) / (perfect - reference)``.
     """
-    scoring = Scoring(metrics, thresholds, neighbourhoods, data_range, clip, valid_times, bootstrap)
+    scoring = Scoring(metrics, thresholds, neighbourhoods, data_range, clip, valid_times, bootstrap, scales)
     return plan(forecast, truth, scoring, reference, reference_name=reference_name, time=time).compute()[""]
 
 
@@ -260,13 +265,14 @@ def collect_statistics(
     reference_name: str | None = None,
     data_range: tuple[float, float] = UNIT_RANGE,
     clip: bool = False,
+    scales: Sequence[str] | None = None,
     time: Hashable | None = None,
 ) -> Statistics:
     """Return the sums that the scores of `forecast` against `truth` are formulas over.
 
     Parameters
     ----------
-    forecast, truth, metrics, thresholds, neighbourhoods, reference, reference_name, data_range, clip, time
+    forecast, truth, metrics, thresholds, neighbourhoods, reference, reference_name, data_range, clip, scales, time
         As for :func:`sa_nowcast.verification.verify`.
 
     Returns
@@ -274,7 +280,7 @@ def collect_statistics(
     Statistics
         To be added to those of other archives, and given to :func:`sa_nowcast.verification.summarise`.
     """
-    scoring = Scoring(metrics, thresholds, neighbourhoods, data_range, clip)
+    scoring = Scoring(metrics, thresholds, neighbourhoods, data_range, clip, scales=scales)
     return collect(plan(forecast, truth, scoring, reference, reference_name=reference_name, time=time).pairings[""])
 
 
@@ -290,6 +296,7 @@ def compare(
     clip: bool = False,
     valid_times: str = "common",
     bootstrap: Bootstrap | None = None,
+    scales: Sequence[str] | None = None,
     time: Hashable | None = None,
 ) -> dict[str, xr.Dataset]:
     """Score several forecasts against one truth, all on the same init times, lead times and pixels.
@@ -303,7 +310,7 @@ def compare(
     forecasts : mapping of names to DataArrays
         Forecasts or archives, on one grid; networks, references and ensembles alike. Backed by dask, each block is read
         once for each forecast, and memory stays bounded as in `verify`.
-    truth, metrics, thresholds, neighbourhoods, data_range, clip, bootstrap, time
+    truth, metrics, thresholds, neighbourhoods, data_range, clip, bootstrap, scales, time
         As for `verify`. Metrics that need members (crps_fair, twcrps_fair, brier_fair, spread, spread_skill,
         spread_error_correlation, rank_histogram) are given for those forecasts that have some.
     reference : str, optional
@@ -329,7 +336,7 @@ def compare(
     RecipeError
         If there are no forecasts or `reference` is none of them, or as for `verify`.
     """
-    scoring = Scoring(metrics, thresholds, neighbourhoods, data_range, clip, valid_times, bootstrap)
+    scoring = Scoring(metrics, thresholds, neighbourhoods, data_range, clip, valid_times, bootstrap, scales)
     named = dict(forecasts) if isinstance(forecasts, Mapping) else {}
     return plan(named, truth, scoring, reference, time=time).compute()
 
