@@ -149,10 +149,10 @@ def _draw(axes: Axes, models: Mapping[str, xr.Dataset], name: str, labels: dict[
             axes.axhline(1 / score.size, color="black", linewidth=0.8, linestyle="--")
             axes.set_ylim(0, max(axes.get_ylim()[1], 2.5 / score.size))
         elif name == "observed_frequency":
-            _bars(axes, data, labels, cycle[model])
             axes.plot(score["probability"], score, **style)
             axes.scatter(score["probability"], score, s=4 + 120 * beside, color=cycle[model])
             axes.axhline(float(np.sum(score * beside)), color=cycle[model], linewidth=0.8, linestyle=":")
+            _bars(axes, data, labels, cycle[model])
         elif name == "roc_hit_rate":
             axes.plot(np.append(beside, 0.0), np.append(score, 0.0), marker="o", markersize=3, **style)
         elif name == "economic_value":
@@ -200,4 +200,4 @@ def _bars(axes: Axes, data: xr.Dataset, labels: dict[str, object], colour: str) 
     if not set(names) <= set(data):
         return
     low, high = (choose(data[name], "scores", **labels) for name in names)
-    axes.vlines(low["probability"], low, high, color=colour, alpha=0.25, linewidth=6)
+    axes.vlines(low["probability"], low, high, color=colour, alpha=0.25, linewidth=6, zorder=1)
