@@ -47,9 +47,7 @@ DIAGRAMS: Final = {
     "roc_hit_rate": Diagram("roc", "ROC", "false alarm rate", "hit rate", "roc_false_alarm_rate"),
     "economic_value": Diagram("value", "economic value", "cost-loss ratio", "share of a perfect forecast's saving"),
     "rank_histogram": Diagram("rank", "rank histogram", "rank of the truth", "share of pixels"),
-    "binned_rmse": Diagram(
-        "spread-skill", "spread-skill", "spread", "root mean squared error of the mean", "binned_spread"
-    ),
+    "binned_rmse": Diagram("spread-skill", "spread-skill", "spread", "RMSE of the mean", "binned_spread"),
     "spectrum": Diagram("spectra", "power spectrum", "wavelength", "power", "spectrum_truth"),
     "spectrum_ratio": Diagram("spectra", "ratio of power", "wavelength", "forecast / truth"),
 }
@@ -130,7 +128,7 @@ def plot_diagrams(
 
 def _draw(axes: Axes, models: Mapping[str, xr.Dataset], name: str, labels: dict[str, object]) -> None:
     """Draw one diagram of all models that have its scores."""
-    from matplotlib.ticker import NullFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     diagram = DIAGRAMS[name]
     cycle = dict(zip(models, colours(len(models)), strict=True))
@@ -141,7 +139,7 @@ def _draw(axes: Axes, models: Mapping[str, xr.Dataset], name: str, labels: dict[
         # NaN where a probability was never forecast, or is one of an ensemble of another size in one file.
         there = score.notnull().values
         score = score[there]
-        beside = None if diagram.beside is None else choose(data[diagram.beside], "scores", **labels)[there]
+        beside = score if diagram.beside is None else choose(data[diagram.beside], "scores", **labels)[there]
         style: dict[str, Any] = {"color": cycle[model], "label": model}
         if name == "rank_histogram":
             width = 0.8 / len(having)
@@ -160,7 +158,7 @@ def _draw(axes: Axes, models: Mapping[str, xr.Dataset], name: str, labels: dict[
         elif name == "binned_rmse":
             axes.plot(beside, score, marker="o", markersize=3, **style)
         else:
-            if beside is not None and not number:  # of the same pixels for all
+            if diagram.beside is not None and not number:  # of the same pixels for all
                 axes.plot(score[WAVELENGTH], beside, color="black", linestyle="--", label="truth")
             axes.plot(score[WAVELENGTH], score, **style)
     if diagram.kind in ("reliability", "roc"):
@@ -180,12 +178,14 @@ def _draw(axes: Axes, models: Mapping[str, xr.Dataset], name: str, labels: dict[
             axes.axhline(1.0, color="black", linewidth=0.8, linestyle="--")
             low, high = axes.get_ylim()
             axes.set_ylim(min(low, 0.3), max(high, 3.0))
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
         axes.invert_xaxis()
         units = {"1": "pixels"}.get(known := str(first[WAVELENGTH].attrs.get("units", "")), known)
         across = with_units(across, units)
-        for axis in (axes.xaxis, axes.yaxis) if name == "spectrum_ratio" else (axes.xaxis,):
-            axis.set_major_formatter("{x:g}")
-            axis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_title(panel_title(first, diagram.heading, {key: labels[key] for key in ("threshold", SCALE)}), fontsize=10)
     axes.set(xlabel=across, ylabel=up)
     axes.grid(color="0.9")

@@ -240,7 +240,8 @@ def plot_meteogram(
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    place = f"y {point[0]:g}, x {point[1]:g}"
+    where = map_of(panel(one.field.isel({REALIZATION: 0, "lead_time": 0}), one.y, one.x), one.y, one.x)
+    place = where.place((one.y, point[0]), (one.x, point[1]))
     began = "" if start is None else f", from {clock(start)}"
     axes.set_title(title if title is not None else f"{name} at {place}{began}", fontsize=11)
     return figure

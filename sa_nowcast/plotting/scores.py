@@ -167,6 +167,8 @@ def _curves(axes: Axes, models: Mapping[str, xr.Dataset], name: str, labels: dic
         axes.plot(x, score.values, color=colour, linestyle=style, marker=marker, markersize=size, label=model)
         if f"{name}_lower" in data:
             low, high = (choose(data[f"{name}_{end}"], "scores", **labels).values for end in ("lower", "upper"))
+            if x.size == 1:
+                axes.vlines(x, low, high, color=colour, alpha=0.5)
             axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
         reference = data.attrs.get("reference")
         if reference is not None and f"{name}_{reference}" in data and reference not in {*drawn, *models}:

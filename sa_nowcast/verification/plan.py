@@ -93,6 +93,7 @@ class Plan:
             "lead_times": [show_step(lead) for lead in first.forecast[dims.LEAD_TIME].values],
             "metrics": list(dict.fromkeys(name for each in labels for name in each.metrics)),
             "thresholds": list(labels[0].settings.thresholds) if self.scoring.thresholds is not None else [],
+            "scales": [scale.label for scale in labels[0].settings.scales],
             "reference": next((each.reference for each in labels if each.reference), None),
             "left_out": self.left_out,
         }

@@ -76,8 +76,7 @@ def pictures_of(recipe: Recipe, channels: Sequence[str] = ("",)) -> dict[str, Pi
         if asked.scores:
             wanted[f"scores{end}.png"] = Picture(SCORES, channel, [asked.title or recipe.name])
         if asked.diagrams:
-            settings = [asked.title or recipe.name, asked.diagrams]
-            wanted[f"diagrams{end}.png"] = Picture(DIAGRAMS, channel, settings)
+            wanted[f"diagrams{end}.png"] = Picture(DIAGRAMS, channel, [asked.title or recipe.name, asked.diagrams])
         if asked.film:
             wanted[f"forecast{end}.{asked.film}"] = Picture(ANIMATION, channel, [asked.init_time])
     if asked.attention:
