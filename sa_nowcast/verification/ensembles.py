@@ -317,7 +317,7 @@ def consistent(sums: xr.Dataset, weights: Array, level: float, seed: int) -> tup
     share = (independent / _positive(number)).min("probability").fillna(1.0)
     independent = independent.fillna(number * share).clip(min=1.0)
     times = _forecasts(drawn) / _positive(number)
-    draws = np.maximum((independent * times).fillna(0.0).round(), 1.0).astype(np.int64)
+    draws = (independent * times).fillna(0.0).round().clip(min=1.0).astype(np.int64)
     p = total["probability"].broadcast_like(draws).transpose(*draws.dims)
     events = draws.copy(data=np.random.default_rng(seed).binomial(draws.values, p.values))
     samples = (events / draws).where(number > 0)
