@@ -124,7 +124,7 @@ class BootstrapRecipe(Block):
         None, ge=1, description="Successive init times drawn together; null: by lead time and number of forecasts."
     )
     seed: int | None = Field(None, ge=0, description="The same seed gives the same interval.")
-    scores: bool | None = Field(None, description="Whether each score has an interval too, and not only skills.")
+    scores: bool = Field(False, description="Whether each score has an interval too, and not only skills.")
 
 
 class VerificationRecipe(Block):
