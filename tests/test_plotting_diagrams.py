@@ -101,7 +101,7 @@ def test_chosen_kinds_are_drawn_of_the_first_scale(more):
 
 def test_another_scale_is_drawn_where_it_is_asked_for(more):
     figure = plot_diagrams(more, ["rank"], lead_time="10min", scale="10 min")
-    assert figure.axes[0].get_title() == "rank histogram, of 10 min"
+    assert figure.axes[0].get_title() == "rank histogram, over 10 min"
     heights = [bar.get_height() for bar in figure.axes[0].containers[0]]
     np.testing.assert_array_equal(heights, more["rank_histogram"].sel(scale="10 min").isel(lead_time=1))
 
@@ -123,5 +123,5 @@ def test_a_kind_that_is_not_in_the_scores_is_refused(scores):
 def test_curves_of_scores_have_a_panel_for_each_scale(truth):
     wide = forecast_of(truth, init=range(1, 16), members=9, noise=3.0)
     figure = plot_scores(verify(wide, truth, ["mse"], scales=["pixel", "10 min"]))
-    assert [axes.get_title() for axes in figure.axes] == ["mse", "mse, of 10 min"]
+    assert [axes.get_title() for axes in figure.axes] == ["mse", "mse, over 10 min"]
     np.testing.assert_array_equal(figure.axes[1].lines[0].get_xdata(), [10])

@@ -145,7 +145,7 @@ def scores_table(scores: pd.DataFrame, title: str, what: str = "by lead time") -
 def _score_name(metric: str, event: dict[str, Any]) -> str:
     name = metric.upper() if len(metric) <= 4 else metric
     words = {
-        "scale": " of ",
+        "scale": " over ",
         "threshold": ">=",
         "neighbourhood": " in ",
         "rank": " of rank ",

@@ -169,6 +169,7 @@ def _curves(axes: Axes, models: Mapping[str, xr.Dataset], name: str, labels: dic
             low, high = (choose(data[f"{name}_{end}"], "scores", **labels).values for end in ("lower", "upper"))
             if x.size == 1:
                 axes.vlines(x, low, high, color=colour, alpha=0.5)
+                axes.set_xticks(x)
             axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
         reference = data.attrs.get("reference")
         if reference is not None and f"{name}_{reference}" in data and reference not in {*drawn, *models}:
@@ -219,5 +220,5 @@ def panel_title(score: xr.DataArray, name: str, labels: Mapping[str, object]) ->
     if labels.get("neighbourhood") is not None:
         parts.append(f"{labels['neighbourhood']} × {labels['neighbourhood']} pixels")
     if labels.get(SCALE) not in (None, PIXEL):
-        parts.append(f"of {labels[SCALE]}")
+        parts.append(f"over {labels[SCALE]}")
     return ", ".join(parts)

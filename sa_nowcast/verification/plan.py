@@ -196,8 +196,8 @@ def verify(
         The observations, in the forecast's units and on its grid.
     metrics : sequence of str, optional
         Names from :data:`sa_nowcast.verification.METRICS`, in any case; "ssim" and "psnr" stand for all their
-        conventions, "roc" and "reliability" for what their diagrams show. By default mse, and csi where there are
-        thresholds.
+        conventions, "roc", "reliability", "binned_spread_skill" and "spectra" for what their diagrams show. By default
+        mse, and csi where there are thresholds.
     thresholds : sequence of float or str, or DataArray, optional
         Events are values ``>=`` a threshold in the data's units, both as float32; text such as ``"1 mm h-1"`` is
         checked against them. By default 0.1 to 30 mm h-1 for rain rates.
@@ -217,7 +217,8 @@ def verify(
         the same truth. By default "common" with a reference and "all" without. Where the lead times share none, as in
         a single forecast, all pairs are taken, and the attribute ``sample`` says so.
     bootstrap : Bootstrap, optional
-        How the interval of the skill is made: 1000 samples, 90 % by default.
+        How intervals are made, those of skills and the bars of consistency of a reliability diagram: 1000 samples,
+        90 % by default; ``Bootstrap(scores=True)`` gives each score one too.
     scales : sequence of str, optional
         What values are means over before they are scored, each a label of a dimension ``scale``: "pixel", an area such
         as "20 km" or "10 pixels", a time such as "1 h" of successive lead times, or both, "20 km 1 h". By default
@@ -228,10 +229,11 @@ def verify(
     Returns
     -------
     Dataset, dims (lead_time, [variable,] [channel,] [scale,] and those of the metric)
-        Of the metric are threshold, neighbourhood, rank, probability and cost_loss where it has them. A variable for
-        each metric, with ``<metric>_<reference>``, ``<metric>_skill``, ``<metric>_skill_lower`` and
-        ``<metric>_skill_upper``; the pixels and forecasts that count as ``count`` and ``forecasts``. Scores are NaN
-        where they are undefined, such as the CSI without any event.
+        Of the metric are threshold, neighbourhood, rank, probability, cost_loss, spread_bin and wavelength where it has
+        them. A variable for each metric, with ``<metric>_<reference>``, ``<metric>_skill``, ``<metric>_skill_lower``
+        and ``<metric>_skill_upper``; the pixels and forecasts that count as ``count`` and ``forecasts``. Scores are NaN
+        where they are undefined, such as the CSI without any event, or a mean over a time that ends at another lead
+        time.
 
     Warns
     -----
@@ -313,7 +315,7 @@ def compare(
         once for each forecast, and memory stays bounded as in `verify`.
     truth, metrics, thresholds, neighbourhoods, data_range, clip, bootstrap, scales, time
         As for `verify`. Metrics that need members (crps_fair, twcrps_fair, brier_fair, spread, spread_skill,
-        spread_error_correlation, rank_histogram) are given for those forecasts that have some.
+        binned_spread_skill, spread_error_correlation, rank_histogram) are given for those forecasts that have some.
     reference : str, optional
         Adds skills against this one: a name in `forecasts`, or "persistence", which is made from the truth.
     valid_times : {"common", "all"}, default "common"

@@ -8,9 +8,18 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from sa_nowcast.errors import RecipeError
+from sa_nowcast.errors import ForecastWarning, RecipeError
 from sa_nowcast.sources.samples import open_sample
-from sa_nowcast.verification import Bootstrap, Statistics, collect, collect_statistics, summarise, to_table, verify
+from sa_nowcast.verification import (
+    Bootstrap,
+    Statistics,
+    collect,
+    collect_statistics,
+    compare,
+    summarise,
+    to_table,
+    verify,
+)
 from sa_nowcast.verification.scales import kilometres, read_scale
 from sa_nowcast.verification.table import from_table
 
@@ -117,6 +126,40 @@ def test_one_forecast_is_scored_at_scales_with_skill_and_intervals_against_persi
     ends = own[[f"mse_skill{end}" for end in ("_lower", "", "_upper")]].isel(lead_time=[1, 3])
     assert (ends["mse_skill_lower"] < ends["mse_skill"]).all()
     assert (ends["mse_skill"] < ends["mse_skill_upper"]).all()
+
+
+def test_forecasts_with_and_without_members_are_compared_at_scales_on_one_sample(forecast, truth):
+    scales = ["6 min", "pixel", "7 pixels"]  # in the order asked for, whatever order they are computed in
+    one = forecast.isel(realization=0).where(forecast["init_time"] > forecast["init_time"][0])
+    options = {"scales": scales, "valid_times": "all", "bootstrap": Bootstrap(50, block=1)}
+    with pytest.warns(ForecastWarning, match="one has no value for 1"):
+        s = compare({"all": forecast, "one": one}, truth, ["crps", "crps_fair"], reference="one", **options)
+    assert s["all"]["scale"].values.tolist() == scales
+    alone = verify(forecast[:, 1:], truth, ["crps", "crps_fair"], scales=scales)
+    np.testing.assert_allclose(s["all"]["crps"], alone["crps"], rtol=1e-12)
+    np.testing.assert_allclose(s["all"]["crps_one"], s["one"]["crps"], rtol=1e-12)
+    skill = 1 - s["all"]["crps"] / s["one"]["crps"]
+    np.testing.assert_allclose(s["all"]["crps_skill"], skill, rtol=1e-10)
+    assert (s["all"]["crps_skill"].dropna("lead_time") > 0).all()
+
+
+def test_areas_are_those_of_scores_on_coarse_fields(forecast, truth):
+    probability = pytest.importorskip("scores.probability", reason="compares with scores: pip install scores")
+    y, x = truth.dims[1:]
+    dry = truth.fillna(0.0)
+    made = forecast.fillna(0.0).coarsen({y: 5, x: 5}, boundary="trim").mean()
+    seen = xr.concat(
+        [dry.sel(time=made["init_time"] + lead).drop_vars("time") for lead in made["lead_time"]], "lead_time"
+    )
+    seen = seen.coarsen({y: 5, x: 5}, boundary="trim").mean()
+    mine = verify(forecast.fillna(0.0), dry, ["crps_fair", "twcrps", "brier_fair"], [0.5], scales=["5 pixels"])
+    given = {"preserve_dims": "lead_time"}
+    fair = probability.crps_for_ensemble(made, seen, "realization", method="fair", **given)
+    np.testing.assert_allclose(mine["crps_fair"].squeeze(), fair, rtol=1e-5)
+    tail = probability.tail_tw_crps_for_ensemble(made, seen, "realization", 0.5, tail="upper", method="ecdf", **given)
+    np.testing.assert_allclose(mine["twcrps"].squeeze(), tail, rtol=1e-4)
+    brier = probability.brier_score_for_ensemble(made, seen, "realization", [0.5], fair_correction=True, **given)
+    np.testing.assert_allclose(mine["brier_fair"].squeeze(), brier.squeeze(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("chunks", [{"init_time": 1}, {"realization": 2, "lead_time": 1}])
