@@ -67,7 +67,9 @@ _SLOWLY: Final = -1.5  # logit: share of the decay from lag 1 to 2, beside that 
 _LEAST_WEIGHT: Final = 2e-3
 _GROWTH: Final = 0.5  # share of the change from trial 1 to trial 2 that goes on with each doubling of the lead time
 _FADING: Final = 1.0  # logit that a trend loses with each doubling; what its trials say does not go on
-_STANDS: Final = 0.3  # logit that what stands gains with each doubling: motions end, seasons and roads do not
+# Logit that what stands gains with each doubling: motions end, seasons and roads do not. In training, and in forecasts:
+# synthetic fields have few that stand, and training makes up for what it sees of it.
+_STANDS: Final = (0.3, 0.45)
 _TINY: Final = 1e-6  # of the standard deviation, that no scale is below
 _LOOKED_AT: Final = 2**16  # values, at most, from which the bound is found
 _BOUNDED: Final = 0.01  # share of pixels at the minimum from which on it is taken for a bound
@@ -208,7 +210,7 @@ class LagrangianNetwork(Forecaster):
         for step in range(steps):
             with torch.no_grad():
                 at_first, learned, _ = self._logits(window, read, step)
-                moving, standing = _shares(at_first, learned, step)
+                moving, standing = _shares(at_first, learned, step, self.training)
             width = self.margins(of_margins, window.local, step)
             # What a trend of chances would be is none: its weight is the last frame's.
             moving = torch.cat(
@@ -365,7 +367,7 @@ class LagrangianNetwork(Forecaster):
         one, but for the slopes: what stands counts as much as its weights say, what moves the rest.
         """
         at_first, learned, change = self._logits(window, read, step)
-        moving, standing = _shares(at_first, learned, step)
+        moving, standing = _shares(at_first, learned, step, self.training)
         trend = moving[:, FINE - 1 : FINE]
         moving = moving / (1 - trend).clamp(min=_TINY)
         fine = torch.cat([moving[:, : FINE - 1], damped_slope(step) * trend], 1)
@@ -440,7 +442,7 @@ class LagrangianNetwork(Forecaster):
         return torch.cat([folded, window.scalars, when], -1)
 
 
-def _shares(at_first: Tensor, learned: Tensor, step: int) -> tuple[Tensor, Tensor]:
+def _shares(at_first: Tensor, learned: Tensor, step: int, training: bool) -> tuple[Tensor, Tensor]:
     """Return the shares of what moves, (B, MOVING, h, w), and of what stands, (B, STANDING, h, w), by their logits.
 
     The first sum to one, the second to how much of the forecast stands.
@@ -455,7 +457,7 @@ def _shares(at_first: Tensor, learned: Tensor, step: int) -> tuple[Tensor, Tenso
     for of in (slice(MOVING), slice(MOVING, None)):
         before, after = (torch.logsumexp(logits[:, of], 1) for logits in (at_first, at_first + learned))
         likes.append(torch.lerp(before, after, soon))
-    share = torch.sigmoid(likes[1] - likes[0] + _STANDS * lead)[:, None]
+    share = torch.sigmoid(likes[1] - likes[0] + _STANDS[0 if training else 1] * lead)[:, None]
     return moving, standing * share
 
 

@@ -194,7 +194,7 @@ def test_every_weight_gets_a_gradient_and_known_frames_are_given_back() -> None:
     assert torch.equal(predicted[:, :3], x[:, 1:4])
     (predicted - x[:, 1:]).square().mean().backward()
     lacking = [name for name, weight in net.named_parameters() if weight.grad is None]
-    assert lacking == []
+    assert all(name.startswith("margins.") for name in lacking), lacking  # which have a loss of their own
     # A few updates make it better than the extrapolation that it starts from.
     optimizer = torch.optim.Adam(net.parameters(), 3e-3)
     losses = []
