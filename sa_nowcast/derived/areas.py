@@ -246,12 +246,13 @@ def _as_on_grid(where: str, given: Any, field: xr.DataArray, cells: Cells) -> np
             line.name
         ] != line.size:
             spacing = float(np.diff(line.centres).min()) if line.size > 1 else 1.0
-            given_as = f"reindex_like(ds[{list(grid)!r}], method='nearest', tolerance={spacing / 2:.8g})"
+            index = ", ".join(f"{d!r}: ds[{d!r}]" for d in grid)
+            how = f"({{{index}}}, method='nearest', tolerance={spacing / 2:.8g}, fill_value=False)"
             raise DataError(
                 where,
                 f"its {line.name} is not that of the data",
                 expected="one grid",
-                fix=f"bring it onto the grid of the data, as with areas.{given_as}",
+                fix=f"bring it onto the grid of the data, as with {where.split()[0]}.reindex{how}",
             )
     return given.transpose(*grid).values
 

@@ -13,7 +13,7 @@ from sa_nowcast.forecasts.labels import labelled
 
 @functools.cache
 def frames() -> xr.DataArray:
-    """30 frames every 2 minutes from 00:02 on, 24 x 28 pixels of latitude and longitude; 2 % and a wedge are missing."""
+    """30 frames every 2 minutes from 00:02 on, 24 x 28 pixels in degrees; 2 % and a wedge are missing."""
     ds = sa_nowcast.open_sample("mrms").isel(time=slice(1, 31), latitude=slice(470, 494), longitude=slice(441, 469))
     field = ds["precip_rate"].load().astype(np.float32)
     assert float((field > 0).mean()) > 0.5

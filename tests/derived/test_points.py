@@ -116,7 +116,9 @@ def test_longitudes_are_found_however_they_are_counted() -> None:
     assert longitude < 0
     expected = at(frames(), {"a": (latitude, longitude)})
     np.testing.assert_array_equal(at(frames(), {"a": (latitude, longitude + 360)}), expected)
-    east = frames().assign_coords(longitude=("longitude", frames()["longitude"].values % 360, frames()["longitude"].attrs))
+    east = frames().assign_coords(
+        longitude=("longitude", frames()["longitude"].values % 360, frames()["longitude"].attrs)
+    )
     np.testing.assert_array_equal(at(east, {"a": (latitude, longitude)}), expected)
 
 

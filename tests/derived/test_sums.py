@@ -230,7 +230,7 @@ def test_a_window_that_is_no_multiple_of_the_step_is_refused_by_name(window: obj
 
 @pytest.mark.parametrize("window", ["soon", "10", 10, "", "-1h", None])
 def test_what_is_no_duration_is_refused(window: object) -> None:
-    with pytest.raises(RecipeError, match="window: .*expected a duration such as '1h'"):
+    with pytest.raises(RecipeError, match=r"window: .*expected a duration such as '1h'"):
         accumulate(rain(), window)
 
 
