@@ -27,8 +27,10 @@ from sa_nowcast.derived.fields import (
     without_grid,
 )
 from sa_nowcast.errors import DataError, RecipeError, one_of
+from sa_nowcast.frames.grid import grid_mapping_name
 from sa_nowcast.metadata import dims
 from sa_nowcast.metadata.attributes import text
+from sa_nowcast.metadata.cells import AREA
 
 REGION: Final = "region"
 # Of edges in pixels: on a map an edge of so many kilometres bends by metres.
@@ -124,6 +126,8 @@ def over(
             fix="leave it out, or take data of a larger grid",
         )
     bare = without_grid(field, cells)
+    mapping = grid_mapping_name(field)
+    bare = bare.drop_vars([] if mapping is None else mapping, errors="ignore")
     grid = (cells.y.name, cells.x.name)
     if field.chunks is not None and any(len(field.chunksizes[d]) > 1 for d in grid):
         # Whole fields in a block, of fewer of the other dimensions.
@@ -149,7 +153,7 @@ def over(
     covered = {"units": "1", "long_name": "share of the area that lies on the grid"}
     result = result.assign_coords(
         {
-            REGION: xr.Variable(REGION, names, {"long_name": "name of the area"}, {"_FillValue": None}),
+            REGION: xr.Variable(REGION, names, AREA, {"_FillValue": None}),
             "covered": xr.Variable(REGION, [area.covered for area in found], covered, {"_FillValue": None}),
         }
     )

@@ -91,7 +91,8 @@ def at(
     DataArray
         Dims of `data`, ``point`` in place of y and x. The coordinate ``point`` has the names (CF discrete sampling
         geometry, ``cf_role`` ``timeseries_id``); y and x are the points' own, and so are latitude and longitude where
-        they were given. `to_cf` adds the global attribute ``featureType``, ``timeSeries`` (CF section 9).
+        they were given. `to_cf` adds the global attribute ``featureType``, ``timeSeries`` (CF section 9), and calls the
+        names ``point_name``.
     """
     if method not in ("nearest", "linear"):
         raise RecipeError("method", repr(method), expected="'nearest' or 'linear'")

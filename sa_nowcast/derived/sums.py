@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from datetime import timedelta
 from fractions import Fraction
@@ -102,11 +103,14 @@ def accumulate(
     if not spans:
         fitting = next(n for n in range(len(ends), 0, -1) if _complete(ends, step, n * step, n * step, rounding)[1])
         steps = f"{length // step} steps of {_shown(step)}"
+        shorter = f"window='{_shown(fitting * step)}'"
         raise DataError(
             f"{label(field)}, {dim}",
             f"no window of {_shown(length)} has all of its {steps} ({len(ends)} in all)",
             expected="a window that the data hold whole",
-            fix=f"give more steps, or window='{_shown(fitting * step)}'",
+            fix=f"give more steps, or {shorter}"
+            if every is None
+            else f"give more steps, or {shorter} with every='{_shown(step)}'",
         )
     variable = _sums(field.variable, dim, spans, factor)
     called = times_name(field, dim) if origin else dim
@@ -160,7 +164,8 @@ def _duration(where: str, value: Any) -> int:
     read: Any = pd.NaT
     if isinstance(value, str | timedelta | np.timedelta64) and str(value).strip(" 0123456789."):
         try:
-            read = pd.Timedelta(value)
+            # What this package prints as 1 d is 1 D to pandas.
+            read = pd.Timedelta(re.sub(r"(?<=[\d ])d$", "D", value) if isinstance(value, str) else value)
         except ValueError as error:
             raise RecipeError(where, f"{value!r}", expected) from error
     if pd.isna(read) or read.value <= 0:

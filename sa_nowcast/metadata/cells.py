@@ -12,6 +12,8 @@ START: Final = "_start"
 BOUNDS: Final = "_bnds"
 STATION: Final = {"cf_role": "timeseries_id", "long_name": "name of the point"}
 """Attributes of the names of points (CF section 9.5)."""
+AREA: Final = {"long_name": "name of the area"}
+"""Attributes of the names of areas."""
 
 
 def start_name(label: Hashable) -> str:
@@ -33,7 +35,8 @@ def described(ds: xr.Dataset) -> xr.Dataset:
         A coordinate ``time_start`` beside ``time`` (of lead times alike) becomes the variable ``time_bnds``, (time, 2),
         which the attribute ``bounds`` names (CF section 7.1; a DataArray has no place for its second dimension). Where
         points have names of the role ``timeseries_id``, the global attribute ``featureType`` is ``timeSeries``
-        (section 9).
+        (section 9). The names of points and areas become ``point_name`` and ``region_name``, because a coordinate with
+        the name of its dimension has to be numeric (section 1.3).
     """
     for name in [str(n) for n in ds.coords if str(n).endswith(START)]:
         label = name.removesuffix(START)
@@ -47,6 +50,9 @@ def described(ds: xr.Dataset) -> xr.Dataset:
         # As a variable: xarray lists coordinates of further dimensions in a global attribute, which CF does not know.
         ds = ds.drop_vars(name).assign({f"{label}{BOUNDS}": bounds})
         ds[label].attrs["bounds"] = f"{label}{BOUNDS}"
+    for name in [str(n) for n, c in ds.coords.items() if c.dims == (n,) and dict(c.attrs) in (STATION, AREA)]:
+        labels = ds[name].variable.to_base_variable()
+        ds = ds.drop_vars(name).assign_coords({f"{name}_name": labels})
     if any(c.attrs.get("cf_role") == STATION["cf_role"] for c in ds.coords.values()):
         ds = ds.assign_attrs(featureType="timeSeries")
     return ds

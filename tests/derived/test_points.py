@@ -164,11 +164,12 @@ def test_a_file_of_series_is_a_discrete_sampling_geometry(tmp_path: Path) -> Non
     to_dataset(series).to_netcdf(tmp_path / "series.nc")
     with xr.open_dataset(tmp_path / "series.nc", decode_cf=False) as raw:
         assert raw.attrs["featureType"] == "timeSeries"
-        assert raw["point"].attrs["cf_role"] == "timeseries_id"
-        assert {"latitude", "longitude"} <= set(raw["precip_rate"].attrs["coordinates"].split())
+        assert raw["point_name"].attrs["cf_role"] == "timeseries_id"
+        assert {"point_name", "latitude", "longitude"} <= set(raw["precip_rate"].attrs["coordinates"].split())
     with xr.open_dataset(tmp_path / "series.nc", decode_timedelta=True) as ds:
         np.testing.assert_array_equal(ds["precip_rate"], series)
-        assert list(ds["point"].values) == ["station 0", "station 1"]
+        named = ds.set_xindex("point_name")["precip_rate"].sel(point_name="station 1")
+    np.testing.assert_array_equal(named, series.sel(point="station 1"))
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 import xarray as xr
 from derived_fields import ensemble, frames, lazy
-from sequences import rain, rounded, weather, wrf
+from sequences import georeferenced, rain, rounded, weather, wrf
 
 from sa_nowcast.derived import accumulate
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.forecasts.cf import to_dataset
+from sa_nowcast.interop import from_convention, to_convention
 from sa_nowcast.metadata.cells import described
 
 MINUTE = np.timedelta64(1, "m")
@@ -251,6 +252,13 @@ def test_a_file_has_the_bounds_of_windows_and_reads_back_as_a_forecast(tmp_path:
     with xr.open_dataset(tmp_path / "sums.nc", decode_cf=False) as raw:
         assert raw["lead_time"].attrs["units"] == "minutes"  # of the bounds too, by CF section 7.1
         assert raw["lead_time_bnds"].values.tolist() == [[0, 6], [6, 12], [12, 18]]
+
+
+def test_sums_go_to_other_conventions_and_back_and_keep_the_grid_mapping() -> None:
+    hindcast = georeferenced().sa_nowcast.hindcast(6, model="persistence").isel(init_time=slice(3, 8)).load()
+    sums = accumulate(hindcast, "15min")
+    assert sums.encoding["grid_mapping"] == "crs"
+    assert from_convention(to_convention(sums, "ecmwf")).identical(sums)
 
 
 def test_sums_of_frames_have_bounds_in_a_dataset() -> None:

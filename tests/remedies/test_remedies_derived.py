@@ -35,11 +35,17 @@ def test_several_variables():
     yield lambda: accumulate(value(fix.replace(" .", " ds."), ds=ds), "10min")
 
 
-@remedy("derived/sums.py", "give more steps, or window='…'")
+@remedy("derived/sums.py", "give more steps, or …")
 @pytest.mark.parametrize("how", ["steps", "window"])
 def test_no_window_is_complete(how):
     fix = yield lambda: accumulate(rain(8), "1h")
     yield (lambda: accumulate(rain(20), "1h")) if how == "steps" else lambda: accumulate(rain(8), **keywords(fix))
+
+
+@remedy("derived/sums.py", "give more steps, or … with every='…'")
+def test_no_window_is_complete_of_those_far_apart():
+    fix = yield lambda: accumulate(rain(20), "1h", every="1d")
+    yield lambda: accumulate(rain(20), **keywords(fix))
 
 
 @remedy("derived/sums.py", "open it with decode_timedelta=True")
