@@ -31,6 +31,8 @@ from sa_nowcast.times import (
 )
 
 Nanoseconds = npt.NDArray[np.int64]
+_PERIOD = "accumulation_minutes"  # as the readers of radar files have it
+_MINUTE = 60 * 10**9
 _TIME_AXES = (dims.TIME, dims.LEAD_TIME, dims.VALID_TIME)
 
 
@@ -64,8 +66,8 @@ def accumulate(
     RecipeError
         `window` or `every` is no duration, or no multiple of the step.
     DataError
-        Neither a rate nor an amount by units and standard name; several variables; lead times or times that are not
-        ascending; no window is complete.
+        Neither a rate nor an amount by units and standard name; amounts that overlap, such as running sums; several
+        variables; lead times or times that are not ascending; no window is complete.
 
     Returns
     -------
@@ -99,6 +101,8 @@ def accumulate(
     length = _multiple("window", window, step)
     apart = length if every is None else _multiple("every", every, step)
     units, factor, name = _amount(field, attrs, dim, step)
+    if factor is None:
+        _require_one_step_each(field, attrs, dim, ends, step)
     closed, spans = _complete(ends, step, length, apart, rounding)
     if not spans:
         fitting = next(n for n in range(len(ends), 0, -1) if _complete(ends, step, n * step, n * step, rounding)[1])
@@ -127,6 +131,8 @@ def accumulate(
     attrs = derived_attrs({k: v for k, v in attrs.items() if k != "standard_name"}, added)
     if name is not None:
         attrs["standard_name"] = name
+    if _PERIOD in attrs:
+        attrs[_PERIOD] = length / _MINUTE
     result = xr.DataArray(variable, coords=coords, name=field.name, attrs=attrs)
     if "grid_mapping" in field.encoding:
         result.encoding["grid_mapping"] = field.encoding["grid_mapping"]
@@ -217,6 +223,30 @@ def _amount(
         expected="units of a rate (mm h-1, kg m-2 s-1, W m-2) or of an amount (mm, kg m-2, count)",
         fix=f"where a value is the amount of one step, say so: ds.assign_attrs(cell_methods='{dim}: sum')",
     )
+
+
+def _require_one_step_each(
+    field: xr.DataArray, attrs: dict[Hashable, Any], dim: Hashable, ends: Nanoseconds, step: int
+) -> None:
+    """Refuse amounts that overlap, such as running sums, or that leave time out, where the data say of how long."""
+    start = field.coords.get(start_name(times_name(field, dim) if dim != dims.LEAD_TIME else dim))
+    if start is not None and start.dims == (dim,) and start.dtype.kind in "mM":
+        periods = ends - start.values.astype(f"{start.dtype.kind}8[ns]").astype(np.int64)
+        period = int(periods[np.argmax(np.abs(periods - step))])
+    elif isinstance(attrs.get(_PERIOD), int | float | np.number):
+        period = round(float(attrs[_PERIOD]) * _MINUTE)
+    else:
+        return
+    if abs(period - step) > tolerance(step):
+        apart, rest = divmod(period, step)
+        raise DataError(
+            f"{label(field)}, {dim}",
+            f"amounts of {_shown(period)} every {_shown(step)}",
+            expected="amounts of one step each",
+            fix=f"take those that follow each other: ds.isel({{{dim!r}: slice({apart - 1}, None, {apart})}})"
+            if apart > 1 and not rest
+            else None,
+        )
 
 
 def _complete(

@@ -306,13 +306,13 @@ def amount_of_rate(attrs: Mapping[Hashable, Any]) -> tuple[str, Fraction] | None
         if unit.powers.get("s") != -1 or {"month", "year"} & unit.powers.keys():
             return None
         rest = {name: power for name, power in unit.powers.items() if name != "s"}
-        if rest == {"m": 1}:
-            if not is_rain(attrs):
-                return None
-            lengths = [n for n in unit.names if _known(n).powers == {"m": 1}]
-            shown = lengths[0] if len(lengths) == 1 and "l" not in unit.names else "mm"
-        elif rest == {"kg": 1, "m": -2}:
-            shown = "kg m-2"
+        if rest == {"m": 1} and not is_rain(attrs):
+            return None
+        named = [n for n in unit.names if _known(n).powers == rest]
+        if len(named) == 1 and "l" not in unit.names:
+            shown = named[0]
+        elif rest in ({"m": 1}, {"kg": 1, "m": -2}):
+            shown = "mm" if rest == {"m": 1} else "kg m-2"
         else:
             times = [n for n in unit.names if _known(n).powers == {"s": 1}]
             shown = _written(unit.times(_known(times[0] if len(times) == 1 else "s"), 1))

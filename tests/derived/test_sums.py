@@ -125,6 +125,19 @@ def test_sums_of_a_hindcast_are_verified_against_running_sums_of_the_truth() -> 
     np.testing.assert_allclose(scores["mae"][1], np.mean(errors), rtol=1e-5)
 
 
+def test_amounts_that_overlap_or_leave_time_out_are_refused() -> None:
+    with pytest.raises(DataError, match="amounts of 30 min every 5 min, expected amounts of one step each"):
+        accumulate(accumulate(rain(40), "30min", every="5min"), "1h")
+    with pytest.raises(DataError, match="amounts of 10 min every 30 min"):
+        accumulate(accumulate(rain(40), "10min", every="30min"), "1h")
+    product = rain(13).assign_attrs(units="kg m-2", standard_name="precipitation_amount", accumulation_minutes=5.0)
+    got = accumulate(product, "15min")
+    assert got.attrs["accumulation_minutes"] == 15.0
+    np.testing.assert_allclose(got[0], product[1:4].sum("time"), rtol=1e-6)
+    with pytest.raises(DataError, match="amounts of 1 h every 5 min"):
+        accumulate(product.assign_attrs(accumulation_minutes=60), "15min")
+
+
 UNITS = {
     "mm h-1": (None, "mm", 1 / 12),
     "mm/5min": (None, "mm", 1.0),

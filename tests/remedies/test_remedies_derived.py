@@ -94,6 +94,13 @@ def test_neither_a_rate_nor_an_amount(attrs):
     yield lambda: accumulate(value(fix, ds=ds), "10min")
 
 
+@remedy("derived/sums.py", "take those that follow each other: ds.isel({…: slice(…, None, …)})")
+def test_running_sums():
+    ds = accumulate(rain(40), "30min", every="5min")
+    fix = yield lambda: accumulate(ds, "1h")
+    yield lambda: accumulate(value(fix, ds=ds), "1h")
+
+
 # --- the field and its grid
 
 
