@@ -7,6 +7,7 @@ import os
 import pkgutil
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from datetime import timedelta
 from inspect import cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -18,6 +19,7 @@ from sa_nowcast.forecasts.defaults import as_nowcaster
 from sa_nowcast.metadata import dims
 from sa_nowcast.metadata.attributes import normalised
 from sa_nowcast.metadata.bounds import UNIT_RANGE
+from sa_nowcast.metadata.cells import is_bounds
 from sa_nowcast.times import Gaps, show_step, show_time
 
 if TYPE_CHECKING:
@@ -329,6 +331,49 @@ class _Gridded:
             bootstrap=bootstrap, scales=scales, time=time,
         )  # fmt: skip
 
+    @_described_by("derived.sums.accumulate")
+    def accumulate(
+        self,
+        window: str | timedelta | np.timedelta64,
+        *,
+        every: str | timedelta | np.timedelta64 | None = None,
+        time: Hashable | None = None,
+    ) -> xr.DataArray:
+        """Return sums over windows of lead time or time; see `sa_nowcast.derived.accumulate`."""
+        from sa_nowcast.derived import accumulate
+
+        return accumulate(self._obj, window, every=every, time=time)
+
+    @_described_by("derived.points.at")
+    def at(
+        self,
+        points: Mapping[str, Sequence[float]] | Any,
+        *,
+        method: Literal["nearest", "linear"] = "nearest",
+        coordinates: Literal["auto", "grid", "geographic"] = "auto",
+        y: Hashable | None = None,
+        x: Hashable | None = None,
+    ) -> xr.DataArray:
+        """Return the series at named points; see `sa_nowcast.derived.at`."""
+        from sa_nowcast.derived import at
+
+        return at(self._obj, points, method=method, coordinates=coordinates, y=y, x=x)
+
+    @_described_by("derived.areas.over")
+    def over(
+        self,
+        areas: xr.DataArray | Mapping[str, Any] | str | os.PathLike[str] | Any,
+        *,
+        name: str | None = None,
+        least: float = 0.5,
+        y: Hashable | None = None,
+        x: Hashable | None = None,
+    ) -> xr.DataArray:
+        """Return means over areas, such as catchments; see `sa_nowcast.derived.over`."""
+        from sa_nowcast.derived import over
+
+        return over(self._obj, areas, name=name, least=least, y=y, x=x)
+
     @_described_by("plotting.forecast.plot_forecast", "plotting.frames.plot_frames")
     def plot(
         self,
@@ -448,7 +493,9 @@ class _Gridded:
         """Return the forecast: of a Dataset, such as one that was read back from a file, its only variable."""
         if isinstance(self._obj, xr.DataArray):
             return self._obj
-        names = [str(n) for n, v in self._obj.data_vars.items() if dims.LEAD_TIME in v.dims]
+        names = [
+            str(n) for n, v in self._obj.data_vars.items() if dims.LEAD_TIME in v.dims and not is_bounds(self._obj, n)
+        ]
         if len(names) != 1:
             raise DataError(
                 "dataset",
@@ -474,7 +521,8 @@ def _found(obj: xr.DataArray | xr.Dataset) -> list[str]:
     """Return what data hold, in some lines; what is not told by them is said, and nothing is raised or read."""
     if dims.LEAD_TIME in obj.dims or {dims.LEAD_TIME, dims.INIT_TIME} <= set(obj.coords):
         sizes = ", ".join(f"{name} {size}" for name, size in obj.sizes.items())
-        return [f"  a forecast: {sizes}", "  use: verify(truth), plot(), animate(path), to_cf(), to_convention(name)"]
+        more = "  use: verify(truth), plot(), animate(path), to_cf(), to_convention(name),"
+        return [f"  a forecast: {sizes}", more, "       accumulate(window), at(points), over(areas)"]
     from sa_nowcast.frames import Frames
 
     try:
@@ -492,5 +540,6 @@ def _found(obj: xr.DataArray | xr.Dataset) -> list[str]:
         f" every {show_step(frames.step)}, {gaps or 'no'} gap{'' if gaps == 1 else 's'} ({frames.time_dim})",
         f"  grid: {grid.height} x {grid.width} ({grid.y}, {grid.x}){spacing}",
         f"  channels: {shown}{more}",
-        "  use: forecast(steps), hindcast(steps), fit(history=, steps=), loader(history=, steps=)",
+        "  use: forecast(steps), hindcast(steps), fit(history=, steps=), loader(history=, steps=),",
+        "       accumulate(window), at(points), over(areas)",
     ]

@@ -16,7 +16,7 @@ PACKAGE = Path(sa_nowcast.__file__).parent
 # Each row may import from the rows above it, at the top of a file and within functions.
 ROWS = [
     {"_version", "errors", "computing", "metadata", "forecasts"},  # of the folders only what has no place below
-    {"metadata.attributes"},
+    {"metadata.attributes", "metadata.cells"},
     {"metadata.units", "models.record"},
     {"metadata.dims", "forecasts.defaults", "computing.installing", "computing.quiet", "models.config", "models.tiles"},
     {"storage", "recipe.strict_yaml"},
@@ -43,7 +43,7 @@ ROWS = [
     {"forecasts.default_model"},
     {"training"},
     {"hindcast", "interop"},
-    {"workflow"},
+    {"workflow", "derived"},
     {"survey"},
     {"accessors"},
     {"cli"},
@@ -130,6 +130,7 @@ def test_imports_run_one_way() -> None:
                 "errors",
                 "metadata",
                 "metadata.attributes",
+                "metadata.cells",
                 "metadata.units",
                 "metadata.dims",
                 "metadata.bounds",
