@@ -36,19 +36,22 @@ def test_thresholds_of_two_variables_at_once():
 
 @remedy("forecasts/ensembles.py", "give another model, or train this one again")
 @pytest.mark.parametrize("how", ["another", "train"])
-def test_members_that_are_no_numbers(how):
-    broken = replace(default_model(), network=build(default_model().network.config))
+@pytest.mark.parametrize("bounded", [True, False])
+def test_members_that_are_no_numbers(bounded, how):
+    data = rain() if bounded else rain() + np.random.default_rng(0).normal(size=rain().shape).astype(np.float32)
+    data.attrs = {"units": "1"}
+
+    def train():
+        moving = {**NETWORK, "output": "moving"}
+        return fit(data, history=4, steps=3, network=moving, progress=False, **OPTIONS)
+
+    model = train()
+    broken = replace(model, network=build(model.network.config))
     with torch.no_grad():
         for weight in broken.network.parameters():
             weight.fill_(3e38)
-    data = rain() + np.random.default_rng(0).normal(size=rain().shape)  # without a bound that many values are at
-    data.attrs = {"units": "K"}
     yield lambda: broken.forecast(data, 2, members=2)
-    model = default_model()
-    if how == "train":
-        moving = {**NETWORK, "output": "moving"}
-        model = fit(data, history=4, steps=3, network=moving, progress=False, **OPTIONS)
-    yield lambda: model.forecast(data, 2, members=2)
+    yield lambda: (default_model() if how == "another" else train()).forecast(data, 2, members=2)
 
 
 @remedy("forecasts/ensembles.py", "ask for fewer at once, or for a part of the grid")
