@@ -1,6 +1,6 @@
 """Members beside the truth.
 
-Each member is a forecast as it might be observed: as sharp as a radar picture, and somewhere else where it is uncertain.
+Each member is a forecast as it might be observed: as sharp as a radar picture, and another one where it is uncertain.
 Their mean is smooth. [Members and probabilities](how-to/ensembles.md) says what to take them for.
 """
 
