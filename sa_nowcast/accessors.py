@@ -103,11 +103,11 @@ class _Gridded:
         **training
             Fields of `sa_nowcast.recipe.TrainingRecipe`, which says what each is: ``acceleration``, ``augment``,
             ``average``, ``balanced_leads``, ``batch_size``, ``checkpoint_every``, ``clip_norm``,
-            ``context_truth_rise``, ``context_truth_start``, ``crop``, ``device``, ``learning_rate``, ``log_every``,
-            ``loss``, ``max_steps``, ``max_time``, ``optimizer``, ``patience``, ``pictures``, ``precision``, ``preset``,
-            ``rain_weights``, ``reversed_input``, ``schedule``, ``seed``, ``tensorboard``, ``train_core``,
-            ``truth_decay``, ``truth_start``, ``validate_every``, ``validation_samples``, ``warm_up``, ``weight_decay``,
-            ``workers``.
+            ``context_truth_rise``, ``context_truth_start``, ``crop``, ``device``, ``distribution``, ``learning_rate``,
+            ``log_every``, ``loss``, ``max_steps``, ``max_time``, ``optimizer``, ``patience``, ``pictures``,
+            ``precision``, ``preset``, ``rain_weights``, ``reversed_input``, ``schedule``, ``seed``, ``tensorboard``,
+            ``train_core``, ``truth_decay``, ``truth_start``, ``validate_every``, ``validation_samples``, ``warm_up``,
+            ``weight_decay``, ``workers``.
         """
         from sa_nowcast.training.fit import fit
 

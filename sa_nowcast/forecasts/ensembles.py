@@ -92,7 +92,9 @@ class OfDistribution(OfNowcaster):
             self._make(law, moment, channel, target[:, 0, :, channel])
         for one in target:  # of a large result, only a part is in memory twice
             one[:] = self._finished(one)
-        if not np.isfinite(target.sum(dtype=np.float64)):
+        # Of chances that are no numbers dry members would be made: the mean tells.
+        means = sum(float(law.mean.sum(dtype=torch.float64)) for law in laws)
+        if not np.isfinite(means + target.sum(dtype=np.float64)):
             raise ModelError(
                 ", ".join(name for name, _ in nowcaster.terms.channels),
                 "the network gives values that are no finite numbers",
