@@ -140,6 +140,7 @@ def test_counts_have_no_units_or_those_of_a_number(attrs: dict[str, str], count:
         ("in d-1", None, ("in", Fraction(1, 86400))),
         ("kg m-2 s-1", "precipitation_flux", ("kg m-2", Fraction(1))),
         ("m s-1", "lwe_precipitation_rate", ("m", Fraction(1))),
+        ("mm d-1", "lwe_water_evaporation_rate", ("mm", Fraction(1, 86400))),
         ("kW m-2", None, ("J m-2", Fraction(1000))),
         ("W", None, ("J", Fraction(1))),
         ("vehicles/30min", None, ("vehicles", Fraction(1, 1800))),

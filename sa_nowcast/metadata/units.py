@@ -291,8 +291,8 @@ def amount_of_rate(attrs: Mapping[Hashable, Any]) -> tuple[str, Fraction] | None
     """Return the units of the amount that a rate gives over time, and the amount of one second at a rate of 1.
 
     ``mm h-1`` gives millimetres, 1/3600 a second; ``kg m-2 s-1`` gives ``kg m-2``, and ``W m-2`` gives ``J m-2``. None
-    where the attributes are of no rate: another power of time, a length per time that is not rain (see `is_rain`) and
-    so is a speed, or months and years, which have no fixed length.
+    where the attributes are of no rate: another power of time, a length per time that neither names nor units tell
+    from a speed (see `is_rain`), or months and years, which have no fixed length.
     """
     written = text(attrs.get("units"))
     unit = None if written is None else _read(written)
@@ -306,7 +306,7 @@ def amount_of_rate(attrs: Mapping[Hashable, Any]) -> tuple[str, Fraction] | None
         if unit.powers.get("s") != -1 or {"month", "year"} & unit.powers.keys():
             return None
         rest = {name: power for name, power in unit.powers.items() if name != "s"}
-        if rest == {"m": 1} and not is_rain(attrs):
+        if rest == {"m": 1} and not (is_rain(attrs) or is_rain_per_time(written)):
             return None
         named = [n for n in unit.names if _known(n).powers == rest]
         if len(named) == 1 and "l" not in unit.names:
