@@ -166,7 +166,7 @@ def test_the_networks_know_torch_and_errors_only() -> None:
 
 
 # torch meets xarray where data become batches, where forecasts get labels, and where the two are brought together.
-MEETING = {"stream", "forecasts.nowcaster", "training"}
+MEETING = {"stream", "forecasts.ensembles", "forecasts.nowcaster", "training"}
 
 
 def test_torch_meets_xarray_only_where_it_should() -> None:

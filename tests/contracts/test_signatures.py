@@ -25,6 +25,8 @@ BEHIND: dict[str, tuple[Callable[..., Any], set[str], set[str]]] = {
     "fit": (sa_nowcast.fit, {"data"}, set()),
     "loader": (sa_nowcast.SequenceDataset.__init__, {"self", "source"}, {"batch_size", "workers"}),
     "forecast": (Nowcaster.forecast, {"self", "data"}, {"model"}),
+    "exceedance": (Nowcaster.exceedance, {"self", "data"}, {"model"}),
+    "quantiles": (Nowcaster.quantiles, {"self", "data"}, {"model"}),
     "hindcast": (hindcast.hindcast, {"data"}, set()),
     "verify": (sa_nowcast.verify, {"forecast"}, set()),
     "plot": (plotting.plot_forecast, {"forecast"}, {"last", "y", "x"}),
