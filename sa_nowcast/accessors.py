@@ -7,6 +7,7 @@ import os
 import pkgutil
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from datetime import timedelta
 from inspect import cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -18,6 +19,7 @@ from sa_nowcast.forecasts.defaults import as_nowcaster
 from sa_nowcast.metadata import dims
 from sa_nowcast.metadata.attributes import normalised
 from sa_nowcast.metadata.bounds import UNIT_RANGE
+from sa_nowcast.metadata.cells import is_bounds
 from sa_nowcast.times import Gaps, show_step, show_time
 
 if TYPE_CHECKING:
@@ -101,11 +103,11 @@ class _Gridded:
         **training
             Fields of `sa_nowcast.recipe.TrainingRecipe`, which says what each is: ``acceleration``, ``augment``,
             ``average``, ``balanced_leads``, ``batch_size``, ``checkpoint_every``, ``clip_norm``,
-            ``context_truth_rise``, ``context_truth_start``, ``crop``, ``device``, ``learning_rate``, ``log_every``,
-            ``loss``, ``max_steps``, ``max_time``, ``optimizer``, ``patience``, ``pictures``, ``precision``, ``preset``,
-            ``rain_weights``, ``reversed_input``, ``schedule``, ``seed``, ``tensorboard``, ``train_core``,
-            ``truth_decay``, ``truth_start``, ``validate_every``, ``validation_samples``, ``warm_up``, ``weight_decay``,
-            ``workers``.
+            ``context_truth_rise``, ``context_truth_start``, ``crop``, ``device``, ``distribution``, ``learning_rate``,
+            ``log_every``, ``loss``, ``max_steps``, ``max_time``, ``optimizer``, ``patience``, ``pictures``,
+            ``precision``, ``preset``, ``rain_weights``, ``reversed_input``, ``schedule``, ``seed``, ``tensorboard``,
+            ``train_core``, ``truth_decay``, ``truth_start``, ``validate_every``, ``validation_samples``, ``warm_up``,
+            ``weight_decay``, ``workers``.
         """
         from sa_nowcast.training.fit import fit
 
@@ -184,6 +186,8 @@ class _Gridded:
         init_time: Any = None,
         product: Literal["mean", "matched"] = "mean",
         inflow: Literal["filled", "missing"] = "filled",
+        members: int | None = None,
+        seed: int = 0,
         grid: Literal["check", "any"] = "check",
         time: Hashable | None = None,
         y: Hashable | None = None,
@@ -201,8 +205,66 @@ class _Gridded:
             ``SA_NOWCAST_MODEL`` names, or else the model that ships, which forecasts any field.
         """
         return as_nowcaster(model).forecast(
-            self._obj, steps, lead_times=lead_times, init_time=init_time, product=product, inflow=inflow, grid=grid,
-            time=time, y=y, x=x, channel=channel, tile=tile, device=device,
+            self._obj, steps, lead_times=lead_times, init_time=init_time, product=product, inflow=inflow,
+            members=members, seed=seed, grid=grid, time=time, y=y, x=x, channel=channel, tile=tile, device=device,
+        )  # fmt: skip
+
+    @_described_by("forecasts.nowcaster.exceedance")
+    def exceedance(
+        self,
+        thresholds: Sequence[float | str],
+        steps: int | None = None,
+        *,
+        model: Nowcaster | str | Path | None = None,
+        lead_times: Any = None,
+        init_time: Any = None,
+        inflow: Literal["filled", "missing"] = "filled",
+        grid: Literal["check", "any"] = "check",
+        time: Hashable | None = None,
+        y: Hashable | None = None,
+        x: Hashable | None = None,
+        channel: Hashable | None = None,
+        device: str = "auto",
+    ) -> xr.DataArray:
+        """Forecast how likely the value is to be above thresholds.
+
+        Parameters
+        ----------
+        model : Nowcaster or path, optional
+            As for `forecast`.
+        """
+        return as_nowcaster(model).exceedance(
+            self._obj, thresholds, steps, lead_times=lead_times, init_time=init_time, inflow=inflow, grid=grid,
+            time=time, y=y, x=x, channel=channel, device=device,
+        )  # fmt: skip
+
+    @_described_by("forecasts.nowcaster.quantiles")
+    def quantiles(
+        self,
+        probabilities: Sequence[float],
+        steps: int | None = None,
+        *,
+        model: Nowcaster | str | Path | None = None,
+        lead_times: Any = None,
+        init_time: Any = None,
+        inflow: Literal["filled", "missing"] = "filled",
+        grid: Literal["check", "any"] = "check",
+        time: Hashable | None = None,
+        y: Hashable | None = None,
+        x: Hashable | None = None,
+        channel: Hashable | None = None,
+        device: str = "auto",
+    ) -> xr.DataArray:
+        """Forecast quantiles of the value.
+
+        Parameters
+        ----------
+        model : Nowcaster or path, optional
+            As for `forecast`.
+        """
+        return as_nowcaster(model).quantiles(
+            self._obj, probabilities, steps, lead_times=lead_times, init_time=init_time, inflow=inflow, grid=grid,
+            time=time, y=y, x=x, channel=channel, device=device,
         )  # fmt: skip
 
     @_described_by("hindcast.call.hindcast")
@@ -215,6 +277,8 @@ class _Gridded:
         stride: int = 1,
         product: Literal["mean", "matched"] = "mean",
         inflow: Literal["filled", "missing"] = "filled",
+        members: int | None = None,
+        seed: int = 0,
         to: str | os.PathLike[str] | None = None,
         missing: Literal["nan", "refuse"] = "nan",
         batch_size: int | None = None,
@@ -235,9 +299,10 @@ class _Gridded:
         from sa_nowcast.hindcast import hindcast
 
         return hindcast(
-            self._obj, model, steps, init_times=init_times, stride=stride, product=product, inflow=inflow, to=to,
-            missing=missing, batch_size=batch_size, tile=tile, shard_size=shard_size, cluster=cluster, device=device,
-            grid=grid, time=time, y=y, x=x, channel=channel, existing=existing, progress=progress, dry_run=dry_run,
+            self._obj, model, steps, init_times=init_times, stride=stride, product=product, inflow=inflow,
+            members=members, seed=seed, to=to, missing=missing, batch_size=batch_size, tile=tile,
+            shard_size=shard_size, cluster=cluster, device=device, grid=grid, time=time, y=y, x=x, channel=channel,
+            existing=existing, progress=progress, dry_run=dry_run,
         )  # fmt: skip
 
     @_described_by("verification.plan.verify")
@@ -254,6 +319,7 @@ class _Gridded:
         clip: bool = False,
         valid_times: str | None = None,
         bootstrap: Bootstrap | None = None,
+        scales: Sequence[str] | None = None,
         time: Hashable | None = None,
     ) -> xr.Dataset:
         """Score this forecast against `truth` by lead time; see `sa_nowcast.verify`."""
@@ -262,8 +328,51 @@ class _Gridded:
         return verify(
             self._field(), truth, metrics, thresholds, reference, reference_name=reference_name,
             neighbourhoods=neighbourhoods, data_range=data_range, clip=clip, valid_times=valid_times,
-            bootstrap=bootstrap, time=time,
+            bootstrap=bootstrap, scales=scales, time=time,
         )  # fmt: skip
+
+    @_described_by("derived.sums.accumulate")
+    def accumulate(
+        self,
+        window: str | timedelta | np.timedelta64,
+        *,
+        every: str | timedelta | np.timedelta64 | None = None,
+        time: Hashable | None = None,
+    ) -> xr.DataArray:
+        """Return sums over windows of lead time or time; see `sa_nowcast.derived.accumulate`."""
+        from sa_nowcast.derived import accumulate
+
+        return accumulate(self._obj, window, every=every, time=time)
+
+    @_described_by("derived.points.at")
+    def at(
+        self,
+        points: Mapping[str, Sequence[float]] | Any,
+        *,
+        method: Literal["nearest", "linear"] = "nearest",
+        coordinates: Literal["auto", "grid", "geographic"] = "auto",
+        y: Hashable | None = None,
+        x: Hashable | None = None,
+    ) -> xr.DataArray:
+        """Return the series at named points; see `sa_nowcast.derived.at`."""
+        from sa_nowcast.derived import at
+
+        return at(self._obj, points, method=method, coordinates=coordinates, y=y, x=x)
+
+    @_described_by("derived.areas.over")
+    def over(
+        self,
+        areas: xr.DataArray | Mapping[str, Any] | str | os.PathLike[str] | Any,
+        *,
+        name: str | None = None,
+        least: float = 0.5,
+        y: Hashable | None = None,
+        x: Hashable | None = None,
+    ) -> xr.DataArray:
+        """Return means over areas, such as catchments; see `sa_nowcast.derived.over`."""
+        from sa_nowcast.derived import over
+
+        return over(self._obj, areas, name=name, least=least, y=y, x=x)
 
     @_described_by("plotting.forecast.plot_forecast", "plotting.frames.plot_frames")
     def plot(
@@ -384,7 +493,9 @@ class _Gridded:
         """Return the forecast: of a Dataset, such as one that was read back from a file, its only variable."""
         if isinstance(self._obj, xr.DataArray):
             return self._obj
-        names = [str(n) for n, v in self._obj.data_vars.items() if dims.LEAD_TIME in v.dims]
+        names = [
+            str(n) for n, v in self._obj.data_vars.items() if dims.LEAD_TIME in v.dims and not is_bounds(self._obj, n)
+        ]
         if len(names) != 1:
             raise DataError(
                 "dataset",
@@ -410,7 +521,8 @@ def _found(obj: xr.DataArray | xr.Dataset) -> list[str]:
     """Return what data hold, in some lines; what is not told by them is said, and nothing is raised or read."""
     if dims.LEAD_TIME in obj.dims or {dims.LEAD_TIME, dims.INIT_TIME} <= set(obj.coords):
         sizes = ", ".join(f"{name} {size}" for name, size in obj.sizes.items())
-        return [f"  a forecast: {sizes}", "  use: verify(truth), plot(), animate(path), to_cf(), to_convention(name)"]
+        more = "  use: verify(truth), plot(), animate(path), to_cf(), to_convention(name),"
+        return [f"  a forecast: {sizes}", more, "       accumulate(window), at(points), over(areas)"]
     from sa_nowcast.frames import Frames
 
     try:
@@ -428,5 +540,6 @@ def _found(obj: xr.DataArray | xr.Dataset) -> list[str]:
         f" every {show_step(frames.step)}, {gaps or 'no'} gap{'' if gaps == 1 else 's'} ({frames.time_dim})",
         f"  grid: {grid.height} x {grid.width} ({grid.y}, {grid.x}){spacing}",
         f"  channels: {shown}{more}",
-        "  use: forecast(steps), hindcast(steps), fit(history=, steps=), loader(history=, steps=)",
+        "  use: forecast(steps), hindcast(steps), fit(history=, steps=), loader(history=, steps=),",
+        "       accumulate(window), at(points), over(areas)",
     ]

@@ -91,6 +91,28 @@ def ensemble() -> xr.DataArray:
     return reference("steps", members=3).forecast(georeferenced(rain(5, 64, 64)), 2)
 
 
+def test_written_sums_series_and_means_over_areas_pass_the_compliance_checker(
+    suite: CheckSuite, archive: xr.DataArray, geographic: xr.DataArray, tmp_path: Path
+) -> None:
+    one = archive.isel(init_time=0)
+    persistence = geographic.sa_nowcast.hindcast(6, model="persistence").isel(init_time=5).load()
+    everywhere = {"all": np.ones((24, 20), dtype=bool)}
+    derived = {
+        "sums": one.sa_nowcast.accumulate("5min"),
+        "geographic sums": persistence.sa_nowcast.accumulate("10min"),
+        "series": one.sa_nowcast.at({"a": (3000, 5000), "b": (0, 0)}, coordinates="grid"),
+        "geographic series": persistence.sa_nowcast.at({"a": (49.9, 0.1)}, method="linear"),
+        "means": one.sa_nowcast.over(everywhere),
+        "sums of means": persistence.sa_nowcast.over(everywhere).sa_nowcast.accumulate("15min"),
+    }
+    for name, field in derived.items():
+        path = write_forecast(field, tmp_path / f"{name}.nc")
+        assert (name, findings(suite, path)) == (name, [])
+        write_forecast(field, tmp_path / f"{name}.zarr", "zarr")
+        with xr.open_zarr(tmp_path / f"{name}.zarr", consolidated=False) as ds:
+            np.testing.assert_array_equal(ds[field.name], field)
+
+
 def test_a_written_ensemble_and_other_references_pass_the_compliance_checker(
     suite: CheckSuite, ensemble: xr.DataArray, tmp_path: Path
 ) -> None:

@@ -188,6 +188,26 @@ def test_a_saved_model_is_compared_by_its_folder(recipe: ComparisonRecipe, saved
     assert set(run_comparison(told).scores["model"]) == {str(saved), "persistence"}
 
 
+def test_members_are_scored_beside_forecasts_at_several_scales(recipe: ComparisonRecipe) -> None:
+    changed = {
+        "models": ("default:members", "default", "persistence"),
+        "members": 3,
+        "metrics": ("crps_fair", "brier_fair", "spread_skill"),
+        "thresholds": (0.5,),
+        "scales": ("pixel", "10 min"),
+        "sets": recipe.sets[:1],
+    }
+    scores = run_comparison(recipe.model_copy(update=changed)).scores
+    ds = open_set(recipe.sets[0]).load()
+    times = ds["time"].values[3:12:2]
+    members = hindcast(ds, None, 2, init_times=times, members=3).compute()
+    expected = members.sa_nowcast.verify(ds, ["crps_fair", "brier_fair"], [0.5], valid_times="all")
+    mine = scores[(scores["model"] == "default:members") & (scores["field"] == "pixel")]
+    np.testing.assert_allclose(mine["crps_fair"], expected["crps_fair"], rtol=1e-6)
+    np.testing.assert_allclose(mine["brier_fair_0.5"], expected["brier_fair"].squeeze("threshold"), rtol=1e-6)
+    assert scores[scores["field"] == "10 min"].groupby("model")["mse"].count().tolist() == [1, 1, 1]
+
+
 def test_a_dry_run_opens_everything_and_writes_nothing(recipe: ComparisonRecipe) -> None:
     lines: list[str] = []
     result = run_comparison(recipe, report=lines.append, dry_run=True)

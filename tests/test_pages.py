@@ -223,8 +223,8 @@ def test_a_script_of_the_gallery_is_short_and_has_a_title_and_a_text(script: Pat
     assert len([line for line in code if line.strip()]) <= 25
 
 
-def test_the_gallery_has_ten_scripts_and_draws_the_picture_that_the_first_pages_begin_with() -> None:
-    assert len(SCRIPTS) == 10
+def test_the_gallery_has_twelve_scripts_and_draws_the_picture_that_the_first_pages_begin_with() -> None:
+    assert len(SCRIPTS) == 12
     assert '"nowcast.gif"' in (DOCS / "gallery" / "02_animation.py").read_text(encoding="utf-8")
     picture = DOCS / "images" / "nowcast.gif"
     assert picture.stat().st_size < 400_000

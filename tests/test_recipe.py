@@ -45,7 +45,7 @@ output:
   folder: runs/trial
 """
 RECIPES = Path(__file__).parents[1] / "recipes"
-COMPARISONS = [RECIPES / "default_model_scores.yaml"]
+COMPARISONS = [RECIPES / f"{name}.yaml" for name in ("default_model_scores", "ensemble_scores")]
 TABLES = RECIPES / "paper_tables.yaml"
 SHIPPED = sorted(set(RECIPES.rglob("*.yaml")) - {*COMPARISONS, TABLES})
 

@@ -185,6 +185,21 @@ def test_default_model_scores(
     assert len(pd.read_csv(tmp_path / "run" / "scores.csv")) == 12 * 12
 
 
+def test_ensemble_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    rain(17, 64, 64).to_netcdf(tmp_path / "rain.nc")
+    sets = f"sets=[{{name: showers, source: {tmp_path}/rain.nc}}]"
+    arguments = ["sa-nowcast", "run", "ensemble_scores", "--output", str(tmp_path / "run"), "--set", sets]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--set", "members=2"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    _, err = capfd.readouterr()
+    assert caught.value.code == 0, err
+    scores = pd.read_csv(tmp_path / "run" / "scores.csv")
+    assert set(scores["model"]) == {"default:members", "steps", "default", "persistence", "sprog"}
+    assert set(scores["field"]) == {"pixel", "20 km", "1 h"}
+    assert scores.loc[(scores["model"] == "default:members") & (scores["field"] == "pixel"), "crps_fair"].notna().all()
+
+
 def test_paper_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     folder, runs = digit_folder(tmp_path / "mnist"), tmp_path / "runs"
     options = "'data.options={check_hash: false, test_sequences: 2}'"

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sa_nowcast.metadata.units import canonical_units, is_count, is_rain, is_rain_per_time
+from sa_nowcast.metadata.units import (
+    amount_name,
+    amount_of_rate,
+    canonical_units,
+    is_amount,
+    is_count,
+    is_rain,
+    is_rain_per_time,
+)
 
 # Pairs that UDUNITS finds equal, or that people write for what it knows.
 EQUAL = [
@@ -121,3 +129,63 @@ def test_a_standard_name_decides_before_units(name: str, units: str | None, rain
 )
 def test_counts_have_no_units_or_those_of_a_number(attrs: dict[str, str], count: bool) -> None:
     assert is_count(attrs) is count
+
+
+@pytest.mark.parametrize(
+    ("units", "name", "amount"),
+    [
+        ("mm h-1", None, ("mm", Fraction(1, 3600))),
+        ("mm/5min", None, ("mm", Fraction(1, 300))),
+        ("l m-2 h-1", None, ("mm", Fraction(1, 3600))),
+        ("in d-1", None, ("in", Fraction(1, 86400))),
+        ("kg m-2 s-1", "precipitation_flux", ("kg m-2", Fraction(1))),
+        ("m s-1", "lwe_precipitation_rate", ("m", Fraction(1))),
+        ("mm d-1", "lwe_water_evaporation_rate", ("mm", Fraction(1, 86400))),
+        ("kW m-2", None, ("J m-2", Fraction(1000))),
+        ("W", None, ("J", Fraction(1))),
+        ("vehicles/30min", None, ("vehicles", Fraction(1, 1800))),
+        ("K h-1", None, ("K", Fraction(1, 3600))),
+        ("m s-1", None, None),
+        ("km h-1", "wind_speed", None),
+        ("m s-2", None, None),
+        ("N m-1", None, None),
+        ("mm month-1", None, None),
+        ("mm", None, None),
+        ("K", None, None),
+        (None, None, None),
+    ],
+)
+def test_a_rate_gives_an_amount_over_time_and_nothing_else_does(
+    units: str | None, name: str | None, amount: tuple[str, Fraction] | None
+) -> None:
+    assert amount_of_rate({"units": units, "standard_name": name}) == amount
+
+
+@pytest.mark.parametrize(
+    ("attrs", "amount"),
+    [
+        ({"units": "mm"}, True),
+        ({"units": "kg m-2", "standard_name": "rainfall_amount"}, True),
+        ({"units": "vehicles"}, True),
+        ({"units": "1", "standard_name": "number_of_observations"}, True),
+        ({"units": "kg m-2", "standard_name": "atmosphere_mass_content_of_water_vapor"}, False),
+        ({"units": "mm", "standard_name": "rainfall_rate"}, False),
+        ({"units": "m"}, False),
+        ({"units": "1"}, False),
+        ({"units": "mm h-1"}, False),
+        ({}, False),
+    ],
+)
+def test_amounts_are_of_rain_or_count_something(attrs: dict[str, str], amount: bool) -> None:
+    assert is_amount(attrs) is amount
+
+
+def test_names_of_amounts_go_by_their_units() -> None:
+    assert amount_name("rainfall_rate", "mm") == "thickness_of_rainfall_amount"
+    assert amount_name("rainfall_rate", "kg m-2") == "rainfall_amount"
+    assert amount_name("convective_precipitation_flux", "mm") == "lwe_thickness_of_convective_precipitation_amount"
+    assert amount_name("snowfall_flux", "mm") == "lwe_thickness_of_snowfall_amount"
+    assert amount_name("rainfall_amount", "kg m-2") == "rainfall_amount"
+    assert amount_name("solid_precipitation_flux", "kg m-2") is None
+    assert amount_name("air_temperature", "K") is None
+    assert amount_name(None, "mm") is None

@@ -46,7 +46,7 @@ Licence: Apache-2.0, as the package; the MRMS mosaic is public domain (NOAA Nati
 TAIL = """
 ## Not for
 
-What four frames hold no information on (new showers, sunrise, a holiday); probabilities; directions, phases and
+What four frames hold no information on (new showers, sunrise, a holiday); directions, phases and
 categories. Train on your own data where its forecast is not good enough: `ds.sa_nowcast.fit(history=4, steps=4)`.
 """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import typer
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from sa_nowcast.forecasts.job import Job
-    from sa_nowcast.forecasts.method import Inflow, Product
+    from sa_nowcast.forecasts.method import Product
     from sa_nowcast.forecasts.nowcaster import Nowcaster
 
 _GEOTIFF: Final = (".tif", ".tiff")
@@ -42,6 +42,16 @@ def forecast(
     ] = None,
     product: options.Product = "mean",
     inflow: options.Inflow = "filled",
+    members: options.Members = None,
+    seed: options.Seed = 0,
+    threshold: Annotated[
+        list[str] | None,
+        typer.Option(help="In place of a forecast, how likely values above it are, such as 1. May be repeated."),
+    ] = None,
+    quantile: Annotated[
+        list[float] | None,
+        typer.Option(help="In place of a forecast, the value that is not exceeded with this probability. Likewise."),
+    ] = None,
     tile: Annotated[
         int | None, typer.Option(help="Pixels a side of overlapping tiles; by default as memory allows.")
     ] = None,
@@ -59,6 +69,7 @@ def forecast(
     Example: sa-nowcast forecast radar.zarr --model rain.nowcaster --lead-time 30min -o nowcast.nc
     """
     from sa_nowcast.forecasts.defaults import as_nowcaster
+    from sa_nowcast.forecasts.ensembles import exceedance, quantiles
     from sa_nowcast.metadata.dims import DimNames
     from sa_nowcast.sources.reading import require
     from sa_nowcast.storage.whole import require_place
@@ -67,15 +78,18 @@ def forecast(
         raise RecipeError("--grid", f"{grid!r}", expected="check or any")
     if steps is not None and lead_time is not None:
         raise RecipeError("--lead-time", "given beside --steps", expected="one of the two")
+    other = None if product == "mean" else product
+    _require_one(threshold=threshold, quantile=quantile, members=members, product=other)
     frames = reading.open(data)
     target = require_place(output, (".nc", ".zarr", *_GEOTIFF), replace)
     if target.suffix in _GEOTIFF:
         require("rasterio", "geotiff")
-    job = as_nowcaster(model).plan(
-        frames, steps, lead_time=lead_time, init_time=init_time, product=cast("Product", product),
-        inflow=cast("Inflow", inflow), tile=tile,
-        grid=cast(Literal["check", "any"], grid), names=DimNames(**reading.dims), device=device,
-    )  # fmt: skip
+    nowcaster = as_nowcaster(model)
+    asked: dict[str, Any] = {
+        "steps": steps, "lead_time": lead_time, "init_time": init_time, "inflow": inflow, "tile": tile, "grid": grid,
+        "names": DimNames(**reading.dims), "device": device,
+    }  # fmt: skip
+    job = nowcaster.plan(frames, **asked, product=cast("Product", product), members=members, seed=seed)
     found = _found(job, tile)
     tiles = "" if found["tile"] is None else f", in tiles of {found['tile']} pixels"
     terminal.report(
@@ -83,22 +97,34 @@ def forecast(
         f"{found['memory'] / 2**30:.2f} GiB for the whole grid{tiles}"
     )
     if not dry_run:
-        _write(job.compute(), target)
+        if threshold:
+            _write(exceedance(nowcaster, frames, threshold, **asked), target)
+        elif quantile:
+            _write(quantiles(nowcaster, frames, quantile, **asked), target)
+        else:
+            _write(job.compute(), target)
     if json:
         terminal.emit({"output": str(target), **found, "dry_run": dry_run})
     elif not dry_run:
         terminal.result(target)
 
 
+def _require_one(**told: Any) -> None:
+    """Refuse options of which each asks for something else."""
+    given = [name for name, value in told.items() if value]
+    if len(given) > 1:
+        raise RecipeError(f"--{given[1]}", f"given beside --{given[0]}", expected="one of the two")
+
+
 def _found(job: Job, tile: int | None) -> dict[str, Any]:
     """Return what the forecast would be, as JSON can hold it; refuse one that memory cannot hold."""
     from sa_nowcast.computing.devices import resolve_device
-    from sa_nowcast.forecasts.matched import Matched
+    from sa_nowcast.forecasts.of_nowcaster import OfNowcaster
     from sa_nowcast.models.estimate import estimate_memory
     from sa_nowcast.times import show_step
 
     method = job.method
-    model = method.nowcaster if isinstance(method, Matched) else cast("Nowcaster", method)
+    model = method.nowcaster if isinstance(method, OfNowcaster) else cast("Nowcaster", method)
     frames, grid, where = job.frames, (job.frames.grid.height, job.frames.grid.width), resolve_device(job.device)
     model.require_memory((job.tile, job.tile) if job.tile else grid, 1, job.steps, where)
     return {
@@ -106,6 +132,7 @@ def _found(job: Job, tile: int | None) -> dict[str, Any]:
         "variables": [c.name for c in frames.channels],
         "units": [c.units for c in frames.channels],
         "product": job.attrs["sa_nowcast_product"],
+        "members": job.shape[0] if method.axis is not None else None,
         "init_time": frames.label(int(job.positions[0])),
         "lead_times": [show_step((i + 1) * frames.step) for i in range(job.steps)],
         "steps_beyond_training": max(0, job.steps - model.terms.steps),

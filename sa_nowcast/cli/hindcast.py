@@ -48,6 +48,8 @@ def hindcast(
     stride: Annotated[int, typer.Option(help="Take every so many init times.")] = 1,
     product: options.Product = "mean",
     inflow: options.Inflow = "filled",
+    members: options.Members = None,
+    seed: options.Seed = 0,
     tile: Annotated[
         int | None, typer.Option(help="Pixels a side of overlapping tiles; by default as memory allows.")
     ] = None,
@@ -86,6 +88,8 @@ def hindcast(
             stride=stride,
             product=cast("Product", product),
             inflow=cast("Inflow", inflow),
+            members=members,
+            seed=seed,
             to=target,
             tile=tile,
             cluster=cluster,

@@ -48,6 +48,11 @@ Product = Annotated[
 Inflow = Annotated[
     str, typer.Option(help="filled or missing: what stands where the motion brings in what lay beyond the grid.")
 ]
+Members = Annotated[
+    int | None,
+    typer.Option(help="Draw so many members of an ensemble; by default one forecast, of least squared error."),
+]
+Seed = Annotated[int, typer.Option(help="Of the members: each is a function of it, the init time and its number.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Replace what stands at the output already.")]
 # The options of commands that read frames, in the order in which help shows them.

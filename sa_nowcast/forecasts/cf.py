@@ -12,6 +12,7 @@ from sa_nowcast._version import __version__
 from sa_nowcast.errors import DataError, StorageError
 from sa_nowcast.metadata import dims
 from sa_nowcast.metadata.attributes import storable, unused
+from sa_nowcast.metadata.cells import described
 from sa_nowcast.storage.whole import partial_beside, put_in_place
 from sa_nowcast.times import show_time
 
@@ -39,8 +40,10 @@ def to_dataset(forecast: xr.DataArray, title: str | None = None) -> xr.Dataset:
     Returns
     -------
     Dataset
-        One variable; or one for each entry of the ``variable`` dimension, each with its own units. Names, attributes
-        and coordinates are such that NetCDF and Zarr can hold them; see `sa_nowcast.metadata.attributes.storable`.
+        One variable; or one for each entry of the ``variable`` dimension, each with its own units. Sums over windows
+        have bounds, and series at points are a discrete sampling geometry; see `sa_nowcast.metadata.cells.described`.
+        Names, attributes and coordinates are such that NetCDF and Zarr can hold them; see
+        `sa_nowcast.metadata.attributes.storable`.
     """
     missing = [n for n in (dims.LEAD_TIME, dims.INIT_TIME, dims.VALID_TIME) if n not in forecast.coords]
     if missing:
@@ -87,7 +90,7 @@ def to_dataset(forecast: xr.DataArray, title: str | None = None) -> xr.Dataset:
         "history": f"forecast by sa_nowcast {__version__} from data up to {_period(forecast)}",
         "references": REFERENCES,
     }
-    return ds
+    return described(ds)
 
 
 def _period(forecast: xr.DataArray) -> str:

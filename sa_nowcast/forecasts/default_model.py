@@ -17,7 +17,7 @@ import xarray as xr
 
 from sa_nowcast.errors import ModelError
 from sa_nowcast.forecasts.defaults import FOLDER as FOLDER
-from sa_nowcast.forecasts.method import GridCheck
+from sa_nowcast.forecasts.method import GridCheck, Values
 from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.forecasts.terms import Terms
 from sa_nowcast.frames import Frames
@@ -87,15 +87,19 @@ class DefaultNowcaster(Nowcaster):
         history, steps = self.terms.history, self.terms.steps
         return f"<DefaultNowcaster {self.network.config.name}: any field, {history} -> {steps} frames>"
 
-    def _predict(
-        self, values: npt.NDArray[np.float32], steps: int, device: torch.device, tile: int
-    ) -> npt.NDArray[np.float32]:
-        forecast = super()._predict(values, steps, device, tile)
+    def bounded(self, forecast: Values, values: npt.NDArray[np.float32]) -> Values:
+        """Return forecasts (..., B, steps, C, H, W), at least 0 where the history (B, T, C, H, W) is of counts."""
         for channel in np.flatnonzero(self.counted):
             for sample, history in enumerate(values[:, :, channel]):
                 if are_counts(history[np.isfinite(history)]):
-                    np.maximum(forecast[sample, :, channel], 0, out=forecast[sample, :, channel])
+                    own = forecast[..., sample, :, channel, :, :]
+                    np.maximum(own, 0, out=own)
         return forecast
+
+    def _predict(
+        self, values: npt.NDArray[np.float32], steps: int, device: torch.device, tile: int
+    ) -> npt.NDArray[np.float32]:
+        return self.bounded(super()._predict(values, steps, device, tile), values)
 
 
 @functools.cache

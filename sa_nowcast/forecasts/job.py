@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from sa_nowcast.errors import DataError, RecipeError, SaNowcastError
@@ -28,6 +29,7 @@ from sa_nowcast.forecasts.labels import (
     whole,
 )
 from sa_nowcast.forecasts.method import (
+    AS_ASKED,
     FILLED,
     MEAN,
     NONE_POSSIBLE,
@@ -63,6 +65,8 @@ def plan(
     stride: int = 1,
     product: Product = MEAN,
     inflow: Inflow = FILLED,
+    members: int | None = None,
+    seed: int = 0,
     missing: Missing = "refuse",
     batch_size: int | None = None,
     tile: int | None = None,
@@ -87,7 +91,7 @@ def plan(
         The one init time; by default the last time of `data`.
     init_times : slice or sequence of times, optional
         Many init times in its place, as for `sa_nowcast.hindcast.hindcast`; ``slice(None)`` is all that have a history.
-    stride, product, inflow, missing, batch_size, tile, grid, device
+    stride, product, inflow, members, seed, missing, batch_size, tile, grid, device
         As for `sa_nowcast.hindcast.hindcast`.
     names : DimNames
         Dimension names, where CF attributes and common names do not tell.
@@ -104,7 +108,7 @@ def plan(
         Whatever would stop the forecast, but for memory.
     """
     method, frames = self.accept(data, names, grid)
-    method = method.making(product, inflow)
+    method = method.making(product, inflow, 0 if members is None else whole("members", members), seed)
     chosen = None
     if lead_times is not None:
         chosen = lead_positions(lead_times, frames.step, steps)
@@ -157,7 +161,7 @@ class Job:
 
     @property
     def dims(self) -> tuple[Hashable, ...]:
-        """Dimensions of the forecasts: ([realization,] [init_time,] [variable,] lead_time, [channel,] y, x)."""
+        """Dimensions of the forecasts: ([axis,] [init_time,] [variable,] lead_time, [channel,] y, x); see `Axis`."""
         return tuple(self._sizes)
 
     @property
@@ -170,7 +174,7 @@ class Job:
         frames = self.frames
         several, (_, channels, height, width) = len(frames.arrays) > 1, frames.shape
         return {
-            **({dims.REALIZATION: self.method.members} if self.method.members else {}),
+            **({} if self.method.axis is None else {self.method.axis.name: len(self.method.axis.values)}),
             **({} if self.single else {dims.INIT_TIME: len(self.positions)}),
             **({dims.VARIABLE: channels} if several else {}),
             dims.LEAD_TIME: self.steps,
@@ -181,8 +185,8 @@ class Job:
 
     @property
     def init_axis(self) -> int:
-        """Where init_time stands: first, but after members."""
-        return int(self.method.members > 0)
+        """Where init_time stands: first, but after the axis of a distribution."""
+        return int(self.method.axis is not None)
 
     @cached_property
     def one(self) -> xr.DataArray:
@@ -198,6 +202,8 @@ class Job:
         result = xr.DataArray(
             values, dims=self.dims, coords=grid_coords(frames), name=name, attrs={} if several else array.attrs
         )
+        if (axis := self.method.axis) is not None:
+            result = result.assign_coords({axis.name: (axis.name, axis.values, dict(axis.attrs))})
         mapping = [n for n, c in frames.coords.items() if "grid_mapping_name" in c.attrs or "crs_wkt" in c.attrs]
         if mapping:
             result.encoding["grid_mapping"] = mapping[0]
@@ -219,7 +225,7 @@ class Job:
             values, status = self.method.block(self.frames, self.positions, self.steps, self.device, self.tile)
             if self.missing == "refuse" and status[0] == NONE_POSSIBLE:
                 history_at(self.frames, int(self.positions[0]), self.method.history)  # which says what is missing
-            values = np.ascontiguousarray(values.take(0, axis=self.init_axis))
+            values = np.ascontiguousarray(values[(slice(None),) * self.init_axis + (0,)])
         else:
             values, _ = Work.of(self, self.positions).compute(self.method)
         result = self.labelled(values)
@@ -298,8 +304,40 @@ class Work:
                 )
             parts.append(values)
             statuses.append(status)
-        axis = int(method.members > 0)
+        axis = int(method.axis is not None)
         return (np.concatenate(parts, axis) if len(parts) > 1 else parts[0]), np.concatenate(statuses)
+
+
+@dataclass(frozen=True, eq=False)
+class Histories:
+    """The frames up to some init times, (init time, time, channel, y, x), and where they let forecast."""
+
+    values: Values
+    complete: npt.NDArray[np.bool_]
+    """(init time,): whether each frame has some value."""
+    known: npt.NDArray[np.bool_]
+    """(init time, channel, y, x): whether a pixel had one at any time."""
+
+    def finished(self, forecast: Values, frames: Frames) -> tuple[Values, Statuses]:
+        """Return forecasts ([axis,] init time, lead time, channel, y, x) in the layout of a `Method`, and statuses."""
+        if not self.known.all():
+            np.copyto(forecast, np.nan, where=~self.known[:, None])
+        values = frames.field(forecast)
+        status = np.where(self.complete, AS_ASKED, NONE_POSSIBLE).astype(np.uint8)
+        if frames.channel_dim is None:
+            return values[..., 0, :, :], status
+        return values.swapaxes(-4, -3) if len(frames.arrays) > 1 else values, status
+
+
+def histories_of(frames: Frames, positions: Positions, history: int) -> Histories:
+    """Read the frames up to init times; those that several histories share are read once."""
+    needed, place = np.unique(positions[:, None] + np.arange(1 - history, 1), return_inverse=True)
+    cuts = [0, *(np.flatnonzero(np.diff(needed) > 1) + 1).tolist(), len(needed)]
+    parts = [frames.read(int(needed[a]), int(needed[b - 1]) + 1) for a, b in itertools.pairwise(cuts)]
+    values = (np.concatenate(parts) if len(parts) > 1 else parts[0])[place]
+    valid = np.isfinite(values)
+    complete = np.asarray(np.asarray(valid.any(axis=(2, 3, 4))).all(axis=1))
+    return Histories(values, complete, valid.any(axis=1) & complete[:, None, None, None])
 
 
 class Opaque:

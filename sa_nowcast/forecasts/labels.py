@@ -49,7 +49,7 @@ DROPPED_ATTRS = (
 
 
 # The order of a forecast's dimensions; what is not named here comes after them.
-_ORDER = (dims.REALIZATION, dims.INIT_TIME, dims.VARIABLE, dims.LEAD_TIME)
+_ORDER = (dims.REALIZATION, dims.THRESHOLD, dims.QUANTILE, dims.INIT_TIME, dims.VARIABLE, dims.LEAD_TIME)
 
 
 def labelled(values: xr.DataArray, init: Times, leads: Leads, attrs: Mapping[str, Any]) -> xr.DataArray:

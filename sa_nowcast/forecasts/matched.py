@@ -7,21 +7,17 @@ values from the last observed frame.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 
 from sa_nowcast.forecasts.job import taken
-from sa_nowcast.forecasts.method import AS_ASKED, FILLED, GridCheck, Inflow, Method, Product, Statuses, Values
+from sa_nowcast.forecasts.method import AS_ASKED, Statuses, Values
+from sa_nowcast.forecasts.of_nowcaster import OfNowcaster
 from sa_nowcast.frames import Frames
-from sa_nowcast.metadata import dims
 from sa_nowcast.windows import Positions
-
-if TYPE_CHECKING:
-    from sa_nowcast.forecasts.nowcaster import Nowcaster
 
 Sorted = npt.NDArray[np.float64]
 
@@ -39,55 +35,16 @@ FARTHEST: Final = 0.5
 
 
 @dataclass(frozen=True, eq=False)
-class Matched:
+class Matched(OfNowcaster):
     """The `Method` whose forecasts are those of a nowcaster, probability-matched; see `matched`.
 
     Each is of its own history alone, after tiles were blended: batches and tiles do not show.
     """
 
-    nowcaster: Nowcaster
-
-    @property
-    def name(self) -> str:
-        """What messages call it: the name of the network."""
-        return self.nowcaster.name
-
     @property
     def identity(self) -> str:
         """What tells it from others, the same model's mean forecast among them."""
         return f"{self.nowcaster.identity}, matched"
-
-    @property
-    def history(self) -> int:
-        """Frames up to an init time that a forecast needs."""
-        return self.nowcaster.history
-
-    @property
-    def usual_steps(self) -> int:
-        """Lead times that the model was trained for."""
-        return self.nowcaster.usual_steps
-
-    @property
-    def members(self) -> int:
-        """Members of a forecast: 0, it gives one."""
-        return 0
-
-    def accept(
-        self, data: xr.DataArray | xr.Dataset, names: dims.DimNames = dims.UNNAMED, grid: GridCheck = "check"
-    ) -> tuple[Matched, Frames]:
-        """Return this for the nowcaster as it is for `data`, and the data as checked frames."""
-        nowcaster, frames = self.nowcaster.accept(data, names, grid)
-        return replace(self, nowcaster=nowcaster), frames
-
-    def making(self, product: Product, inflow: Inflow = FILLED) -> Method:
-        """Return what gives a product of the same model."""
-        return self.nowcaster.making(product, inflow)
-
-    def tiling(
-        self, frames: Frames, steps: int, batch_size: int | None, tile: int | None, device: str | None
-    ) -> tuple[int, int]:
-        """Return how many init times are computed at once, and the width of tiles, as for the mean forecast."""
-        return self.nowcaster.tiling(frames, steps, batch_size, tile, device)
 
     def attributes(self, frames: Frames, positions: Positions, steps: int) -> dict[str, Any]:
         """Return the attributes that say which model and product a forecast is by."""

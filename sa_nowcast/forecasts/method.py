@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
 import numpy as np
@@ -28,6 +29,20 @@ Statuses = npt.NDArray[np.uint8]
 AS_ASKED, NONE_POSSIBLE, FELL_BACK = range(3)
 
 
+@dataclass(frozen=True)
+class Axis:
+    """The dimension that forecasts of a distribution have before all others: members, thresholds or quantiles."""
+
+    name: str
+    values: npt.NDArray[Any]
+    attrs: Mapping[str, Any]
+
+
+def member_axis(members: int) -> Axis:
+    """Return the dimension of so many members of an ensemble."""
+    return Axis(dims.REALIZATION, np.arange(members), dims.REALIZATION_ATTRS)
+
+
 class Method(Protocol):
     """What forecasts. `plan` checks by it, and a `Job` computes by it."""
 
@@ -48,14 +63,17 @@ class Method(Protocol):
         """Lead times where none are asked for; None where they have to be."""
 
     @property
-    def members(self) -> int:
-        """Members of its ensemble; 0 where it gives one forecast, without a dimension for members."""
+    def axis(self) -> Axis | None:
+        """The first dimension of its forecasts; None where it gives one forecast from each init time."""
 
     def accept(self, data: Data, names: dims.DimNames, grid: GridCheck) -> tuple[Method, Frames]:
         """Return `data` as checked frames, and the method that forecasts from them."""
 
-    def making(self, product: Product, inflow: Inflow = FILLED) -> Method:
-        """Return the method that gives this product, and this where air comes in; or refuse what it has not."""
+    def making(self, product: Product, inflow: Inflow = FILLED, members: int = 0, seed: int = 0) -> Method:
+        """Return the method that gives this product, and this where air comes in; or refuse what it has not.
+
+        With members it is the one that draws so many from the distribution of the forecast, by a seed.
+        """
 
     def tiling(
         self, frames: Frames, steps: int, batch_size: int | None, tile: int | None, device: str | None
@@ -71,7 +89,7 @@ class Method(Protocol):
     def block(
         self, frames: Frames, positions: Positions, steps: int, device: str, tile: int
     ) -> tuple[Values, Statuses]:
-        """Return the forecasts ([member,] init time, [variable,] lead time, [channel,] y, x), and their statuses."""
+        """Return the forecasts ([axis,] init time, [variable,] lead time, [channel,] y, x), and their statuses."""
 
 
 def shortcomings(method: Method, frames: Frames, positions: Positions, status: Statuses) -> str:

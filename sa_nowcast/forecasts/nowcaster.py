@@ -5,8 +5,7 @@ The one place where tensors become labelled data again.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,14 +22,13 @@ from sa_nowcast.bundle.summary import to_html
 from sa_nowcast.computing.devices import resolve_device
 from sa_nowcast.computing.threads import sharing_cores
 from sa_nowcast.errors import ModelError, RecipeError
-from sa_nowcast.forecasts.job import batch_of, plan
+from sa_nowcast.forecasts.ensembles import Ensemble, exceedance, quantiles
+from sa_nowcast.forecasts.job import batch_of, histories_of, plan
 from sa_nowcast.forecasts.labels import whole
 from sa_nowcast.forecasts.matched import Matched
 from sa_nowcast.forecasts.method import (
-    AS_ASKED,
     FILLED,
     MEAN,
-    NONE_POSSIBLE,
     GridCheck,
     Inflow,
     Method,
@@ -51,10 +49,18 @@ from sa_nowcast.times import show_step
 from sa_nowcast.windows import Positions
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sa_nowcast.models.lagrangian import LagrangianNetwork
+    from sa_nowcast.models.margins import Law
 
 Storage = Literal["float32", "float16"]
-_OF_LEAD_TIME = {"leads.weight", "growth"}  # that networks in Lagrangian coordinates had not before
+_LATEST = {
+    "leads.weight",
+    "decay",
+    "smoothing",
+    "margins.head.weight",
+}  # that networks in Lagrangian coordinates had not before
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +127,8 @@ class Nowcaster:
         init_time: Any = None,
         product: Product = MEAN,
         inflow: Inflow = FILLED,
+        members: int | None = None,
+        seed: int = 0,
         grid: GridCheck = "check",
         time: Hashable | None = None,
         y: Hashable | None = None,
@@ -152,6 +160,12 @@ class Nowcaster:
             What stands where the motion brings in what lay beyond the grid: an estimate from the values along the edge
             (default), or NaN, as an extrapolation has it. Networks with ``output="moving"`` know where that is, the
             default model among them.
+        members : int, optional
+            Draw so many members from the distribution of the forecast, coherent in space and time: each is a forecast
+            as it might be observed. By default none: one forecast, of least squared error. Networks with
+            ``output="moving"`` have a distribution, the default model among them.
+        seed : int, default 0
+            Of the members: each is a function of seed, init time and its number, so it is the same among more members.
         grid : {"check", "any"}
             Whether a grid of another spacing or projection than the model's is refused (default) or allowed. Size and
             position of the grid are always free.
@@ -166,7 +180,7 @@ class Nowcaster:
 
         Returns
         -------
-        DataArray, dims (lead_time, [channel,] y, x); (variable, lead_time, y, x) where the model has several variables
+        DataArray, dims ([realization,] lead_time, [channel,] y, x), with variable first where there are several
             float32, in the input's units. Coordinates: lead_time, init_time (scalar), valid_time, and all of the
             input's that do not vary in time. NaN where the whole history was missing.
 
@@ -181,10 +195,96 @@ class Nowcaster:
             below 16 pixels.
         """
         job = self.plan(
-            data, steps, lead_times=lead_times, init_time=init_time, product=product, inflow=inflow, tile=tile,
-            grid=grid, device=device, names=dims.DimNames(time, y, x, channel),
+            data, steps, lead_times=lead_times, init_time=init_time, product=product, inflow=inflow, members=members,
+            seed=seed, tile=tile, grid=grid, device=device, names=dims.DimNames(time, y, x, channel),
         )  # fmt: skip
         return job.compute()
+
+    def exceedance(
+        self,
+        data: xr.DataArray | xr.Dataset,
+        thresholds: Sequence[float | str],
+        steps: int | None = None,
+        *,
+        lead_times: Any = None,
+        init_time: Any = None,
+        inflow: Inflow = FILLED,
+        grid: GridCheck = "check",
+        time: Hashable | None = None,
+        y: Hashable | None = None,
+        x: Hashable | None = None,
+        channel: Hashable | None = None,
+        device: str = "auto",
+    ) -> xr.DataArray:
+        """Return how likely the value is to be above thresholds, at each pixel and lead time.
+
+        Exact probabilities of the distribution whose members `forecast` draws: nothing is drawn.
+
+        Parameters
+        ----------
+        data : DataArray or Dataset
+            As for `forecast`, of one variable.
+        thresholds : float, or sequence of float or str
+            In the units of the data, such as ``[1, 5]`` or ``["1 mm h-1"]``.
+        steps, lead_times, init_time, inflow, grid, time, y, x, channel, device
+            As for `forecast`.
+
+        Returns
+        -------
+        DataArray, dims (threshold, lead_time, [channel,] y, x)
+            float32 from 0 to 1, named ``probability_of_NAME_above_threshold``, with a coordinate ``threshold``.
+
+        Raises
+        ------
+        DataError, ModelError, RecipeError
+            As for `forecast`; thresholds in other units, or of several variables at once.
+        """
+        return exceedance(
+            self, data, thresholds, steps=steps, lead_times=lead_times, init_time=init_time, inflow=inflow,
+            grid=grid, device=device, names=dims.DimNames(time, y, x, channel),
+        )  # fmt: skip
+
+    def quantiles(
+        self,
+        data: xr.DataArray | xr.Dataset,
+        probabilities: Sequence[float],
+        steps: int | None = None,
+        *,
+        lead_times: Any = None,
+        init_time: Any = None,
+        inflow: Inflow = FILLED,
+        grid: GridCheck = "check",
+        time: Hashable | None = None,
+        y: Hashable | None = None,
+        x: Hashable | None = None,
+        channel: Hashable | None = None,
+        device: str = "auto",
+    ) -> xr.DataArray:
+        """Return quantiles of the distribution at each pixel and lead time.
+
+        Parameters
+        ----------
+        data : DataArray or Dataset
+            As for `forecast`.
+        probabilities : float or sequence of float
+            Between 0 and 1: how likely the value is to be at most the quantile.
+        steps, lead_times, init_time, inflow, grid, time, y, x, channel, device
+            As for `forecast`.
+
+        Returns
+        -------
+        DataArray, dims (quantile, lead_time, [channel,] y, x)
+            float32, in the input's units, with a coordinate ``quantile``.
+
+        Raises
+        ------
+        DataError, ModelError, RecipeError
+            As for `forecast`.
+        """
+        return quantiles(
+            self, data, probabilities, steps=steps, lead_times=lead_times, init_time=init_time, inflow=inflow,
+            grid=grid, device=device, names=dims.DimNames(time, y, x, channel),
+        )  # fmt: skip
 
     plan = plan
 
@@ -209,9 +309,8 @@ class Nowcaster:
         return self.terms.steps
 
     @property
-    def members(self) -> int:
-        """Members of a forecast: 0, it gives one."""
-        return 0
+    def axis(self) -> None:
+        """None: it gives one forecast."""
 
     def accept(
         self, data: xr.DataArray | xr.Dataset, names: dims.DimNames = dims.UNNAMED, grid: GridCheck = "check"
@@ -225,8 +324,8 @@ class Nowcaster:
         self.terms.require(frames, grid)
         return self, frames
 
-    def making(self, product: Product, inflow: Inflow = FILLED) -> Method:
-        """Return what gives this product: the model itself, or `Matched`; and this where air comes in."""
+    def making(self, product: Product, inflow: Inflow = FILLED, members: int = 0, seed: int = 0) -> Method:
+        """Return what gives this product: the model itself, `Matched` or an `Ensemble`; and this where air comes in."""
         if inflow not in get_args(Inflow):
             raise RecipeError("inflow", repr(inflow), expected=" or ".join(map(repr, get_args(Inflow))))
         if inflow != FILLED and self.network.config.output != "moving":
@@ -240,6 +339,15 @@ class Nowcaster:
             raise RecipeError("product", repr(product), expected=" or ".join(map(repr, get_args(Product))))
         # A copy would reckon its digest anew.
         chosen = self if inflow == self.inflow else replace(self, inflow=inflow)
+        if members:
+            if product != MEAN:
+                raise RecipeError(
+                    "members",
+                    f"{members} of the product {product!r}",
+                    expected="product='mean'",
+                    fix="leave product out: members have the distribution of the observed values",
+                )
+            return Ensemble(chosen, members, seed)
         return chosen if product == MEAN else Matched(chosen)
 
     def tiling(
@@ -282,23 +390,12 @@ class Nowcaster:
 
         Frames that several histories share are read once. A pixel is NaN where its whole history was missing.
         """
-        needed, place = np.unique(positions[:, None] + np.arange(1 - self.history, 1), return_inverse=True)
-        cuts = [0, *(np.flatnonzero(np.diff(needed) > 1) + 1).tolist(), len(needed)]
-        parts = [frames.read(int(needed[a]), int(needed[b - 1]) + 1) for a, b in itertools.pairwise(cuts)]
-        histories = (np.concatenate(parts) if len(parts) > 1 else parts[0])[place]
-        valid = np.isfinite(histories)
-        complete = np.asarray(np.asarray(valid.any(axis=(2, 3, 4))).all(axis=1))
-        known = valid.any(axis=1) & complete[:, None, None, None]
-        if complete.any():
-            forecast = self._predict(histories, steps, resolve_device(device), tile)
+        histories = histories_of(frames, positions, self.history)
+        if histories.complete.any():
+            forecast = self._predict(histories.values, steps, resolve_device(device), tile)
         else:
             forecast = np.empty((len(positions), steps, *frames.shape[1:]), dtype=np.float32)
-        if not known.all():
-            np.copyto(forecast, np.nan, where=~known[:, None])
-        values, status = frames.field(forecast), np.where(complete, AS_ASKED, NONE_POSSIBLE).astype(np.uint8)
-        if frames.channel_dim is None:
-            return values[:, :, 0], status
-        return values.swapaxes(1, 2) if len(frames.arrays) > 1 else values, status
+        return histories.finished(forecast, frames)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the model to a folder and return its path.
@@ -342,7 +439,7 @@ class Nowcaster:
             wrong = [f"{n} is {w.dtype}" for n, w in weights.items() if w.dtype != getattr(torch, storage)]
             if wrong:
                 raise ModelError("weights", wrong[0], expected=f"torch.{storage}")
-            former = config.output == "moving" and not weights.keys() >= _OF_LEAD_TIME
+            former = config.output == "moving" and not weights.keys() >= _LATEST
             if not former:
                 network.load_state_dict({n: w.float() for n, w in weights.items()}, strict=True, assign=True)
         except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
@@ -353,7 +450,7 @@ class Nowcaster:
         if former:
             raise ModelError(
                 str(path),
-                "a network in Lagrangian coordinates of an earlier version, which does not read the lead time",
+                "a network in Lagrangian coordinates of an earlier version, which knows less of the lead time",
                 fix="train it again, or take the version of sa_nowcast that made it",
             )
         card, recipe = (bundle.read_text(path, name) for name in (bundle.CARD, bundle.RECIPE))
@@ -403,6 +500,36 @@ class Nowcaster:
         if tile:
             return blend(values, tile, lambda part: self._run(part, steps, device), steps)
         return self._run(values, steps, device)
+
+    def laws(self, values: npt.NDArray[np.float32], steps: int, device: str) -> tuple[list[Law], Tensor | None]:
+        """Return the distributions of forecasts from histories (B, T, C, H, W), one for each sample and channel.
+
+        They are in what the network gives: see `scaling`. Beside them stands where air comes in from beyond the grid,
+        (B, steps, C, H, W), if that is to be missing.
+
+        Raises
+        ------
+        ModelError
+            The network has no distribution.
+        """
+        config = self.network.config
+        if config.output != "moving":
+            raise ModelError(
+                self.name,
+                f"a network with output: {config.output}, which forecasts no distribution",
+                expected="output: moving",
+                fix="take the default model, or train with network={'output': 'moving'} and distribution=True",
+            )
+        self.network.to(resolve_device(device)).eval()
+        network = cast("LagrangianNetwork", self.network)
+        x, _ = prepare(
+            torch.from_numpy(values).to(resolve_device(device)), self.scaling, self.terms.history, by_window=True
+        )
+        return network.laws(x, steps), None if self.inflow == FILLED else network.inflow(x, steps)
+
+    def bounded(self, forecast: Values, values: npt.NDArray[np.float32]) -> Values:
+        """Return forecasts (..., B, steps, C, H, W) within the bounds that their histories show."""
+        return forecast
 
     def _run(self, values: npt.NDArray[np.float32], steps: int, device: torch.device) -> npt.NDArray[np.float32]:
         self.network.to(device).eval()

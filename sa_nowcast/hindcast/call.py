@@ -42,6 +42,8 @@ def hindcast(
     stride: int = 1,
     product: Product = MEAN,
     inflow: Inflow = FILLED,
+    members: int | None = None,
+    seed: int = 0,
     to: str | os.PathLike[str] | None = None,
     missing: Missing = "nan",
     batch_size: int | None = None,
@@ -78,6 +80,8 @@ def hindcast(
         As for `sa_nowcast.Nowcaster.forecast`. A reference has none.
     inflow : {"filled", "missing"}
         As for `sa_nowcast.Nowcaster.forecast`. Extrapolations always leave it missing.
+    members, seed : int
+        As for `sa_nowcast.Nowcaster.forecast`. A reference has options of its own for them.
     to : path, optional
         Where a Zarr archive is written. By default nothing is written, and nothing is computed before it is used.
     missing : {"nan", "refuse"}
@@ -140,7 +144,7 @@ def hindcast(
         )
     job = method_of(model).plan(
         data, steps, init_times=slice(None) if init_times is None else init_times, stride=stride, product=product,
-        inflow=inflow, missing=missing, batch_size=batch_size, tile=tile, grid=grid,
+        inflow=inflow, members=members, seed=seed, missing=missing, batch_size=batch_size, tile=tile, grid=grid,
         names=dims.DimNames(time, y, x, channel), device=device, here=cluster is None,
     )  # fmt: skip
     if to is None:

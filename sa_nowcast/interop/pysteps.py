@@ -77,6 +77,8 @@ def forecast(
     timestep: float | None = None,
     kmperpixel: float | None = None,
     product: Product = MEAN,
+    n_ens_members: int | None = None,
+    seed: int = 0,
     device: str = "auto",
     measure_time: bool = False,
     **others: Any,
@@ -104,6 +106,10 @@ def forecast(
         km between cells, as for pysteps' STEPS: checked against the model where given.
     product : {"mean", "matched"}
         As for `sa_nowcast.Nowcaster.forecast`.
+    n_ens_members : int, optional
+        Draw so many members, as for `sa_nowcast.Nowcaster.forecast`; by default none.
+    seed : int, default 0
+        Of the members.
     device : str
         ``auto`` (default), ``cpu``, ``cuda`` or ``cuda:N``.
     measure_time : bool
@@ -111,7 +117,7 @@ def forecast(
 
     Returns
     -------
-    ndarray, shape (time steps, m, n)
+    ndarray, shape ([members,] time steps, m, n)
         In the units of `precip` and of its type where that is a floating one. NaN where all of the history was
         missing. With `measure_time`, a pair of this and the seconds.
 
@@ -134,7 +140,7 @@ def forecast(
         raise RecipeError(
             f"pysteps method {METHOD}",
             f"no option {', '.join(sorted(others))}",
-            expected="model, metadata, timestep, kmperpixel, product, device, measure_time",
+            expected="model, metadata, timestep, kmperpixel, product, n_ens_members, seed, device, measure_time",
         )
     nowcaster = as_nowcaster(model)
     wanted = _time_steps(timesteps)
@@ -144,8 +150,9 @@ def forecast(
     lower = (metadata or {}).get("yorigin") == "lower"
     if lower:
         data = data.isel(y=slice(None, None, -1))  # models see rows from north to south
-    values = nowcaster.forecast(data, wanted[-1], product=product, device=device).values[np.array(wanted) - 1]
-    values = values[:, ::-1] if lower else values
+    made = nowcaster.forecast(data, wanted[-1], product=product, members=n_ens_members, seed=seed, device=device)
+    values = made.values[..., np.array(wanted) - 1, :, :]
+    values = values[..., ::-1, :] if lower else values
     kind = np.asarray(precip).dtype
     result = values.astype(kind if kind.kind == "f" else np.float64)
     return (result, time.perf_counter() - begin) if measure_time else result

@@ -287,6 +287,106 @@ def is_rain_per_time(units: Any) -> bool:
     return "l" in unit.names or bool(unit.names & _LENGTHS and not {"cm", "s"} <= unit.names)
 
 
+def amount_of_rate(attrs: Mapping[Hashable, Any]) -> tuple[str, Fraction] | None:
+    """Return the units of the amount that a rate gives over time, and the amount of one second at a rate of 1.
+
+    ``mm h-1`` gives millimetres, 1/3600 a second; ``kg m-2 s-1`` gives ``kg m-2``, and ``W m-2`` gives ``J m-2``. None
+    where the attributes are of no rate: another power of time, a length per time that neither names nor units tell
+    from a speed (see `is_rain`), or months and years, which have no fixed length.
+    """
+    written = text(attrs.get("units"))
+    unit = None if written is None else _read(written)
+    if unit is None:
+        return None
+    shown = None
+    for power, work in (("W", "J"), ("W m-2", "J m-2")):
+        if unit.powers == _known(power).powers and any(name.endswith("W") for name in unit.names):
+            shown = work
+    if shown is None:
+        if unit.powers.get("s") != -1 or {"month", "year"} & unit.powers.keys():
+            return None
+        rest = {name: power for name, power in unit.powers.items() if name != "s"}
+        if rest == {"m": 1} and not (is_rain(attrs) or is_rain_per_time(written)):
+            return None
+        named = [n for n in unit.names if _known(n).powers == rest]
+        if len(named) == 1 and "l" not in unit.names:
+            shown = named[0]
+        elif rest in ({"m": 1}, {"kg": 1, "m": -2}):
+            shown = "mm" if rest == {"m": 1} else "kg m-2"
+        else:
+            times = [n for n in unit.names if _known(n).powers == {"s": 1}]
+            shown = _written(unit.times(_known(times[0] if len(times) == 1 else "s"), 1))
+    return shown, unit.factor / _known(shown).factor
+
+
+def is_amount(attrs: Mapping[Hashable, Any]) -> bool:
+    """Say whether the attributes are of what adds up over time: rain as an amount, or things that are counted.
+
+    By a CF standard name of an amount or of a number of things; else by units that are no rate: millimetres,
+    centimetres, inches, litres or kilograms per square metre, or a count that says of what (not ``1``).
+    """
+    written = text(attrs.get("units"))
+    unit = None if written is None else _read(written)
+    if unit is None or unit.powers.keys() & set(_TIMES):
+        return False
+    name = text(attrs.get("standard_name"))
+    if name:
+        return rain_noun(name) == "amount" or name.startswith("number_of_")
+    if unit.powers == {"m": 1}:
+        return bool(unit.names & (_LENGTHS | {"l"}))
+    if unit.powers == {"kg": 1, "m": -2}:
+        return "kg" in unit.names
+    return bool(unit.names) and unit.names <= _COUNTED - {"1"}
+
+
+def rain_noun(standard_name: str | None) -> str | None:
+    """Return whether a CF standard name is of a ``rate``, ``flux`` or ``amount`` of rain or snow; None for others."""
+    found = _RAIN_NAME.fullmatch(standard_name or "")
+    return None if found is None else found[found.re.groups].lower()
+
+
+# Of the CF standard name table: the phases, and what follows them in a name of an amount.
+_PHASES: Final = ("", "convective_", "stratiform_")
+_AMOUNTS: Final = frozenset(
+    f"{head}{phase}{thing}_amount"
+    for phase in _PHASES
+    for head, things in (
+        ("", ("rainfall", "precipitation", "snowfall")),
+        ("thickness_of_", ("rainfall", "snowfall")),
+        ("lwe_thickness_of_", ("precipitation", "snowfall")),
+    )
+    for thing in things
+)
+
+
+def amount_name(standard_name: str | None, units: str) -> str | None:
+    """Return the CF standard name of the amount that a rate or flux of this name adds up to; None where CF has none.
+
+    Of a rain rate it is ``thickness_of_rainfall_amount``, of a precipitation rate
+    ``lwe_thickness_of_precipitation_amount`` (a length), and of a flux ``rainfall_amount`` (mass per area): `units` are
+    those of the amount, and decide which.
+    """
+    found = _RAIN_NAME.fullmatch(standard_name or "")
+    if found is None:
+        return None
+    lwe, _, phase, thing, noun = (part.lower() if part else "" for part in found.groups())
+    unit = _read(units)
+    if noun == "amount" or unit is None:
+        return standard_name
+    of_length = unit.powers == {"m": 1}
+    # A flux in mm h-1 is one of water; the thickness of fallen snow would be another quantity.
+    water = lwe or ("lwe_" if thing == "precipitation" or (thing == "snowfall" and noun == "flux") else "")
+    name = f"{water}thickness_of_{phase}{thing}_amount" if of_length else f"{phase}{thing}_amount"
+    return name if name in _AMOUNTS else None
+
+
+def _known(units: str) -> _Unit:
+    """Return a unit that this module itself has written."""
+    unit = _read(units)
+    assert unit is not None
+    return unit
+
+
 def is_count(attrs: Mapping[Hashable, Any]) -> bool:
     """Say whether the attributes can be those of a count: a standard name of a number of things, or no units.
 

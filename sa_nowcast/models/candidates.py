@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sa_nowcast.models.motion import arrivals, bilinear, blur, carried, optical_flow, sample, separable, strips
+from sa_nowcast.models.motion import arrivals, bilinear, blur, carried, inside, optical_flow, sample, separable, strips
 
 BLURS: Final = (1.0, 2.0, 4.0)
 """Pixels: standard deviations of the smoothed frames that a forecast may turn to, kept at full resolution."""
@@ -16,13 +16,24 @@ BLURS: Final = (1.0, 2.0, 4.0)
 WIDE_BLURS: Final = (8.0, 16.0, 32.0, 64.0)
 """The same, on the grid of patches; beyond them comes the mean of the whole window."""
 
+EDGE: Final = WIDE_BLURS.index(16.0)
+"""What moves in from beyond the grid is like what lies along the edge, so much smoothed."""
+
 FINE: Final = 5 + len(BLURS)
 MOVING: Final = FINE + len(WIDE_BLURS) + 1
 STANDING: Final = 4
 CANDIDATES: Final = MOVING + STANDING
 TRIED: Final = 2  # lead times at which the candidates are tried on the history
-_DAMPING: Final = 0.8  # of a trend, per step
-_SURE: Final = 1e-3  # of the variance: a smaller error in a trial says no more
+NARROW: Final = 1 + len(BLURS)
+# The candidates of growing width: the last frame, smoothed ever more, and the mean of the window. What one has and the
+# next has not is a band of scales.
+SMOOTHED: Final = [*range(NARROW), *range(FINE, MOVING)]
+BANDS: Final = len(SMOOTHED) - 1
+LAGS: Final = 3  # frames over which the correlation of each band is measured on the history
+_DAMPING: Final = 0.5  # of a trend, per step
+_LEAST_CORRELATION: Final = 0.02
+_UNKNOWN: Final = -0.1  # logarithm of the correlation of all bands where there is one frame
+SURE: Final = 1e-3  # of the variance: a smaller error in a trial says no more
 
 
 def aligned_frames(x: Tensor, flow: Tensor) -> Tensor:
@@ -32,41 +43,70 @@ def aligned_frames(x: Tensor, flow: Tensor) -> Tensor:
     return torch.cat([*earlier[::-1], x[:, -1:]], 1)
 
 
-def trials(x: Tensor, mean: Tensor, patch: int) -> Tensor:
-    """Return how each candidate would have forecast the last frame, (B, h, w, 2 * TRIED * candidates).
+def trials(
+    x: Tensor, mean: Tensor, patch: int, flow_of_all: Tensor, smoothed: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return how each candidate would have forecast the last frame, and how long each band of scales lasts.
 
-    The logarithm of its squared error around each patch, against that of the moved last frame, at a lead time of one
-    step, then of two; then the same of the whole window. 0 where the history is too short to try.
+    First, (B, h, w, 2 * TRIED * candidates): the logarithm of the squared error around each patch, against that of the
+    moved last frame, at a lead time of one step, then of two; then the same of the whole window. 0 where the history is
+    too short to try. Second, (B, TRIED + (1 + LAGS) * bands), as logarithms: the squared error of the moved last
+    frame at these lead times; the variance of each band of the last frame (`smoothed`); and its regression coefficient
+    on the same band of one, two and three frames before, along the motion.
     """
     B, T, H, W = x.shape
-    h, w = H // patch, W // patch
-    around, overall = [], []
-    for lead in range(1, TRIED + 1):
-        known = x[:, : max(T - lead, 0)]
-        if known.shape[1] < 1:
-            around.append(x.new_zeros(B, CANDIDATES, h, w))
-            overall.append(around[-1])
-            continue
+    around, overall, level, kept = [], [], [], []
+    bands = _bands(smoothed, mean, patch)
+    for lead in range(1, min(LAGS, T - 1) + 1):
+        known = x[:, : T - lead]
         # Of these frames alone: a flow that has seen the last one would flatter all that moves.
-        flow = optical_flow(known) if known.shape[1] > 1 else x.new_zeros(B, 2, H, W)
+        flow = optical_flow(known) if known.shape[1] > 1 else flow_of_all
         fine, wide = moving_maps(aligned_frames(known, flow), known, patch)
-        standing = standing_maps(known)
         *_, at = arrivals(flow, lead)
+        tries = lead <= TRIED
+        standing = standing_maps(known) if tries else x[:, :0]
         what, damped = torch.cat([fine, finer(wide, patch)], 1), damped_slope(lead - 1)
-        errors = x.new_empty(B, CANDIDATES, H, W)
+        errors = x.new_empty(B, CANDIDATES if tries else 0, H, W)
+        both = square = x.new_full((B, BANDS), 1e-9)
         for rows in strips(x):
             tried = sample(what, at[:, :, rows])
-            tried[:, FINE - 1] = tried[:, 0] + damped * tried[:, FINE - 1]
-            still = standing[:, :, rows].clone()
-            still[:, -1] = still[:, 0] + damped * still[:, -1]
             everything = mean[:, None].expand(B, 1, *tried.shape[2:])
-            errors[:, :, rows] = (torch.cat([tried, everything, still], 1) - x[:, -1:, rows]).square()
-        error = F.avg_pool2d(errors, patch) + _SURE
-        whole = error.mean((2, 3), keepdim=True)
-        near = blur(error, max(3.0 / patch, 0.6)) + 0.1 * whole
-        around.append((near / near[:, :1]).log().clamp(-6, 6))
-        overall.append((whole / whole[:, :1]).log().clamp(-6, 6).expand(B, CANDIDATES, h, w))
-    return torch.cat(around + overall, 1).permute(0, 2, 3, 1)
+            chain = torch.cat([tried[:, :NARROW], tried[:, FINE:], everything], 1)
+            own = (chain[:, :-1] - chain[:, 1:]) * inside(at[:, :, rows], H, W)
+            both = both + (own * bands[:, :, rows]).sum((2, 3))
+            square = square + own.square().sum((2, 3))
+            if tries:
+                tried[:, FINE - 1] = tried[:, 0] + damped * tried[:, FINE - 1]
+                still = standing[:, :, rows].clone()
+                still[:, -1] = still[:, 0] + damped * still[:, -1]
+                errors[:, :, rows] = (torch.cat([tried, everything, still], 1) - x[:, -1:, rows]).square()
+        kept.append((both / square).clamp(_LEAST_CORRELATION, 1).log())
+        if tries:
+            error = F.avg_pool2d(errors, patch) + SURE
+            whole = error.mean((2, 3), keepdim=True)
+            near = blur(error, max(3.0 / patch, 0.6)) + 0.1 * whole
+            around.append((near / near[:, :1]).log().clamp(-6, 6))
+            level.append(whole[:, 0, :, 0].log())
+            overall.append((whole / whole[:, :1]).log().clamp(-6, 6).expand_as(near))
+    untried = [x.new_zeros(B, CANDIDATES, H // patch, W // patch)] * (TRIED - len(around))
+    while len(kept) < LAGS:
+        rate = kept[-1] - kept[-2] if len(kept) > 1 else kept[0] if kept else x.new_full((B, BANDS), _UNKNOWN)
+        kept.append(kept[-1] + rate if kept else rate)
+    while len(level) < TRIED:
+        level.append(level[-1] if level else x.new_zeros(B, 1))
+    variance = bands.square().mean((2, 3)) + 1e-9
+    variance = variance / variance.sum(1, keepdim=True) * (x[:, -1] - mean).square().mean((1, 2))[:, None]
+    tried = torch.cat([*around, *untried, *overall, *untried], 1)
+    return tried.permute(0, 2, 3, 1), torch.cat([*level, (variance + 1e-9).log(), *kept], 1)
+
+
+def _bands(smoothed: tuple[Tensor, Tensor], mean: Tensor, patch: int) -> Tensor:
+    """Return what each of the smoothed frames has and the next has not, (B, bands, H, W)."""
+    fine, wide = smoothed
+    chain = torch.cat([fine[:, :NARROW], finer(wide, patch)], 1)
+    chain[:, :-1] -= chain[:, 1:].clone()
+    chain[:, -1] -= mean
+    return chain
 
 
 def moving_maps(aligned: Tensor, plain: Tensor, patch: int) -> tuple[Tensor, Tensor]:

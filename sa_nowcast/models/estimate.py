@@ -11,8 +11,10 @@ from pathlib import Path
 import torch
 
 from sa_nowcast.errors import ModelError
+from sa_nowcast.models.candidates import BANDS, CANDIDATES
 from sa_nowcast.models.config import Memory, NetworkConfig
 from sa_nowcast.models.live import live_bytes
+from sa_nowcast.models.margins import LEVELS
 from sa_nowcast.models.tiles import plan_tiles
 
 BYTES = 4
@@ -153,6 +155,16 @@ def require_memory(
         f"at most the {_gib(available)} that are free on {device}",
         _remedy(config, batch, available, needed) if training else _remedy_of_forecast(tile),
     )
+
+
+def distribution_bytes(grid: tuple[int, int], count: int, steps: int) -> int:
+    """Estimate what `count` members, probabilities or quantiles of one channel take beside a forecast of it.
+
+    The result and what is made of it at a time; the maps of all levels at half precision; and the chances of each level
+    at one lead time, with what they are made of.
+    """
+    maps = 1.2 * count * steps + (LEVELS + 1) * (0.5 * (CANDIDATES - BANDS + 1) + 6)
+    return int(maps * grid[0] * grid[1] * BYTES)
 
 
 def fitting_tile(

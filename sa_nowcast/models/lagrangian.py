@@ -11,11 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sa_nowcast.models.candidates import (
+    BANDS,
     CANDIDATES,
+    EDGE,
     FINE,
+    LAGS,
     MOVING,
+    NARROW,
+    SURE,
     TRIED,
-    WIDE_BLURS,
     aligned_frames,
     damped_slope,
     finer,
@@ -25,6 +29,7 @@ from sa_nowcast.models.candidates import (
 )
 from sa_nowcast.models.config import NetworkConfig
 from sa_nowcast.models.cores import Core
+from sa_nowcast.models.margins import Law, Margins, score
 from sa_nowcast.models.motion import (
     along_columns,
     arrivals,
@@ -47,20 +52,26 @@ LEAST_SIDE: Final = 32
 
 LEAST_POSITIONS: Final = 8
 
-_INFLOW: Final = WIDE_BLURS.index(16.0)  # what moves in is like what lies along the edge
-
 _MAPS: Final = 4  # per frame and pixel, that the core reads
-POSITION_SCALARS: Final = 4 + 2 * TRIED * CANDIDATES
+POSITION_SCALARS: Final = 4 + 2 * TRIED * CANDIDATES + TRIED + (1 + LAGS) * BANDS
 """What the core reads per frame and position, besides the pixels and the time."""
 
 _WIDTH: Final = 48  # of the layers that turn what was read, and a lead time, into weights
 _SHARP: Final = 5.0  # logits are so many times what the head gives, so that it soon learns to be sure
-_AT_FIRST: Final = 0.3  # what the head gives for the moved last frame before it has learned
-# At first a weight falls with this power of the error that a candidate had on the history, at lead time 1 and later.
+_AT_FIRST: Final = 1.5  # logit of all smoothed frames together, beside each of the others
+# At first a weight falls with this power of the error that a candidate had on the history, at lead time 1 and later:
+# on the whole, and at its place compared with the whole.
 _BY_TRIAL: Final = (1.5, 1.0)
+_BY_PLACE: Final = (0.75, 0.5)
+_SLOWLY: Final = -1.5  # logit: share of the decay from lag 1 to 2, beside that from 1 to 3
+_LEAST_WEIGHT: Final = 2e-3
 _GROWTH: Final = 0.5  # share of the change from trial 1 to trial 2 that goes on with each doubling of the lead time
-_FADING: Final = 0.3  # logit that a trend loses with each doubling; what its trials say does not go on
+_FADING: Final = 1.0  # logit that a trend loses with each doubling; what its trials say does not go on
+# Logit that what stands gains with each doubling: motions end, seasons and roads do not. In training, and in forecasts:
+# synthetic fields have few that stand, and training makes up for what it sees of it.
+_STANDS: Final = (0.3, 0.45)
 _TINY: Final = 1e-6  # of the standard deviation, that no scale is below
+_LOOKED_AT: Final = 2**16  # values, at most, from which the bound is found
 _BOUNDED: Final = 0.01  # share of pixels at the minimum from which on it is taken for a bound
 
 WINDOWS_AT_ONCE: Final = 4  # tiles that go through the core together
@@ -76,7 +87,7 @@ class _Window(NamedTuple):
     fine: Tensor
     """(B, FINE, H, W): what moves and has details; see `moving_maps`."""
     wide: Tensor
-    """(B, len(WIDE_BLURS), h, w): what moves and has none."""
+    """(B, wide, h, w): what moves and has none."""
     standing: Tensor
     """(B, STANDING, H, W): what stays; see `standing_maps`."""
     mean: Tensor
@@ -87,6 +98,18 @@ class _Window(NamedTuple):
     """(B, h, w): the same around each patch, in Lagrangian coordinates."""
     scalars: Tensor
     """(B, h, w, POSITION_SCALARS): what each position is told besides."""
+
+
+class _Scaled(NamedTuple):
+    """Windows (B, T, H, W) with unit variance, and what they were, (B, 1, 1) each; forecasts are within the bounds."""
+
+    values: Tensor
+    origin: Tensor
+    scale: Tensor
+    low: Tensor
+    high: Tensor
+    bounded: Tensor
+    """(B,) of bool: whether many values are at the least one, which is then the origin."""
 
 
 class LagrangianNetwork(Forecaster):
@@ -103,7 +126,9 @@ class LagrangianNetwork(Forecaster):
     Each candidate is tried on the history first: made without its last one or two frames, and compared with the last.
     How well it did around each patch, and overall, is an input of the core, and weighs it from the start; at lead times
     beyond the trials, as its error changed from the first to the second. So on data of a kind that no training held,
-    what works there still counts.
+    what works there still counts. How much the ever more smoothed frames count by the side of each other follows from
+    correlations: along the motion, each band of scales with itself one, two and three frames before, carried on to the
+    lead time as in S-PROG.
 
     Every window is scaled by its own statistics, so a result follows the input's units: ``a x + b`` gives ``a y + b``
     for a > 0. Channels are forecast each alone by the same weights, and weights fit any number of them. Large grids go
@@ -133,13 +158,15 @@ class LagrangianNetwork(Forecaster):
         self.head = nn.Linear(_WIDTH, CANDIDATES + 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        with torch.no_grad():
-            self.head.bias[0] = _AT_FIRST
         trend = torch.zeros(CANDIDATES)
         trend[[FINE - 1, CANDIDATES - 1]] = 1
         self.by_trial = nn.Parameter(torch.tensor(_BY_TRIAL)[:, None].repeat(1, CANDIDATES))
+        self.by_place = nn.Parameter(torch.tensor(_BY_PLACE)[:, None].repeat(1, CANDIDATES))
+        self.decay = nn.Parameter(torch.tensor([_SLOWLY, 0.0])[:, None].repeat(1, BANDS))
+        self.smoothing = nn.Parameter(torch.tensor(_AT_FIRST))
         self.growth = nn.Parameter(_GROWTH * (1 - trend))
         self.fading = nn.Parameter(_FADING * trend)
+        self.margins = Margins(config.hidden[-1] + POSITION_SCALARS)
 
     def forward(self, x_BTCHW: Tensor, steps: int = 1) -> Tensor:
         """Forecast; see `Network.forward`."""
@@ -154,9 +181,72 @@ class LagrangianNetwork(Forecaster):
         self.check(x_BTCHW, x_BTCHW.shape[1], steps)
         x = self._windows(x_BTCHW)
         B, T, H, W = x.shape
-        flow = optical_flow(_scaled(x)[0]) if T > 1 else x.new_zeros(B, 2, H, W)
+        flow = optical_flow(_scaled(x).values) if T > 1 else x.new_zeros(B, 2, H, W)
         known = torch.cat([inside(at, H, W) for at in arrivals(flow, steps)], 1)
         return self._as_given(known, x_BTCHW) < 1 - 1e-6
+
+    def laws(self, x_BTCHW: Tensor, steps: int) -> list[Law]:
+        """Return the distributions of the forecasts from these frames: one for each sample and channel in turn.
+
+        Of all that is learned, only `margins` gets a gradient by them.
+
+        Raises
+        ------
+        ModelError, RecipeError
+            As for `forward`.
+        """
+        self.check(x_BTCHW, x_BTCHW.shape[1], steps)
+        x = self._windows(x_BTCHW)
+        with torch.no_grad():
+            scaled = _scaled(x)
+            window, flow = self._window(scaled.values)
+            given = torch.cat([self._features(window), window.scalars], -1)
+            mean = self._mixed(scaled, window, flow, self.reads(given), steps)
+            kept = torch.stack([self._kept(window.scalars[:, 0, 0], step) for step in range(steps)], 1)
+            at = list(arrivals(flow, steps))
+            read = self.reads(given)
+        of_margins = self.margins.reads(given)
+        parts = []
+        for step in range(steps):
+            with torch.no_grad():
+                at_first, learned, _ = self._logits(window, read, step)
+                moving, standing = _shares(at_first, learned, step, self.training)
+            width = self.margins(of_margins, window.local, step)
+            # What a trend of chances would be is none: its weight is the last frame's.
+            moving = torch.cat(
+                [moving[:, :1] + moving[:, FINE - 1 : FINE], moving[:, 1 : FINE - 1], moving[:, FINE:]], 1
+            )
+            standing = torch.cat([standing[:, :1] + standing[:, -1:], standing[:, 1:-1]], 1)
+            parts.append((moving, standing, width * scaled.scale[:, None]))
+        size = (*x_BTCHW.shape[3:], self._repeat(*x_BTCHW.shape[3:]))
+        return [
+            Law(
+                frames=x[i],
+                arrivals=[one[i : i + 1] for one in at],
+                flow=flow[i : i + 1],
+                mean=mean[i],
+                moving=[part[0][i : i + 1] for part in parts],
+                standing=[part[1][i : i + 1] for part in parts],
+                width=[part[2][i : i + 1] for part in parts],
+                bound=float(scaled.origin[i]) if scaled.bounded[i] else None,
+                kept=kept[i],
+                patch=self.config.patch,
+                size=size,
+            )
+            for i in range(len(x))
+        ]
+
+    def margins_loss(self, x_BTCHW: Tensor, valid_BTCHW: Tensor, history: int) -> Tensor:
+        """Return the CRPS of the distributions, by which `margins` is trained, as a share of persistence's error.
+
+        Parameters
+        ----------
+        x_BTCHW, valid_BTCHW : Tensor
+            History and truth, and where values are.
+        history : int
+        """
+        laws = self.laws(x_BTCHW[:, :history], x_BTCHW.shape[1] - history)
+        return score(laws, *(self._windows(part[:, history:]) for part in (x_BTCHW, valid_BTCHW)))
 
     def _windows(self, x_BTCHW: Tensor) -> Tensor:
         """Return frames as windows (B C, T, H, W) of one channel, with sides that are long enough, in whole patches."""
@@ -183,11 +273,16 @@ class LagrangianNetwork(Forecaster):
 
     def _forecast_windows(self, x: Tensor, steps: int) -> Tensor:
         """Return the `steps` maps after (B, T, H, W), whose sides are multiples of a patch."""
+        scaled = _scaled(x)
+        window, flow = self._window(scaled.values)
+        read = self.reads(torch.cat([self._features(window), window.scalars], -1))
+        return self._mixed(scaled, window, flow, read, steps)
+
+    def _mixed(self, given: _Scaled, window: _Window, flow: Tensor, read: Tensor, steps: int) -> Tensor:
+        """Return the `steps` maps of windows, from what is known of them."""
+        x = given.values
         B, _, H, W = x.shape
         patch = self.config.patch
-        scaled, origin, scale, (low, high) = _scaled(x)
-        window, flow = self._window(scaled)
-        read = self.reads(torch.cat([self._features(window), window.scalars], -1))
         forecast, keeps_graph = [], torch.is_grad_enabled()
         result = x.new_empty(0 if keeps_graph else B, steps, H, W)
         for step, at in enumerate(arrivals(flow, steps)):
@@ -197,14 +292,14 @@ class LagrangianNetwork(Forecaster):
             at_patches = (F.avg_pool2d(at, patch) - (patch - 1) / 2) / patch
             standing = sample(standing, at_patches)
             still = _mixture(standing, torch.zeros_like(wide), window.standing)
-            share, entering = 1 - standing[:, :-1].sum(1), sample(window.wide[:, _INFLOW, None], at_patches)[:, 0]
+            share, entering = 1 - standing[:, :-1].sum(1), sample(window.wide[:, EDGE, None], at_patches)[:, 0]
             share, entering = finer(share, patch), finer(entering, patch)
             parts = []
             for rows in strips(x):
                 known = inside(at[:, :, rows], H, W)[:, 0]
                 arriving = torch.lerp(entering[:, rows], sample(what[:, None], at[:, :, rows])[:, 0], known)
-                y = (share[:, rows] * arriving + still[:, rows]) * scale + origin
-                y = torch.minimum(torch.maximum(y, low), high)
+                y = (share[:, rows] * arriving + still[:, rows]) * given.scale + given.origin
+                y = torch.minimum(torch.maximum(y, given.low), given.high)
                 if keeps_graph:
                     parts.append(y)
                 else:
@@ -217,9 +312,10 @@ class LagrangianNetwork(Forecaster):
         """Return what is known of frames, and their flow."""
         B, T, H, W = x.shape
         mean, patch = x.mean((1, 2, 3)).view(-1, 1, 1), self.config.patch
-        tried = trials(x, mean, patch)
         flow = optical_flow(x) if T > 1 else x.new_zeros(B, 2, H, W)
         aligned = aligned_frames(x, flow)
+        fine, wide = moving_maps(aligned, x, patch)
+        tried, kept = trials(x, mean, patch, flow, (fine, wide))
         change = (x[:, :-1] - x[:, -1:]).square().mean((1, 2, 3)).sqrt().view(-1, 1, 1) if T > 1 else 0 * mean
         moved = 0 * x[:, -1]
         for t in range(T - 1):
@@ -237,9 +333,9 @@ class LagrangianNetwork(Forecaster):
         )
         speed = F.avg_pool2d(flow.norm(dim=1, keepdim=True), patch)[:, 0].log1p()
         h, w = speed.shape[-2:]
-        scalars = torch.cat([per_window[:, :, None].expand(B, h, w, 3), speed[..., None], tried], -1)
-        fine, wide = moving_maps(aligned, x, patch)
-        return _Window(aligned, x, fine, wide, standing_maps(x), mean, change, local, scalars), flow
+        scalars = [per_window[:, :, None].expand(B, h, w, 3), speed[..., None], tried]
+        scalars.append(kept[:, None, None].expand(B, h, w, kept.shape[1]))
+        return _Window(aligned, x, fine, wide, standing_maps(x), mean, change, local, torch.cat(scalars, -1)), flow
 
     def _features(self, window: _Window) -> Tensor:
         """Return what the core gives after the last frame, (B, h, w, hidden)."""
@@ -270,24 +366,63 @@ class LagrangianNetwork(Forecaster):
         (B, FINE, h, w), (B, h, w) and (B, STANDING, h, w). What moves and what stands each have weights that sum to
         one, but for the slopes: what stands counts as much as its weights say, what moves the rest.
         """
+        at_first, learned, change = self._logits(window, read, step)
+        moving, standing = _shares(at_first, learned, step, self.training)
+        trend = moving[:, FINE - 1 : FINE]
+        moving = moving / (1 - trend).clamp(min=_TINY)
+        fine = torch.cat([moving[:, : FINE - 1], damped_slope(step) * trend], 1)
+        wide = (moving[:, FINE:-1] * window.wide).sum(1) + moving[:, -1] * window.mean
+        wide = wide + change * window.local
+        trend = standing[:, -1:]
+        return fine, wide, torch.cat([standing[:, :1] + trend, standing[:, 1:-1], damped_slope(step) * trend], 1)
+
+    def _logits(self, window: _Window, read: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return for a step the logits of the candidates by the history, those that were learned, and a change.
+
+        (B, candidates, h, w) each; the change that is added, in local changes, (B, h, w).
+        """
         lead = math.log2(step + 1)
         given = self.leads(read.new_tensor([lead / 4, 1 / (step + 1)]))
         given = self.head(F.silu(self.between(F.silu(read + given))))
-        first, second = window.scalars[..., 4 : 4 + 2 * CANDIDATES].chunk(2, -1)
-        tried, power = first, self.by_trial[0]
+        near_1, near_2, whole_1, whole_2 = window.scalars[..., 4 : 4 + 4 * CANDIDATES].chunk(4, -1)
+        near, whole, power, by_place = near_1, whole_1, self.by_trial[0], self.by_place[0]
         if step > 0:
-            tried = (second + self.growth * (lead - 1) * (second - first)).clamp(-6, 6)
-            power = self.by_trial[1]
-        at_first = power * tried + self.fading * lead
-        weights = torch.softmax(_SHARP * given[..., :CANDIDATES] - at_first, -1).permute(0, 3, 1, 2)
-        moving, standing = weights[:, :MOVING], weights[:, MOVING:]
-        moving = moving / (moving.sum(1, keepdim=True) + 1e-12)
-        trend = moving[:, FINE - 1 : FINE]
-        fine = torch.cat([moving[:, :1] + trend, moving[:, 1 : FINE - 1], damped_slope(step) * trend], 1)
-        wide = (moving[:, FINE:-1] * window.wide).sum(1) + moving[:, -1] * window.mean
-        wide = wide + given[..., -1] * window.local
-        trend = standing[:, -1:]
-        return fine, wide, torch.cat([standing[:, :1] + trend, standing[:, 1:-1], damped_slope(step) * trend], 1)
+            near, whole = (
+                (b + self.growth * (lead - 1) * (b - a)).clamp(-6, 6) for a, b in ((near_1, near_2), (whole_1, whole_2))
+            )
+            power, by_place = self.by_trial[1], self.by_place[1] / lead
+        at_first = -power * whole - self.fading * lead
+        smoothed, error = self._by_correlation(window, step)
+        level_1, level_2 = window.scalars[..., 4 + 4 * CANDIDATES :][..., :TRIED].chunk(TRIED, -1)
+        level = level_2 + self.growth[0] * (lead - 1) * (level_2 - level_1) if step > 0 else level_1
+        smoothed = smoothed + self.smoothing - power[0] * (error - level).clamp(-6, 6)
+        at_first = torch.cat(
+            [smoothed[..., :NARROW], at_first[..., NARROW:FINE], smoothed[..., NARROW:], at_first[..., MOVING:]],
+            -1,
+        )
+        at_first = (at_first - by_place * (near - whole)).permute(0, 3, 1, 2)
+        return at_first, _SHARP * given[..., :CANDIDATES].permute(0, 3, 1, 2), given[..., -1]
+
+    def _by_correlation(self, window: _Window, step: int) -> tuple[Tensor, Tensor]:
+        """Return what the correlations of bands say of the smoothed frames at a step, as logarithms.
+
+        Their weights, (B, h, w, bands + 1), and the squared error that their sum should have, (B, h, w, 1). Each band
+        counts as much as it is correlated with what it was `step + 1` frames ago: as in S-PROG, but by weights of
+        smoothed frames.
+        """
+        kept = self._kept(window.scalars, step)
+        variance = window.scalars[..., -(1 + LAGS) * BANDS :][..., :BANDS]
+        error = (variance.exp() * (1 - kept.square())).sum(-1, keepdim=True) + SURE
+        kept = torch.cummax(kept, -1).values
+        weights = torch.cat([kept[..., :1], kept.diff(dim=-1), 1 - kept[..., -1:]], -1)
+        return weights.clamp(min=_LEAST_WEIGHT).log(), error.log()
+
+    def _kept(self, scalars: Tensor, step: int) -> Tensor:
+        """Return how each band is correlated with itself `step + 1` frames on, along the motion; (..., bands)."""
+        first, second, last = scalars[..., -LAGS * BANDS :].chunk(LAGS, -1)
+        soon, later = (second - first).clamp(max=0), (last - first).clamp(max=0) / (LAGS - 1)
+        rate = torch.lerp(later, soon, self.decay[0].sigmoid())
+        return (first + rate * step ** self.decay[1].exp() if step else first).exp()
 
     def _read(self, window: _Window, moved: Tensor, plain: Tensor, time: float) -> Tensor:
         """Return a frame as the core reads it, (B, h, w, inputs)."""
@@ -307,19 +442,42 @@ class LagrangianNetwork(Forecaster):
         return torch.cat([folded, window.scalars, when], -1)
 
 
-def _scaled(x: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
-    """Return windows (B, T, H, W) with unit variance, their origin and scale, and bounds of forecasts; (B, 1, 1) each.
+def _shares(at_first: Tensor, learned: Tensor, step: int, training: bool) -> tuple[Tensor, Tensor]:
+    """Return the shares of what moves, (B, MOVING, h, w), and of what stands, (B, STANDING, h, w), by their logits.
+
+    The first sum to one, the second to how much of the forecast stands.
+    """
+    lead = math.log2(step + 1)
+    # Far ahead, the network has a say in how what moves is smoothed; what stands, and how much of it, is for the
+    # history to tell: in many fields that are no rain no training shows it.
+    soon = (1 + step) ** -2.0
+    moving = torch.softmax(at_first[:, :MOVING] + learned[:, :MOVING] / (1 + lead), 1)
+    standing = torch.softmax(at_first[:, MOVING:] + learned[:, MOVING:] * soon, 1)
+    likes = []
+    for of in (slice(MOVING), slice(MOVING, None)):
+        before, after = (torch.logsumexp(logits[:, of], 1) for logits in (at_first, at_first + learned))
+        likes.append(torch.lerp(before, after, soon))
+    share = torch.sigmoid(likes[1] - likes[0] + _STANDS[0 if training else 1] * lead)[:, None]
+    return moving, standing * share
+
+
+def _scaled(x: Tensor) -> _Scaled:
+    """Return windows (B, T, H, W) with unit variance.
 
     The origin is the mean, or the least value where many pixels have that: nothing then stays exactly nothing, and no
     forecast is below it.
     """
     low, high, mean = x.amin((1, 2, 3)), x.amax((1, 2, 3)), x.mean((1, 2, 3))
-    bounded = (x == low.view(-1, 1, 1, 1)).float().mean((1, 2, 3)) >= _BOUNDED
+    flat = x.flatten(1)
+    # A radar's noise may lie below the value that means nothing.
+    floor = flat[:, :: flat.shape[1] // _LOOKED_AT + 1].quantile(_BOUNDED, 1, interpolation="lower")
+    low = torch.where((flat == floor[:, None]).float().mean(1) >= _BOUNDED, floor, low)
+    bounded = (flat == low[:, None]).float().mean(1) >= _BOUNDED
+    room = 0.5 * (high - low)
     origin = torch.where(bounded, low, mean).view(-1, 1, 1)
     scale = torch.maximum(x.std((1, 2, 3)), 1e-6 * mean.abs() + 1e-30).view(-1, 1, 1)
-    room = 0.5 * (high - low)
     low = torch.where(bounded, low, low - room).view(-1, 1, 1)
-    return (x - origin[:, None]) / scale[:, None], origin, scale, (low, (high + room).view(-1, 1, 1))
+    return _Scaled((x - origin[:, None]) / scale[:, None], origin, scale, low, (high + room).view(-1, 1, 1), bounded)
 
 
 def maps_read(patch: int) -> int:

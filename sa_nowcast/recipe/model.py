@@ -208,11 +208,15 @@ class ComparisonRecipe(Block):
     models: tuple[str, ...] = Field(
         ("default", "persistence", "extrapolation"),
         min_length=2,
-        description="default: the model that ships; the folder of a saved model; either with :matched for that "
-        "product; or the name of a reference, persistence among them. Of several such as extrapolation+1px, with other "
-        "numbers of pixels, the best one of each dataset is compared with.",
+        description="default: the model that ships; the folder of a saved model; either with :matched or :members for "
+        "that product; or the name of a reference, persistence among them. Of several such as extrapolation+1px, with "
+        "other numbers of pixels, the best one of each dataset is compared with.",
     )
     metrics: tuple[str, ...] = Field((), description="Scores beside the MSE, such as [csi, frequency_bias].")
     thresholds: tuple[float, ...] = Field((), description="Of scores of events, in mm h-1.")
+    scales: tuple[str, ...] = Field(
+        (), description="What a value is the mean over when it is scored, such as [pixel, 20 km, 1 h]; none: one pixel."
+    )
+    members: int = Field(10, ge=2, description="Of the models that are told as default:members, and of steps.")
     sets: tuple[SetRecipe, ...] = Field(min_length=1, description="The datasets.")
     output: OutputRecipe

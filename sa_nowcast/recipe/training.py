@@ -108,6 +108,11 @@ class TrainingRecipe(Block):
         description="Whether the recurrent layers are trained; false: only what reads them out, which few data suffice "
         "for.",
     )
+    distribution: bool = Field(
+        False,
+        description="Whether the distribution of the forecast is trained beside it, by the CRPS, on a quarter of each "
+        "batch; for networks with `output: moving`. The forecast itself becomes the same.",
+    )
     loss: Literal["l2", "l1+l2", "rain-weighted", "accumulation"] = Field(
         "l2",
         description="Mean over valid pixels of all T-1 predictions (paper: l2; l1+l2 for KTH); rain-weighted: l1+l2 "

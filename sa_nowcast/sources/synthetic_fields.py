@@ -24,19 +24,20 @@ from sa_nowcast.windows import require_whole
 Array = npt.NDArray[np.float32]
 
 KINDS: Final[dict[str, float]] = {
-    "rain": 0.22,
-    "dense": 0.14,
-    "real": 0.24,
+    "rain": 0.18,
+    "dense": 0.18,
+    "real": 0.20,
     "carried": 0.12,
-    "objects": 0.11,
-    "counts": 0.09,
-    "climate": 0.05,
+    "objects": 0.09,
+    "counts": 0.10,
+    "climate": 0.10,
     "noise": 0.03,
 }
 """Kinds of sequences, and the share that each has. Without real fields, ``real`` and ``carried`` become ``rain``."""
 
 _MISSING = 0.06  # of all sequences have places without values
 _DOMAIN = 2  # times the size: the periodic domain on which fields evolve
+_PER_SHIFT = 8  # pixels, of the coarser grid on which parts of a pattern leave its flow
 _FLOOR = 0.004  # of the variance, so that a sequence that hardly changes does not count without bounds
 
 
@@ -135,7 +136,7 @@ class SyntheticFields:
             behind = _spectrum(rng, self.size, rng.uniform(2, 4))
             share = rng.uniform(0.3, 2)
             x = torch.maximum(x, behind * share) if rng.random() < 0.5 else x + share * behind
-        if rng.random() < 0.4:
+        if rng.random() < 0.5:
             time = torch.arange(self.length) / rng.uniform(14, 80)
             course = torch.sin(2 * math.pi * (time + rng.random()))
             where = _spectrum(rng, self.size, 3.5) if rng.random() < 0.5 else self._scene(rng)  # land, and sea
@@ -288,10 +289,11 @@ class SyntheticFields:
         line = torch.arange(self.size, dtype=torch.float32)
         start = torch.stack(torch.meshgrid(line, line, indexing="ij"))
         centre = torch.tensor(middle, dtype=torch.float32)[:, None, None]
+        shifts = _turbulence(T, n, rng)
         frames = []
         at = start
         for t in range(T):
-            frames.append(_bicubic(x_Tnn[t], at))
+            frames.append(_bicubic(x_Tnn[t], at if shifts is None else at + _shift(shifts[t], at, n)))
             # Backwards along the flow, which is linear around the middle but for the wobble.
             flow = velocity[:, None, None] + torch.einsum("ij,jhw->ihw", gradient, at - centre) + wobble
             half = at - 0.5 * flow
@@ -383,6 +385,38 @@ def _wandering(count: int, rng: np.random.Generator) -> Tensor:
         total += rate
         rate = keeps * rate + math.sqrt(1 - keeps**2) * rng.standard_normal()
     return torch.tensor(result, dtype=torch.float32)
+
+
+def _turbulence(count: int, n: int, rng: np.random.Generator) -> Tensor | None:
+    """Return how far parts of a pattern leave its flow, (count, 2, m, m) in pixels, on a periodic domain of n pixels.
+
+    Random walks in Lagrangian coordinates, as of cells in convective rain: no flow foretells them, so fine scales last
+    less and less long. None for a third of all sequences.
+    """
+    if rng.random() < 1 / 3:
+        return None
+    m, speed, keeps = n // _PER_SHIFT, math.exp(rng.uniform(math.log(0.05), math.log(1.2))), rng.uniform(0, 0.95)
+    amplitude = (_wave_numbers(m).square() + (_PER_SHIFT / rng.uniform(16, 80)) ** 2) ** -1.5
+    amplitude[0, 0] = 0
+
+    def velocity() -> Tensor:
+        x = torch.stack([torch.fft.irfft2(_white(rng, m) * amplitude, s=(m, m)) for _ in range(2)])
+        return speed * x / x.std().clamp(min=1e-9)
+
+    now, total, result = velocity(), torch.zeros(2, m, m), []
+    for _ in range(count):
+        result.append(total)
+        total = total + now
+        now = keeps * now + math.sqrt(1 - keeps**2) * velocity()
+    return torch.stack(result)
+
+
+def _shift(x: Tensor, at: Tensor, n: int) -> Tensor:
+    """Return displacements (2, m, m) of a periodic domain of n pixels at rows and columns, (2, H, W)."""
+    m, margin = x.shape[-1], 2
+    padded = F.pad(x[None], (margin,) * 4, mode="circular")
+    grid = 2 * (at.remainder(n) / _PER_SHIFT + margin) / (m + 2 * margin - 1) - 1
+    return F.grid_sample(padded, grid.flip(0).permute(1, 2, 0)[None], mode="bilinear", align_corners=True)[0]
 
 
 def _turned(x: Tensor, rng: np.random.Generator) -> Tensor:

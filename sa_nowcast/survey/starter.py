@@ -15,10 +15,10 @@ import xarray as xr
 from sa_nowcast.errors import DataError
 from sa_nowcast.frames import Frames
 from sa_nowcast.metadata import dims
+from sa_nowcast.metadata.thresholds import is_rain_rate
 from sa_nowcast.scaling import are_counts, bounds_of
 from sa_nowcast.sources.chain import SEQUENCE
 from sa_nowcast.times import show_step, tolerance
-from sa_nowcast.verification.units import is_rain_rate
 from sa_nowcast.windows import split_in_time, window_starts
 
 # From the most wanted down; each has to leave enough windows in every period.

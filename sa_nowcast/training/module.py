@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import lightning as L
 import torch
@@ -28,7 +28,11 @@ from sa_nowcast.training.objective import (
     truth_probability,
 )
 
+if TYPE_CHECKING:
+    from sa_nowcast.models.lagrangian import LagrangianNetwork
+
 _NAMED_WINDOWS = 8
+_DISTRIBUTIONS = 4  # one of so many windows of a batch trains the distribution, whose few weights need no more
 # A training that goes on in the same folder has to have the same settings.
 _LOWER = "lower training.learning_rate, and take another output folder"
 
@@ -101,6 +105,8 @@ class NowcastModule(L.LightningModule):
             x, valid = self._completed(x, valid)
         first = self.network.first_predicted(self.history)
         prediction, penalty = self._predict(x)
+        if recipe.distribution:
+            penalty = self._of_distribution(x, valid)
         prediction = prediction[:, first - 1 :]
         weight = rain_weight(raw_BTCHW[:, first:], recipe.rain_weights) if recipe.loss == "rain-weighted" else None
         if recipe.balanced_leads:
@@ -130,6 +136,30 @@ class NowcastModule(L.LightningModule):
             )
         # Processes average their gradients, and so the penalties of their samples.
         return {"loss": loss if penalty is None else loss + penalty, "mean": mean}
+
+    def _of_distribution(self, x: Tensor, valid: Tensor) -> Tensor:
+        """Return the loss of the distributions that are forecast from some of the windows."""
+        network = cast("LagrangianNetwork", self.network)
+        count = -(-len(x) // _DISTRIBUTIONS)
+        return network.margins_loss(x[:count], valid[:count], self.history)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradients of what forecasts, and of what tells its distribution, each by themselves.
+
+        So a network is the same whether its distribution is trained or not.
+        """
+        if gradient_clip_val is not None:
+            margins = getattr(self.network, "margins", None)
+            apart = {id(p) for p in margins.parameters()} if isinstance(margins, torch.nn.Module) else set()
+            for own in (True, False):
+                chosen = [p for p in self.network.parameters() if (id(p) not in apart) is own]
+                if chosen:
+                    torch.nn.utils.clip_grad_norm_(chosen, gradient_clip_val)
 
     def _completed(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Return windows with the start's forecasts for the frames after their end."""

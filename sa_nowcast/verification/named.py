@@ -26,11 +26,13 @@ from sa_nowcast.forecasts.method import (
     FILLED,
     MEAN,
     NONE_POSSIBLE,
+    Axis,
     GridCheck,
     Inflow,
     Product,
     Statuses,
     Values,
+    member_axis,
 )
 from sa_nowcast.frames import Frames, one_grid
 from sa_nowcast.metadata import dims
@@ -157,9 +159,9 @@ class Reference:
         """None: the number of lead times has to be asked for."""
 
     @property
-    def members(self) -> int:
-        """Members of the ensemble; 0 where it gives one forecast."""
-        return int(self.options.get("members", MEMBERS)) if self.name == "steps" else 0
+    def axis(self) -> Axis | None:
+        """The members of an ensemble; None where it gives one forecast."""
+        return member_axis(int(self.options.get("members", MEMBERS))) if self.name == "steps" else None
 
     def accept(
         self, data: xr.DataArray | xr.Dataset, names: dims.DimNames = dims.UNNAMED, grid: GridCheck = "check"
@@ -167,8 +169,15 @@ class Reference:
         """Return `data` as checked frames, on any grid."""
         return self, Frames.from_xarray(data, gaps="skip", **names._asdict())
 
-    def making(self, product: Product, inflow: Inflow = FILLED) -> Reference:
-        """Return itself: it gives one forecast, and no products."""
+    def making(self, product: Product, inflow: Inflow = FILLED, members: int = 0, seed: int = 0) -> Reference:
+        """Return itself: it has no products, and its own options for members."""
+        if members:
+            raise RecipeError(
+                "members",
+                f"{members} of {self.name}",
+                expected="a network",
+                fix=f'leave members out, or take sa_nowcast.reference("steps", members={members})',
+            )
         if inflow != FILLED:
             raise RecipeError("inflow", f"{inflow!r} of {self.name}", expected="a network", fix="leave inflow out")
         if product != MEAN:
@@ -202,7 +211,7 @@ class Reference:
         # The mean of other times needs no history.
         complete = np.asarray(seen)[windows].all(axis=1) | (self.name == "climatology")
         values, _, fallen = self._values(frames, positions, steps)
-        values[(slice(None),) * bool(self.members) + (~complete,)] = np.nan
+        values[(slice(None),) * (self.axis is not None) + (~complete,)] = np.nan
         return values, np.where(complete, np.where(fallen, FELL_BACK, AS_ASKED), NONE_POSSIBLE).astype(np.uint8)
 
     def _values(
@@ -241,11 +250,11 @@ class Reference:
                         fix="give the same grid",
                     )
             space = [d for d in array.dims if d != frames.time_dim]
-            order = [*([dims.REALIZATION] if self.members else []), dims.INIT_TIME, dims.LEAD_TIME, *space]
+            order = [*([dims.REALIZATION] if self.axis is not None else []), dims.INIT_TIME, dims.LEAD_TIME, *space]
             parts.append(np.array(result.transpose(*order).values, dtype=np.float32))
             attrs = {str(k): v for k, v in result.attrs.items() if k in ("training_period", "cycle")}
             fallen |= np.isin(shown, result.attrs.get(FALLBACK_TIMES, []))
-        return (np.stack(parts, 1 + bool(self.members)) if len(parts) > 1 else parts[0]), attrs, fallen
+        return (np.stack(parts, 1 + (self.axis is not None)) if len(parts) > 1 else parts[0]), attrs, fallen
 
 
 def method_of(model: Nowcaster | Reference | str | Path | None) -> Nowcaster | Reference:

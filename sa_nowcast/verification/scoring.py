@@ -11,10 +11,10 @@ import xarray as xr
 
 from sa_nowcast.errors import RecipeError
 from sa_nowcast.metadata.bounds import UNIT_RANGE
+from sa_nowcast.metadata.thresholds import check_thresholds
 from sa_nowcast.verification.bootstrap import Bootstrap
 from sa_nowcast.verification.fields import Settings
 from sa_nowcast.verification.metrics import Metric, default_metrics, select_metrics
-from sa_nowcast.verification.units import check_thresholds
 
 Thresholds: TypeAlias = "Sequence[float | str] | xr.DataArray"
 NEIGHBOURHOODS = (1, 5, 11)
@@ -26,7 +26,7 @@ class Scoring:
 
     Attributes
     ----------
-    metrics, thresholds, neighbourhoods, data_range, clip, valid_times, bootstrap
+    metrics, thresholds, neighbourhoods, data_range, clip, valid_times, bootstrap, scales
         As for :func:`sa_nowcast.verification.verify`.
     """
 
@@ -37,6 +37,7 @@ class Scoring:
     clip: bool = False
     valid_times: str | None = None
     bootstrap: Bootstrap | None = None
+    scales: Sequence[str] | None = None
 
     def resolved(self, units: str | None, members: int, smallest: int) -> tuple[tuple[Metric, ...], Settings]:
         """Return the metrics and what their sums depend on, for an archive in these units with so many members.

@@ -23,25 +23,34 @@ from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.frames import Frames
 from sa_nowcast.hindcast import hindcast
 from sa_nowcast.metadata import dims
+from sa_nowcast.metadata.thresholds import is_rain_rate
 from sa_nowcast.recipe import ComparisonRecipe, SetRecipe
 from sa_nowcast.sources.opening import open_forecast
 from sa_nowcast.storage.whole import locked, remove, write_whole
 from sa_nowcast.training.fit import LOCK, writable_folder
 from sa_nowcast.verification import Statistics, summarise
 from sa_nowcast.verification.collect import collect
-from sa_nowcast.verification.fields import EVENT_DIMS, Settings
+from sa_nowcast.verification.fields import EVENT_DIMS, SCALE, Settings
 from sa_nowcast.verification.metrics import METRICS, select_metrics
-from sa_nowcast.verification.named import BY_PYSTEPS, OF_RAIN, REFERENCES, growth_of, is_reference, method_of
+from sa_nowcast.verification.named import (
+    BY_PYSTEPS,
+    OF_RAIN,
+    REFERENCES,
+    Reference,
+    growth_of,
+    is_reference,
+    method_of,
+)
 from sa_nowcast.verification.plan import PERSISTENCE, plan
 from sa_nowcast.verification.pysteps_fields import require_pysteps, smoothed
 from sa_nowcast.verification.scoring import Scoring
-from sa_nowcast.verification.units import is_rain_rate
 from sa_nowcast.windows import window_starts
 from sa_nowcast.workflow.data import data_identity, open_path
 from sa_nowcast.workflow.outputs import digest
 
 DEFAULT: Final = "default"
 MATCHED: Final = ":matched"
+MEMBERS: Final = ":members"
 EXTRAPOLATION: Final = "extrapolation"
 SCORES: Final = "scores.csv"
 FORECASTS: Final = "forecasts"
@@ -54,11 +63,12 @@ _EPOCH: Final = np.datetime64("2000-01-01", "ns")
 class ComparisonResult:
     """What a comparison left in its folder.
 
-    `scores` has a row for each dataset, field, model and lead time: ``set``, ``field``, ``model``, ``lead``, ``mse``;
-    the other metrics, by thresholds as in ``csi_1``; against persistence and extrapolation ``skill_…`` with ``_lower``
-    and ``_upper``; the reference of least MSE at this lead time, ``best``, and the MSE as a share of its, ``of_best``
-    with ``_lower`` and ``_upper``; and the ``init_times`` and ``pixels`` scored. Of references that differ in the
-    growth of width alone, only the one of least MSE / persistence, summed over lead times, can be the best.
+    `scores` has a row for each dataset, field (with the scale, where there are several), model and lead time: ``set``,
+    ``field``, ``model``, ``lead``, ``mse``; the other metrics, by thresholds as in ``csi_1``; against persistence and
+    extrapolation ``skill_…`` with ``_lower`` and ``_upper``; the reference of least MSE at this lead time, ``best``,
+    and the MSE as a share of its, ``of_best`` with ``_lower`` and ``_upper``; and the ``init_times`` and ``pixels``
+    scored. Of references that differ in the growth of width alone, only the one of least MSE / persistence, summed over
+    lead times, can be the best.
     """
 
     folder: Path
@@ -76,11 +86,11 @@ def run_comparison(
     each dataset, and as init times are done; a dry run opens every dataset and model, and computes and writes nothing.
     """
     say = report or (lambda line: None)
-    models = {name: _model(name) for name in recipe.models}
+    models = {name: _model(name, recipe.members) for name in recipe.models}
     if PERSISTENCE not in models:
         raise RecipeError("models", f"no {PERSISTENCE} among them", expected="what all are compared with")
     for metric in select_metrics(("mse", *recipe.metrics)):
-        metric.require(Settings(recipe.thresholds), 1, "mm h-1")
+        metric.require(Settings(recipe.thresholds), recipe.members, "mm h-1")
     files = [_file_name(each) for each in recipe.sets]
     for each, name in zip(recipe.sets, files, strict=True):
         if files.count(name) > 1:
@@ -142,7 +152,7 @@ def _set_scores(
     known = file.with_suffix(".json")
     found = {name: model.identity for name, model in models.items()}
     data = [one.model_dump(mode="json"), recipe.history, recipe.steps, data_identity(one.source, {})["identity"]]
-    identity = digest([data, recipe.metrics, recipe.thresholds, found, __version__])
+    identity = digest([data, recipe.metrics, recipe.thresholds, recipe.scales, found, __version__])
     if file.exists() and known.exists() and json.loads(known.read_text()).get("identity") == identity:
         return pd.read_csv(file, dtype={"field": str})
     ds = open_set(one).load()
@@ -154,7 +164,7 @@ def _set_scores(
     home = folder / FORECASTS / _file_name(one)
     # Smoothed extrapolations are made of this one.
     made = dict.fromkeys(EXTRAPOLATION if growth_of(name) is not None else name for name in names)
-    models = {name: models.get(name) or _model(name) for name in made}
+    models = {name: models.get(name) or _model(name, recipe.members) for name in made}
     places = {name: home / f"{digest([data, models[name].identity, __version__])[:16]}.zarr" for name in made}
     for old in home.glob("*"):  # of another model, finished or not
         if not any(old.name.lstrip(".").startswith(place.stem) for place in places.values()):
@@ -166,12 +176,14 @@ def _set_scores(
             def tell(done: int, total: int, name: str = name) -> None:
                 say(f"{one.name}: {name}, {done} of {total} init times")
 
-            told: dict[str, Any] = {"init_times": inits, "product": model.product, "grid": "any"}
-            hindcast(ds, model.method, recipe.steps, **told, to=place, progress=tell)
+            hindcast(
+                ds, model.method, recipe.steps, init_times=inits, product=model.product, members=model.members,
+                grid="any", to=place, progress=tell,
+            )  # fmt: skip
         archives[name] = open_forecast(str(place))
     say(f"{one.name}: scores of {len(names)} models")
     metrics = [m.name for m in select_metrics(("mse", *recipe.metrics)) if rain or not m.sums.thresholds]
-    scoring = Scoring(metrics, recipe.thresholds or None, valid_times="all")
+    scoring = Scoring(metrics, recipe.thresholds or None, valid_times="all", scales=recipe.scales or None)
     totals = _totals(archives, names, ds, scoring, (frames.grid.y, frames.grid.x))
     table = _rows(totals)
     table.insert(0, "set", one.name)
@@ -242,7 +254,7 @@ def _scores(name: str, total: Statistics, reference: tuple[str, Statistics] | No
     if reference is None:
         scores = summarise(total, valid_times="all")
         for metric in (name for name in METRICS if name in scores):
-            events = [dim for dim in scores[metric].dims if dim in EVENT_DIMS]
+            events = [dim for dim in scores[metric].dims if dim in EVENT_DIMS and dim != SCALE]
             for event in itertools.product(*(scores[dim].values for dim in events)):
                 one = scores[metric].sel(dict(zip(events, event, strict=True)))
                 columns["_".join([metric, *(f"{value:g}" for value in event)])] = one.drop_vars(events)
@@ -279,23 +291,28 @@ def _is_rain(frames: Frames) -> bool:
 class _Model:
     """What a name of a recipe stands for."""
 
-    method: Nowcaster | str
+    method: Nowcaster | Reference | str
     product: Product = MEAN
+    members: int | None = None
 
     @property
     def identity(self) -> str:
         """What tells its forecasts from those of others."""
-        return method_of(self.method).making(self.product).identity
+        return method_of(self.method).making(self.product, members=self.members or 0).identity
 
 
-def _model(name: str) -> _Model:
-    told = name.removesuffix(MATCHED)
+def _model(name: str, members: int) -> _Model:
+    told = name.removesuffix(MEMBERS)
+    drawn = None if told == name else members
+    told, name = told.removesuffix(MATCHED), told
     product: Product = MEAN if told == name else "matched"
     if not is_reference(told):
-        return _Model(default_model() if told == DEFAULT else as_nowcaster(told), product)
+        return _Model(default_model() if told == DEFAULT else as_nowcaster(told), product, drawn)
     if told == "climatology":
         raise RecipeError("models", told, expected="models and references that need no training period")
     if told not in REFERENCES or told in BY_PYSTEPS:
         require_pysteps()
-    method_of(told).making(product)
+    if told == "steps":
+        return _Model(Reference(told, {"members": members}), product)
+    method_of(told).making(product, members=drawn or 0)
     return _Model(told, product)

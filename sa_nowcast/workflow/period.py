@@ -41,6 +41,8 @@ def forecast_period(
     tile: int | None = None,
     product: Product = MEAN,
     inflow: Inflow = FILLED,
+    members: int | None = None,
+    seed: int = 0,
     to: Path | None = None,
     existing: Literal["resume", "replace"] = "resume",
 ) -> xr.DataArray:
@@ -68,6 +70,8 @@ def forecast_period(
         tile=tile,
         product=product,
         inflow=inflow,
+        members=members,
+        seed=seed,
         to=to,
         existing=existing,
         **dims_of(frames),
@@ -84,7 +88,7 @@ def archive_path(folder: Path, name: str, recipe: Recipe, experiment: Experiment
     """Return where forecasts are kept: as the recipe says, and in Zarr where they are too large for one file."""
     first, stop = experiment.test_period
     inits = (stop - first) // recipe.forecast.stride
-    size = inits * recipe.steps * int(np.prod(experiment.test_frames.shape[1:])) * 4
+    size = inits * (recipe.forecast.members or 1) * recipe.steps * int(np.prod(experiment.test_frames.shape[1:])) * 4
     return folder / f"{name}.{'zarr' if recipe.output.format == 'zarr' or size > LARGEST_NETCDF else 'nc'}"
 
 
@@ -115,7 +119,7 @@ def _hindcast(
     model: Nowcaster | Reference, recipe: Recipe, experiment: Experiment, to: Path | None = None, replace: bool = False
 ) -> xr.DataArray:
     tested = (experiment.test, experiment.test_frames, experiment.test_period, experiment.blocked)
-    own: dict[str, Any] = recipe.forecast.model_dump(include={"tile", "product", "inflow"})
+    own: dict[str, Any] = recipe.forecast.model_dump(include={"tile", "product", "inflow", "members", "seed"})
     return forecast_period(
         model, *tested, history=recipe.history, steps=recipe.steps, stride=recipe.forecast.stride, to=to,
         existing="replace" if replace else "resume", **({} if isinstance(model, Reference) else own),
@@ -148,7 +152,7 @@ def reference_of(name: str, experiment: Experiment) -> Reference:
 
 def latest(nowcaster: Nowcaster, recipe: Recipe, experiment: Experiment, path: Path) -> None:
     """Forecast from the newest frames, for which there is no truth yet."""
-    own: dict[str, Any] = recipe.forecast.model_dump(include={"tile", "product", "inflow"})
+    own: dict[str, Any] = recipe.forecast.model_dump(include={"tile", "product", "inflow", "members", "seed"})
     told = dims_of(experiment.test_frames)
     forecast = nowcaster.forecast(experiment.test, recipe.steps, **own, **told)
     write_forecast(forecast, path, "zarr" if path.suffix == ".zarr" else "netcdf", title=f"{recipe.name}, latest")

@@ -268,8 +268,10 @@ class Stages:
             "identity": self.data["identity"],
         }
         del period_of["data"]["source"]
-        # With product and inflow only where they are not the usual ones: what was made before there was a choice stays.
-        told = [each for each in (recipe.forecast.product, recipe.forecast.inflow) if each not in (MEAN, FILLED)]
+        # What is usual is not told: what was made before there was a choice stays.
+        asked = recipe.forecast
+        told: list[Any] = [each for each in (asked.product, asked.inflow) if each not in (MEAN, FILLED)]
+        told += [] if asked.members is None else [asked.members, asked.seed]
         model = self.ledger.left("train")
         inputs = digest([period_of, recipe.forecast.tile, model, *told])
         if (reason := self._reason("hindcast", inputs)) is not None:
@@ -338,7 +340,7 @@ class Stages:
             return
         channels = [name for name, _ in self.nowcaster.terms.channels]
         for name, picture in pictures.pictures_of(self.recipe, channels).items():
-            source = "verify" if picture.kind == pictures.SCORES else "hindcast"
+            source = "verify" if picture.kind in (pictures.SCORES, pictures.DIAGRAMS) else "hindcast"
             inputs = digest([picture.settings, self.ledger.left(source), self.data["identity"]])
             if self._reason(f"plot {name}", inputs) is not None:
                 pictures.require_plotting()

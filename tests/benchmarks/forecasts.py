@@ -8,6 +8,8 @@ the last frame along it by its semi-Lagrangian extrapolation.
 Each forecast runs in a process of its own, with one thread; the two take turns, so that what else the machine does
 weighs on both. Compared are medians of processor time, after a forecast of a small grid that loads what is loaded once,
 and the most memory that the processes held at any time (VmHWM), libraries included.
+
+``-k members`` compares an ensemble with that of STEPS, and probabilities with the forecast itself; ``MEMBERS=24``.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ import pytest
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(3600)]
 
 SIZES = os.environ.get("SIZES", "512x512,760x1226,2000x2000").split(",")
+MEMBERS = int(os.environ.get("MEMBERS", "24"))
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
 HISTORY, STEPS = 4, 12
 METHODS = ("default model", "pysteps")
@@ -57,7 +60,7 @@ def rain(height: int, width: int) -> npt.NDArray[np.float32]:
     return np.stack(frames).round(1).astype(np.float32)
 
 
-def by_default_model() -> Callable[[npt.NDArray[np.float32]], object]:
+def by_default_model(kind: str = "") -> Callable[[npt.NDArray[np.float32]], object]:
     import pandas as pd
     import torch
     import xarray as xr
@@ -76,7 +79,9 @@ def by_default_model() -> Callable[[npt.NDArray[np.float32]], object]:
                 "x": 1000.0 * np.arange(width),
             },
         )
-        return data.sa_nowcast.forecast(steps=STEPS)
+        if kind == "probabilities":
+            return data.sa_nowcast.exceedance([1.0, 5.0], steps=STEPS)
+        return data.sa_nowcast.forecast(steps=STEPS, members=MEMBERS if kind == "members" else None)
 
     return forecast
 
@@ -92,6 +97,31 @@ def by_pysteps() -> Callable[[npt.NDArray[np.float32]], object]:
         return extrapolation.get_method("semilagrangian")(frames[-1], velocity, STEPS)
 
     return forecast
+
+
+def by_steps() -> Callable[[npt.NDArray[np.float32]], object]:
+    with contextlib.redirect_stdout(io.StringIO()):
+        from pysteps import motion
+        from pysteps.nowcasts import steps
+        from pysteps.utils.transformation import dB_transform
+
+    def forecast(frames: npt.NDArray[np.float32]) -> object:
+        decibels, _ = dB_transform(frames.astype(float), threshold=0.1, zerovalue=-15.0)
+        velocity = motion.get_method("lucaskanade")(decibels)
+        told = {"n_ens_members": MEMBERS, "precip_thr": -10.0, "kmperpixel": 1.0, "timestep": 5, "seed": 1}
+        with contextlib.redirect_stdout(io.StringIO()):
+            return steps.forecast(decibels[-3:], velocity, STEPS, **told)
+
+    return forecast
+
+
+FORECASTS: dict[str, Callable[[], Callable[[npt.NDArray[np.float32]], object]]] = {
+    "default model": by_default_model,
+    "pysteps": by_pysteps,
+    "members": lambda: by_default_model("members"),
+    "probabilities": lambda: by_default_model("probabilities"),
+    "steps": by_steps,
+}
 
 
 def measured(method: str, size: str) -> tuple[float, float]:
@@ -124,9 +154,21 @@ def test_a_forecast_takes_little_more_than_extrapolation(size: str) -> None:
     assert ratios[1] <= AT_MOST_MEMORY
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_members_take_a_part_of_what_steps_takes(size: str) -> None:
+    found = {method: measured(method, size) for method in ("default model", "probabilities", "members", "steps")}
+    print(f"\n{size}, {HISTORY} frames to {STEPS}, {MEMBERS} members, one run each")
+    for method, (seconds, peak) in found.items():
+        print(f"  {method:14s} {seconds:7.2f} s of one core, peak {peak:6.0f} MiB")
+    share = found["members"][0] / found["steps"][0]
+    times = found["probabilities"][0] / found["default model"][0]
+    print(f"  members / STEPS {share:.3f} (wanted: at most 0.333); probabilities / forecast {times:.2f} (wanted: 1.3)")
+    assert share <= 1 / 3
+
+
 def main(method: str, size: str) -> None:
     """Forecast once, and print what it took."""
-    forecast = {"default model": by_default_model, "pysteps": by_pysteps}[method]()
+    forecast = FORECASTS[method]()
     forecast(rain(128, 128))
     frames = rain(*map(int, size.split("x")))
     # The peak so far is that of making the rain: begin anew (proc(5), clear_refs).

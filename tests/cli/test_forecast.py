@@ -40,6 +40,23 @@ def test_a_lead_time_stands_for_steps(here: Here, radar: Path, saved: Path, tmp_
     here.fails(2, "--lead-time: given beside --steps", *common, "--lead-time", "5min", "--steps", "1")
 
 
+def test_members_probabilities_and_quantiles_are_written(here: Here, radar: Path, tmp_path: Path) -> None:
+    common = ("forecast", radar, "-o", tmp_path / "a.nc", "--steps", "2", "--replace")
+    for options, dim, size in (
+        (["--members", "3", "--seed", "4"], "realization", 3),
+        (["--threshold", "1", "--threshold", "2 mm h-1"], "threshold", 2),
+        (["--quantile", "0.9"], "quantile", 1),
+    ):
+        assert here(*common, *options).code == 0
+        with xr.open_dataset(tmp_path / "a.nc", decode_timedelta=True) as written, xr.open_dataset(radar) as ds:
+            (name,) = (n for n, v in written.data_vars.items() if "lead_time" in v.dims)
+            assert written[name].sizes[dim] == size
+            if dim == "realization":
+                wanted = ds.sa_nowcast.forecast(steps=2, members=3, seed=4)
+                np.testing.assert_array_equal(written[name].values, wanted.values)
+    here.fails(2, "--members: given beside --threshold, expected one", *common, "--threshold", "1", "--members", "2")
+
+
 def test_the_model_of_the_environment_is_the_default(
     here: Here, radar: Path, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

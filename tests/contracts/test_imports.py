@@ -16,11 +16,11 @@ PACKAGE = Path(sa_nowcast.__file__).parent
 # Each row may import from the rows above it, at the top of a file and within functions.
 ROWS = [
     {"_version", "errors", "computing", "metadata", "forecasts"},  # of the folders only what has no place below
-    {"metadata.attributes"},
+    {"metadata.attributes", "metadata.cells"},
     {"metadata.units", "models.record"},
     {"metadata.dims", "forecasts.defaults", "computing.installing", "computing.quiet", "models.config", "models.tiles"},
     {"storage", "recipe.strict_yaml"},
-    {"times", "metadata.bounds"},
+    {"times", "metadata.bounds", "metadata.thresholds"},
     {"frames", "windows", "sources.samples", "computing.devices"},
     {
         "forecasts.cf",
@@ -36,13 +36,14 @@ ROWS = [
     {"bundle.files", "conversion", "forecasts.job"},
     {"sources.opening"},
     {"stream", "verification", "computing.slurm"},
-    {"forecasts.terms", "forecasts.matched"},
+    {"forecasts.terms", "forecasts.of_nowcaster"},
+    {"forecasts.matched", "forecasts.ensembles"},
     {"bundle"},
     {"forecasts.nowcaster", "plotting"},
     {"forecasts.default_model"},
     {"training"},
     {"hindcast", "interop"},
-    {"workflow"},
+    {"workflow", "derived"},
     {"survey"},
     {"accessors"},
     {"cli"},
@@ -129,6 +130,7 @@ def test_imports_run_one_way() -> None:
                 "errors",
                 "metadata",
                 "metadata.attributes",
+                "metadata.cells",
                 "metadata.units",
                 "metadata.dims",
                 "metadata.bounds",
@@ -165,7 +167,7 @@ def test_the_networks_know_torch_and_errors_only() -> None:
 
 
 # torch meets xarray where data become batches, where forecasts get labels, and where the two are brought together.
-MEETING = {"stream", "forecasts.nowcaster", "training"}
+MEETING = {"stream", "forecasts.nowcaster", "forecasts.ensembles", "training"}
 
 
 def test_torch_meets_xarray_only_where_it_should() -> None:

@@ -13,7 +13,7 @@ import pytest
 import xarray as xr
 
 import sa_nowcast
-from sa_nowcast import hindcast, interop, plotting, stream, verification
+from sa_nowcast import derived, hindcast, interop, plotting, stream, verification
 from sa_nowcast.forecasts import cf
 from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.recipe import TrainingRecipe
@@ -25,8 +25,13 @@ BEHIND: dict[str, tuple[Callable[..., Any], set[str], set[str]]] = {
     "fit": (sa_nowcast.fit, {"data"}, set()),
     "loader": (sa_nowcast.SequenceDataset.__init__, {"self", "source"}, {"batch_size", "workers"}),
     "forecast": (Nowcaster.forecast, {"self", "data"}, {"model"}),
+    "exceedance": (Nowcaster.exceedance, {"self", "data"}, {"model"}),
+    "quantiles": (Nowcaster.quantiles, {"self", "data"}, {"model"}),
     "hindcast": (hindcast.hindcast, {"data"}, set()),
     "verify": (sa_nowcast.verify, {"forecast"}, set()),
+    "accumulate": (derived.accumulate, {"data"}, set()),
+    "at": (derived.at, {"data"}, set()),
+    "over": (derived.over, {"data"}, set()),
     "plot": (plotting.plot_forecast, {"forecast"}, {"last", "y", "x"}),
     "animate": (plotting.animate, {"forecast"}, set()),
     "plot_attention": (plotting.plot_attention, {"nowcaster", "data"}, {"model"}),
@@ -53,7 +58,7 @@ def documented(function: Callable[..., Any]) -> set[str]:
 def public() -> list[tuple[str, Callable[..., Any]]]:
     """Every public function, the classes' constructors, and what `Nowcaster` and `Reference` offer."""
     found: dict[str, Callable[..., Any]] = {}
-    for room in (sa_nowcast, hindcast, interop, interop.pysteps, plotting, stream, verification):
+    for room in (sa_nowcast, derived, hindcast, interop, interop.pysteps, plotting, stream, verification):
         for name in getattr(room, "__all__", []):
             thing = getattr(room, name)
             if inspect.isfunction(thing):

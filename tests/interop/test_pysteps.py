@@ -113,7 +113,7 @@ def test_spacing_and_step_are_checked_where_they_are_given(nowcaster: Nowcaster)
         ({"timesteps": [2, 1]}, RecipeError, "expected a whole number from 1 on, or an ascending list"),
         ({"timesteps": "three"}, RecipeError, "timesteps: 'three'"),
         ({"timesteps": [1, 1.5]}, RecipeError, "timesteps: 1.5, expected whole steps of the model"),
-        ({"n_ens_members": 20}, RecipeError, "no option n_ens_members, expected model, metadata"),
+        ({"n_cascade_levels": 6}, RecipeError, "no option n_cascade_levels, expected model, metadata"),
         ({"precip": np.zeros((24, 20))}, DataError, r"precip: shape \(24, 20\), float64, expected numbers of shape"),
         ({"precip": np.zeros((3, 24, 20))}, DataError, "needs 4 frames, has 3"),
         ({"precip": np.full((4, 24, 20), "x")}, DataError, "expected numbers"),

@@ -141,7 +141,7 @@ def test_a_truth_on_another_grid(how, forecast):
         yield lambda: verify(forecast, shifted.interp(x=forecast["x"]))
 
 
-@remedy("verification/units.py", "convert the …, or set attrs['units'] where it is missing")
+@remedy("metadata/thresholds.py", "convert the …, or set attrs['units'] where it is missing")
 @pytest.mark.parametrize("how", ["convert", "set"])
 def test_a_truth_in_other_units(how, forecast, truth):
     other = (truth / 3600).assign_attrs(units="m s-1") if how == "convert" else truth.drop_attrs(deep=False)
@@ -152,13 +152,13 @@ def test_a_truth_in_other_units(how, forecast, truth):
         other.attrs["units"] = forecast.attrs["units"]
 
 
-@remedy("verification/units.py", "every value is >= 0, so that no event could be missed: take a positive one")
+@remedy("metadata/thresholds.py", "every value is >= 0, so that no event could be missed: take a positive one")
 def test_a_threshold_of_zero(forecast, truth):
     yield lambda: verify(forecast, truth, ["csi"], thresholds=[0.0])
     yield lambda: verify(forecast, truth, ["csi"], thresholds=[0.1])
 
 
-@remedy("verification/units.py", "leave it out for the default")
+@remedy("metadata/thresholds.py", "leave it out for the default")
 def test_no_thresholds_in_the_list(forecast, truth):
     yield lambda: verify(forecast, truth, thresholds=[])
     yield lambda: verify(forecast, truth)

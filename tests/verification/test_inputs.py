@@ -8,9 +8,9 @@ import xarray as xr
 from sequences import rounded
 
 from sa_nowcast.errors import DataError, RecipeError, SaNowcastError
+from sa_nowcast.metadata.thresholds import check_thresholds
 from sa_nowcast.plotting import plot_scores
 from sa_nowcast.verification import reference, verify
-from sa_nowcast.verification.units import check_thresholds
 
 from .conftest import MINUTE, START, forecast_of, observations
 

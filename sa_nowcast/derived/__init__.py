@@ -1,0 +1,11 @@
+"""What is derived from fields of forecasts and observations: sums over time, series at points, means over areas.
+
+Each function takes a forecast, a hindcast or observed frames, keeps all dimensions but those that it is about (members,
+init times, lead times), and is lazy where the data are.
+"""
+
+from sa_nowcast.derived.areas import over
+from sa_nowcast.derived.points import at
+from sa_nowcast.derived.sums import accumulate
+
+__all__ = ["accumulate", "at", "over"]

@@ -1,0 +1,262 @@
+"""The distribution that a forecast in Lagrangian coordinates has at each pixel and lead time: its margins.
+
+Where a field has a bound that many of its values are at, such as rain, the distribution is one of values that were
+observed nearby: that a value is above a level is forecast as the field itself is, by the same candidates, from the
+frames of which pixels are above it. Nothing then is expected that the history did not hold, and a dry place stays dry
+as far as its neighbourhood is. This distribution is moved to the mean forecast, and made narrower or wider about it.
+Any other field has a normal distribution about the mean forecast.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sa_nowcast.models.candidates import (
+    EDGE,
+    FINE,
+    STANDING,
+    aligned_frames,
+    finer,
+    moving_maps,
+    standing_maps,
+)
+from sa_nowcast.models.motion import carried, inside, sample
+
+LEVELS: Final = 20
+"""Values at which the distribution of a bounded field is known; between them it is interpolated."""
+
+_WIDTH: Final = 48
+_NARROW: Final = 0.2  # share by which the distribution is narrower than that of values nearby, at lead time 1
+_MOST: Final = 4.0  # times: how much the mean forecast may differ from that of values nearby
+_WIDENS: Final = 0.25  # logarithm by which a normal distribution widens at first with each doubling of the lead time
+_BEYOND: Final = (1.25, 1.6)  # times the largest value seen: the last levels
+_SEEN: Final = 2**15  # values, at most, from which levels are found
+
+
+class Margins(nn.Module):
+    """Small layers that turn what the core has read, and a lead time, into the width of a normal distribution.
+
+    Parameters
+    ----------
+    inputs : int
+        Features of the core and what each position is told besides.
+    """
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.reads = nn.Linear(inputs, _WIDTH)
+        self.leads = nn.Linear(2, _WIDTH, bias=False)
+        self.between = nn.Linear(_WIDTH, _WIDTH)
+        self.head = nn.Linear(_WIDTH, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, read: Tensor, local: Tensor, step: int) -> Tensor:
+        """Return for a step the standard deviation, (B, 1, h, w), from the changes `local` around each patch."""
+        lead = math.log2(step + 1)
+        given = self.leads(read.new_tensor([lead / 4, 1 / (step + 1)]))
+        given = self.head(F.silu(self.between(F.silu(read + given))))
+        return (local * torch.exp(_WIDENS * lead + 2 * given[..., 0]))[:, None]
+
+
+@dataclass
+class Law:
+    """The distribution of one window of one channel at all lead times; h and w count patches.
+
+    Attributes
+    ----------
+    frames : Tensor
+        (T, H, W): the history, in the units of the forecast.
+    arrivals : list of Tensor
+        (1, 2, H, W) each: where what arrives at each pixel is now.
+    flow : Tensor
+        (1, 2, H, W).
+    mean : Tensor
+        (steps, H, W): the forecast of least squared error.
+    moving, standing, width : list of Tensor
+        For each step: weights (1, candidates, h, w) of what moves and of what stands, but for trends, which values
+        nearby have where there is a bound; and (1, 1, h, w) the standard deviation of a normal distribution, in the
+        units of the forecast, where there is none.
+    bound : float or None
+        The value that many are at and that nothing is below; None where there is none.
+    kept : Tensor
+        (steps, bands): correlation of each band of scales with what it is now, along the motion.
+    patch : int
+    size : tuple of int
+        Rows and columns of the grid that was given, and how many times each pixel is repeated in `frames`.
+    """
+
+    frames: Tensor
+    arrivals: list[Tensor]
+    flow: Tensor
+    mean: Tensor
+    moving: list[Tensor]
+    standing: list[Tensor]
+    width: list[Tensor]
+    bound: float | None
+    kept: Tensor
+    patch: int
+    size: tuple[int, int, int]
+
+    def as_given(self, maps: Tensor) -> Tensor:
+        """Return maps (..., H, W) on the grid that was given."""
+        rows, columns, repeat = self.size
+        maps = maps[..., : repeat * rows, : repeat * columns]
+        return F.avg_pool2d(maps, repeat) if repeat > 1 else maps
+
+    def levels(self) -> Tensor:
+        """Return ascending values at which the distribution is to be known, (LEVELS,); of a field with a bound.
+
+        The bound; values that so many of those above it are below; larger ones at equal ratios up to the largest; and
+        two beyond it.
+        """
+        low = float(self.bound or 0.0)
+        above = self.frames[self.frames > low]
+        if above.numel() == 0:
+            return low + torch.linspace(0, 1, LEVELS)
+        above = above[:: above.numel() // _SEEN + 1] - low
+        most = float(self.frames.max()) - low
+        few = LEVELS // 3
+        lower = torch.quantile(above, torch.linspace(0.04, 0.8, few).to(above))
+        ratios = torch.linspace(math.log(max(float(lower[-1]), 1e-6 * most)), math.log(most), LEVELS - few - 2)[1:]
+        parts = [lower.cpu(), ratios.exp(), torch.tensor([x * most for x in _BEYOND])]
+        ascending = torch.cat([torch.zeros(1), *parts])
+        # Equal ones are set apart, by less than counts for anything.
+        apart = torch.cummax(ascending, 0).values + 1e-6 * most * torch.arange(LEVELS)
+        return low + apart
+
+    def chances(self, levels: Tensor) -> Iterator[Tensor]:
+        """Yield for each step how likely the value is above levels (K,) in the units of the forecast, (K, H, W)."""
+        levels = levels.to(self.frames).view(-1, 1, 1)
+        if self.bound is None:
+            for step, mean in enumerate(self.mean):
+                yield 0.5 * torch.erfc((levels - mean) / (math.sqrt(2) * self.width_at(step)))
+            return
+        own = self.levels().to(self.frames)
+        for step, (above, expected) in enumerate(self.nearby(own)):
+            mean = self.mean[step]
+            wanted = mean + (levels - mean) / _narrowed(step)
+            wanted = self.bound + (wanted - self.bound) / self._ratio(expected, mean)
+            result = _between(own, above, wanted.clamp(min=self.bound))
+            yield torch.where(levels < self.bound, torch.ones_like(result), result)
+
+    def values(self, drawn: Tensor, step: int, expected: Tensor, mean: Tensor) -> Tensor:
+        """Return values nearby, (..., N), as values of the distribution, given two maps (N,) of a step.
+
+        What values nearby let expect there, and the mean forecast.
+        """
+        low = float(self.bound or 0.0)
+        moved = low + self._ratio(expected, mean) * (drawn - low)
+        return torch.where(drawn > low, (mean + _narrowed(step) * (moved - mean)).clamp(min=low), drawn)
+
+    def _ratio(self, expected: Tensor, mean: Tensor) -> Tensor:
+        """Return how many times the mean forecast is what values nearby let expect, above the bound."""
+        low, little = float(self.bound or 0.0), 1e-4 * float(self.frames.max() - self.frames.min()) + 1e-30
+        return ((mean - low + little) / (expected - low + little)).clamp(1 / _MOST, _MOST)
+
+    def nearby(self, levels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield for each step the chances that values nearby are above levels, (K, H, W), and what they let expect."""
+        events = _Nearby(self, levels)
+        for step, at in enumerate(self.arrivals):
+            yield events.at(step, at, self._at_patches(at))
+
+    def width_at(self, step: int) -> Tensor:
+        """Return the standard deviation of the normal distribution, (H, W)."""
+        width = finer(sample(self.width[step], self._at_patches(self.arrivals[step]))[0, 0], self.patch)
+        return width.clamp(min=1e-30)
+
+    def _at_patches(self, at: Tensor) -> Tensor:
+        return (F.avg_pool2d(at, self.patch) - (self.patch - 1) / 2) / self.patch
+
+
+def _narrowed(step: int) -> float:
+    """Return how many times as wide as that of values nearby the distribution is."""
+    return 1 - _NARROW / (step + 1)
+
+
+def _between(levels: Tensor, above: Tensor, wanted: Tensor) -> Tensor:
+    """Return chances to be above values (N, H, W), given those to be above levels; see `members.quantiles`."""
+    above = torch.cat([above[:-1], torch.zeros_like(above[-1:])])
+    upper = torch.searchsorted(levels, wanted.contiguous()).clamp(1, len(levels) - 1)
+    low, high = levels[upper - 1], levels[upper]
+    base = levels[0]
+    straight = (wanted - low) / (high - low)
+    curved = torch.log(((wanted - base) / (low - base).clamp(min=1e-30)).clamp(min=1e-30))
+    curved = curved / torch.log((high - base) / (low - base).clamp(min=1e-30))
+    share = torch.where(upper > 1, curved, straight).clamp(0, 1)
+    return torch.lerp(above.gather(0, upper - 1), above.gather(0, upper), share)
+
+
+class _Nearby:
+    """How the events that values were above levels are forecast by the candidates of the mean; and so the values."""
+
+    def __init__(self, law: Law, levels: Tensor) -> None:
+        self.law = law
+        moving, standing, wide, overall = [], [], [], []
+        for level in [*levels, None]:
+            events = (law.frames if level is None else (law.frames > level).to(law.frames))[None]
+            fine, smooth = moving_maps(aligned_frames(events, law.flow), events, law.patch)
+            stored = law.frames.dtype if level is None else torch.float16  # many maps take half the memory
+            moving.append(fine[0, : FINE - 1].to(stored))
+            standing.append(standing_maps(events)[0, : STANDING - 1].to(stored))
+            wide.append(smooth[0])
+            overall.append(events.mean())
+        self.moving, self.standing = moving, standing
+        self.wide, self.overall = torch.stack(wide), torch.stack(overall)
+
+    def at(self, step: int, at: Tensor, at_patches: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the chances of all levels at a step, (K, H, W), and what values are expected, (H, W)."""
+        law, weights = self.law, self.law.moving[step]
+        height, width = law.frames.shape[1:]
+        smooth = (weights[:, FINE - 1 : -1] * self.wide).sum(1) + weights[:, -1] * self.overall[:, None, None]
+        by, known = finer(weights[0, : FINE - 1], law.patch), inside(at, height, width)[0, 0]
+        still = finer(sample(law.standing[step], at_patches)[0], law.patch)
+        share = 1 - still.sum(0)
+        result = []
+        for number, (moving, standing) in enumerate(zip(self.moving, self.standing, strict=True)):
+            arriving = carried(_summed(by, moving, finer(smooth[number], law.patch))[None, None], at)[0, 0]
+            entering = finer(sample(self.wide[None, number : number + 1, EDGE], at_patches)[0, 0], law.patch)
+            result.append(_summed(still, standing, share * torch.lerp(entering, arriving, known)))
+        return torch.stack(result[:-1]).cummin(0).values, result[-1]
+
+
+def _summed(weights: Tensor, maps: Tensor, base: Tensor) -> Tensor:
+    """Return `base` (H, W) and maps (C, H, W) by their weights."""
+    for weight, one in zip(weights, maps, strict=True):
+        base = base + weight * one
+    return base
+
+
+def score(laws: list[Law], truth: Tensor, valid: Tensor) -> Tensor:
+    """Return the CRPS of normal distributions, as a share of persistence's absolute error; the mean over lead times.
+
+    Parameters
+    ----------
+    laws : list of Law
+        Of N windows; those of fields with a bound do not count, for nothing in them is learned but the mean.
+    truth, valid : Tensor
+        (N, steps, H, W): what was observed, on the grid of the windows, and where.
+    """
+    total = still = truth.new_zeros(truth.shape[1])
+    for law, its, there in zip(laws, truth, valid, strict=True):
+        widths = torch.stack([law.width_at(step) for step in range(len(its))])
+        if law.bound is None:
+            total = total + (normal_score(law.mean, widths, its) * there).sum((1, 2))
+            still = still + ((law.frames[-1] - its).abs() * there).sum((1, 2))
+        else:
+            total = total + 0 * widths.sum((1, 2))  # so that the layers have a gradient all the same
+    return (total / (still + 1e-3 * still.mean() + 1e-12)).mean()
+
+
+def normal_score(mean: Tensor, width: Tensor, truth: Tensor) -> Tensor:
+    """Return the CRPS of normal distributions (Gneiting et al. 2005, doi:10.1175/MWR2904.1)."""
+    z = (truth - mean) / width
+    density = torch.exp(-0.5 * z.square()) / math.sqrt(2 * math.pi)
+    return width * (z * torch.erf(z / math.sqrt(2)) + 2 * density - 1 / math.sqrt(math.pi))

@@ -1,0 +1,175 @@
+"""The distribution of a forecast in Lagrangian coordinates, and members that are drawn from it."""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+import torch
+
+from sa_nowcast.models import build
+from sa_nowcast.models.lagrangian import LagrangianNetwork
+from sa_nowcast.models.margins import Law, normal_score
+from sa_nowcast.models.members import Travelling, members, quantiles, quantiles_of
+from sa_nowcast.sources.synthetic_fields import SyntheticFields
+
+NORMAL = NormalDist()
+
+
+def network() -> LagrangianNetwork:
+    torch.manual_seed(0)
+    made = build("sa-convlstm", hidden=(8,), kernel=3, patch=8, output="moving")
+    assert isinstance(made, LagrangianNetwork)
+    with torch.no_grad():
+        torch.nn.init.normal_(made.margins.head.weight, std=0.05)
+    return made.eval()
+
+
+def rain(size: tuple[int, int] = (64, 72), seed: int = 3) -> torch.Tensor:
+    """Return rain (1, 6, 1, rows, columns) in patches that move."""
+    rng = np.random.default_rng(seed)
+    waves = np.fft.rfft2(rng.standard_normal((96, 96)))
+    wave = np.hypot(np.fft.fftfreq(96)[:, None], np.fft.rfftfreq(96)[None])
+    field = np.fft.irfft2(waves * np.exp(-((8 * wave) ** 2)), (96, 96))
+    field = np.maximum(field / field.std() - 0.3, 0)
+    frames = np.stack([np.roll(field, 2 * t, 1)[: size[0], : size[1]] for t in range(6)])
+    return torch.from_numpy(frames.astype(np.float32))[None, :, None]
+
+
+def law_of(x: torch.Tensor, steps: int = 4) -> Law:
+    with torch.no_grad():
+        (law,) = network().laws(x[:, :4], steps)
+    return law
+
+
+def test_chances_are_probabilities_that_fall_with_the_level() -> None:
+    law = law_of(rain())
+    assert law.bound == 0.0
+    with torch.no_grad():
+        for chances in law.chances(torch.tensor([-1.0, 0.0, 0.2, 0.5, 1.0, 50.0])):
+            assert chances.shape == (6, 64, 72)
+            assert (chances[0] == 1).all()
+            assert (chances[-1] < 1e-3).all()
+            assert (chances.diff(dim=0) <= 1e-6).all()
+            assert (chances >= 0).all()
+
+
+def test_the_mean_of_the_distribution_is_the_mean_forecast() -> None:
+    law = law_of(rain())
+    drawn = members(law, [np.random.default_rng(k) for k in range(200)])
+    expected = law.as_given(law.mean).numpy()
+    wet = expected > 0.3
+    assert drawn.mean(0)[wet].mean() == pytest.approx(expected[wet].mean(), rel=0.05)
+
+
+def test_a_field_without_a_bound_has_a_normal_distribution() -> None:
+    x = rain() + 5 + torch.randn(1, 6, 1, 64, 72, generator=torch.Generator().manual_seed(1))
+    law = law_of(x)
+    assert law.bound is None
+    levels = torch.tensor([4.5, 5.5])
+    with torch.no_grad():
+        for step, chances in enumerate(law.chances(levels)):
+            mean, width = law.mean[step].numpy(), law.width_at(step).numpy()
+            for level, chance in zip(levels.numpy(), chances.numpy(), strict=True):
+                for place in ((0, 0), (20, 30), (63, 71)):
+                    deviation = (mean[place] - level) / width[place]
+                    assert float(chance[place]) == pytest.approx(NORMAL.cdf(float(deviation)), abs=1e-5)
+
+
+def test_noise_below_the_bound_is_no_bound() -> None:
+    x = rain()
+    x[0, 2, 0, 5, 5] = -0.4
+    assert law_of(x).bound == 0.0
+
+
+def test_members_have_the_chances_of_the_distribution() -> None:
+    law = law_of(rain())
+    drawn = members(law, [np.random.default_rng(k) for k in range(400)])
+    with torch.no_grad():
+        for step, chances in enumerate(law.chances(torch.tensor([0.1, 0.5, 1.0]))):
+            seen = np.stack([(drawn[:, step] > level).mean(0) for level in (0.1, 0.5, 1.0)])
+            difference = seen - chances.numpy()
+            assert abs(difference).max() < 5 * math.sqrt(0.25 / 400)
+            assert abs(difference.mean((1, 2))).max() < 0.02
+
+
+def test_a_member_is_the_same_among_more() -> None:
+    law = law_of(rain())
+    few, more = (members(law, [np.random.default_rng([7, k]) for k in range(count)]) for count in (2, 5))
+    np.testing.assert_array_equal(few, more[:2])
+
+
+def test_quantiles_are_exceeded_by_their_chances() -> None:
+    law = law_of(rain())
+    found = torch.from_numpy(quantiles_of(law, [0.5, 0.9]))
+    for step in range(found.shape[1]):
+        for place in [divmod(int(i), 72) for i in torch.topk(law.mean[step].flatten(), 40).indices[::10]]:
+            for probability, values in zip((0.5, 0.9), found[:, step], strict=True):
+                with torch.no_grad():
+                    chance = list(law.chances(values[place][None]))[step][0]
+                assert values[place] > 0
+                assert float(chance[place]) == pytest.approx(1 - probability, abs=2e-3)
+
+
+def test_small_grids_have_distributions_too() -> None:
+    law = law_of(rain((20, 25)))
+    drawn = members(law, [np.random.default_rng(0)])
+    assert drawn.shape == (1, 4, 20, 25)
+    assert np.isfinite(drawn).all()
+    assert drawn.max() > 0.1
+
+
+def test_fields_that_travel_have_unit_variance_and_follow_the_motion() -> None:
+    x = rain((64, 64))
+    law = law_of(x)
+    travelling = Travelling(law)
+    draws = np.stack([[f.numpy() for f in travelling.draw(np.random.default_rng(k))] for k in range(150)])
+    np.testing.assert_allclose(draws.var((0, 2, 3)), 1, rtol=0.12)
+    assert abs(draws.mean((0, 2, 3))).max() < 0.1
+
+    def correlation(shift: int) -> float:
+        return float((draws[:, 2, :, 8 : 56 - shift] * draws[:, 3, :, 8 + shift : 56]).mean())
+
+    assert correlation(2) > correlation(0) + 0.02  # rain moves two pixels a step
+    assert correlation(2) > correlation(4) + 0.02
+
+
+def test_the_score_is_that_of_a_written_out_integral() -> None:
+    fine, width = np.linspace(-8, 10, 18_001, retstep=True)
+    below = np.array([NormalDist(1.0, 0.7).cdf(v) for v in fine])
+    for value in (0.2, 1.0, 3.5):
+        integral = np.square(below - (fine >= value)).sum() * width
+        one, wide, seen = (torch.tensor([v]).double() for v in (1.0, 0.7, value))
+        assert float(normal_score(one, wide, seen)) == pytest.approx(integral, abs=1e-3)
+
+
+def test_quantiles_of_levels_are_interpolated_by_ratio() -> None:
+    levels = torch.tensor([0.0, 1.0, 4.0])
+    above = torch.tensor([[0.6], [0.4], [0.0]])
+    found = quantiles(levels, above, torch.tensor([[0.7], [0.5], [0.2], [0.0]]))
+    np.testing.assert_allclose(found[:, 0].numpy(), [0.0, 0.5, 2.0, 4.0], rtol=1e-5)
+
+
+def test_the_loss_of_the_distribution_trains_the_margins_alone() -> None:
+    net = network().train()
+    fields = SyntheticFields(64, 4, 3, seed=5)
+    x = torch.from_numpy(np.nan_to_num(fields.batch(0, 4)))[:, :, None]
+    loss = net.margins_loss(x, torch.ones_like(x, dtype=torch.bool), 4)
+    loss.backward()
+    assert 0 < float(loss.detach()) < 2
+    assert all(p.grad is not None for p in net.margins.parameters())
+    own = {id(p) for p in net.margins.parameters()}
+    assert all(p.grad is None for p in net.parameters() if id(p) not in own)
+
+
+def test_pixels_without_truth_do_not_count_in_the_loss() -> None:
+    net = network()
+    x = rain() + 5 + torch.randn(1, 6, 1, 64, 72, generator=torch.Generator().manual_seed(1))
+    valid = torch.ones_like(x, dtype=torch.bool)
+    valid[:, 5, :, :, 40:] = False
+    other = x.clone()
+    other[:, 5, :, :, 40:] = 9.0
+    losses = [float(net.margins_loss(part, valid, 4).detach()) for part in (x, other)]
+    assert losses[0] == losses[1]
