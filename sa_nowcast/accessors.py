@@ -254,6 +254,7 @@ class _Gridded:
         clip: bool = False,
         valid_times: str | None = None,
         bootstrap: Bootstrap | None = None,
+        scales: Sequence[str] | None = None,
         time: Hashable | None = None,
     ) -> xr.Dataset:
         """Score this forecast against `truth` by lead time; see `sa_nowcast.verify`."""
@@ -262,7 +263,7 @@ class _Gridded:
         return verify(
             self._field(), truth, metrics, thresholds, reference, reference_name=reference_name,
             neighbourhoods=neighbourhoods, data_range=data_range, clip=clip, valid_times=valid_times,
-            bootstrap=bootstrap, time=time,
+            bootstrap=bootstrap, scales=scales, time=time,
         )  # fmt: skip
 
     @_described_by("plotting.forecast.plot_forecast", "plotting.frames.plot_frames")

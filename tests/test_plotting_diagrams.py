@@ -70,3 +70,58 @@ def test_what_is_not_in_the_scores_is_not_drawn_in_silence(scores, truth):
         plot_diagrams(scores, thresholds=[2.0])
     with pytest.raises(RecipeError, match="no diagram is in them"):
         plot_diagrams(verify(forecast_of(truth), truth, ["mse"]))
+
+
+# --- spread, spectra, bars, kinds and scales
+
+
+@pytest.fixture(scope="module")
+def more(truth) -> xr.Dataset:
+    wide = forecast_of(truth, init=range(1, 16), members=9, noise=3.0)
+    names = ["reliability", "binned_spread_skill", "spectra", "rank_histogram"]
+    return verify(wide, truth, names, [1.0], scales=["pixel", "10 min"])
+
+
+def test_chosen_kinds_are_drawn_of_the_first_scale(more):
+    figure = plot_diagrams(more, ["spread-skill", "spectra"], lead_time="10min")
+    spread, power, ratio = figure.axes
+    assert [axes.get_title() for axes in figure.axes] == ["spread-skill", "power spectrum", "ratio of power"]
+    own = more.sel(scale="pixel").isel(lead_time=1)
+    there = own["binned_rmse"].notnull()
+    np.testing.assert_array_equal(spread.lines[0].get_ydata(), own["binned_rmse"][there])
+    np.testing.assert_array_equal(spread.lines[0].get_xdata(), own["binned_spread"][there])
+    lines = {line.get_label(): line.get_ydata() for line in power.lines}
+    np.testing.assert_array_equal(lines["truth"], own["spectrum_truth"])
+    np.testing.assert_array_equal(lines["forecast"], own["spectrum"])
+    np.testing.assert_array_equal(ratio.lines[0].get_ydata(), own["spectrum_ratio"])
+    assert ratio.get_xlabel() == "wavelength (pixels)"
+    left, right = ratio.get_xlim()
+    assert left > right  # long waves on the left
+
+
+def test_another_scale_is_drawn_where_it_is_asked_for(more):
+    figure = plot_diagrams(more, ["rank"], lead_time="10min", scale="10 min")
+    assert figure.axes[0].get_title() == "rank histogram, over 10 min"
+    heights = [bar.get_height() for bar in figure.axes[0].containers[0]]
+    np.testing.assert_array_equal(heights, more["rank_histogram"].sel(scale="10 min").isel(lead_time=1))
+
+
+def test_bars_of_consistency_are_drawn_where_the_scores_have_them(more):
+    axes = plot_diagrams(more, ["reliability"], lead_time="5min").axes[0]
+    bars = next(each for each in axes.collections if hasattr(each, "get_segments"))
+    own = more.sel(scale="pixel", threshold=1.0).isel(lead_time=0)
+    for segment, p in zip(bars.get_segments(), own["probability"].values, strict=True):
+        ends = [own[f"observed_frequency_consistent_{end}"].sel(probability=p) for end in ("lower", "upper")]
+        np.testing.assert_array_equal(segment, [[p, ends[0]], [p, ends[1]]])
+
+
+def test_a_kind_that_is_not_in_the_scores_is_refused(scores):
+    with pytest.raises(RecipeError, match="no spectra is in them, expected scores by the metrics spectra"):
+        plot_diagrams(scores, ["roc", "spectra"])
+
+
+def test_curves_of_scores_have_a_panel_for_each_scale(truth):
+    wide = forecast_of(truth, init=range(1, 16), members=9, noise=3.0)
+    figure = plot_scores(verify(wide, truth, ["mse"], scales=["pixel", "10 min"]))
+    assert [axes.get_title() for axes in figure.axes] == ["mse", "mse, over 10 min"]
+    np.testing.assert_array_equal(figure.axes[1].lines[0].get_xdata(), [10])

@@ -261,6 +261,36 @@ def test_scores_that_cannot_be_are_refused_before_training(
     assert re.search(line, found.detail)
 
 
+@pytest.mark.usefixtures("never_trains")
+def test_scales_and_diagrams_that_cannot_be_are_refused_before_training(tmp_path: Path) -> None:
+    wanted = {"pictures": {"diagrams": ["roc", "spectra"]}, "verification": {"metrics": ["mse", "spectra"]}}
+    with pytest.raises(
+        RecipeError, match=r"pictures.diagrams: roc of mse, spectrum.*, expected roc among verification"
+    ):
+        quietly(recipe_for(tmp_path / "run", **wanted))
+    for scale, line in (("1 h", "'1 h' of lead times 5 min to 15 min"), ("900 km", "900 pixels along y")):
+        recipe = recipe_for(tmp_path / "run", verification={"scales": ["pixel", scale]})
+        with pytest.raises(RecipeError, match=f"RECIPE verification.scales: .*{line}"):
+            quietly(recipe)
+
+
+@pytest.mark.usefixtures("never_trains")
+def test_a_run_scores_at_scales_and_draws_diagrams(copied: Path, finished: Path) -> None:
+    asked = {
+        "metrics": ["mse", "roc", "spectra"],
+        "scales": ["pixel", "3 km 15 min"],
+        "bootstrap": {"scores": True, "block": 2},
+    }
+    pictures = {"diagrams": ["roc", "spectra"], "forecast": False}
+    quietly(same(copied, finished, verification=asked, pictures=pictures))
+    assert (copied / "diagrams.png").read_bytes().startswith(b"\x89PNG")
+    scores = pd.read_csv(copied / "scores.csv")
+    own = scores[(scores["metric"] == "mse") & scores["value"].notna()]
+    assert own.groupby("scale")["lead_time_minutes"].agg(list).to_dict() == {"pixel": [5, 10, 15], "3 km 15 min": [15]}
+    assert (own["lower"] <= own["value"]).all()
+    assert (own["value"] <= own["upper"]).all()
+
+
 def test_a_channel_variable_beside_another_gridded_one_runs(tmp_path: Path) -> None:
     ds = traffic(40).to_dataset()
     ds["weather"] = ds["flow"].isel(channel=0, drop=True)

@@ -45,13 +45,31 @@ def plot(
         int | None, typer.Option(min=1, help="Of frames: how many, up to the last; by default 6, animated 24.")
     ] = None,
     metric: Annotated[list[str] | None, typer.Option(help="Of scores: what to draw. May be repeated.")] = None,
-    threshold: Annotated[list[float] | None, typer.Option(help="Of scores: which thresholds.")] = None,
+    threshold: Annotated[
+        list[float] | None, typer.Option(help="Of scores: which thresholds. Of the kind probability: which one.")
+    ] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of scores, diagrams: reliability, roc, value, rank, spread-skill, spectra; may be repeated. Of a "
+            "forecast with members: probability (with --threshold), members, or meteogram (with --point)."
+        ),
+    ] = None,
+    lead_time: Annotated[
+        str | None, typer.Option(help="Of a diagram and of members: such as 30min; by default the longest.")
+    ] = None,
+    scale: Annotated[
+        str | None, typer.Option(help="Of diagrams of scores at several scales: which; by default the first.")
+    ] = None,
+    point: Annotated[
+        tuple[float, float] | None, typer.Option(help="Of a meteogram: y and x in the grid's coordinates.")
+    ] = None,
     reading: options.Reading,
     replace: options.Replace = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
-    """Draw forecasts by lead time, an animation of them, the last frames of data, or curves of scores.
+    """Draw forecasts by lead time, an animation of them, the last frames of data, curves of scores, or diagrams.
 
     Example: sa-nowcast plot archive.zarr --truth radar.zarr --init-time 2019-06-10T00:30 -o forecast.png
     """
@@ -76,6 +94,10 @@ def plot(
         **reading.dims,
         metrics=metric or (),
         thresholds=threshold or (),
+        kinds=kind or (),
+        lead_time=lead_time,
+        scale=scale,
+        point=point,
         dry_run=dry_run,
         report=notes.append,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -142,9 +142,10 @@ def scores_table(scores: pd.DataFrame, title: str, what: str = "by lead time") -
     return table
 
 
-def _score_name(metric: str, event: dict[str, float]) -> str:
+def _score_name(metric: str, event: dict[str, Any]) -> str:
     name = metric.upper() if len(metric) <= 4 else metric
     words = {
+        "scale": " over ",
         "threshold": ">=",
         "neighbourhood": " in ",
         "rank": " of rank ",
@@ -153,5 +154,5 @@ def _score_name(metric: str, event: dict[str, float]) -> str:
     }
     for dim, word in words.items():
         if (value := event.get(dim)) is not None and value == value:
-            name += f"{word}{value:g}"
+            name += f"{word}{value}" if isinstance(value, str) else f"{word}{value:g}"
     return name

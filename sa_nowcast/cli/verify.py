@@ -29,6 +29,13 @@ def verify(
         list[str] | None,
         typer.Option(help="Of csi and others: in the data's units, or with its own, such as '1 mm h-1'."),
     ] = None,
+    scale: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What values are means over before they are scored: pixel, '20 km', '1 h' or '20 km 1 h'. May be "
+            "repeated; by default single pixels and lead times."
+        ),
+    ] = None,
     reference: Annotated[
         str, typer.Option(help="What skill is measured against: persistence, the path of an archive, or none.")
     ] = "persistence",
@@ -36,6 +43,9 @@ def verify(
         tuple[float, float], typer.Option(help="Values that stand for 0 and 1 in ssim, psnr, frame_mse and frame_mae.")
     ] = UNIT_RANGE,
     clip: Annotated[bool, typer.Option("--clip", help="Clip forecasts to the data range in these.")] = False,
+    intervals: Annotated[
+        bool, typer.Option("--intervals", help="With -o, an interval of each score too, by a block bootstrap.")
+    ] = False,
     output: Annotated[str | None, typer.Option("--output", "-o", help="Write the scores too: .csv or .nc.")] = None,
     reading: options.Reading,
     replace: options.Replace = False,
@@ -47,13 +57,20 @@ def verify(
     Example: sa-nowcast verify archive.zarr radar.zarr --threshold 1 --threshold 5 -o scores.csv
     """
     from sa_nowcast.storage.whole import require_place
+    from sa_nowcast.verification.bootstrap import Bootstrap
     from sa_nowcast.verification.metrics import default_metrics
     from sa_nowcast.verification.scoring import Scoring
     from sa_nowcast.workflow.scoring import SCORE_SUFFIXES, plan_scores, table_of, write_scores
 
     place = None if output is None else require_place(output, SCORE_SUFFIXES, replace)
     scoring = Scoring(
-        metric or default_metrics(threshold), threshold or None, data_range=data_range, clip=clip, valid_times="common"
+        metric or default_metrics(threshold),
+        threshold or None,
+        data_range=data_range,
+        clip=clip,
+        valid_times="common",
+        bootstrap=Bootstrap(scores=intervals),
+        scales=scale or None,
     )
     against = None if reference == "none" else reference
     plan = plan_scores(archives, reading.open(truth), scoring, reference=against, **reading.dims)

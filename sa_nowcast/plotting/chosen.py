@@ -72,14 +72,26 @@ class Chosen:
 
     def observed(self, truth: xr.DataArray, leads: npt.NDArray[np.timedelta64]) -> list[xr.DataArray | None]:
         """Return the panels of truth at the valid times; None where it has no such time."""
-        if self.start is None:
-            raise DataError("forecast", "has no init_time, so that truth cannot be chosen", "the coordinate init_time")
-        truth, told, times = self._fitting(truth, "truth")
-        places, there = nearest(times, valid_times(self.start, leads, "forecast"))
+        truth, told, places, there = self._at_valid_times(truth, leads)
         return [
             panel(truth.isel({told: int(place)}), self.y, self.x) if found else None
             for place, found in zip(places, there, strict=True)
         ]
+
+    def observed_at(self, truth: xr.DataArray, row: int, column: int) -> npt.NDArray[np.float64]:
+        """Return a pixel of the truth at the valid times, by its place in the field; NaN where there is no frame."""
+        truth, told, places, there = self._at_valid_times(truth, self.leads)
+        values = truth.isel({self.y: row, self.x: column, told: places}).values.astype(np.float64)
+        return np.where(there, values, np.nan)
+
+    def _at_valid_times(
+        self, truth: xr.DataArray, leads: npt.NDArray[np.timedelta64]
+    ) -> tuple[xr.DataArray, str, npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+        """Return the truth on the field's grid, its time dimension, where the valid times stand, and which it has."""
+        if self.start is None:
+            raise DataError("forecast", "has no init_time, so that truth cannot be chosen", "the coordinate init_time")
+        truth, told, times = self._fitting(truth, "truth")
+        return truth, told, *nearest(times, valid_times(self.start, leads, "forecast"))
 
     def before(self, history: xr.DataArray, columns: int, unit: tuple[int, str]) -> Row:
         """Return the last frames of a history that are not after init time."""

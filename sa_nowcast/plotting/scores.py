@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,9 @@ import xarray as xr
 from sa_nowcast.errors import RecipeError
 from sa_nowcast.plotting.canvas import grid_of_axes, legend_below
 from sa_nowcast.plotting.scales import choose
-from sa_nowcast.verification.fields import DIAGRAM_DIMS, EVENT_DIMS
+from sa_nowcast.verification.fields import DIAGRAM_DIMS, EVENT_DIMS, SCALE
 from sa_nowcast.verification.metrics import METRICS, plain_name
+from sa_nowcast.verification.scales import PIXEL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,8 +112,10 @@ def _panels(
             raise RecipeError("plot of scores", f"{name} is no curve in them", "one of " + ", ".join(curves))
         score = curves[name]
         widths = score["neighbourhood"].values[-1:].tolist() if "neighbourhood" in score.dims else [None]
-        for width in widths:
+        scales = score[SCALE].values.tolist() if SCALE in score.dims else [None]
+        for width, scale in itertools.product(widths, scales):
             labels: dict[str, object] = {} if width is None else {"neighbourhood": width}
+            labels |= {} if scale is None else {SCALE: scale}
             if "threshold" not in score.dims:
                 yield name, labels
                 continue
@@ -152,6 +156,9 @@ def _curves(axes: Axes, models: Mapping[str, xr.Dataset], name: str, labels: dic
         colour = "black" if model in references else next(cycle)
         if name not in data:
             continue
+        if labels.get(SCALE) is not None:  # of means over a time there are fewer lead times
+            there = choose(data[name], "scores", **labels).notnull().values
+            data = data.isel(lead_time=there) if there.any() else data
         x = data["lead_time"].values / np.timedelta64(1, "m") / minutes
         marker = "o" if x.size <= 24 else ""
         score = choose(data[name], "scores", **labels)
@@ -160,6 +167,9 @@ def _curves(axes: Axes, models: Mapping[str, xr.Dataset], name: str, labels: dic
         axes.plot(x, score.values, color=colour, linestyle=style, marker=marker, markersize=size, label=model)
         if f"{name}_lower" in data:
             low, high = (choose(data[f"{name}_{end}"], "scores", **labels).values for end in ("lower", "upper"))
+            if x.size == 1:
+                axes.vlines(x, low, high, color=colour, alpha=0.5)
+                axes.set_xticks(x)
             axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
         reference = data.attrs.get("reference")
         if reference is not None and f"{name}_{reference}" in data and reference not in {*drawn, *models}:
@@ -209,4 +219,6 @@ def panel_title(score: xr.DataArray, name: str, labels: Mapping[str, object]) ->
         parts.append(f"≥ {labels['threshold']:g} {units}".rstrip())
     if labels.get("neighbourhood") is not None:
         parts.append(f"{labels['neighbourhood']} × {labels['neighbourhood']} pixels")
+    if labels.get(SCALE) not in (None, PIXEL):
+        parts.append(f"over {labels[SCALE]}")
     return ", ".join(parts)

@@ -116,7 +116,7 @@ class ForecastRecipe(Block):
 
 
 class BootstrapRecipe(Block):
-    """The interval of a skill. A field that is null is that of `sa_nowcast.verification.Bootstrap`."""
+    """The interval of a skill, and of scores. A field that is null is that of `sa_nowcast.verification.Bootstrap`."""
 
     samples: int | None = Field(None, ge=0, description="Resampled archives; 0: no interval.")
     level: float | None = Field(None, gt=0, lt=1, description="Share of the samples within the interval.")
@@ -124,6 +124,7 @@ class BootstrapRecipe(Block):
         None, ge=1, description="Successive init times drawn together; null: by lead time and number of forecasts."
     )
     seed: int | None = Field(None, ge=0, description="The same seed gives the same interval.")
+    scores: bool = Field(False, description="Whether each score has an interval too, and not only skills.")
 
 
 class VerificationRecipe(Block):
@@ -136,6 +137,11 @@ class VerificationRecipe(Block):
     thresholds: tuple[float, ...] = Field((), description="CSI thresholds in the data's units, compared with >=.")
     neighbourhoods: tuple[int, ...] | None = Field(
         None, description="Odd window widths of the FSS (pixels); null: those of `sa_nowcast.verification.verify`."
+    )
+    scales: tuple[str, ...] | None = Field(
+        None,
+        description="What values are means over before they are scored, such as [pixel, 20 km, 1 h, 20 km 1 h]; null: "
+        "single pixels and lead times.",
     )
     data_range: tuple[float, float] = Field(
         UNIT_RANGE, description="Values in the data's units that stand for 0 and 1 in frame_mse, frame_mae, ssim, psnr."
@@ -172,6 +178,11 @@ class PicturesRecipe(Block):
         "last", description="Of forecast.png, the film and attention.png: last, first, or an init time (UTC)."
     )
     scores: bool = Field(True, description="scores.png: scores by lead time, with each reference.")
+    diagrams: tuple[Literal["reliability", "roc", "value", "rank", "spread-skill", "spectra"], ...] = Field(
+        (),
+        description="diagrams.png: these at the longest lead time, of the metrics reliability, roc, economic_value, "
+        "rank_histogram, binned_spread_skill and spectra.",
+    )
     film: Literal["gif", "mp4"] | None = Field(None, description="forecast.gif or .mp4: the same, animated.")
     attention: tuple[float, float] | None = Field(
         None,

@@ -14,7 +14,7 @@ from sa_nowcast.errors import RecipeError
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How the interval of a skill is made.
+    """How the interval of a skill is made, and whether scores have one too.
 
     Attributes
     ----------
@@ -27,12 +27,15 @@ class Bootstrap:
         finds.
     seed : int, default 0
         The same seed gives the same interval.
+    scores : bool, default False
+        Whether each score has an interval too, such as ``crps_lower`` to ``crps_upper``, with or without a reference.
     """
 
     samples: int = 1000
     level: float = 0.9
     block: int | None = None
     seed: int = 0
+    scores: bool = False
 
     def __post_init__(self) -> None:
         if self.samples < 0 or not 0 < self.level < 1 or (self.block is not None and self.block < 1):
@@ -66,6 +69,16 @@ def block_weights(number: int, block: int, samples: int, seed: int) -> npt.NDArr
     weights = np.zeros((samples, number))
     np.add.at(weights, (np.arange(samples)[:, None], drawn), 1.0)
     return weights
+
+
+def drawn_weights(
+    init_times: npt.NDArray[np.datetime64], lead_times: npt.NDArray[np.timedelta64], how: Bootstrap
+) -> tuple[npt.NDArray[np.float64] | None, int]:
+    """Return how often each init time is drawn in each sample, and the block; None of fewer than two blocks."""
+    block = how.block or block_length(init_times, lead_times)
+    if not how.samples or init_times.size < 2 * block:
+        return None, block
+    return block_weights(init_times.size, block, how.samples, how.seed), block
 
 
 def resample(sums: xr.Dataset, weights: npt.NDArray[np.float64]) -> xr.Dataset:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -14,9 +14,10 @@ import xarray as xr
 from sa_nowcast.frames import LARGEST, fill_values, infinite_values
 from sa_nowcast.times import show_time
 from sa_nowcast.verification.ensembles import Keys, axis_keys
-from sa_nowcast.verification.fields import Fields, Settings, Sums
+from sa_nowcast.verification.fields import SCALE, Fields, Settings, Sums
 from sa_nowcast.verification.inputs import Pairing
 from sa_nowcast.verification.metrics import METRICS, PIXELS, Reduction
+from sa_nowcast.verification.scales import Scale
 from sa_nowcast.verification.statistics import Statistics
 
 # What one block may hold of the forecast; up to what small chunks are put together, for each block costs a scheduler
@@ -34,30 +35,78 @@ Positions = npt.NDArray[np.intp]
 def collect(pairing: Pairing) -> Statistics:
     """Return the sums of a forecast and its reference over the pixels that both and the truth have.
 
-    The archive is read once, in blocks along init time, and along lead time where one init time is larger than a block,
-    as an ensemble is; where it is backed by dask, the blocks are dask tasks and run on whatever scheduler is in use.
+    The archive is read once, and once more for each time over which lead times are averaged: in blocks along init time,
+    and along lead time where one init time is larger than a block, as an ensemble is; where it is backed by dask, the
+    blocks are dask tasks and run on whatever scheduler is in use.
     """
+    scales = pairing.labels.settings.scales or (Scale(),)
+    states: dict[Scale, Statistics] = {}
+    for time in dict.fromkeys(scale.time for scale in scales):
+        alike = tuple(scale for scale in scales if scale.time == time)
+        states |= zip(alike, _collect(pairing, alike), strict=True)
+    if not pairing.labels.settings.scales:
+        return states[scales[0]]
+    forecast = _beside({scale.label: states[scale].forecast for scale in scales})
+    references = {scale.label: sums for scale in scales if (sums := states[scale].reference) is not None}
+    return replace(states[scales[0]], forecast=forecast, reference=_beside(references) if references else None)
+
+
+def _beside(sums: dict[str, xr.Dataset]) -> xr.Dataset:
+    """Return sums by scale as one Dataset, 0 where a scale has no value at a lead time."""
+    parts = [each.assign_coords({SCALE: label}) for label, each in sums.items()]
+    parts = list(xr.align(*parts, join="outer", fill_value=0.0))
+    everything = {name: xr.zeros_like(each.drop_vars(SCALE)) for part in parts for name, each in part.data_vars.items()}
+    parts = [part.assign({name: zero for name, zero in everything.items() if name not in part}) for part in parts]
+    return xr.concat(parts, dim=SCALE, coords="minimal", compat="override", join="override")
+
+
+def _collect(pairing: Pairing, scales: tuple[Scale, ...]) -> list[Statistics]:
+    """Return the sums at each of some scales that average over the same time of lead times."""
     labels = pairing.labels
     reductions = tuple(dict.fromkeys((PIXELS, *(METRICS[name].sums for name in labels.metrics))))
-    parts = [(block, leads) for block in _blocks(pairing) for leads in _lead_blocks(pairing, block)]
+    what = (replace(labels.settings, scales=scales), reductions)
+    blocks = list(_blocks(pairing))
+    if scales[0].time:
+        windows = scales[0].windows(pairing.forecast["lead_time"].values)
+        parts = [(block, window) for block in blocks for window in windows]
+        ends = [window.stop - 1 for window in windows]
+    else:
+        parts = [(block, leads) for block in blocks for leads in _lead_blocks(pairing, block)]
+        ends = list(range(pairing.forecast.sizes["lead_time"]))
+    reduce: Callable[..., Any] = _reduce
+    add: Callable[..., Any] = _added
+    finish: Callable[..., Any] = _reduce_means
+    form: Literal["data", "values"] = "values"
     if pairing.forecast.chunks is not None or pairing.truth.chunks is not None:
         from dask.base import compute
         from dask.delayed import delayed
 
         if pairing.truth.chunks is None:
             pairing = replace(pairing, truth=pairing.truth.chunk({pairing.time: 1}))
-        later = delayed(_reduce, pure=False)
-        tasks = [later(*_block(pairing, *part, "data"), labels.settings, reductions) for part in parts]
-        results: Sequence[tuple[Sums, ...]] = compute(*tasks)  # type: ignore[no-untyped-call]
-    else:
-        results = [_reduce(*_block(pairing, *part, "values"), labels.settings, reductions) for part in parts]
+        reduce, add, finish = (delayed(each, pure=False) for each in (reduce, add, finish))
+        form = "data"
+    results: list[Any] = []
+    for block, leads in parts:
+        if not scales[0].time:
+            results.append(reduce(*_block(pairing, block, leads, form), *what))
+            continue
+        total = None
+        for some in _lead_blocks(pairing, block, leads):
+            total = add(total, *_block(pairing, block, some, form)[:-1])
+        keys = _keys(pairing, block, slice(leads.stop - 1, leads.stop))
+        results.append(finish(total, leads.stop - leads.start, keys, *what))
+    if form == "data":
+        results = list(compute(*results))  # type: ignore[no-untyped-call]
     members = (labels.members, labels.reference_members)
-    states = []
+    states: dict[Scale, list[Statistics]] = {scale: [] for scale in scales}
     for block, group in itertools.groupby(zip(parts, results, strict=True), key=lambda each: each[0][0]):
-        sums = _join([result for _, result in group], axis=2)
-        named = [_label(one, pairing, block, reductions, size) for one, size in zip(sums, members, strict=False)]
-        states.append(Statistics(named[0], named[1] if len(named) > 1 else None, labels))
-    return Statistics.total(states)
+        sums = iter(_join([result for _, result in group], axis=2))
+        for scale, of_scale in zip(scales, zip(*[sums] * (1 + pairing.has_reference), strict=True), strict=True):
+            named = [
+                _label(one, pairing, block, ends, reductions, m) for one, m in zip(of_scale, members, strict=False)
+            ]
+            states[scale].append(Statistics(named[0], named[1] if len(named) > 1 else None, labels))
+    return [Statistics.total(each) for each in states.values()]
 
 
 def _blocks(pairing: Pairing) -> Iterator[slice]:
@@ -79,11 +128,17 @@ def _blocks(pairing: Pairing) -> Iterator[slice]:
         yield slice(start, stop)
 
 
-def _lead_blocks(pairing: Pairing, block: slice) -> Iterator[slice]:
+def _lead_blocks(pairing: Pairing, block: slice, within: slice | None = None) -> Iterator[slice]:
     """Yield slices of lead time of a block of init times: all, or of a larger one so many chunks as a block may hold.
 
-    What is stored or computed in one chunk is not read twice.
+    What is stored or computed in one chunk is not read twice. `within` are those of the lead times that are wanted.
     """
+    if within is not None:
+        for part in _lead_blocks(pairing, block):
+            start, stop = max(part.start, within.start), min(part.stop, within.stop)
+            if start < stop:
+                yield slice(start, stop)
+        return
     forecast = pairing.forecast
     number = forecast.sizes["lead_time"]
     stored = max(1, int(forecast.encoding.get("preferred_chunks", {}).get("lead_time", number)))
@@ -192,6 +247,50 @@ def _reduce(
     return _join(rows, axis=0)
 
 
+Means = list[npt.NDArray[np.float64]]
+
+
+def _added(
+    total: Means | None,
+    times: dict[str, tuple[int, Values]],
+    forecast: Values,
+    truth: Values,
+    reference: Values | None,
+    valid: Positions,
+    init: Positions | None,
+) -> Means:
+    """Return `total` with the values at these lead times added: of the truth, the forecast and the reference.
+
+    Shapes as for `_reduce`, and without the lead times. What is missing at one of them is missing in the total.
+    """
+    for (role, (axis, labels)), values in zip(times.items(), (truth, forecast, reference), strict=True):
+        if values is not None:
+            _require_usable(values, role, labels, axis)
+    still = None if init is None else truth[init][None]
+    for lead in range(valid.shape[1]):
+        sources = [forecast[:, :, :, lead]]
+        if still is not None:
+            sources.append(still)
+        elif reference is not None:
+            sources.append(reference[:, :, :, lead])
+        rounded = _in_one_precision(truth[valid[:, lead]], *sources)
+        total = rounded if total is None else [a + b for a, b in zip(total, rounded, strict=True)]
+    assert total is not None
+    return total
+
+
+def _reduce_means(
+    total: Means, number: int, keys: tuple[Keys, ...], settings: Settings, reductions: tuple[Reduction, ...]
+) -> tuple[Sums, ...]:
+    """Return the sums of means over `number` lead times, from their total by `_added`; as `_reduce` for one of them."""
+    rows = []
+    for i in range(len(total[0])):
+        observed, *sources = (each[..., i : i + 1, :, :, :, :] / number for each in total)
+        parts = [source[:, :, :, None] for source in sources]
+        rows.append(_reduce_batch(parts, observed[:, :, None], (keys[0][i : i + 1], *keys[1:]), settings, reductions))
+    return _join(rows, axis=0)
+
+
 def _join(parts: list[tuple[Sums, ...]], axis: int) -> tuple[Sums, ...]:
     return tuple(
         {name: np.concatenate([part[source][name] for part in parts], axis=axis) for name in parts[0][source]}
@@ -206,18 +305,27 @@ def _reduce_batch(
     settings: Settings,
     reductions: tuple[Reduction, ...],
 ) -> tuple[Sums, ...]:
-    """Return the sums of each source, (M, I, V, L, C, Y, X), against `observed`, (I, V, L, C, Y, X), on one mask."""
+    """Return the sums of each source, (M, I, V, L, C, Y, X), against `observed`, (I, V, L, C, Y, X), on one mask.
+
+    They are those of all sources at the first scale, then at the next.
+    """
     observed, *sources = _in_one_precision(observed, *sources)
     mask = np.isfinite(observed)
     for source in sources:
         mask &= np.isfinite(source).all(axis=0)
     # Where a pixel is missing the values are replaced, so that no NaN reaches a comparison or a sum by accident.
     observed = np.where(mask, observed, 0.0)
-    results = []
-    for source in sources:
-        fields = Fields(np.where(mask, source, 0.0), observed, mask, settings, keys)
-        results.append({name: sums for reduction in reductions for name, sums in reduction.of(fields).items()})
-    return tuple(results)
+    pixels = [Fields(np.where(mask, source, 0.0), observed, mask, settings, keys) for source in sources]
+    return tuple(
+        {
+            name: sums
+            for reduction in reductions
+            if reduction.areas or not scale.is_area
+            for name, sums in reduction.of(coarse).items()
+        }
+        for scale in settings.scales
+        for coarse in (fields.over_areas(scale) for fields in pixels)
+    )
 
 
 def _in_one_precision(*arrays: Values) -> list[npt.NDArray[np.float64]]:
@@ -230,9 +338,16 @@ def _in_one_precision(*arrays: Values) -> list[npt.NDArray[np.float64]]:
         return [(array.astype(np.float32) if coarse else array).astype(np.float64) for array in arrays]
 
 
-def _label(sums: Sums, pairing: Pairing, block: slice, reductions: tuple[Reduction, ...], members: int) -> xr.Dataset:
-    """Return the sums of a block as a Dataset with the forecast's coordinates."""
-    forecast = pairing.forecast
+def _label(
+    sums: Sums,
+    pairing: Pairing,
+    block: slice,
+    leads: list[int],
+    reductions: tuple[Reduction, ...],
+    members: int,
+) -> xr.Dataset:
+    """Return the sums of a block as a Dataset with the forecast's coordinates, at these positions of lead time."""
+    forecast = pairing.forecast.isel(lead_time=leads)
     own = {name: dims for reduction in reductions for name, dims in reduction.dims.items()}
     variables = {name: ((*SUM_DIMS[: values.ndim], *own.get(name, ())), values) for name, values in sums.items()}
     coords: dict[str, Any] = {"init_time": forecast["init_time"].values[block]}

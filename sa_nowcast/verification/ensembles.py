@@ -12,13 +12,18 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from sa_nowcast.verification.fields import Array, Fields, Mask, Sums, over_pixels, ratio
+from sa_nowcast.computing import quiet
+from sa_nowcast.verification.bootstrap import resample
+from sa_nowcast.verification.fields import SPREAD_CLASSES, Array, Fields, Mask, Sums, over_pixels, ratio
 
 COST_LOSS: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """The cost-loss ratios for which the economic value is given: rare severe events are decided on at small ones."""
 
 # What variance rounding alone gives to equal values, as a share of their mean square.
 _ROUNDING: Final = 1e-12
+
+SPREAD_BINS: Final = 10
+"""Bins of equal numbers of pixels, by spread, in which the error of the mean is compared with it."""
 
 Keys = npt.NDArray[np.uint64]
 
@@ -65,6 +70,21 @@ def spread_terms(fields: Fields) -> Sums:
     }
 
 
+def spread_classes(fields: Fields) -> Sums:
+    """Return pixels, variance of the members and squared error of their mean by classes of the spread.
+
+    Shapes (I, V, L, C, class). The classes of `SPREAD_CLASSES` do not depend on the data, so that sums can be added.
+    """
+    variance = fields.members.var(axis=0, ddof=1) if len(fields.members) > 1 else np.zeros_like(fields.truth)
+    error = (fields.forecast - fields.truth) ** 2
+    # What rounding alone gives to equal members is no spread.
+    present = variance > _ROUNDING * fields.forecast**2
+    octaves = 0.5 * np.log2(np.where(present, variance, 1.0)) + 30.0
+    place = np.where(present, np.clip(np.floor(4.0 * octaves) + 1, 1, SPREAD_CLASSES - 1), 0).astype(np.int32)
+    terms = {"class_pixels": None, "class_variance": variance, "class_squared_error": error}
+    return {name: counted(place, fields.mask, SPREAD_CLASSES, each) for name, each in terms.items()}
+
+
 def ranks(fields: Fields) -> Sums:
     """Count the pixels by the truth's rank among the members, (I, V, L, C, rank); a tie is broken at random."""
     below, equal = np.zeros(fields.mask.shape, dtype=np.int32), np.zeros(fields.mask.shape, dtype=np.int32)
@@ -86,11 +106,16 @@ def probability_table(fields: Fields) -> Sums:
     return {"without_event": table[..., :size], "with_event": table[..., size:]}
 
 
-def counted(values: npt.NDArray[np.integer[Any]], mask: Mask, size: int) -> Array:
-    """Count how often each of 0..size - 1 stands in a frame, over the pixels present; (..., size)."""
+def counted(values: npt.NDArray[np.integer[Any]], mask: Mask, size: int, weights: Array | None = None) -> Array:
+    """Count how often each of 0..size - 1 stands in a frame, over the pixels present; (..., size).
+
+    With `weights`, of the values' shape, return their sums in place of the numbers.
+    """
     frames = int(np.prod(mask.shape[:-2]))
     each = values.reshape(frames, -1) + size * np.arange(frames)[:, None]
-    numbers = np.bincount(each[mask.reshape(frames, -1)], minlength=size * frames)
+    there = mask.reshape(frames, -1)
+    of = None if weights is None else weights.reshape(frames, -1)[there]
+    numbers = np.bincount(each[there], of, minlength=size * frames)
     return numbers.reshape(*mask.shape[:-2], size).astype(np.float64)
 
 
@@ -137,6 +162,39 @@ def crps(s: xr.Dataset, pairs: xr.DataArray, kind: str = "member") -> xr.DataArr
 def spread_skill(s: xr.Dataset) -> xr.DataArray:
     """Return the root of (M + 1) / M times the mean variance over the mean squared error of the ensemble mean."""
     return ((s["members"] + 1) / s["members"] * ratio(s["variance"], s["squared_error"])) ** 0.5
+
+
+def binned(s: xr.Dataset, name: str) -> xr.DataArray:
+    """Return sums of the classes of spread in bins: 0 without spread, then `SPREAD_BINS` of equal numbers of pixels.
+
+    A class across the edge of two bins is divided between them by its number of pixels.
+    """
+    count, values = (s[each].isel(spread_class=slice(1, None)) for each in ("class_pixels", name))
+    before = count.cumsum("spread_class") - count
+    total = count.sum("spread_class")
+    mean = values / _positive(count)
+    parts = [s[name].isel(spread_class=0)]
+    for number in range(SPREAD_BINS):
+        low, high = (total * (each / SPREAD_BINS) for each in (number, number + 1))
+        within = (np.minimum(before + count, high) - np.maximum(before, low)).clip(min=0.0)
+        parts.append((mean * within).sum("spread_class"))
+    bins = xr.DataArray(np.arange(SPREAD_BINS + 1), dims="spread_bin", name="spread_bin")
+    return xr.concat(parts, bins, coords="minimal", compat="override").drop_vars("spread_class", errors="ignore")
+
+
+def binned_spread(s: xr.Dataset) -> xr.DataArray:
+    """Return the root of (M + 1) / M times the mean variance in each bin."""
+    return ((s["members"] + 1) / s["members"] * ratio(binned(s, "class_variance"), binned(s, "class_pixels"))) ** 0.5
+
+
+def binned_rmse(s: xr.Dataset) -> xr.DataArray:
+    """Return the root of the mean squared error of the ensemble mean in each bin."""
+    return ratio(binned(s, "class_squared_error"), binned(s, "class_pixels")) ** 0.5
+
+
+def binned_share(s: xr.Dataset) -> xr.DataArray:
+    """Return the share of pixels in each bin."""
+    return ratio(binned(s, "class_pixels"), s["pixels"])
 
 
 def spread_error_correlation(s: xr.Dataset) -> xr.DataArray:
@@ -226,6 +284,47 @@ def economic_value(s: xr.Dataset) -> xr.DataArray:
     never = events.broadcast_like(expense)
     climate = never.where(never < cost * total, cost * total)
     return (climate - expense.where(expense < never, never)) / _positive(climate - cost * events)
+
+
+def consistent(sums: xr.Dataset, weights: Array, level: float, seed: int) -> tuple[xr.DataArray, xr.DataArray]:
+    """Return between which ends the frequency of the event given each probability lies if the probability is right.
+
+    As many events are drawn of a binomial distribution as there are independent forecasts: f (1 - f) by the variance of
+    the frequency f over samples of blocks of init times, for pixels near each other have their events in common. Where
+    f is 0 or 1, it is as many of the forecasts as at the probability at which they are fewest.
+
+    Parameters
+    ----------
+    sums : Dataset
+        By init time.
+    weights : ndarray, (samples, init_time)
+        How often each init time is drawn in each sample.
+    level : float
+        The share of samples between the two ends.
+    seed : int
+
+    Notes
+    -----
+    Bröcker and Smith 2007, https://doi.org/10.1175/WAF993.1, who draw independent forecasts.
+    """
+    table = sums[["with_event", "without_event"]]
+    total, drawn = table.sum("init_time"), resample(table, weights)
+    number, frequency = _forecasts(total), observed_frequency(total)
+    uncertain = (frequency * (1 - frequency)).where(lambda each: each > 0)
+    variance = observed_frequency(drawn).var("sample")
+    independent = uncertain / _positive(variance)
+    independent = number.where(independent > number, independent)
+    share = (independent / _positive(number)).min("probability").fillna(1.0)
+    independent = independent.fillna(number * share).clip(min=1.0)
+    times = _forecasts(drawn) / _positive(number)
+    draws = (independent * times).fillna(0.0).round().clip(min=1.0).astype(np.int64)
+    p = total["probability"].broadcast_like(draws).transpose(*draws.dims)
+    events = draws.copy(data=np.random.default_rng(seed).binomial(draws.values, p.values))
+    samples = (events / draws).where(number > 0)
+    with quiet.warnings_ignored(RuntimeWarning, "All-NaN slice"):
+        ends = samples.quantile([(1 - level) / 2, (1 + level) / 2], "sample")
+    low, high = (ends.isel(quantile=i, drop=True) for i in (0, 1))
+    return low, high
 
 
 def _forecasts(s: xr.Dataset) -> xr.DataArray:

@@ -11,21 +11,32 @@ import numpy.typing as npt
 import xarray as xr
 
 from sa_nowcast.metadata.bounds import UNIT_RANGE
+from sa_nowcast.verification.scales import LEAST_SHARE, Scale
+from sa_nowcast.verification.spectra import WAVELENGTH, Rings
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 Sums = dict[str, Array]
 
+SCALE: Final = "scale"
 EVENT_DIMS: Final = {
+    SCALE: {"long_name": "what a value is the mean over: an area, a time, or one pixel"},
     "threshold": {"long_name": "event threshold"},
     "neighbourhood": {"long_name": "width of the square neighbourhood in pixels", "units": "1"},
     "rank": {"long_name": "rank of the truth among the members", "units": "1"},
     "probability": {"long_name": "forecast probability, the share of members with an event", "units": "1"},
     "cost_loss": {"long_name": "ratio of the cost of protection to the loss that it prevents", "units": "1"},
+    "spread_bin": {
+        "long_name": "pixels by spread: 0 without any, the others of equal numbers, ascending",
+        "units": "1",
+    },
+    WAVELENGTH: {"long_name": "wavelength"},
 }
 """The dimensions that sums and scores can have besides those of the forecast, with their attributes."""
-DIAGRAM_DIMS: Final = ("rank", "probability", "cost_loss")
+DIAGRAM_DIMS: Final = ("rank", "probability", "cost_loss", "spread_bin", WAVELENGTH)
 """Those along which a score is a diagram at each lead time."""
+SPREAD_CLASSES: Final = 193
+"""Classes of the spread that sums are kept by: none, then four to each doubling from 2^-30 to 2^18 of the units."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,8 @@ class Settings:
     neighbourhoods: tuple[int, ...] = (1,)
     data_range: tuple[float, float] = UNIT_RANGE
     clip: bool = False
+    scales: tuple[Scale, ...] = ()
+    rings: Rings | None = None
 
     def labels(self, dim: str, members: int) -> npt.NDArray[Any]:
         """Return the coordinate of one of `EVENT_DIMS` that sums have, for an ensemble of so many members."""
@@ -47,6 +60,8 @@ class Settings:
             "neighbourhood": self.neighbourhoods,
             "rank": range(members + 1),
             "probability": np.arange(members + 1) / members,
+            "spread_class": range(SPREAD_CLASSES),
+            WAVELENGTH: () if self.rings is None else self.rings.wavelengths,
         }
         return np.asarray(known[dim])
 
@@ -88,6 +103,30 @@ class Fields:
         for member in members:
             number += (member >= least) & self.mask
         return number, (truth >= least) & self.mask
+
+    def over_areas(self, scale: Scale) -> Fields:
+        """Return the means over the areas of a scale, from the first row and column on.
+
+        An area is missing where fewer than `LEAST_SHARE` of its pixels are present; the means are over those present.
+        What is left at the far edges, narrower than an area, takes no part.
+        """
+        if not scale.is_area:
+            return self
+        rows, columns = (size // each for size, each in zip(self.mask.shape[-2:], scale.area, strict=True))
+
+        def sums(values: npt.NDArray[Any]) -> Array:
+            cut = values[..., : rows * scale.rows, : columns * scale.columns]
+            parts = cut.reshape(*cut.shape[:-2], rows, scale.rows, columns, scale.columns)
+            return over_pixels(np.moveaxis(parts, -3, -2))
+
+        number = sums(self.mask)
+        mask = number >= max(1.0, LEAST_SHARE * scale.rows * scale.columns)
+        divisor = np.where(mask, number, 1.0)
+        members = np.stack([np.where(mask, sums(member) / divisor, 0.0) for member in self.members])
+        truth = np.where(mask, sums(self.truth) / divisor, 0.0)
+        *others, y, x = self.keys or (np.zeros(0, dtype=np.uint64),) * 2
+        keys = (*others, y[:: scale.rows][:rows], x[:: scale.columns][:columns])
+        return Fields(members, truth, mask, self.settings, keys)
 
 
 def over_pixels(values: npt.NDArray[Any]) -> Array:

@@ -8,7 +8,7 @@ size 1, and the positions of the truth frames found by coordinate.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,9 @@ from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.metadata import dims
 from sa_nowcast.metadata.attributes import match_names, normalised, text
 from sa_nowcast.times import nearest, valid_times, with_times
+from sa_nowcast.verification.scales import kilometres, read_scales
 from sa_nowcast.verification.scoring import Scoring
+from sa_nowcast.verification.spectra import WAVELENGTH, Rings
 from sa_nowcast.verification.statistics import Labels
 from sa_nowcast.verification.units import require_same_units
 
@@ -52,6 +54,11 @@ class Pairing:
     spatial: tuple[str, str]
     time: str
     labels: Labels
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether there is a reference, persistence among them."""
+        return self.reference is not None or self.init_index is not None
 
     def forecast_block(self, data: xr.DataArray, block: slice, leads: slice) -> xr.DataArray:
         """Return these init and lead times of forecast or reference, (M, I, V, L, C, Y, X), lazy where it was."""
@@ -263,6 +270,14 @@ def _require_each_once(values: npt.NDArray[Any], where: str, what: str) -> None:
         raise DataError(where, f"{what} is there twice", "each once")
 
 
+def _rings(archive: xr.DataArray, spatial: tuple[str, str]) -> Rings:
+    shape = archive.sizes[spatial[0]], archive.sizes[spatial[1]]
+    if min(shape) < 2:
+        raise DataError("spectrum", f"frames are {shape[0]} × {shape[1]}", "2 × 2 or larger")
+    spacing = kilometres(archive, spatial)
+    return Rings(shape) if spacing is None else Rings(shape, spacing, "km")
+
+
 def pair(
     forecast: xr.DataArray,
     truth: xr.DataArray | xr.Dataset,
@@ -281,6 +296,8 @@ def pair(
     forecast, spatial, channel_name = horizontal(forecast)
     where = describe(forecast)
     archive = as_archive(forecast, where)
+    if scoring.scales is not None and (np.diff(archive["lead_time"].values) < np.timedelta64(0)).any():
+        archive = archive.sortby("lead_time")
     for dim in ("init_time", "lead_time"):
         _require_each_once(archive[dim].values, f"{where}, {dim}", "a value")
     observed = single_array(truth, forecast, time=time)
@@ -304,6 +321,10 @@ def pair(
         reference_name = reference_name or str(reference.name or "reference")
     members = archive.sizes.get(dims.REALIZATION, 1)
     metrics, settings = scoring.resolved(units, members, min(archive.sizes[dim] for dim in spatial))
+    if scoring.scales is not None:
+        settings = replace(settings, scales=read_scales(scoring.scales, archive, spatial, archive["lead_time"].values))
+    if any(WAVELENGTH in each for metric in metrics for each in metric.sums.dims.values()):
+        settings = replace(settings, rings=_rings(archive, spatial))
     labels = Labels(
         metrics=tuple(metric.name for metric in metrics),
         units=units,

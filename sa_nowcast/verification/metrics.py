@@ -23,11 +23,16 @@ import xarray as xr
 
 from sa_nowcast.computing.installing import install
 from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError, nearest
-from sa_nowcast.verification import ensembles
+from sa_nowcast.verification import ensembles, spectra
 from sa_nowcast.verification.fields import Array, Fields, Settings, Sums, limit, over_pixels, ratio, single
 
 SSIM_WINDOW: Final = 7
-COUNTS: Final = {"pixels": "pixels scored", "frames": "frames scored", "ssim_frames": "frames scored by ssim"}
+COUNTS: Final = {
+    "pixels": "pixels scored",
+    "frames": "frames scored",
+    "ssim_frames": "frames scored by ssim",
+    "spectra": "frames with a spectrum",
+}
 """The sums that count what a score is a mean over, in words."""
 
 
@@ -211,12 +216,14 @@ class Reduction:
 
     `dims` are the further dimensions, of `EVENT_DIMS`, of those sums that have some: with "threshold" it needs
     thresholds. `data_range` says whether it needs that; `needs` returns an optional library or says what to install.
+    `areas` says whether it is taken of means over areas too.
     """
 
     of: Callable[[Fields], Sums]
     dims: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     data_range: bool = False
     needs: Callable[[], ModuleType] | None = None
+    areas: bool = True
 
     @property
     def thresholds(self) -> bool:
@@ -239,6 +246,13 @@ _SPREAD = Reduction(ensembles.spread_terms)
 _RANKS = Reduction(ensembles.ranks, {"rank_count": ("rank",)})
 _TABLE = Reduction(
     ensembles.probability_table, dict.fromkeys(("with_event", "without_event"), ("threshold", "probability"))
+)
+_CLASSES = Reduction(
+    ensembles.spread_classes,
+    dict.fromkeys(("class_pixels", "class_variance", "class_squared_error"), ("spread_class",)),
+)
+_POWER = Reduction(
+    spectra.power_terms, dict.fromkeys(("power", "power_truth", "spectra"), (spectra.WAVELENGTH,)), areas=False
 )
 
 
@@ -321,6 +335,11 @@ _WINDOW = (
     "none; the three terms are summed over the sample before dividing"
 )
 _FRAME = "summed over the channels and pixels of one frame with data_range scaled to [0, 1], then averaged over frames"
+_SPECTRUM = (
+    "squared modulus of the Fourier transform of a frame less its mean, by its number of pixels; mean over rings of "
+    "equal wavelength, members and frames; a missing pixel is the mean of those present, in all"
+)
+_BINS = "pixels without spread, then ten bins of equal numbers of pixels by spread, of all frames together"
 _SSIM = "7x7 uniform window, per frame and channel with data_range scaled to [0, 1], then averaged"
 _PSNR = "per frame with data_range scaled to [0, 1], then averaged; infinite where a frame has no error"
 
@@ -365,9 +384,21 @@ _ALL: Final = (
     Metric("spread_error_correlation", _SPREAD, ensembles.spread_error_correlation, "spread-error correlation",
            "Pearson's, over all pixels and frames, of the members' standard deviation with |mean - truth|",
            "1", None, ensemble=True),
+    Metric("binned_spread", _CLASSES, ensembles.binned_spread, "spread of pixels of like spread",
+           f"{_BINS}; sqrt((M + 1) / M * mean variance)", "{}", None, ensemble=True),
+    Metric("binned_rmse", _CLASSES, ensembles.binned_rmse, "root mean squared error of the ensemble mean by spread",
+           _BINS, "{}", None, ensemble=True),
+    Metric("binned_share", _CLASSES, ensembles.binned_share, "share of pixels by spread", _BINS, "1", None,
+           ensemble=True),
     Metric("rank_histogram", _RANKS, _mean("rank_count"), "rank histogram",
            "share of pixels in which the truth has this rank among the members; ties broken at random, by a seed of "
            "init time, lead time and pixel", "1", None, ensemble=True),
+    Metric("spectrum", _POWER, _mean("power", "spectra"), "power spectrum of the forecast", _SPECTRUM, "({})2", None,
+           "spectra"),
+    Metric("spectrum_truth", _POWER, _mean("power_truth", "spectra"), "power spectrum of the truth", _SPECTRUM,
+           "({})2", None, "spectra"),
+    Metric("spectrum_ratio", _POWER, _mean("power", "power_truth"), "power of the forecast by that of the truth",
+           _SPECTRUM, "1", None, "spectra"),
     Metric("brier", _TABLE, ensembles.brier, "Brier score", _PROBABILITY),
     Metric("brier_fair", _TABLE, ensembles.brier_fair, "fair Brier score",
            f"{_PROBABILITY}; less i (M - i) / (M2 (M - 1))", ensemble=True),
@@ -396,9 +427,21 @@ GROUPS: Final = {
     "ssim": ("ssim", "ssim_range2", "ssim_uint8"),
     "psnr": ("psnr", "psnr_uint8"),
     "reliability": ("observed_frequency", "forecast_share"),
+    "binned_spread_skill": ("binned_spread", "binned_rmse", "binned_share"),
+    "spectra": ("spectrum", "spectrum_truth", "spectrum_ratio"),
     "roc": ("roc_area", "roc_hit_rate", "roc_false_alarm_rate"),
     **{f"fair_{name}": (f"{name}_fair",) for name in ("crps", "twcrps", "brier")},
 }
+
+KINDS: Final = {
+    "reliability": "reliability",
+    "roc": "roc",
+    "value": "economic_value",
+    "rank": "rank_histogram",
+    "spread-skill": "binned_spread_skill",
+    "spectra": "spectra",
+}
+"""The kinds of diagrams of scores, and the names of the metrics that each is drawn of."""
 
 
 def default_metrics(events: object) -> tuple[str, ...]:

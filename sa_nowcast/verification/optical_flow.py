@@ -24,6 +24,7 @@ from sa_nowcast.verification.pysteps_fields import (
     smoothed,
 )
 from sa_nowcast.verification.references import asked_times, label_forecast, without_times
+from sa_nowcast.verification.scales import kilometres_along
 from sa_nowcast.verification.units import is_rain_rate, units_of
 
 # Takes frames (history, y, x), lead times in steps, and the init time; returns (members, lead_time, y, x), and how they
@@ -32,7 +33,6 @@ Method = Callable[[Array, list[float], np.datetime64], tuple[Array, str]]
 FALLBACK_COUNT, FALLBACK, FALLBACK_TIMES = "fallback_count", "fallback", "fallback_init_times"
 
 HISTORY, MEMBERS, MEMBERS_OF_MEAN = 3, 20, 10
-_KILOMETRES_PER_DEGREE = 111.2
 
 
 def extrapolation(
@@ -406,13 +406,10 @@ def _require_rain(data: xr.DataArray, name: str) -> None:
 
 def _spacing(data: xr.DataArray, name: str) -> float:
     """Return the kilometres between rows, from the coordinate."""
-    y = dims.find_dim(data, "y")
-    if y in data.coords and data.sizes[y] > 1:
-        units = str(data[y].attrs.get("units", ""))
-        degrees = "degree" in units or str(y).lower() in ("lat", "latitude")
-        factor = _KILOMETRES_PER_DEGREE if degrees else {"m": 1e-3, "metre": 1e-3, "meter": 1e-3, "km": 1.0}.get(units)
-        if factor is not None:
-            return float(abs(data[y].values[-1] - data[y].values[0]) / (data.sizes[y] - 1) * factor)
+    y = str(dims.find_dim(data, "y"))
+    known = kilometres_along(data, y)
+    if known is not None:
+        return known
     raise DataError(
         describe(data, "data"),
         f"{y} has no coordinate in m, km or degrees",

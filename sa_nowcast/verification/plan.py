@@ -93,6 +93,7 @@ class Plan:
             "lead_times": [show_step(lead) for lead in first.forecast[dims.LEAD_TIME].values],
             "metrics": list(dict.fromkeys(name for each in labels for name in each.metrics)),
             "thresholds": list(labels[0].settings.thresholds) if self.scoring.thresholds is not None else [],
+            "scales": [scale.label for scale in labels[0].settings.scales],
             "reference": next((each.reference for each in labels if each.reference), None),
             "left_out": self.left_out,
         }
@@ -177,6 +178,7 @@ def verify(
     clip: bool = False,
     valid_times: str | None = None,
     bootstrap: Bootstrap | None = None,
+    scales: Sequence[str] | None = None,
     time: Hashable | None = None,
 ) -> xr.Dataset:
     """Score `forecast` against `truth` by lead time.
@@ -194,8 +196,8 @@ def verify(
         The observations, in the forecast's units and on its grid.
     metrics : sequence of str, optional
         Names from :data:`sa_nowcast.verification.METRICS`, in any case; "ssim" and "psnr" stand for all their
-        conventions, "roc" and "reliability" for what their diagrams show. By default mse, and csi where there are
-        thresholds.
+        conventions, "roc", "reliability", "binned_spread_skill" and "spectra" for what their diagrams show. By default
+        mse, and csi where there are thresholds.
     thresholds : sequence of float or str, or DataArray, optional
         Events are values ``>=`` a threshold in the data's units, both as float32; text such as ``"1 mm h-1"`` is
         checked against them. By default 0.1 to 30 mm h-1 for rain rates.
@@ -215,17 +217,23 @@ def verify(
         the same truth. By default "common" with a reference and "all" without. Where the lead times share none, as in
         a single forecast, all pairs are taken, and the attribute ``sample`` says so.
     bootstrap : Bootstrap, optional
-        How the interval of the skill is made: 1000 samples, 90 % by default.
+        How intervals are made, those of skills and the bars of consistency of a reliability diagram: 1000 samples,
+        90 % by default; ``Bootstrap(scores=True)`` gives each score one too.
+    scales : sequence of str, optional
+        What values are means over before they are scored, each a label of a dimension ``scale``: "pixel", an area such
+        as "20 km" or "10 pixels", a time such as "1 h" of successive lead times, or both, "20 km 1 h". By default
+        single pixels and lead times, without that dimension. Thresholds are those of the means, in the data's units.
     time : hashable, optional
         The time dimension of `truth`; found by its CF attributes, type or name otherwise.
 
     Returns
     -------
-    Dataset, dims (lead_time, [variable,] [channel,] and those of the metric)
-        Of the metric are threshold, neighbourhood, rank, probability and cost_loss where it has them. A variable for
-        each metric, with ``<metric>_<reference>``, ``<metric>_skill``, ``<metric>_skill_lower`` and
-        ``<metric>_skill_upper``; the pixels and forecasts that count as ``count`` and ``forecasts``. Scores are NaN
-        where they are undefined, such as the CSI without any event.
+    Dataset, dims (lead_time, [variable,] [channel,] [scale,] and those of the metric)
+        Of the metric are threshold, neighbourhood, rank, probability, cost_loss, spread_bin and wavelength where it has
+        them. A variable for each metric, with ``<metric>_<reference>``, ``<metric>_skill``, ``<metric>_skill_lower``
+        and ``<metric>_skill_upper``; the pixels and forecasts that count as ``count`` and ``forecasts``. Scores are NaN
+        where they are undefined, such as the CSI without any event, or a mean over a time that ends at another lead
+        time.
 
     Warns
     -----
@@ -245,7 +253,7 @@ def verify(
     Skill is ``1 - score / score of the reference`` for scores that are 0 when perfect, else
     ``(score - reference) / (perfect - reference)``.
     """
-    scoring = Scoring(metrics, thresholds, neighbourhoods, data_range, clip, valid_times, bootstrap)
+    scoring = Scoring(metrics, thresholds, neighbourhoods, data_range, clip, valid_times, bootstrap, scales)
     return plan(forecast, truth, scoring, reference, reference_name=reference_name, time=time).compute()[""]
 
 
@@ -260,13 +268,14 @@ def collect_statistics(
     reference_name: str | None = None,
     data_range: tuple[float, float] = UNIT_RANGE,
     clip: bool = False,
+    scales: Sequence[str] | None = None,
     time: Hashable | None = None,
 ) -> Statistics:
     """Return the sums that the scores of `forecast` against `truth` are formulas over.
 
     Parameters
     ----------
-    forecast, truth, metrics, thresholds, neighbourhoods, reference, reference_name, data_range, clip, time
+    forecast, truth, metrics, thresholds, neighbourhoods, reference, reference_name, data_range, clip, scales, time
         As for :func:`sa_nowcast.verification.verify`.
 
     Returns
@@ -274,7 +283,7 @@ def collect_statistics(
     Statistics
         To be added to those of other archives, and given to :func:`sa_nowcast.verification.summarise`.
     """
-    scoring = Scoring(metrics, thresholds, neighbourhoods, data_range, clip)
+    scoring = Scoring(metrics, thresholds, neighbourhoods, data_range, clip, scales=scales)
     return collect(plan(forecast, truth, scoring, reference, reference_name=reference_name, time=time).pairings[""])
 
 
@@ -290,6 +299,7 @@ def compare(
     clip: bool = False,
     valid_times: str = "common",
     bootstrap: Bootstrap | None = None,
+    scales: Sequence[str] | None = None,
     time: Hashable | None = None,
 ) -> dict[str, xr.Dataset]:
     """Score several forecasts against one truth, all on the same init times, lead times and pixels.
@@ -303,9 +313,9 @@ def compare(
     forecasts : mapping of names to DataArrays
         Forecasts or archives, on one grid; networks, references and ensembles alike. Backed by dask, each block is read
         once for each forecast, and memory stays bounded as in `verify`.
-    truth, metrics, thresholds, neighbourhoods, data_range, clip, bootstrap, time
+    truth, metrics, thresholds, neighbourhoods, data_range, clip, bootstrap, scales, time
         As for `verify`. Metrics that need members (crps_fair, twcrps_fair, brier_fair, spread, spread_skill,
-        spread_error_correlation, rank_histogram) are given for those forecasts that have some.
+        binned_spread_skill, spread_error_correlation, rank_histogram) are given for those forecasts that have some.
     reference : str, optional
         Adds skills against this one: a name in `forecasts`, or "persistence", which is made from the truth.
     valid_times : {"common", "all"}, default "common"
@@ -329,7 +339,7 @@ def compare(
     RecipeError
         If there are no forecasts or `reference` is none of them, or as for `verify`.
     """
-    scoring = Scoring(metrics, thresholds, neighbourhoods, data_range, clip, valid_times, bootstrap)
+    scoring = Scoring(metrics, thresholds, neighbourhoods, data_range, clip, valid_times, bootstrap, scales)
     named = dict(forecasts) if isinstance(forecasts, Mapping) else {}
     return plan(named, truth, scoring, reference, time=time).compute()
 

@@ -26,7 +26,7 @@ class Scoring:
 
     Attributes
     ----------
-    metrics, thresholds, neighbourhoods, data_range, clip, valid_times, bootstrap
+    metrics, thresholds, neighbourhoods, data_range, clip, valid_times, bootstrap, scales
         As for :func:`sa_nowcast.verification.verify`.
     """
 
@@ -37,6 +37,7 @@ class Scoring:
     clip: bool = False
     valid_times: str | None = None
     bootstrap: Bootstrap | None = None
+    scales: Sequence[str] | None = None
 
     def resolved(self, units: str | None, members: int, smallest: int) -> tuple[tuple[Metric, ...], Settings]:
         """Return the metrics and what their sums depend on, for an archive in these units with so many members.

@@ -10,12 +10,15 @@ from sa_nowcast.computing import quiet
 from sa_nowcast.errors import RecipeError
 from sa_nowcast.metadata import dims
 from sa_nowcast.times import numbered
-from sa_nowcast.verification.bootstrap import Bootstrap, block_length, block_weights, resample
+from sa_nowcast.verification.bootstrap import Bootstrap, drawn_weights, resample
+from sa_nowcast.verification.ensembles import consistent
 from sa_nowcast.verification.fields import EVENT_DIMS
 from sa_nowcast.verification.metrics import COUNTS, METRICS, Metric
+from sa_nowcast.verification.spectra import WAVELENGTH
 from sa_nowcast.verification.statistics import Labels, Statistics
 
 _ORDER = (dims.LEAD_TIME, dims.VARIABLE, "channel", *EVENT_DIMS)
+_ENDS = ("lower", "upper")
 _COORD_ATTRS = {
     dims.LEAD_TIME: dims.LEAD_TIME_ATTRS,
     dims.VARIABLE: {"long_name": "variable"},
@@ -53,9 +56,23 @@ def summarise(sums: Statistics, *, valid_times: str | None = None, bootstrap: Bo
     total = forecast.sum("init_time")
     metrics = [METRICS[name] for name in labels.metrics]
     scores = xr.Dataset({metric.name: _score(metric, total, labels.members, labels) for metric in metrics})
+    how = bootstrap or Bootstrap()
+    weights, block = drawn_weights(forecast["init_time"].values, forecast["lead_time"].values, how)
+    told = f"circular block bootstrap over init times, {how.samples} samples, blocks of {block}"
+    if weights is not None and how.scores:
+        samples = resample(forecast, weights).assign(members=labels.members)
+        for metric in metrics:
+            _add_ends(scores, metric.name, metric.formula(samples), how.level, told)
+    if weights is not None and "observed_frequency" in scores:
+        ends = consistent(forecast, weights, how.level, how.seed)
+        also = f"{told}; binomial, with as many independent pixels as these samples tell"
+        for end, limit in zip(_ENDS, ends, strict=True):
+            words = f"{end} end of where {how.level:.0%} of frequencies lie if the probabilities are right"
+            limit.attrs = {"long_name": words, "convention": also, "units": "1"}
+            scores[f"observed_frequency_consistent_{end}"] = limit
     if sums.reference is not None:
         reference, _ = _sample(sums.reference, wanted)
-        _add_reference(scores, forecast, reference, labels, bootstrap or Bootstrap())
+        _add_reference(scores, forecast, reference, labels, how, weights, told)
     for name in dict.fromkeys(("pixels", *(metric.count for metric in metrics))):
         count = total[name].astype(np.int64)
         count.attrs = {"long_name": f"number of {COUNTS[name]}", "units": "1"}
@@ -74,6 +91,8 @@ def summarise(sums: Statistics, *, valid_times: str | None = None, bootstrap: Bo
         scores[dim].attrs.update(_COORD_ATTRS[str(dim)])
     if "threshold" in scores.coords and labels.units is not None:
         scores["threshold"].attrs["units"] = labels.units
+    if WAVELENGTH in scores.coords and labels.settings.rings is not None:
+        scores[WAVELENGTH].attrs["units"] = labels.settings.rings.units
     absent = [dim for dim in ("variable", "channel") if dim not in labels.present and dim in scores.dims]
     scores = scores.squeeze(absent, drop=True) if absent else scores
     scores = scores.transpose(*(dim for dim in _ORDER if dim in scores.dims))
@@ -121,15 +140,18 @@ def _skill(score: xr.DataArray, reference: xr.DataArray, perfect: float) -> xr.D
 
 
 def _add_reference(
-    scores: xr.Dataset, forecast: xr.Dataset, reference: xr.Dataset, labels: Labels, how: Bootstrap
+    scores: xr.Dataset,
+    forecast: xr.Dataset,
+    reference: xr.Dataset,
+    labels: Labels,
+    how: Bootstrap,
+    weights: npt.NDArray[np.float64] | None,
+    told: str,
 ) -> None:
     """Add the scores of the reference, and the skills against it with their intervals."""
     name = labels.reference
-    init, lead = forecast["init_time"].values, forecast["lead_time"].values
-    block = how.block or block_length(init, lead)
     drawn = None
-    if how.samples and init.size >= 2 * block:
-        weights = block_weights(init.size, block, how.samples, how.seed)
+    if weights is not None:
         drawn = (
             resample(forecast, weights).assign(members=labels.members),
             resample(reference, weights).assign(members=labels.reference_members),
@@ -155,14 +177,17 @@ def _add_reference(
         if drawn is None:
             continue
         samples = _skill(metric.formula(drawn[0]), metric.formula(drawn[1]), metric.perfect)
-        for end, share in (("lower", (1 - how.level) / 2), ("upper", (1 + how.level) / 2)):
-            limit = _quantile(samples, share)
-            limit.attrs = {
-                "long_name": f"{end} end of the {how.level:.0%} interval of the {skill.attrs['long_name']}",
-                "convention": f"circular block bootstrap over init times, {how.samples} samples, blocks of {block}",
-                "units": "1",
-            }
-            scores[f"{metric.name}_skill_{end}"] = limit
+        _add_ends(scores, f"{metric.name}_skill", samples, how.level, told)
+
+
+def _add_ends(scores: xr.Dataset, name: str, samples: xr.DataArray, level: float, told: str) -> None:
+    """Add the ends of the interval of the score or skill of this name."""
+    of = scores[name].attrs
+    for end, share in zip(_ENDS, ((1 - level) / 2, (1 + level) / 2), strict=True):
+        limit = _quantile(samples, share)
+        limit.attrs = {"long_name": f"{end} end of the {level:.0%} interval of the {of['long_name']}"}
+        limit.attrs |= {"convention": told} | ({"units": of["units"]} if "units" in of else {})
+        scores[f"{name}_{end}"] = limit
 
 
 def _quantile(samples: xr.DataArray, share: float) -> xr.DataArray:

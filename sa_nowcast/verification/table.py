@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 import xarray as xr
 
 from sa_nowcast.errors import DataError, RecipeError
-from sa_nowcast.verification.fields import EVENT_DIMS
+from sa_nowcast.verification.fields import EVENT_DIMS, SCALE
 from sa_nowcast.verification.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 # The columns of a table that are no labels of its rows.
 NO_LABELS = (
     "lead_time_minutes", "metric", "value", "units", "count",
+    "lower", "upper", "consistent_lower", "consistent_upper",
     "reference", "reference_value", "skill", "skill_lower", "skill_upper",
 )  # fmt: skip
+
+# Of a score itself, and of an observed frequency where the probability is right; and how their variables end.
+_ENDS: Final = {name: f"_{name}" for name in ("lower", "upper", "consistent_lower", "consistent_upper")}
 
 
 def to_table(
@@ -39,10 +43,11 @@ def to_table(
     Returns
     -------
     pandas.DataFrame
-        Columns lead_time_minutes, metric, the variable and channel dimensions of the scores, threshold, neighbourhood,
-        rank, probability and cost_loss where a metric has them, value, units, count; and with a reference also
-        reference, reference_value, skill, skill_lower, skill_upper. What a metric does not have is NaN. Rows
-        are sorted by metric, then by the labels, lead time last.
+        Columns lead_time_minutes, metric, the variable and channel dimensions of the scores, threshold, and scale,
+        neighbourhood, rank, probability, cost_loss, spread_bin and wavelength where a metric has them, value, units,
+        count; lower and upper where scores have intervals, consistent_lower and consistent_upper beside frequencies
+        of a reliability diagram; and with a reference also reference, reference_value, skill, skill_lower,
+        skill_upper. What a metric does not have is NaN. Rows are sorted by metric, then by the labels, lead time last.
 
     Raises
     ------
@@ -71,6 +76,7 @@ def to_table(
     labels = [dim for dim in dict.fromkeys(found) if dim not in EVENT_DIMS]
     labels += [dim for dim in EVENT_DIMS if dim in found or dim == "threshold"]
     columns = ["lead_time_minutes", "metric", *labels, "value", "units", "count"]
+    columns += [column for column, ending in _ENDS.items() if any(f"{name}{ending}" in scores for name in names)]
     if "reference" in scores.attrs:
         columns += ["reference", *_of_reference("")]
     records = [row for name in names for row in _rows(scores, name).to_dict("records")]
@@ -87,7 +93,7 @@ def _rows(scores: xr.Dataset, name: str) -> pd.DataFrame:
     score, reference = scores[name], scores.attrs.get("reference")
     count = scores.get(METRICS[name].count, scores["count"])
     columns = {"value": score, "count": count.sum([dim for dim in count.dims if dim not in score.dims])}
-    for column, ending in _of_reference(reference).items():
+    for column, ending in {**_ENDS, **_of_reference(reference)}.items():
         if f"{name}{ending}" in scores:
             columns[column] = scores[f"{name}{ending}"]
     order = [*(dim for dim in score.dims if dim != "lead_time"), "lead_time"]
@@ -138,11 +144,13 @@ def _scores(table: pd.DataFrame) -> xr.Dataset:
     for metric, rows in table.groupby("metric", sort=False):
         own = [label for label in labels if rows[label].notna().any()]
         indexed = rows.set_index([*own, "lead_time"])
-        for column, ending in {"value": "", **_of_reference(reference)}.items():
+        for column, ending in {"value": "", **_ENDS, **_of_reference(reference)}.items():
             if column in rows.columns and rows[column].notna().any():
                 score = xr.DataArray.from_series(indexed[column].astype(float))
+                if SCALE in own:  # in the order of the table, as they were asked for
+                    score = score.sel({SCALE: rows[SCALE].unique()})
                 units = str(rows["units"].iloc[0]) if "units" in rows.columns else "1"
-                score.attrs["units"] = units if "value" in column else "1"
+                score.attrs["units"] = "1" if column.startswith(("skill", "consistent")) else units
                 scores[f"{metric}{ending}"] = score
     if reference is not None:
         scores.attrs["reference"] = reference

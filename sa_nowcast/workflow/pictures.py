@@ -23,7 +23,9 @@ from sa_nowcast.sources.reading import require
 from sa_nowcast.storage.whole import partial_beside, put_in_place, storage
 from sa_nowcast.times import nearest, read_time, show_time
 from sa_nowcast.verification import persistence
+from sa_nowcast.verification.fields import EVENT_DIMS
 from sa_nowcast.verification.inputs import single_array
+from sa_nowcast.verification.metrics import KINDS
 from sa_nowcast.verification.plan import PERSISTENCE
 from sa_nowcast.workflow.period import dims_of
 from sa_nowcast.workflow.scoring import read_scores, short_names
@@ -34,9 +36,17 @@ if TYPE_CHECKING:
     from sa_nowcast.plotting.chosen import Forecasts
     from sa_nowcast.workflow.stages import Stages
 
-FORECAST, SCORES, ANIMATION, ATTENTION = "forecast", "scores", "animation", "attention"
+FORECAST, SCORES, ANIMATION, ATTENTION, DIAGRAMS = "forecast", "scores", "animation", "attention", "diagrams"
 ANIMATIONS: Final = (".gif", ".mp4")
 PICTURES: Final = (".png", ".svg", ".pdf")
+OF_SCORES: Final = tuple(KINDS)
+OF_MEMBERS: Final = ("probability", "members", "meteogram")
+_OWNER: Final = {
+    "thresholds": "a file of scores, or the kind probability of a forecast",
+    "lead_time": "a kind of diagram of scores, or the kind members of a forecast",
+    "scale": "a kind of diagram of scores",
+    "point": "the kind meteogram of a forecast",
+}
 
 
 # --- of a recipe
@@ -65,6 +75,8 @@ def pictures_of(recipe: Recipe, channels: Sequence[str] = ("",)) -> dict[str, Pi
             wanted[f"forecast{end}.png"] = Picture(FORECAST, channel, settings)
         if asked.scores:
             wanted[f"scores{end}.png"] = Picture(SCORES, channel, [asked.title or recipe.name])
+        if asked.diagrams:
+            wanted[f"diagrams{end}.png"] = Picture(DIAGRAMS, channel, [asked.title or recipe.name, asked.diagrams])
         if asked.film:
             wanted[f"forecast{end}.{asked.film}"] = Picture(ANIMATION, channel, [asked.init_time])
     if asked.attention:
@@ -97,11 +109,16 @@ def draw(picture: Picture, run: Stages, path: Path) -> None:
     """Draw one picture of `pictures_of` into `path`, from what a run has done."""
     plotting, recipe = require_plotting(), run.recipe
     title = recipe.pictures.title
-    if picture.kind == SCORES:
+    if picture.kind in (SCORES, DIAGRAMS):
         scores = run.scores
         several = scores if len(scores) > 1 else next(iter(scores.values()))
         title = title or f"{recipe.name}, {_resting_on(run)}"
-        _save(plotting.plot_scores(several, title=title, **_labels(scores, picture.channel)), path, 100)
+        labels = {"title": title, **_labels(scores, picture.channel)}
+        if picture.kind == SCORES:
+            figure = plotting.plot_scores(several, **labels)
+        else:
+            figure = plotting.plot_diagrams(several, recipe.pictures.diagrams, **labels)
+        _save(figure, path, 100)
         return
     experiment, init_time = run.experiment, _init_time_of_recipe(run.archive, recipe)
     frames = experiment.test_frames
@@ -160,7 +177,7 @@ def _position(data: xr.DataArray | xr.Dataset, dim: Hashable, channel: tuple[int
 def _labels(scores: Mapping[str, xr.Dataset], channel: tuple[int, str]) -> dict[str, Any]:
     """Return the label that `channel` has in the scores."""
     each = next(iter(scores.values()))
-    known = (dims.LEAD_TIME, "threshold", "neighbourhood", "rank", "sample")
+    known = (dims.LEAD_TIME, *EVENT_DIMS)
     places = {str(dim): _position(each, dim, channel) for dim in each.dims if dim not in known}
     return {
         "variable" if dim == dims.VARIABLE else "channel": each[dim].values[place] if dim in each.coords else place
@@ -201,6 +218,10 @@ def draw_file(
     x: str | None = None,
     metrics: Sequence[str] = (),
     thresholds: Sequence[float] = (),
+    kinds: Sequence[str] = (),
+    lead_time: str | None = None,
+    scale: str | None = None,
+    point: tuple[float, float] | None = None,
     dry_run: bool = False,
     report: Callable[[str], None] = lambda line: None,
 ) -> str:
@@ -210,7 +231,9 @@ def draw_file(
     the last init time that has truth is drawn by default, where truth is given, or else the last one; of frames the
     last 6, or 24 in an animation. `beside` are paths of other forecasts that are drawn with the first, from its init
     time, under the names of their files; or "persistence", of the frames in truth or history. `engine`, `options`,
-    `time`, `y` and `x` are those of frames and truth, `metrics` and `thresholds` choose among scores. A dry run checks
+    `time`, `y` and `x` are those of frames and truth, `metrics` and `thresholds` choose among scores. `kinds` are
+    diagrams of scores (`OF_SCORES`), with a lead time and a scale; or one picture of a forecast with members
+    (`OF_MEMBERS`): probability of one of `thresholds`, members at a lead time, meteogram at a `point`. A dry run checks
     only: no value is read, nothing is drawn. `report` is called with a line about what the picture lacks.
 
     Raises
@@ -227,7 +250,7 @@ def draw_file(
     owners: dict[str, tuple[str, dict[str, object]]] = {
         "forecast": ("a forecast or an archive", {"truth": truth, "history": history, "beside": beside or None}),
         "data": ("frames", {"last": last}),
-        "scores": ("a file of scores", {"metrics": metrics or None, "thresholds": thresholds or None}),
+        "scores": ("a file of scores", {"metrics": metrics or None}),
     }
     if kind not in owners:
         raise RecipeError(source, f"a {kind}", "a forecast, an archive, scores or frames", _inside(source, kind))
@@ -235,10 +258,14 @@ def draw_file(
         for name, value in given.items():
             if value is not None and owner != kind:
                 raise RecipeError(name, f"given for {source}", expected=what, fix=f"leave {name}= out")
+    _require_kinds(source, kind, kinds, thresholds=thresholds or None, lead_time=lead_time, scale=scale, point=point)
     labels: dict[str, Any] = {"variable": variable, "channel": channel}
     if kind == "scores":
-        chosen_scores = {"metrics": list(metrics) or None, "thresholds": list(thresholds) or None}
-        return _draw_scores(source, target, {**chosen_scores, **labels}, dry_run)
+        chosen_scores: dict[str, Any] = {"thresholds": list(thresholds) or None, **labels}
+        if kinds:
+            diagrams = {"kinds": list(kinds), "lead_time": lead_time, "scale": scale}
+            return _draw_scores(source, target, {**diagrams, **chosen_scores}, dry_run, "plot_diagrams")
+        return _draw_scores(source, target, {"metrics": list(metrics) or None, **chosen_scores}, dry_run)
     animated = target.suffix.lower() in ANIMATIONS
     if kind == "data":
         data = open_data(source, engine=engine, options=options)
@@ -253,6 +280,16 @@ def draw_file(
     labels["init_time"] = chosen
     if truth is not None and chosen is not None:
         _say_what_truth_lacks(forecast, truth, chosen, report)
+    if kinds:
+        if animated:
+            raise RecipeError(f"output {target}", f"an animation of {kinds[0]}", f"one of {', '.join(PICTURES)}")
+        told = {"lead_time": lead_time} if kinds[0] == "members" else {}
+        first = {"probability": thresholds[:1], "meteogram": (point,)}.get(kinds[0], ())
+        if not dry_run:
+            from sa_nowcast import plotting
+
+            _save(getattr(plotting, f"plot_{kinds[0]}")(forecast, *first, truth=truth, **told, **labels), target)
+        return f"{kinds[0]} of the forecast from {show_time(chosen)}" if chosen is not None else kinds[0]
     frames = truth if truth is not None else history
     several: Forecasts = _with_others(source, forecast, beside, frames, chosen) if beside else forecast
     if not dry_run and animated:
@@ -332,16 +369,41 @@ def _init_time(forecast: xr.DataArray, wanted: str | None, truth: xr.Dataset | N
     return known[int(place)]
 
 
-def _draw_scores(source: str, target: Path, chosen: Mapping[str, Any], dry_run: bool) -> str:
+def _require_kinds(source: str, kind: str, kinds: Sequence[str], **given: object) -> None:
+    """Refuse kinds of pictures of another file, and options of another kind."""
+    known = {"scores": OF_SCORES, "forecast": OF_MEMBERS}.get(kind, ())
+    for each in kinds:
+        if each not in known:
+            raise RecipeError("kind", f"{each!r} of {source}", f"one of {', '.join(known)}" if known else "none")
+    if kind == "forecast" and len(kinds) > 1:
+        raise RecipeError("kind", f"{', '.join(kinds)} of a forecast", "one of them")
+    needed = {"probability": "thresholds", "meteogram": "point"}.get(kinds[0] if kinds else "")
+    if needed is not None and given[needed] is None:
+        raise RecipeError("kind", f"{kinds[0]} without {needed}", f"{needed} too")
+    owners = {
+        "thresholds": kind == "scores" or "probability" in kinds,
+        "lead_time": (kind == "scores" and bool(kinds)) or "members" in kinds,
+        "scale": kind == "scores" and bool(kinds),
+        "point": "meteogram" in kinds,
+    }
+    for name, value in given.items():
+        if value is not None and not owners[name]:
+            raise RecipeError(name, f"given for {source}", _OWNER[name], f"leave {name}= out")
+
+
+def _draw_scores(
+    source: str, target: Path, chosen: Mapping[str, Any], dry_run: bool, function: str = "plot_scores"
+) -> str:
     if target.suffix.lower() in ANIMATIONS:
         raise RecipeError(f"output {target}", "an animation of scores", expected=f"one of {', '.join(PICTURES)}")
     scores = read_scores(source)
     if not dry_run:
-        from sa_nowcast.plotting import plot_scores
+        from sa_nowcast import plotting
 
-        _save(plot_scores(scores.get("", scores), **chosen), target)
+        _save(getattr(plotting, function)(scores.get("", scores), **chosen), target)
     names = ", ".join(n for n in scores if n)
-    return f"scores of {names}" if names else "scores"
+    what = "scores" if function == "plot_scores" else ", ".join(chosen["kinds"])
+    return f"{what} of {names}" if names else what
 
 
 def _animate(data: Forecasts, target: Path, *truth: xr.Dataset | None, **chosen: Any) -> None:

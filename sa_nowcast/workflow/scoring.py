@@ -19,10 +19,11 @@ from sa_nowcast.recipe.blocks import VerificationRecipe
 from sa_nowcast.sources.opening import named_like, open_forecast
 from sa_nowcast.storage.whole import partial_beside, put_in_place, storage, write_whole
 from sa_nowcast.verification import Bootstrap, to_table
-from sa_nowcast.verification.metrics import default_metrics, select_metrics
+from sa_nowcast.verification.metrics import KINDS, default_metrics, select_metrics
 from sa_nowcast.verification.named import BY_PYSTEPS
 from sa_nowcast.verification.plan import PERSISTENCE, Plan, plan
 from sa_nowcast.verification.pysteps_fields import require_pysteps
+from sa_nowcast.verification.scales import read_scales
 from sa_nowcast.verification.scoring import Scoring
 from sa_nowcast.verification.table import from_table
 from sa_nowcast.workflow.data import Experiment
@@ -46,11 +47,22 @@ def require_scoring(recipe: Recipe) -> None:
 
 def check_scoring(recipe: Recipe, frames: Frames) -> None:
     """Refuse what the test period cannot be scored by, such as csi without thresholds, before any work is done."""
+    metrics = metrics_of(recipe.verification)
+    for kind in recipe.pictures.diagrams:
+        needed = select_metrics([KINDS[kind]])
+        if not {metric.name for metric in needed} <= set(metrics):
+            raise RecipeError(
+                "pictures.diagrams", f"{kind} of {', '.join(metrics)}", f"{KINDS[kind]} among verification.metrics"
+            )
     units = {channel.units for channel in frames.channels}
     members = 2 if "steps" in recipe.verification.references else 1
     smallest = min(frames.grid.height, frames.grid.width)
+    asked = _scoring(recipe.verification)
     try:
-        _scoring(recipe.verification).resolved(units.pop() if len(units) == 1 else None, members, smallest)
+        asked.resolved(units.pop() if len(units) == 1 else None, members, smallest)
+        if asked.scales is not None:
+            leads = (np.arange(1, recipe.steps + 1) * frames.step).astype("timedelta64[ns]")
+            read_scales(asked.scales, frames.arrays[0], (str(frames.grid.y), str(frames.grid.x)), leads)
     except RecipeError as error:
         raise RecipeError(f"verification.{error.where}", error.found, error.expected, error.fix) from error
 
@@ -58,7 +70,7 @@ def check_scoring(recipe: Recipe, frames: Frames) -> None:
 def _scoring(asked: VerificationRecipe) -> Scoring:
     bootstrap = Bootstrap(**asked.bootstrap.model_dump(exclude_none=True))
     chosen = (asked.thresholds or None, asked.neighbourhoods, asked.data_range, asked.clip)
-    return Scoring(metrics_of(asked), *chosen, "common", bootstrap)
+    return Scoring(metrics_of(asked), *chosen, "common", bootstrap, asked.scales)
 
 
 def score(archives: dict[str, xr.DataArray], experiment: Experiment, recipe: Recipe) -> dict[str, xr.Dataset]:

@@ -338,7 +338,7 @@ class Stages:
             return
         channels = [name for name, _ in self.nowcaster.terms.channels]
         for name, picture in pictures.pictures_of(self.recipe, channels).items():
-            source = "verify" if picture.kind == pictures.SCORES else "hindcast"
+            source = "verify" if picture.kind in (pictures.SCORES, pictures.DIAGRAMS) else "hindcast"
             inputs = digest([picture.settings, self.ledger.left(source), self.data["identity"]])
             if self._reason(f"plot {name}", inputs) is not None:
                 pictures.require_plotting()

@@ -308,3 +308,50 @@ def test_a_run_and_a_model_are_answered_with_what_can_be_drawn(here: Here, saved
     fix = f"a run, expected a forecast, an archive, scores or frames. Fix: sa-nowcast plot {tmp_path}/run/scores.csv"
     here.fails(2, fix, "plot", tmp_path / "run", "-o", tmp_path / "a.png")
     here.fails(2, "a model, expected a forecast", "plot", saved, "-o", tmp_path / "a.png")
+
+
+def test_scales_intervals_and_diagrams_of_scores_are_those_of_python(
+    here: Here, radar: Path, archives: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, _ = archives
+    monkeypatch.chdir(tmp_path)
+    asked = ["--metric", "mae", "--metric", "reliability", "--metric", "spectra", "--threshold", "1"]
+    here("verify", net, radar, *asked, "--scale", "pixel", "--scale", "4 pixels 15 min", "--intervals", "-o", "s.csv")
+    assert here.code == 0, here.err
+    with xr.open_dataset(radar) as ds:
+        archive = open_forecast(str(net)).isel(init_time=slice(None, 34)).compute()
+        scales = ["pixel", "4 pixels 15 min"]
+        wanted = sa_nowcast.verify(archive, ds, ["mae"], scales=scales, valid_times="common")
+    rows = pd.read_csv("s.csv")
+    own = rows[(rows["metric"] == "mae") & (rows["scale"] == "4 pixels 15 min") & (rows["lead_time_minutes"] == 15)]
+    assert own["value"].item() == pytest.approx(wanted["mae"].sel(scale=scales[1]).isel(lead_time=-1).item())
+    assert own["lower"].item() < own["value"].item() < own["upper"].item()
+    here("plot", "s.csv", "--kind", "reliability", "--kind", "spectra", "--lead-time", "5min", "-o", "d.png")
+    assert here.code == 0, here.err
+    assert "drew reliability, spectra" in here.err
+    here.fails(2, "no rank is in them", "plot", "s.csv", "--kind", "rank", "-o", "e.png")
+    here.fails(2, "'members' of s.csv", "plot", "s.csv", "--kind", "members", "-o", "e.png")
+    here.fails(2, "--point: given for", "plot", "s.csv", "--point", "1", "1", "-o", "e.png")
+    here.fails(2, "'20 knots' is none", "verify", net, radar, "--scale", "20 knots")
+
+
+def test_pictures_of_members_are_drawn_from_a_file(
+    here: Here, radar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with xr.open_dataset(radar) as ds:
+        still = sa_nowcast.persistence(ds["rain"].load(), init_time=ds["time"].values[20], lead_times=["5min", "10min"])
+        members = xr.concat([still * factor for factor in (0.5, 1.0, 2.0)], "realization").assign_attrs(still.attrs)
+        write_forecast(members, "m.nc")
+    for kind, given in (
+        ("probability", ["--threshold", "1"]),
+        ("members", ["--lead-time", "10min"]),
+        ("meteogram", ["--point", "50.05", "5.05"]),
+    ):
+        here("plot", "m.nc", "--kind", kind, *given, "--truth", radar, "-o", f"{kind}.png")
+        assert here.code == 0, here.err
+        assert (tmp_path / f"{kind}.png").read_bytes().startswith(b"\x89PNG")
+    here.fails(2, "probability without thresholds", "plot", "m.nc", "--kind", "probability", "-o", "a.png")
+    here.fails(2, "an animation of members", "plot", "m.nc", "--kind", "members", "-o", "a.gif")
+    here.fails(2, "probability, members of a forecast", "plot", "m.nc", "--kind", "probability", "--kind", "members",
+               "-o", "a.png")  # fmt: skip

@@ -21,6 +21,7 @@ from sa_nowcast.verification import (
     to_table,
 )
 from sa_nowcast.verification import verify as verify_any
+from sa_nowcast.verification.bootstrap import block_weights
 from sa_nowcast.verification.ensembles import COST_LOSS
 from sa_nowcast.verification.table import from_table
 
@@ -486,3 +487,128 @@ def test_lead_times_are_in_the_seed_of_ties():
     moved = collect_statistics(later, truth, ["rank_histogram"]).forecast["rank_count"]
     np.testing.assert_array_equal(counts.isel(lead_time=1), moved.isel(lead_time=0))
     assert not np.array_equal(counts.isel(lead_time=0), moved.isel(lead_time=0))
+
+
+# --- errors by spread
+
+
+def test_bins_of_spread_hold_equal_numbers_and_what_sorted_pixels_give(exchangeable):
+    archive, truth = exchangeable
+    s = verify(archive, truth, ["binned_spread_skill", "spread", "rmse"])
+    members, observed, _ = paired(archive, truth)
+    for lead in range(2):
+        own = s.isel(lead_time=lead)
+        x, y = members[:, :, lead].reshape(9, -1), observed[:, lead].ravel()
+        variance, error = x.var(0, ddof=1), (x.mean(0) - y) ** 2
+        none = variance == 0
+        assert own["binned_share"][0].item() == pytest.approx(none.mean())
+        np.testing.assert_allclose(own["binned_share"][1:], (1 - none.mean()) / 10, rtol=1e-10)
+        order = np.argsort(variance[~none])
+        for number, part in enumerate(np.array_split(order, 10), start=1):
+            spread = np.sqrt(10 / 9 * variance[~none][part].mean())
+            # A class is a fifth wide: within it the pixels of two bins are not told apart.
+            assert own["binned_spread"][number].item() == pytest.approx(spread, rel=0.05)
+            assert own["binned_rmse"][number].item() == pytest.approx(np.sqrt(error[~none][part].mean()), rel=0.08)
+        total = (own["binned_rmse"] ** 2 * own["binned_share"]).sum().item()
+        assert total == pytest.approx(own["rmse"].item() ** 2, rel=1e-10)
+        total = (own["binned_spread"] ** 2 * own["binned_share"]).sum().item()
+        assert total == pytest.approx(10 / 9 * own["spread"].item() ** 2, rel=1e-10)
+
+
+def test_members_that_are_drawn_as_the_truth_have_the_error_of_their_spread_in_every_bin():
+    truth, archive = (
+        data.copy() for data in (observations(12, 60, 50), forecast_of(observations(12, 60, 50), range(8), members=40))
+    )
+    generator = np.random.default_rng(4)
+    scale = generator.gamma(2.0, 1.0, (60, 50))
+    truth[:], archive[:] = (generator.normal(0, scale, data.shape) for data in (truth, archive))
+    s = verify(archive, truth, ["binned_spread_skill"])
+    np.testing.assert_allclose((s["binned_rmse"] / s["binned_spread"])[..., 2:], 1.0, atol=0.08)
+
+
+# --- intervals of scores, and bars of consistency
+
+
+def test_scores_of_ensembles_have_intervals_of_the_block_bootstrap_by_hand():
+    truth = observations(frames=40)
+    forecast = forecast_of(truth, init=range(1, 30), leads=(1, 2), members=5)
+    names = ["crps_fair", "spread_skill", "brier_fair", "roc_area", "rank_histogram", "spread"]
+    how = Bootstrap(samples=60, level=0.8, block=3, seed=5, scores=True)
+    s = verify(forecast, truth, names, [1.0], bootstrap=how)
+    parts = [verify(forecast[:, [i]], truth, ["crps_fair", "spread"], [1.0]) for i in range(29)]
+    weights = block_weights(29, 3, 60, 5)
+    for lead in range(2):
+        crps, variance, count = (
+            np.array([part[name].values[lead] for part in parts]) for name in ("crps_fair", "spread", "count")
+        )
+        drawn = {"crps_fair": weights @ (crps * count), "spread": weights @ (variance**2 * count)}
+        drawn = {name: each / (weights @ count) for name, each in drawn.items()}
+        drawn["spread"] = np.sqrt(drawn["spread"])
+        for name, share in itertools.product(drawn, (("lower", 0.1), ("upper", 0.9))):
+            expected = np.quantile(drawn[name], share[1])
+            assert s[f"{name}_{share[0]}"].values[lead] == pytest.approx(expected, rel=1e-10)
+    for name in names:
+        assert (s[f"{name}_lower"] <= s[name]).mean() > 0.9
+        assert (s[name] <= s[f"{name}_upper"]).mean() > 0.9
+    assert s["crps_fair_lower"].attrs["units"] == "mm h-1"
+    back = from_table(to_table(s))[""]
+    np.testing.assert_allclose(back["roc_area_upper"].transpose(*s["roc_area"].dims), s["roc_area_upper"])
+    plain = verify(forecast, truth, names, [1.0])
+    assert not [name for name in plain if str(name).endswith("_lower")]
+
+
+def calibrated(inits, y, x, alike, seed=3):
+    """Members and truth of an event of probability p at each init time and pixel; the same in all pixels, or not."""
+    generator = np.random.default_rng(seed)
+    truth = observations(frames=inits + 1, y=y, x=x)
+    archive = forecast_of(truth, init=range(inits), leads=(1,), members=4)
+    p = generator.integers(0, 5, (inits, 1, 1) if alike else (inits, y, x)) / 4
+    archive[:] = (np.arange(4).reshape(4, 1, 1, 1, 1) < np.broadcast_to(4 * p, (inits, y, x))[None, :, None]) * 1.0
+    truth[1:] = np.broadcast_to(generator.random(p.shape) < p, (inits, y, x))
+    return archive, truth
+
+
+def test_bars_of_independent_pixels_are_those_of_the_binomial_distribution():
+    binomial = pytest.importorskip("scipy.stats", reason="quantiles by SciPy: pip install scipy").binom
+    archive, truth = calibrated(40, 20, 20, alike=False)
+    s = verify(archive, truth, ["reliability"], [0.5], bootstrap=Bootstrap(2000)).isel(lead_time=0, threshold=0)
+    number = (s["forecast_share"] * s["count"]).values
+    for i, p in enumerate((0.25, 0.5, 0.75), start=1):
+        ends = binomial.ppf([0.05, 0.95], number[i], p) / number[i]
+        mine = [s[f"observed_frequency_consistent_{end}"].values[i] for end in ("lower", "upper")]
+        np.testing.assert_allclose(np.array(mine) - p, ends - p, rtol=0.35)
+    assert s["observed_frequency_consistent_upper"].values[0] == 0
+    assert s["observed_frequency_consistent_lower"].values[4] == 1
+
+
+def test_bars_of_pixels_that_are_alike_are_as_wide_as_those_of_their_init_times():
+    archive, truth = calibrated(400, 8, 8, alike=True)
+    s = verify(archive, truth, ["reliability"], [0.5], bootstrap=Bootstrap(1000)).isel(lead_time=0, threshold=0)
+    number = (s["forecast_share"] * s["count"]).values / 64
+    lower, upper = (s[f"observed_frequency_consistent_{end}"].values for end in ("lower", "upper"))
+    p = np.array([0.25, 0.5, 0.75])
+    wide = 2 * 1.645 * np.sqrt(p * (1 - p) / number[1:4])
+    np.testing.assert_allclose((upper - lower)[1:4], wide, rtol=0.4)
+
+
+def test_frequencies_of_a_calibrated_ensemble_lie_within_the_bars_as_often_as_they_say():
+    inside = []
+    for seed in range(40):
+        archive, truth = calibrated(40, 5, 5, alike=seed % 2 == 0, seed=seed)
+        s = verify(archive, truth, ["reliability"], [0.5], bootstrap=Bootstrap(200)).isel(lead_time=0, threshold=0)
+        f, lower, upper = (
+            s[f"observed_frequency{end}"].values for end in ("", "_consistent_lower", "_consistent_upper")
+        )
+        inside += list((f >= lower)[1:4] & (f <= upper)[1:4])
+    assert 0.78 < np.mean(inside) < 0.98
+
+
+def test_bars_are_seeded_and_absent_of_too_few_init_times(forecast, truth):
+    archive, seen = calibrated(40, 5, 5, alike=False)
+    name = "observed_frequency_consistent_lower"
+    one, other, third = (
+        verify(archive, seen, ["reliability"], [0.5], bootstrap=Bootstrap(50, seed=seed))[name] for seed in (1, 1, 2)
+    )
+    xr.testing.assert_identical(one, other)
+    assert not one.equals(third)
+    assert name not in verify(forecast, truth, ["reliability"])
