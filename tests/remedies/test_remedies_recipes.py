@@ -238,6 +238,20 @@ def test_layers_of_several_widths(which):
     yield lambda: NetworkConfig.from_dict(fields)
 
 
+@remedy("models/config.py", "write links: …")
+def test_links_of_another_number_of_layers():
+    fix = yield lambda: NetworkConfig.from_dict({"name": "trajgru", "links": [3, 5]})
+    advice = yaml.safe_load(fix.removeprefix("write ").rstrip("."))
+    yield lambda: NetworkConfig.from_dict({"name": "trajgru", **advice})
+
+
+@remedy("models/config.py", "write hidden: …")
+def test_more_widths_than_a_network_has():
+    fix = yield lambda: NetworkConfig.from_dict({"name": "dfn", "hidden": [4, 5, 6, 7]})
+    advice = yaml.safe_load(fix.removeprefix("write ").rstrip("."))
+    yield lambda: NetworkConfig.from_dict({"name": "dfn", **advice})
+
+
 @remedy("computing/devices.py", "give auto or cpu")
 @pytest.mark.parametrize("which", ["auto", "cpu"])
 def test_a_device_that_is_not_here(which):

@@ -1,0 +1,55 @@
+"""Networks that are no core of a rollout go through `fit`, bundles and forecasts as all others do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from listed import OPTIONS
+from sequences import rain
+from trials import same_bits, train, weights
+
+import sa_nowcast
+from sa_nowcast.errors import RecipeError
+from sa_nowcast.models.config import NETWORKS
+
+every_network = pytest.mark.parametrize("name", OPTIONS)
+
+
+def trained(name: str, **options: Any) -> sa_nowcast.Nowcaster:
+    sampling = {"truth_start": 0.5} if NETWORKS[name].feeds_back else {}
+    given = {"network": {"name": name, **OPTIONS[name]}, "max_steps": 3, "crop": None} | sampling | options
+    return train(rain(), **given)
+
+
+@every_network
+def test_a_network_is_trained_saved_and_forecasts_the_same_when_loaded(name: str, tmp_path: Path) -> None:
+    data, nowcaster = rain(), trained(name, folder=tmp_path / "run", average=0.5, reversed_input=True)
+    nowcaster.save(tmp_path / "model")
+    loaded = sa_nowcast.load(tmp_path / "model")
+    assert loaded.network.config == nowcaster.network.config
+    assert same_bits(loaded, nowcaster)
+    one, other = nowcaster.forecast(data), loaded.forecast(data)
+    xr.testing.assert_equal(one, other)
+    assert bool(np.isfinite(one.to_dataarray() if isinstance(one, xr.Dataset) else one).all())
+    assert nowcaster.forecast(data, steps=7).sizes["lead_time"] == 7
+
+
+@every_network
+def test_training_goes_on_from_its_weights_with_the_read_out_alone(name: str) -> None:
+    first = trained(name)
+    second = trained(name, network=None, start=first, train_core=False, truth_start=0.0, max_steps=2)
+    before, after = weights(first), weights(second)
+    assert all(before[key].equal(after[key]) for key in before if key.startswith("layers."))
+    assert second.network.config == first.network.config
+
+
+@every_network
+def test_a_cuda_graph_is_refused_in_one_line_where_the_network_cannot_be_captured(name: str) -> None:
+    if NETWORKS[name].graphs:
+        pytest.skip("it can")
+    with pytest.raises(RecipeError, match=rf"training\.acceleration: graph, with network\.name: {name}"):
+        trained(name, acceleration="graph")
