@@ -53,6 +53,20 @@ def _layers(widths: object) -> tuple[Any, ...]:
     return layers
 
 
+def _grid(sides: object) -> object:
+    if sides is None:
+        return None
+    both = tuple(sides) if isinstance(sides, list | tuple) else ()
+    if len(both) != 2 or not all(isinstance(side, int) and side > 0 and side is not True for side in both):
+        raise RecipeError(
+            "network.grid",
+            f"{sides!r:.60}",
+            "the rows and columns of a frame",
+            "write two whole numbers, such as [64, 64]",
+        )
+    return both
+
+
 def _names_of_networks(schema: dict[str, Any]) -> None:
     """Say in the JSON Schema which networks there are."""
     each = [f"{name} ({network.about})" for name, network in NETWORKS.items()]
@@ -64,6 +78,7 @@ def _names_of_networks(schema: dict[str, Any]) -> None:
 
 Whole = Annotated[int, Field(ge=1)]
 Widths = Annotated[tuple[Whole, ...], BeforeValidator(_layers)]
+Odd = Annotated[Whole, AfterValidator(_odd)]
 
 
 @network_record
@@ -90,7 +105,7 @@ class NetworkConfig:
     hidden: Widths = (64, 64, 64, 64)
     """Hidden channels of every layer, from the bottom; the paper stacks 4 layers of 64."""
 
-    kernel: Annotated[Whole, AfterValidator(_odd)] = 5
+    kernel: Odd = 5
     """Width of the input and hidden convolutions; odd, so that a map keeps its size. Not given in the paper; the code
     it descends from takes 5."""
 
@@ -165,7 +180,7 @@ class NetworkConfig:
         fields = dataclasses.asdict(self)
         return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
-    def completed(self, history: int | None, grid: tuple[int, int] | None) -> NetworkConfig:
+    def completed(self, history: int | None, grid: tuple[int, ...] | None) -> NetworkConfig:
         """Return the record with what only the data tell, where it has such a field and leaves it open.
 
         Parameters
@@ -176,7 +191,9 @@ class NetworkConfig:
             Rows and columns of a frame.
         """
         told: dict[str, Any] = {"history": history, "grid": grid}
-        return dataclasses.replace(self, **{k: v for k, v in told.items() if getattr(self, k, v) is None})
+        return dataclasses.replace(
+            self, **{k: v for k, v in told.items() if hasattr(self, k) and getattr(self, k) is None}
+        )
 
     @staticmethod
     def from_dict(fields: Mapping[str, Any]) -> NetworkConfig:
@@ -264,7 +281,7 @@ class DFNConfig(NetworkConfig):
     """Of DFN; the defaults are the published widths."""
 
     hidden: Widths = (32, 64, 128)
-    kernel: Annotated[Whole, AfterValidator(_odd)] = 3
+    kernel: Odd = 3
     patch: Whole = 1
 
     reach: Annotated[int, Field(ge=0)] = 4
@@ -274,28 +291,50 @@ class DFNConfig(NetworkConfig):
     """Of dfn: whether a map is added to what the filters give, which starts at zero. Without, as in the paper, a value
     can only come from those around it: rain that forms where there is none is beyond it."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if len(self.hidden) > 3:
-            raise RecipeError(
-                "network.hidden",
-                f"{list(self.hidden)}, with name: {self.name}",
-                "up to 3 numbers: of the whole grid, of the half one, and of the state",
-                f"write hidden: {list(self.hidden[:3])}",
-            )
-
 
 @network_record
 class UNetConfig(NetworkConfig):
     """Of a U-Net; the defaults are RainNet's widths."""
 
     hidden: Widths = (64, 128, 256, 512, 1024)
-    kernel: Annotated[Whole, AfterValidator(_odd)] = 3
+    kernel: Odd = 3
     patch: Whole = 1
 
     history: Whole | None = None
-    """Of unet and simvp-gsta: how many frames the network reads as channels; a longer history gives its last ones. None:
-    as many as forecasts start from, and without data 4 (RainNet), or 10 (SimVP)."""
+    """Of unet and simvp-gsta: how many frames the network reads as channels; a longer history gives its last ones.
+    None: as many as forecasts start from, and without data 4 (RainNet), or 10 (SimVP)."""
+
+
+@network_record
+class SimVPConfig(UNetConfig):
+    """Of SimVP; the defaults are OpenSTL's sizes for MovingMNIST."""
+
+    hidden: Widths = (64, 512, 512, 512, 512, 512, 512, 512)
+
+    spatial: Whole = 4
+    """Of simvp-gsta: how many convolutions each frame passes before the blocks, and after them; every second one halves
+    the sides. OpenSTL takes 4 for MovingMNIST and 2 for TaxiBJ."""
+
+
+@network_record
+class FCLSTMConfig(NetworkConfig):
+    """Of FC-LSTM; the defaults are the published sizes."""
+
+    hidden: Widths = (2048, 2048)
+    patch: Whole = 1
+
+    grid: Annotated[tuple[Whole, ...] | None, BeforeValidator(_grid)] = None
+    """Of fc-lstm: rows and columns of the frames that its weights are bound to. None: those of the data, and without
+    data 64×64."""
+
+    logistic: bool = False
+    """Of fc-lstm: whether each value passes through a logistic sigmoid, as in the paper, whose data lie in [0, 1]. Then
+    the data have to be scaled to that range, as by minmax."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.logistic and self.output != "frame":
+            raise RecipeError("network.logistic", f"true, with output: {self.output}", "false, or output: frame")
 
 
 class Memory(NamedTuple):
@@ -401,6 +440,8 @@ NETWORKS: dict[str, Declared] = {
     "mim": Declared("mim", "Memory In Memory on PredRNN's stack", config=MIMConfig, equal_hidden=True),
     "mim-star": Declared("mim_star", "Memory In Memory on PredRNN++'s stack", config=MIMConfig),
     "unet": Declared("unet", "U-Net that reads the history as channels", config=UNetConfig, **_FORECASTS),
+    "simvp-gsta": Declared("simvp_gsta", "convolutions alone, gated", config=SimVPConfig, **_AT_ONCE),
+    "fc-lstm": Declared("fc_lstm", "LSTM on the frame as a vector", config=FCLSTMConfig, tiles=False, **_FORECASTS),
     "dfn": Declared("dfn", "filters that the network makes for each pixel", config=DFNConfig, outputs=("frame",)),
     "trajgru": Declared("trajgru", "state gathered along learned flows", config=TrajGRUConfig, **_AT_ONCE),
 }

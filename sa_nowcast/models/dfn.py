@@ -56,11 +56,13 @@ class FilterMaker(Core):
 
     def __init__(self, inputs: int, config: DFNConfig) -> None:
         super().__init__()
-        whole, half, self.state = widths(config)
-        self.encoder = _chain(config.kernel, inputs, whole, whole, half, half, self.state, stride_of_second=2)
+        first, self.state = config.hidden[0], config.hidden[-1]
+        half = config.hidden[1:-1] or config.hidden[-1:]
+        down, up = [width for width in half for _ in range(2)], [width for width in half[::-1] for _ in range(2)]
+        self.encoder = _chain(config.kernel, inputs, first, first, *down, self.state, stride_of_second=2)
         self.recurrent = _chain(config.kernel, self.state, self.state, self.state)
-        self.decoder = _chain(config.kernel, self.state, half, half)
-        self.finer = nn.Sequential(*_chain(config.kernel, half, half, half), *_chain(1, half, self.state))
+        self.decoder = _chain(config.kernel, self.state, *up)
+        self.finer = nn.Sequential(*_chain(config.kernel, *half[:1] * 3), *_chain(1, half[0], self.state))
 
     def weights(self) -> None:
         """Return nothing: the convolutions are used as they are."""
@@ -101,7 +103,7 @@ class DynamicFilterNetwork(Network):
         pixels = config.channels * config.patch**2
         self.layers = FilterMaker(pixels, config)
         self.filters = pixels * (2 * config.reach + 1) ** 2
-        self.head = nn.Linear(widths(config)[2], self.filters + pixels * config.residual)
+        self.head = nn.Linear(config.hidden[-1], self.filters + pixels * config.residual)
         with torch.no_grad():
             self.head.weight[self.filters :] = 0
             self.head.bias[self.filters :] = 0
@@ -114,12 +116,6 @@ class DynamicFilterNetwork(Network):
         if given.shape[1] > self.filters:
             y = y + given[:, self.filters :]
         return y.permute(0, 2, 3, 1).reshape(frame.shape)
-
-
-def widths(config: DFNConfig) -> tuple[int, int, int]:
-    """Return the channels of the whole grid, of the half one, and of the state; the last one given stands for more."""
-    whole, half, state = (*config.hidden, *config.hidden[-1:] * 2)[:3]
-    return whole, half, state
 
 
 def _chain(kernel: int, *channels: int, stride_of_second: int = 1) -> nn.Sequential:

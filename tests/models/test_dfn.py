@@ -23,11 +23,11 @@ def leaky(x: Array) -> Array:
     return np.where(x > 0, x, 0.01 * x)
 
 
-def chain(w: dict[str, Array], numbers: list[int], x: Array, strides: dict[int, int] | None = None) -> Array:
-    """Convolutions by their numbers, each with its bias and rectifier; a stride keeps every so many positions."""
-    for n in numbers:
+def chain(w: dict[str, Array], x: Array, stride_of_second: int = 1) -> Array:
+    """All convolutions, each with its bias and rectifier; a stride keeps every so many positions."""
+    for place, n in enumerate(sorted({int(name.split(".")[0]) for name in w})):
         y = oracle.convolve(x, w[f"{n}.weight"]) + w[f"{n}.bias"][:, None, None]
-        stride = (strides or {}).get(n, 1)
+        stride = stride_of_second if place == 1 else 1
         x = leaky(y[:, ::stride, ::stride])
     return x
 
@@ -53,10 +53,10 @@ def filter_each(x: Array, logits: Array, reach: int) -> Array:
 def step(config: models.NetworkConfig, w: dict[str, Array], x: Array, s: Array) -> tuple[Array, Array]:
     """The next folded frame, and S, from a folded frame and the S before."""
     layers, (_, rows, columns) = oracle.under(w, "layers"), x.shape
-    encoded = chain(oracle.under(layers, "encoder"), [0, 2, 4, 6, 8], x, {2: 2})
-    s = encoded + chain(oracle.under(layers, "recurrent"), [0, 2], s)
-    y = chain(oracle.under(layers, "decoder"), [0, 2], s).repeat(2, axis=1).repeat(2, axis=2)[:, :rows, :columns]
-    y = chain(oracle.under(layers, "finer"), [0, 2, 4], y)
+    encoded = chain(oracle.under(layers, "encoder"), x, 2)
+    s = encoded + chain(oracle.under(layers, "recurrent"), s)
+    y = chain(oracle.under(layers, "decoder"), s).repeat(2, axis=1).repeat(2, axis=2)[:, :rows, :columns]
+    y = chain(oracle.under(layers, "finer"), y)
     given = oracle.pointwise(y, w["head.weight"], w["head.bias"])
     count = (2 * config.reach + 1) ** 2
     out = filter_each(x, given[: len(x) * count].reshape(len(x), count, rows, columns), config.reach)
@@ -91,7 +91,13 @@ def test_gradcheck_of_the_filtering() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"residual": True}, {"patch": 2, "hidden": (3,)}, {"kernel": 5, "hidden": (3, 4), "reach": 1}],
+    [
+        {},
+        {"residual": True},
+        {"patch": 2, "hidden": (3,)},
+        {"hidden": (3, 4, 2, 5)},
+        {"kernel": 5, "hidden": (3, 4), "reach": 1},
+    ],
 )
 def test_a_rollout_is_the_oracles(options: dict[str, Any]) -> None:
     net, frames = randomise(tiny("dfn", **options)), random_frames(2, 5, 2, 7, 9)
@@ -131,7 +137,7 @@ def test_checkpointing_changes_neither_predictions_nor_gradients(every: int) -> 
         out = net.predict_all(frames, 3)
         out.square().sum().backward()
         results.append([out, *(p.grad for p in net.parameters())])
-    torch.testing.assert_close(results[1], results[0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(results[1], results[0], rtol=1e-10, atol=1e-10)
 
 
 def test_it_has_as_many_parameters_as_published() -> None:

@@ -245,11 +245,11 @@ def test_links_of_another_number_of_layers():
     yield lambda: NetworkConfig.from_dict({"name": "trajgru", **advice})
 
 
-@remedy("models/config.py", "write hidden: …")
-def test_more_widths_than_a_network_has():
-    fix = yield lambda: NetworkConfig.from_dict({"name": "dfn", "hidden": [4, 5, 6, 7]})
-    advice = yaml.safe_load(fix.removeprefix("write ").rstrip("."))
-    yield lambda: NetworkConfig.from_dict({"name": "dfn", **advice})
+@remedy("models/config.py", "write two whole numbers, such as [64, 64]")
+def test_the_sides_of_a_grid():
+    fix = yield lambda: NetworkConfig.from_dict({"name": "fc-lstm", "grid": [64]})
+    advice = yaml.safe_load(fix.partition("such as ")[2])
+    yield lambda: NetworkConfig.from_dict({"name": "fc-lstm", "grid": advice})
 
 
 @remedy("computing/devices.py", "give auto or cpu")
