@@ -85,8 +85,8 @@ Odd = Annotated[Whole, AfterValidator(_odd)]
 class NetworkConfig:
     """Everything that decides a network's parameters and arithmetic; its defaults are the faithful preset.
 
-    The grid is not part of it: weights do not depend on the size of the frames. A network with options of its own has
-    a subclass with a field for each.
+    The grid is not part of it, but for FC-LSTM: weights do not depend on the size of the frames. A network with options
+    of its own has a subclass with a field for each.
 
     Raises
     ------
