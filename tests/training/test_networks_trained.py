@@ -13,7 +13,7 @@ from sequences import rain
 from trials import same_bits, train, weights
 
 import sa_nowcast
-from sa_nowcast.errors import RecipeError
+from sa_nowcast.errors import ModelError, RecipeError
 from sa_nowcast.models.config import NETWORKS
 
 every_network = pytest.mark.parametrize("name", OPTIONS)
@@ -45,6 +45,23 @@ def test_training_goes_on_from_its_weights_with_the_read_out_alone(name: str) ->
     before, after = weights(first), weights(second)
     assert all(before[key].equal(after[key]) for key in before if key.startswith("layers."))
     assert second.network.config == first.network.config
+
+
+def test_a_model_that_is_bound_to_its_grid_refuses_another_in_one_line() -> None:
+    nowcaster = trained("fc-lstm")
+    assert nowcaster.network.config.to_dict()["grid"] == [24, 20]
+    with pytest.raises(ModelError, match=r"30 rows and 20 columns, expected 24 and 20, the grid .* bound to") as told:
+        nowcaster.forecast(rain(height=30))
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["unet", "simvp-gsta"])
+def test_a_history_is_that_of_the_data_unless_the_network_names_a_shorter_one(name: str) -> None:
+    assert trained(name, max_steps=1).network.config.to_dict()["history"] == 4
+    shorter = {"name": name, **left_open(name), "history": 2}
+    assert trained(name, network=shorter, max_steps=1).network.config.to_dict()["history"] == 2
+    with pytest.raises(ModelError, match=f"4 known ones, expected at least 6, which {name} reads as channels"):
+        trained(name, network={**shorter, "history": 6})
 
 
 @pytest.mark.parametrize("name", [name for name in OPTIONS if not NETWORKS[name].graphs])
