@@ -53,6 +53,20 @@ def _layers(widths: object) -> tuple[Any, ...]:
     return layers
 
 
+def _grid(sides: object) -> object:
+    if sides is None:
+        return None
+    both = tuple(sides) if isinstance(sides, list | tuple) else ()
+    if len(both) != 2 or not all(isinstance(side, int) and side > 0 and side is not True for side in both):
+        raise RecipeError(
+            "network.grid",
+            f"{sides!r:.60}",
+            "the rows and columns of a frame",
+            "write two whole numbers, such as [64, 64]",
+        )
+    return both
+
+
 def _names_of_networks(schema: dict[str, Any]) -> None:
     """Say in the JSON Schema which networks there are."""
     each = [f"{name} ({network.about})" for name, network in NETWORKS.items()]
@@ -63,14 +77,16 @@ def _names_of_networks(schema: dict[str, Any]) -> None:
 
 
 Whole = Annotated[int, Field(ge=1)]
+Widths = Annotated[tuple[Whole, ...], BeforeValidator(_layers)]
+Odd = Annotated[Whole, AfterValidator(_odd)]
 
 
 @network_record
 class NetworkConfig:
     """Everything that decides a network's parameters and arithmetic; its defaults are the faithful preset.
 
-    The grid is not part of it: weights do not depend on the size of the frames. A network with options of its own has
-    a subclass with a field for each.
+    The grid is not part of it, but for FC-LSTM: weights do not depend on the size of the frames. A network with options
+    of its own has a subclass with a field for each.
 
     Raises
     ------
@@ -86,10 +102,10 @@ class NetworkConfig:
     channels: Whole = 1
     """Variables per frame, both read and predicted."""
 
-    hidden: Annotated[tuple[Whole, ...], BeforeValidator(_layers)] = (64, 64, 64, 64)
+    hidden: Widths = (64, 64, 64, 64)
     """Hidden channels of every layer, from the bottom; the paper stacks 4 layers of 64."""
 
-    kernel: Annotated[Whole, AfterValidator(_odd)] = 5
+    kernel: Odd = 5
     """Width of the input and hidden convolutions; odd, so that a map keeps its size. Not given in the paper; the code
     it descends from takes 5."""
 
@@ -159,9 +175,25 @@ class NetworkConfig:
         Returns
         -------
         dict
-            Field to value; ``hidden`` as a list.
+            Field to value; tuples as lists.
         """
-        return {**dataclasses.asdict(self), "hidden": list(self.hidden)}
+        fields = dataclasses.asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+
+    def completed(self, history: int | None, grid: tuple[int, ...] | None) -> NetworkConfig:
+        """Return the record with what only the data tell, where it has such a field and leaves it open.
+
+        Parameters
+        ----------
+        history : int
+            Frames that a forecast starts from.
+        grid : tuple of int
+            Rows and columns of a frame.
+        """
+        told: dict[str, Any] = {"history": history, "grid": grid}
+        return dataclasses.replace(
+            self, **{k: v for k, v in told.items() if hasattr(self, k) and getattr(self, k) is None}
+        )
 
     @staticmethod
     def from_dict(fields: Mapping[str, Any]) -> NetworkConfig:
@@ -217,6 +249,94 @@ class MIMConfig(ZigzagConfig):
     as in the authors' code, by which their results were made."""
 
 
+@network_record
+class TrajGRUConfig(NetworkConfig):
+    """Of TrajGRU; the defaults are the setting of MovingMNIST++."""
+
+    hidden: Widths = (64, 96, 96)
+    patch: Whole = 1
+
+    setting: Literal["moving-mnist", "hko-7"] = "moving-mnist"
+    """Of trajgru: the convolutions around its layers. ``"moving-mnist"`` keeps the sides of the frame in the lowest
+    layer and halves them from layer to layer; ``"hko-7"`` divides them by 5, 3 and 2, for frames of several hundred
+    pixels a side, of which the layers see 1/5, 1/15 and 1/30."""
+
+    links: Widths = (13,)
+    """Of trajgru: how many flow fields each layer gathers its state along; one number for all layers, or one for each.
+    The authors take 13, and 13, 13 and 9 for HKO-7."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.links) not in (1, len(self.hidden)):
+            raise RecipeError(
+                "network.links",
+                f"{list(self.links)}, with {len(self.hidden)} layers",
+                "one number for all layers, or one for each",
+                f"write links: {list(self.links[:1])}",
+            )
+
+
+@network_record
+class DFNConfig(NetworkConfig):
+    """Of DFN; the defaults are the published widths."""
+
+    hidden: Widths = (32, 64, 128)
+    kernel: Odd = 3
+    patch: Whole = 1
+
+    reach: Annotated[int, Field(ge=0)] = 4
+    """Of dfn: how many positions a filter reaches to each side; the paper's are of 9×9."""
+
+    residual: bool = False
+    """Of dfn: whether a map is added to what the filters give, which starts at zero. Without, as in the paper, a value
+    can only come from those around it: rain that forms where there is none is beyond it."""
+
+
+@network_record
+class UNetConfig(NetworkConfig):
+    """Of a U-Net; the defaults are RainNet's widths."""
+
+    hidden: Widths = (64, 128, 256, 512, 1024)
+    kernel: Odd = 3
+    patch: Whole = 1
+
+    history: Whole | None = None
+    """Of unet and simvp-gsta: how many frames the network reads as channels; a longer history gives its last ones.
+    None: as many as forecasts start from, and without data 4 (RainNet), or 10 (SimVP)."""
+
+
+@network_record
+class SimVPConfig(UNetConfig):
+    """Of SimVP; the defaults are OpenSTL's sizes for MovingMNIST."""
+
+    hidden: Widths = (64, 512, 512, 512, 512, 512, 512, 512)
+
+    spatial: Whole = 4
+    """Of simvp-gsta: how many convolutions each frame passes before the blocks, and after them; every second one halves
+    the sides. OpenSTL takes 4 for MovingMNIST and 2 for TaxiBJ."""
+
+
+@network_record
+class FCLSTMConfig(NetworkConfig):
+    """Of FC-LSTM; the defaults are the published sizes."""
+
+    hidden: Widths = (2048, 2048)
+    patch: Whole = 1
+
+    grid: Annotated[tuple[Whole, ...] | None, BeforeValidator(_grid)] = None
+    """Of fc-lstm: rows and columns of the frames that its weights are bound to. None: those of the data, and without
+    data 64×64."""
+
+    logistic: bool = False
+    """Of fc-lstm: whether each value passes through a logistic sigmoid, as in the paper, whose data lie in [0, 1]. Then
+    the data have to be scaled to that range, as by minmax."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.logistic and self.output != "frame":
+            raise RecipeError("network.logistic", f"true, with output: {self.output}", "false, or output: frame")
+
+
 class Memory(NamedTuple):
     """Values that a layer of a `Stack` holds, per position and hidden channel."""
 
@@ -240,7 +360,8 @@ class Declared:
     ----------
     module : str
         The module of `sa_nowcast.models` that holds it. It has ``core(inputs, config)``, which returns the
-        `sa_nowcast.models.cores.Core` of a `sa_nowcast.models.rollout.Network`.
+        `sa_nowcast.models.cores.Core` of a `sa_nowcast.models.rollout.Network`; or ``network(config)``, which returns a
+        whole one.
     about : str
         A few words for tables.
     memory : Memory, optional
@@ -254,7 +375,9 @@ class Declared:
     attends : bool
         Whether it has an attention to be looked at.
     feeds_back : bool
-        Whether it reads its own predictions, and predicts known frames too: only then can training give it truth.
+        Whether it reads its own predictions: only then can training give it truth in their place.
+    predicts_known : bool
+        Whether it predicts known frames too: only then can training replace them by predictions.
     graphs : bool
         Whether a training step can be captured as a CUDA graph.
     checkpoints : bool
@@ -274,11 +397,18 @@ class Declared:
     equal_hidden: bool = False
     attends: bool = False
     feeds_back: bool = True
+    predicts_known: bool = True
     graphs: bool = True
     checkpoints: bool = True
     tiles: bool = True
     needs_scaling: bool = True
 
+
+# Networks that are no core of a rollout: from their history they forecast all lead times, and no frame before.
+_FORECASTS: dict[str, Any] = {
+    "outputs": ("frame", "change"), "predicts_known": False, "graphs": False, "checkpoints": False
+}  # fmt: skip
+_AT_ONCE: dict[str, Any] = {**_FORECASTS, "feeds_back": False}
 
 NETWORKS: dict[str, Declared] = {
     "sa-convlstm": Declared("sa_convlstm", "the paper's", Memory(3, 24, 23, 2), attends=True),
@@ -309,13 +439,18 @@ NETWORKS: dict[str, Declared] = {
     "predrnn-plus-plus": Declared("predrnn_plus_plus", "Causal LSTM with a gradient highway", config=ZigzagConfig),
     "mim": Declared("mim", "Memory In Memory on PredRNN's stack", config=MIMConfig, equal_hidden=True),
     "mim-star": Declared("mim_star", "Memory In Memory on PredRNN++'s stack", config=MIMConfig),
+    "unet": Declared("unet", "U-Net that reads the history as channels", config=UNetConfig, **_FORECASTS),
+    "simvp-gsta": Declared("simvp_gsta", "convolutions alone, gated", config=SimVPConfig, **_AT_ONCE),
+    "fc-lstm": Declared("fc_lstm", "LSTM on the frame as a vector", config=FCLSTMConfig, tiles=False, **_FORECASTS),
+    "dfn": Declared("dfn", "filters that the network makes for each pixel", config=DFNConfig, outputs=("frame",)),
+    "trajgru": Declared("trajgru", "state gathered along learned flows", config=TrajGRUConfig, **_AT_ONCE),
 }
 """The networks, by the name that `build` and recipes know."""
 
 # In Lagrangian coordinates the history is read for its motion; small matrices are copied to the device as it goes,
 # which no graph can hold; and the optical flow needs the whole grid.
 _OF_LAGRANGIAN: dict[str, Any] = dict.fromkeys(
-    ("attends", "feeds_back", "graphs", "checkpoints", "tiles", "needs_scaling"), False
+    ("attends", "feeds_back", "predicts_known", "graphs", "checkpoints", "tiles", "needs_scaling"), False
 )
 
 _UNEQUAL = "predrnn-plus-plus"
@@ -364,4 +499,8 @@ def preset(name: str = "faithful", /, **overrides: Any) -> NetworkConfig:
             f"one of {', '.join(PRESETS)}",
             f"write {nearest(str(name), PRESETS, 0.0)!r}",
         )
-    return NetworkConfig.from_dict({**PRESETS[name], **overrides})
+    fields = {**PRESETS[name], **overrides}
+    entry = NETWORKS.get(str(fields.get("name", NetworkConfig().name)))
+    if entry is not None and "output" not in overrides and fields.get("output") not in entry.outputs:
+        fields.pop("output", None)  # what a preset says of the output is for the networks that have a choice
+    return NetworkConfig.from_dict(fields)

@@ -52,7 +52,12 @@ class Core(nn.Module):
 
         With `checkpoint_steps` only the states at every so many frames are kept for the backward pass.
         """
-        return _in_parts(partial(_one_by_one, self.step, weights), x_TBHWC, self.start(x_TBHWC[0]), checkpoint_steps)
+        read = partial(self.read_part, weights)
+        return _in_parts(read, x_TBHWC, self.start(x_TBHWC[0]), checkpoint_steps, _frames_at_once(x_TBHWC))
+
+    def read_part(self, weights: Any, x_TBHWC: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Read some known frames: one after the other, unless a core does better."""
+        return _one_by_one(self.step, weights, x_TBHWC, state)
 
     def penalty(self, state: Any) -> Tensor | None:
         """Return what training adds to its loss after all steps, weighted; None where there is nothing to add."""

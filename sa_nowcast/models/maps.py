@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def convolve(x_NHWC: Tensor, weight: Tensor, groups: int = 1, bias: Tensor | None = None) -> Tensor:
@@ -71,6 +71,21 @@ def unfold(y_TBHWP: Tensor, patch: int, size: tuple[int, int]) -> Tensor:
     T, B, rows, cols, _ = y_TBHWP.shape
     y = y_TBHWP.reshape(T, B, rows, cols, -1, patch, patch).permute(1, 0, 4, 2, 5, 3, 6)
     return y.reshape(B, T, -1, rows * patch, cols * patch)[..., : size[0], : size[1]]
+
+
+def padded(x_BTCHW: Tensor, multiple: int) -> Tensor:
+    """Return frames with zeros below and to the right, so that their sides are multiples of a number."""
+    H, W = x_BTCHW.shape[-2:]
+    return F.pad(x_BTCHW, (0, -W % multiple, 0, -H % multiple))
+
+
+def read_out_layer(layer: nn.Conv2d, output: str) -> nn.Conv2d:
+    """Return a layer that gives a frame, or a change of one: then it starts at zero."""
+    if output == "change":
+        nn.init.zeros_(layer.weight)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+    return layer
 
 
 def frame_pixels(x_BTCHW: Tensor, patch: int) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -102,13 +103,9 @@ class Network(nn.Module):
         """
         steps = x_BTCHW.shape[1] - history if x_BTCHW.ndim == 5 else 1
         self.check(x_BTCHW, history, steps)
-        if truth_mask is not None and truth_mask.shape != (x_BTCHW.shape[0], steps - 1):
-            raise ModelError(
-                "truth_mask", f"its shape is {tuple(truth_mask.shape)}", f"{(x_BTCHW.shape[0], steps - 1)}"
-            )
+        mask = None if truth_mask is None else self.checked_mask(truth_mask, x_BTCHW, steps).transpose(0, 1)
         patches = fold(x_BTCHW, self.config.patch)
         known, later = patches[:history], patches[history:]
-        mask = None if truth_mask is None else truth_mask.T[:, :, None, None, None]
         predictions, penalty = self.rollout(known, steps, x_BTCHW, later, mask)
         return self._frames(predictions, x_BTCHW), penalty
 
@@ -177,6 +174,16 @@ class Network(nn.Module):
     def _frames(self, y_TBHWP: Tensor, like: Tensor) -> Tensor:
         return unfold(y_TBHWP, self.config.patch, (like.shape[3], like.shape[4]))
 
+    def compile_parts(self, **options: Any) -> None:
+        """Compile in place what runs once a step, by ``torch.compile`` with these options."""
+        self.layers.compile_parts(**options)
+
+    def checked_mask(self, mask: Tensor, x_BTCHW: Tensor, steps: int) -> Tensor:
+        """Return where the truth is read, (B, steps - 1, 1, 1, 1); refuse masks of another shape."""
+        if mask.shape != (x_BTCHW.shape[0], steps - 1):
+            raise ModelError("truth_mask", f"its shape is {tuple(mask.shape)}", f"{(x_BTCHW.shape[0], steps - 1)}")
+        return mask[:, :, None, None, None]
+
     def check(self, x_BTCHW: Tensor, history: int, steps: int) -> None:
         """Refuse frames that the network cannot read."""
         wanted = f"(batch, time, {self.config.channels}, height, width)"
@@ -217,6 +224,72 @@ class Forecaster(Network):
     def first_predicted(self, history: int) -> int:
         """Return the first frame after the history."""
         return history
+
+
+class WholeForecaster(Forecaster):
+    """A network without a recurrent core, made of any modules: ``layers``, and a ``head`` that reads them out."""
+
+    layers: Any
+    head: Any
+
+    def __init__(self, config: NetworkConfig) -> None:
+        nn.Module.__init__(self)
+        self.config = config
+
+    @abstractmethod
+    def forecast(self, x_BTCHW: Tensor, steps: int, truth: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Return the frames after x, which was checked.
+
+        Parameters
+        ----------
+        x_BTCHW : Tensor
+            The known frames.
+        steps : int
+            How many frames to forecast.
+        truth : tuple of Tensor, optional
+            The true frames that follow, and where they are read in place of predictions, (B, steps - 1, 1, 1, 1).
+            Networks that feed nothing back leave it alone.
+        """
+
+    def forward(self, x_BTCHW: Tensor, steps: int = 1) -> Tensor:
+        """Forecast; see `Network.forward`."""
+        self.check(x_BTCHW, x_BTCHW.shape[1], steps)
+        return self.forecast(x_BTCHW, steps)
+
+    def predictions_and_penalty(
+        self, x_BTCHW: Tensor, history: int, truth_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """As for `Forecaster`; a network that feeds its predictions back reads the truth where the mask says so."""
+        steps = x_BTCHW.shape[1] - history if x_BTCHW.ndim == 5 else 1
+        self.check(x_BTCHW, history, steps)
+        known, later = x_BTCHW[:, :history], x_BTCHW[:, history:]
+        truth = None if truth_mask is None else (later, self.checked_mask(truth_mask, x_BTCHW, steps))
+        return torch.cat([known[:, 1:], self.forecast(known, steps, truth)], 1), None
+
+    def compile_parts(self, **options: Any) -> None:
+        """Compile the layers, which run as a whole."""
+        self.layers.compile(dynamic=False, **options)
+
+
+class ChannelForecaster(WholeForecaster):
+    """A `WholeForecaster` that reads the last frames of its history as channels: as many as its weights are for."""
+
+    usual_history: int
+    """Frames that are read where neither the config nor data say how many."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__(config)
+        self.history: int = getattr(config, "history", None) or self.usual_history
+
+    def check(self, x_BTCHW: Tensor, history: int, steps: int) -> None:
+        """Refuse frames that the network cannot read, and fewer than it reads."""
+        super().check(x_BTCHW, history, steps)
+        if history < self.history:
+            raise ModelError(
+                "input frames",
+                f"{history} known ones",
+                f"at least {self.history}, which {self.config.name} reads as channels",
+            )
 
 
 def check_finite(x_BTCHW: Tensor) -> None:

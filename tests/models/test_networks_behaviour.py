@@ -4,11 +4,12 @@ import copy
 
 import pytest
 import torch
+from listed import CORES
 
 from sa_nowcast import models
 from sa_nowcast.errors import ModelError, RecipeError
 
-every_network = pytest.mark.parametrize("name", models.NAMES)
+every_network = pytest.mark.parametrize("name", CORES)
 
 
 def tiny(name="sa-convlstm", **options):
