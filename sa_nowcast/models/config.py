@@ -63,6 +63,7 @@ def _names_of_networks(schema: dict[str, Any]) -> None:
 
 
 Whole = Annotated[int, Field(ge=1)]
+Widths = Annotated[tuple[Whole, ...], BeforeValidator(_layers)]
 
 
 @network_record
@@ -86,7 +87,7 @@ class NetworkConfig:
     channels: Whole = 1
     """Variables per frame, both read and predicted."""
 
-    hidden: Annotated[tuple[Whole, ...], BeforeValidator(_layers)] = (64, 64, 64, 64)
+    hidden: Widths = (64, 64, 64, 64)
     """Hidden channels of every layer, from the bottom; the paper stacks 4 layers of 64."""
 
     kernel: Annotated[Whole, AfterValidator(_odd)] = 5
@@ -217,6 +218,34 @@ class MIMConfig(ZigzagConfig):
     as in the authors' code, by which their results were made."""
 
 
+@network_record
+class BoundedConfig(NetworkConfig):
+    """Of a network whose forecast the paper bounds by a function."""
+
+    bounded: bool = False
+    """Of mcnet: whether the forecast passes through the function of the paper, tanh. Data then have to be scaled to its
+    range, as by minmax."""
+
+    def __post_init__(self) -> None:
+        NetworkConfig.__post_init__(self)
+        if self.bounded and self.output != "frame":
+            raise RecipeError("network.bounded", f"true, with output: {self.output}", "false, or output: frame")
+
+
+@network_record
+class MCNetConfig(BoundedConfig):
+    """Of MCNet: ``hidden`` are the channels of each scale, and its 3×3 convolutions are that whatever the kernel."""
+
+    hidden: Widths = (64, 128, 256)
+    patch: Whole = 1
+
+    gradient_difference: Annotated[float, Field(ge=0), WrapValidator(lambda value, check: (check(value), value)[1])] = (
+        1.0
+    )
+    """Of mcnet: what the mean absolute error of the differences between neighbouring pixels counts beside the loss, as
+    in the paper; 0 leaves it out."""
+
+
 class Memory(NamedTuple):
     """Values that a layer of a `Stack` holds, per position and hidden channel."""
 
@@ -280,6 +309,9 @@ class Declared:
     needs_scaling: bool = True
 
 
+# Encoders and decoders of frames, which predict no known frame, and whose penalties no graph holds.
+_OF_FRAMES: dict[str, Any] = {"outputs": ("frame", "change"), "feeds_back": False, "graphs": False}
+
 NETWORKS: dict[str, Declared] = {
     "sa-convlstm": Declared("sa_convlstm", "the paper's", Memory(3, 24, 23, 2), attends=True),
     "sa-convlstm-base": Declared(
@@ -309,6 +341,7 @@ NETWORKS: dict[str, Declared] = {
     "predrnn-plus-plus": Declared("predrnn_plus_plus", "Causal LSTM with a gradient highway", config=ZigzagConfig),
     "mim": Declared("mim", "Memory In Memory on PredRNN's stack", config=MIMConfig, equal_hidden=True),
     "mim-star": Declared("mim_star", "Memory In Memory on PredRNN++'s stack", config=MIMConfig),
+    "mcnet": Declared("mcnet", "motion and content", config=MCNetConfig, **_OF_FRAMES),
 }
 """The networks, by the name that `build` and recipes know."""
 

@@ -35,6 +35,10 @@ class Core(nn.Module):
     Maps have their channels last. A subclass has `weights`, `start` and `step`, the rest as far as it does better.
     """
 
+    predicts_known: bool = True
+    """Whether `read` gives an output for each known frame; else for the last one alone, and training has no loss of
+    known frames."""
+
     @abstractmethod
     def weights(self) -> Any:
         """Return the weights as every step of a sequence uses them."""
@@ -57,6 +61,14 @@ class Core(nn.Module):
     def penalty(self, state: Any) -> Tensor | None:
         """Return what training adds to its loss after all steps, weighted; None where there is nothing to add."""
         return None
+
+    def penalty_of_frames(self, predictions_BTCHW: Tensor, truth_BTCHW: Tensor) -> Tensor | None:
+        """Return what training adds to its loss for these predictions, weighted; None where there is nothing to add."""
+        return None
+
+    def make_head(self, pixels: int, config: NetworkConfig) -> nn.Linear | nn.Conv2d:
+        """Return the module that makes maps of so many pixels of the output: by default a 1×1 convolution."""
+        return nn.Linear(config.hidden[-1], pixels)
 
     def attention_rows(
         self, weights: Any, x_BHWC: Tensor, state: Any, layer: int, position: tuple[int, int]
@@ -268,6 +280,16 @@ def _inputs_at_once(
     """Run known frames through a layer or a core: what depends on them alone at once, its state step by step."""
     given = inputs(weights, x_TBHWC.flatten(0, 1))
     return _one_by_one(step, weights, given.view(*x_TBHWC.shape[:2], *given.shape[1:]), state)
+
+
+def on_frames(function: Callable[[Tensor], Tensor], x_TBHWC: Tensor, checkpoint_steps: int = 0) -> Tensor:
+    """Run a function of maps on known frames, as many at once as a layer's inputs."""
+
+    def run(frames: Tensor, state: Any) -> tuple[Tensor, Any]:
+        y = function(frames.flatten(0, 1))
+        return y.view(*frames.shape[:2], *y.shape[1:]), state
+
+    return _in_parts(run, x_TBHWC, None, checkpoint_steps, _frames_at_once(x_TBHWC))[0]
 
 
 def _in_parts(

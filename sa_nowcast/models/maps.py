@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def convolve(x_NHWC: Tensor, weight: Tensor, groups: int = 1, bias: Tensor | None = None) -> Tensor:
+def convolve(x_NHWC: Tensor, weight: Tensor, groups: int = 1, bias: Tensor | None = None, dilation: int = 1) -> Tensor:
     """Convolve maps with an odd kernel and zeros around them, so that the size stays."""
-    y = F.conv2d(x_NHWC.permute(0, 3, 1, 2), weight, bias, padding=weight.shape[-1] // 2, groups=groups)
+    padding = dilation * (weight.shape[-1] // 2)
+    y = F.conv2d(x_NHWC.permute(0, 3, 1, 2), weight, bias, padding=padding, dilation=dilation, groups=groups)
     return y.permute(0, 2, 3, 1)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,16 +29,17 @@ class Network(nn.Module):
     """
 
     layers: Core
+    head: nn.Linear | nn.Conv2d
 
     def __init__(self, config: NetworkConfig, core: Callable[[int, NetworkConfig], Core]) -> None:
         super().__init__()
         self.config = config
         pixels = config.channels * config.patch**2
         self.layers = core(pixels, config)
-        self.head = nn.Linear(config.hidden[-1], pixels)
+        self.head = self.layers.make_head(pixels, config)
         if config.output == "change":
             nn.init.zeros_(self.head.weight)
-            nn.init.zeros_(self.head.bias)
+            nn.init.zeros_(cast("Tensor", self.head.bias))
 
     def forward(self, x_BTCHW: Tensor, steps: int = 1) -> Tensor:
         """Forecast.
@@ -80,7 +81,7 @@ class Network(nn.Module):
         Returns
         -------
         Tensor
-            Predictions of frames 1..T-1, (B, T-1, C, H, W).
+            Predictions of frames 1..T-1, (B, T-1, C, H, W); frames before `first_predicted` as they are.
 
         Raises
         ------
@@ -109,12 +110,17 @@ class Network(nn.Module):
         patches = fold(x_BTCHW, self.config.patch)
         known, later = patches[:history], patches[history:]
         mask = None if truth_mask is None else truth_mask.T[:, :, None, None, None]
-        predictions, penalty = self.rollout(known, steps, x_BTCHW, later, mask)
-        return self._frames(predictions, x_BTCHW), penalty
+        maps, penalty = self.rollout(known, steps, x_BTCHW, later, mask)
+        predictions, first = self._frames(maps, x_BTCHW), self.first_predicted(history)
+        if torch.is_grad_enabled():
+            of_frames = self.layers.penalty_of_frames(predictions, x_BTCHW[:, first:])
+            terms = [term for term in (penalty, of_frames) if term is not None]
+            penalty = torch.stack(terms).sum() if terms else None
+        return torch.cat([x_BTCHW[:, 1:first], predictions], 1) if first > 1 else predictions, penalty
 
     def first_predicted(self, history: int) -> int:
         """Return which frame is the first that `predict_all` predicts; those before it are no matter of a loss."""
-        return 1
+        return 1 if self.layers.predicts_known else history
 
     def rollout(
         self, known_TBHWP: Tensor, steps: int, like: Tensor, later: Tensor | None = None, mask: Tensor | None = None
@@ -137,7 +143,7 @@ class Network(nn.Module):
         weights = self.layers.weights()
         segment = self.config.checkpoint_steps if torch.is_grad_enabled() else 0
         top, state = self.layers.read(weights, known_TBHWP, segment)
-        predictions = [self.read_out(top, known_TBHWP)]
+        predictions = [self.read_out(top, known_TBHWP[-top.shape[0] :])]
         pixels = frame_pixels(like, self.config.patch)
         for first in range(0, steps - 1, segment or steps):
             span = slice(first, min(first + (segment or steps), steps - 1))
