@@ -132,7 +132,7 @@ class NetworkConfig:
         if NETWORKS[self.name].equal_hidden and set(self.hidden) != {width}:
             raise RecipeError(
                 "network.hidden",
-                f"{list(self.hidden)}, with name: {self.name}, whose memory keeps its channels through all layers",
+                f"{list(self.hidden)}, with name: {self.name}, whose layers have one width",
                 "the same number for every layer",
                 f"write {[width] * len(self.hidden)}, or take name: {_UNEQUAL}",
             )
@@ -153,6 +153,16 @@ class NetworkConfig:
     def cause(self) -> str:
         """The field of a recipe that decides what is declared, for messages."""
         return "output: moving" if self.output == "moving" else f"name: {self.name}"
+
+    @property
+    def least_history(self) -> int:
+        """Frames that a history needs."""
+        return 1
+
+    def require_data(self, history: int, step_ns: int) -> None:
+        """Refuse a history, or a cadence in nanoseconds, that the network cannot read."""
+        if history < self.least_history:
+            raise RecipeError("history", f"{history}, with network.{self.cause}", f"at least {self.least_history}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values that JSON can hold.
@@ -223,8 +233,8 @@ class BoundedConfig(NetworkConfig):
     """Of a network whose forecast the paper bounds by a function."""
 
     bounded: bool = False
-    """Of mcnet: whether the forecast passes through the function of the paper, tanh. Data then have to be scaled to its
-    range, as by minmax."""
+    """Of mcnet, frnn, st-resnet and vpn-baseline: whether the forecast passes through the function of the paper, tanh,
+    or of vpn-baseline the logistic sigmoid. Data then have to be scaled to its range, as by minmax."""
 
     def __post_init__(self) -> None:
         NetworkConfig.__post_init__(self)
@@ -244,6 +254,96 @@ class MCNetConfig(BoundedConfig):
     )
     """Of mcnet: what the mean absolute error of the differences between neighbouring pixels counts beside the loss, as
     in the paper; 0 leaves it out."""
+
+
+@network_record
+class VPNConfig(BoundedConfig):
+    """Of the VPN baseline: ``hidden`` are the channels of the ConvLSTM, and of the blocks on both of its sides.
+
+    The defaults train on a CPU. The paper's are ``hidden`` 256, ``patch`` 1, and 8 and 12 blocks.
+    """
+
+    hidden: Widths = (64,)
+    kernel: Annotated[Whole, AfterValidator(_odd)] = 3
+
+    encoder_blocks: Whole = 4
+    """Of vpn-baseline: residual multiplicative blocks before the ConvLSTM; 8 in the paper."""
+
+    decoder_blocks: Whole = 6
+    """Of vpn-baseline: residual multiplicative blocks after the ConvLSTM; 12 in the paper."""
+
+    dilated: bool = False
+    """Of vpn-baseline: whether the blocks before the ConvLSTM read positions 1, 2, 4, 8, 1, … apart."""
+
+
+@network_record
+class FRNNConfig(BoundedConfig):
+    """Of FRNN: ``hidden`` are the channels above each layer, with a pooling before every second one.
+
+    The defaults train on a CPU. The paper's ``hidden`` are 128, 128, 256, 256, 512, 512, 256 and 256.
+    """
+
+    hidden: Widths = (64, 64, 128, 128)
+    patch: Whole = 1
+
+    stem: Whole = 32
+    """Of frnn: channels of the first convolution of a frame, of which the second has twice as many."""
+
+
+@network_record
+class STResNetConfig(BoundedConfig):
+    """Of ST-ResNet: ``hidden`` are the channels of each residual unit; by default those of the paper for TaxiBJ."""
+
+    hidden: Widths = (64,) * 12
+    kernel: Annotated[Whole, AfterValidator(_odd)] = 3
+    patch: Whole = 1
+
+    closeness: Whole = 3
+    """Of st-resnet: how many of the last frames are read; 3 in the paper for TaxiBJ."""
+
+    period: Annotated[int, Field(ge=0)] = 0
+    """Of st-resnet: how many frames of the same time of the days before are read; 1 in the paper for TaxiBJ. The
+    history has to contain them, and `frames_a_day` to be given. 0 reads none, as data without a daily period need."""
+
+    trend: Annotated[int, Field(ge=0)] = 0
+    """Of st-resnet: how many frames of the same time of the weeks before are read; 1 in the paper for TaxiBJ. As
+    `period`."""
+
+    frames_a_day: Whole | None = None
+    """Of st-resnet: frames between the same time of two days, such as 48 of a cadence of 30 minutes."""
+
+    def __post_init__(self) -> None:
+        BoundedConfig.__post_init__(self)
+        if (self.period or self.trend) and self.frames_a_day is None:
+            raise RecipeError(
+                "network.frames_a_day",
+                f"not given, with period: {self.period} and trend: {self.trend}",
+                "the number of frames between the same time of two days, such as 48 of a cadence of 30 minutes",
+            )
+
+    @property
+    def lags(self) -> list[list[int]]:
+        """Steps between a forecast and the frames that it reads: close ones, of days and of weeks before."""
+        day = self.frames_a_day or 0
+        rows = ((self.closeness, 1), (self.period, day), (self.trend, 7 * day))
+        return [[every * n for n in range(1, count + 1)] for count, every in rows if count]
+
+    @property
+    def least_history(self) -> int:
+        """Frames of a history that holds those of days and weeks before."""
+        return max((lags[-1] for lags in self.lags[1:]), default=1)
+
+    def require_data(self, history: int, step_ns: int) -> None:
+        """Refuse data whose days have another number of frames than the network's."""
+        day_ns = 86_400 * 10**9
+        if self.frames_a_day is not None and self.frames_a_day * step_ns != day_ns:
+            whole = day_ns % step_ns == 0
+            raise RecipeError(
+                "network.frames_a_day",
+                f"{self.frames_a_day}, and the data have a frame every {step_ns / 60e9:g} min",
+                f"{day_ns // step_ns}" if whole else "neither period nor trend, as no two days have the same times",
+            )
+        NetworkConfig.require_data(self, history, step_ns)
 
 
 class Memory(NamedTuple):
@@ -309,7 +409,7 @@ class Declared:
     needs_scaling: bool = True
 
 
-# Encoders and decoders of frames, which predict no known frame, and whose penalties no graph holds.
+# Networks that predict no known frame; a graph would hold neither a penalty nor a history that grows.
 _OF_FRAMES: dict[str, Any] = {"outputs": ("frame", "change"), "feeds_back": False, "graphs": False}
 
 NETWORKS: dict[str, Declared] = {
@@ -342,6 +442,20 @@ NETWORKS: dict[str, Declared] = {
     "mim": Declared("mim", "Memory In Memory on PredRNN's stack", config=MIMConfig, equal_hidden=True),
     "mim-star": Declared("mim_star", "Memory In Memory on PredRNN++'s stack", config=MIMConfig),
     "mcnet": Declared("mcnet", "motion and content", config=MCNetConfig, **_OF_FRAMES),
+    "vpn-baseline": Declared(
+        "vpn_baseline",
+        "Video Pixel Network with pixels that do not depend on each other",
+        config=VPNConfig,
+        outputs=("frame", "change"),
+    ),
+    "frnn": Declared("frnn", "states that frames and forecast share", config=FRNNConfig, **_OF_FRAMES),
+    "st-resnet": Declared(
+        "st_resnet",
+        "residual units on the last frames, and those of days and weeks before",
+        config=STResNetConfig,
+        equal_hidden=True,
+        **_OF_FRAMES,
+    ),
 }
 """The networks, by the name that `build` and recipes know."""
 

@@ -66,7 +66,7 @@ class Core(nn.Module):
         """Return what training adds to its loss for these predictions, weighted; None where there is nothing to add."""
         return None
 
-    def make_head(self, pixels: int, config: NetworkConfig) -> nn.Linear | nn.Conv2d:
+    def make_head(self, pixels: int, config: NetworkConfig) -> nn.Module:
         """Return the module that makes maps of so many pixels of the output: by default a 1×1 convolution."""
         return nn.Linear(config.hidden[-1], pixels)
 

@@ -81,6 +81,8 @@ class Gates(nn.Module):
 class GatedLayer(RecurrentLayer[W, S]):
     """A layer with the gates of a ConvLSTM; its weights are a tuple whose first are those of the gates."""
 
+    norm: bool = True
+
     def __init__(self, inputs: int, hidden: int, config: NetworkConfig) -> None:
         super().__init__()
         self.hidden = hidden
@@ -88,7 +90,7 @@ class GatedLayer(RecurrentLayer[W, S]):
 
     def make_parts(self, inputs: int, config: NetworkConfig) -> None:
         """Make the gates. Saved optimisers and seeds depend on the order in which parameters are made."""
-        self.gates = Gates(inputs, self.hidden, config.kernel, config.forget_bias)
+        self.gates = Gates(inputs, self.hidden, config.kernel, config.forget_bias, self.norm)
 
     def zeros(self, x_BHWC: Tensor) -> Tensor:
         """Return a map of zeros of the layer's own channels."""

@@ -54,7 +54,8 @@ class MotionAndContent(Core):
         below, top, scales = (inputs, *widths[:-1]), widths[-1], len(widths)
         kernels = [*[config.kernel] * (scales - 1), config.kernel + 2]
         self.of_scale = 2**scales
-        self.weight = config.gradient_difference if isinstance(config, MCNetConfig) else 0.0
+        assert isinstance(config, MCNetConfig)
+        self.weight = config.gradient_difference
         # As many convolutions at a scale as in VGG16's first three: 2, and 3 at the last.
         more = [[w] * (2 if n == scales - 1 else 1) for n, w in enumerate(widths)]
         self.motion = nn.ModuleList(Conv(*args, torch.relu) for args in zip(below, widths, kernels, strict=True))

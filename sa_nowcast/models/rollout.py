@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ class Network(nn.Module):
     """
 
     layers: Core
-    head: nn.Linear | nn.Conv2d
+    head: Any
 
     def __init__(self, config: NetworkConfig, core: Callable[[int, NetworkConfig], Core]) -> None:
         super().__init__()
@@ -38,8 +38,8 @@ class Network(nn.Module):
         self.layers = core(pixels, config)
         self.head = self.layers.make_head(pixels, config)
         if config.output == "change":
-            nn.init.zeros_(self.head.weight)
-            nn.init.zeros_(cast("Tensor", self.head.bias))
+            for parameter in self.head.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, x_BTCHW: Tensor, steps: int = 1) -> Tensor:
         """Forecast.

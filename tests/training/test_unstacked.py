@@ -16,7 +16,7 @@ import sa_nowcast
 from sa_nowcast import models
 from sa_nowcast.errors import RecipeError
 
-NAMES = ["mcnet"]
+NAMES = ["mcnet", "vpn-baseline", "frnn", "st-resnet"]
 TWO_LAYERS = {**NETWORK, "hidden": (4, 4)}
 
 
@@ -57,3 +57,38 @@ def test_the_gradient_difference_loss_is_in_the_gradient_and_not_in_the_logged_l
     with_callback(monkeypatch, Each(after=after))
     train(network={**TWO_LAYERS, "name": "mcnet"}, max_steps=2, validation=0)
     assert all((step["loss"] - step["mean"]).item() > 0 for step in found)
+
+
+OF_DAYS = {**TWO_LAYERS, "name": "st-resnet", "period": 1, "frames_a_day": 4}
+
+
+def test_a_network_reads_frames_of_days_and_weeks_before_where_the_history_has_them() -> None:
+    data = of_cadence(100, "6h")
+    nowcaster = train(data, network={**OF_DAYS, "trend": 1}, history=28, steps=2, max_steps=1, batch_size=1)
+    assert nowcaster.terms.history == 28
+    changed = data.copy(deep=True)
+    changed[-28] += 1  # a week before the first forecast
+    one, other = (np.asarray(nowcaster.forecast(frames)) for frames in (data, changed))
+    assert (one[0] != other[0]).any()
+
+
+@pytest.mark.parametrize(
+    ("network", "cadence", "message"),
+    [
+        (OF_DAYS, "7h", r"network\.frames_a_day: 4, and the data have a frame every 420 min, expected neither period"),
+        (OF_DAYS, "3h", r"network\.frames_a_day: 4, and the data have a frame every 180 min, expected 8"),
+        ({**OF_DAYS, "trend": 1}, "6h", r"history: 4, with network\.name: st-resnet, expected at least 28"),
+    ],
+)
+def test_a_daily_period_that_data_or_history_do_not_have_is_refused(
+    network: dict[str, Any], cadence: str, message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message) as caught:
+        train(of_cadence(40, cadence), network=network, history=4, max_steps=1)
+    assert "\n" not in str(caught.value)
+
+
+def of_cadence(frames: int, cadence: str) -> xr.DataArray:
+    values = np.random.default_rng(0).random((frames, 8, 8), dtype=np.float32)
+    times = xr.date_range("2020-01-01", periods=frames, freq=cadence)
+    return xr.DataArray(values, {"time": times}, ("time", "y", "x"), name="flow", attrs={"units": "1"})
