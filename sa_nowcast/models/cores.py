@@ -190,10 +190,9 @@ class Stack(_Layers):
 
     def read(self, weights: list[Any], x_TBHWC: Tensor, checkpoint_steps: int = 0) -> tuple[Tensor, list[Any]]:
         """Read known frames layer by layer."""
-        states, at_once = [], _frames_at_once(x_TBHWC)
+        states = []
         for layer, w in zip(self.parts, weights, strict=True):
-            run = partial(_inputs_at_once, layer.inputs, layer.step, w)
-            x_TBHWC, its = _in_parts(run, x_TBHWC, layer.start(x_TBHWC[0]), checkpoint_steps, at_once)
+            x_TBHWC, its = read_layer(layer.inputs, layer.step, w, x_TBHWC, layer.start(x_TBHWC[0]), checkpoint_steps)
             states.append(its)
         return x_TBHWC, states
 
@@ -243,8 +242,7 @@ class Zigzag(_Layers):
 
     def read(self, weights: list[Any], x_TBHWC: Tensor, checkpoint_steps: int = 0) -> tuple[Tensor, Any]:
         """Read known frames."""
-        run = partial(_inputs_at_once, self._inputs, self._step, weights)
-        return _in_parts(run, x_TBHWC, self.start(x_TBHWC[0]), checkpoint_steps, _frames_at_once(x_TBHWC))
+        return read_layer(self._inputs, self._step, weights, x_TBHWC, self.start(x_TBHWC[0]), checkpoint_steps)
 
     def _inputs(self, weights: list[Any], x_NHWC: Tensor) -> Tensor:
         given: Tensor = self.parts[0].inputs(weights[0], x_NHWC)
@@ -280,6 +278,23 @@ def _inputs_at_once(
     """Run known frames through a layer or a core: what depends on them alone at once, its state step by step."""
     given = inputs(weights, x_TBHWC.flatten(0, 1))
     return _one_by_one(step, weights, given.view(*x_TBHWC.shape[:2], *given.shape[1:]), state)
+
+
+def read_layer(
+    inputs: Callable[[Any, Tensor], Tensor],
+    step: Callable[..., Any],
+    weights: Any,
+    x_TBHWC: Tensor,
+    state: Any,
+    checkpoint_steps: int = 0,
+) -> tuple[Tensor, Any]:
+    """Run known frames through a layer; return its outputs and the last state.
+
+    What depends on the frames alone, ``inputs(weights, x)``, is computed for many at once; what depends on the state,
+    ``step(weights, inputs, state)``, which gives the output and the next state, step by step.
+    """
+    run = partial(_inputs_at_once, inputs, step, weights)
+    return _in_parts(run, x_TBHWC, state, checkpoint_steps, _frames_at_once(x_TBHWC))
 
 
 def on_frames(function: Callable[[Tensor], Tensor], x_TBHWC: Tensor, checkpoint_steps: int = 0) -> Tensor:

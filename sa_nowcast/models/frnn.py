@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from sa_nowcast.models.cells import Cell
 from sa_nowcast.models.config import FRNNConfig, NetworkConfig
 from sa_nowcast.models.convolutions import Conv, halve, in_a_row, to_multiple
-from sa_nowcast.models.cores import Core, on_frames
+from sa_nowcast.models.cores import Core, on_frames, read_layer
 from sa_nowcast.models.maps import convolve, full_precision, prepared
 
 PER_SCALE = 2
@@ -71,11 +70,16 @@ class ConvGRU(Cell):
 
     def forward(self, weights: Weights, inputs_BHWG: Tensor, h_BHWC: Tensor) -> Tensor:
         """Return h'."""
+        return self.step(weights, inputs_BHWG, h_BHWC)[0]
+
+    def step(self, weights: Weights, inputs_BHWG: Tensor, h_BHWC: Tensor) -> tuple[Tensor, Tensor]:
+        """Return h' as output and as state."""
         width = h_BHWC.shape[-1]
         given, to_n = torch.split(inputs_BHWG, [2 * width, width], dim=-1)
         z, r = (given + full_precision(convolve(h_BHWC, weights.gates))).sigmoid().chunk(2, dim=-1)
         n = (to_n + full_precision(convolve(r * h_BHWC, weights.candidate))).tanh()
-        return torch.lerp(h_BHWC, n, z)
+        h = torch.lerp(h_BHWC, n, z)
+        return h, h
 
 
 class BijectiveGRU(nn.Module):
@@ -168,11 +172,7 @@ class Folded(Core):
             if n % PER_SCALE == 0:
                 x = on_frames(halve, x)
             below.append(x[-1])
-            given, states = on_frames(partial(layer.up.inputs, up), x, checkpoint_steps), []
-            for inputs in given.unbind():
-                h = layer.up(up, inputs, h)
-                states.append(h)
-            x = torch.stack(states)
+            x, _ = read_layer(layer.up.inputs, layer.up.step, up, x, h, checkpoint_steps)
         out, state = self._down(weights, State(below, x[-1]), x_TBHWC)
         return out[None], state
 

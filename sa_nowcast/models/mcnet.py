@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sa_nowcast.models.config import MCNetConfig, NetworkConfig
 from sa_nowcast.models.convolutions import Conv, halve, in_a_row, to_multiple
-from sa_nowcast.models.cores import Core, on_frames
+from sa_nowcast.models.cores import Core, read_layer
 from sa_nowcast.models.gates import Gates, GateWeights
 
 
@@ -87,20 +87,22 @@ class MotionAndContent(Core):
     def step(self, weights: GateWeights, x_BHWC: Tensor, state: State) -> tuple[Tensor, State]:
         """Read the change since the last frame, and give the next one."""
         moved = x_BHWC - state.last
-        given = self.dynamics.inputs(weights, self._encode(self.motion, moved)[0])
-        h, c = self.dynamics(weights, given, state.h, state.c)
+        h, (_, c) = self._move(weights, self._inputs(weights, moved), state[:2])
         return self._decode(x_BHWC, moved, h), State(h, c, x_BHWC)
 
     def read(self, weights: GateWeights, x_TBHWC: Tensor, checkpoint_steps: int = 0) -> tuple[Tensor, State]:
         """Read the changes between known frames, and give the one after the last."""
         moved = x_TBHWC.diff(dim=0) if x_TBHWC.shape[0] > 1 else torch.zeros_like(x_TBHWC)
-        given = on_frames(
-            lambda x: self.dynamics.inputs(weights, self._encode(self.motion, x)[0]), moved, checkpoint_steps
-        )
-        h, c, last = self.start(x_TBHWC[-1])
-        for inputs in given.unbind():
-            h, c = self.dynamics(weights, inputs, h, c)
+        *at_first, last = self.start(x_TBHWC[-1])
+        _, (h, c) = read_layer(self._inputs, self._move, weights, moved, tuple(at_first), checkpoint_steps)
         return self._decode(last, moved[-1], h)[None], State(h, c, last)
+
+    def _inputs(self, weights: GateWeights, moved_NHWC: Tensor) -> Tensor:
+        return self.dynamics.inputs(weights, self._encode(self.motion, moved_NHWC)[0])
+
+    def _move(self, weights: GateWeights, inputs_BHWG: Tensor, state: Any) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        h, c = self.dynamics(weights, inputs_BHWG, *state)
+        return h, (h, c)
 
     def _encode(self, convolutions: Any, x_NHWC: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return what is left at the smallest scale, and the maps of each scale before they are halved."""
@@ -110,9 +112,8 @@ class MotionAndContent(Core):
             x = halve(scales[-1])
         return x, scales
 
-    def _decode(self, x_BHWC: Tensor, moved_BHWC: Tensor, h_BHWC: Tensor | None) -> Tensor:
+    def _decode(self, x_BHWC: Tensor, moved_BHWC: Tensor, h_BHWC: Tensor) -> Tensor:
         """Return what the head reads, from the last frame, the last change, and H."""
-        assert h_BHWC is not None
         _, of_motion = self._encode(self.motion, moved_BHWC)
         what, of_content = self._encode(self.content, x_BHWC)
         y = self.combination(torch.cat([h_BHWC, what], dim=-1))

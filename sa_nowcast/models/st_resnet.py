@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -128,6 +130,11 @@ class Rows(Core):
         known = list(x_TBHWC.unbind())
         top, frames = self.step(weights, known[-1], known[:-1])
         return top[None], frames
+
+    def compile_parts(self, **options: Any) -> None:
+        """Compile every row: the frames that a step reads grow from one to the next."""
+        for row in self.rows:
+            row.compile(dynamic=False, **options)
 
 
 core = Rows

@@ -124,5 +124,11 @@ class Baseline(Core):
         h, state = self.context.read(weights, encoded, checkpoint_steps)
         return on_frames(self.decoder, h, checkpoint_steps), state
 
+    def compile_parts(self, **options: Any) -> None:
+        """Compile encoder, decoder, and both halves of every ConvLSTM."""
+        self.encoder.compile(dynamic=False, **options)
+        self.decoder.compile(dynamic=False, **options)
+        self.context.compile_parts(**options)
+
 
 core = Baseline

@@ -72,3 +72,18 @@ def test_memory_is_counted_and_grows_with_the_grid(name: str, training: bool) ->
         return models.estimate_memory(config, (side, side), 2, history=3, steps=2, training=training)
 
     assert 2.5 < needed(512) / needed(256) < 5
+
+
+@every_network
+def test_gradcheck_of_a_whole_rollout(name: str) -> None:
+    net, frames = small(name, channels=1, hidden=(4, 4)), random_frames(1, 5, 1, 4, 3).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: net.predict_all(x, 3), (frames,))
+
+
+@every_network
+def test_memory_that_is_counted_falls_with_checkpoints(name: str) -> None:
+    def needed(every: int) -> int:
+        config = models.preset("small", name=name, patch=2, checkpoint_steps=every)
+        return models.estimate_memory(config, (64, 64), 4, history=8, steps=8)
+
+    assert needed(1) < 0.7 * needed(0)
