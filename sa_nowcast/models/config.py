@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field, WrapValidator
 
@@ -79,6 +79,9 @@ def _names_of_networks(schema: dict[str, Any]) -> None:
 Whole = Annotated[int, Field(ge=1)]
 Widths = Annotated[tuple[Whole, ...], BeforeValidator(_layers)]
 Odd = Annotated[Whole, AfterValidator(_odd)]
+# Its value stays the one given: an integer that became a float would be another recipe to a run that is resumed.
+_AS_GIVEN = WrapValidator(lambda value, check: (check(value), value)[1])
+Weight = Annotated[float, Field(ge=0), _AS_GIVEN]
 
 
 @network_record
@@ -129,8 +132,7 @@ class NetworkConfig:
     """While training, keep only the states at every so many steps and compute the rest again in the backward pass; 0
     keeps everything. Memory falls at the cost of about one more forward pass, on the CPU of half an update."""
 
-    # Its value stays the one given: an integer that became a float would be another recipe to a run that is resumed.
-    forget_bias: Annotated[float, WrapValidator(lambda value, check: (check(value), value)[1])] = 1.0
+    forget_bias: Annotated[float, _AS_GIVEN] = 1.0
     """Where the forget gate's bias starts. 1 lets gradients through time from the first update on."""
 
     output: Output = "frame"
@@ -147,7 +149,7 @@ class NetworkConfig:
         if NETWORKS[self.name].equal_hidden and set(self.hidden) != {width}:
             raise RecipeError(
                 "network.hidden",
-                f"{list(self.hidden)}, with name: {self.name}, whose memory keeps its channels through all layers",
+                f"{list(self.hidden)}, with name: {self.name}, whose layers have one width",
                 "the same number for every layer",
                 f"write {[width] * len(self.hidden)}, or take name: {_UNEQUAL}",
             )
@@ -168,6 +170,16 @@ class NetworkConfig:
     def cause(self) -> str:
         """The field of a recipe that decides what is declared, for messages."""
         return "output: moving" if self.output == "moving" else f"name: {self.name}"
+
+    @property
+    def least_history(self) -> int:
+        """Frames that a history needs."""
+        return 1
+
+    def require_data(self, history: int, step_ns: int | None = None) -> None:
+        """Refuse a history, or a cadence in nanoseconds, that the network cannot read."""
+        if history < self.least_history:
+            raise RecipeError("history", f"{history}, with network.{self.cause}", f"at least {self.least_history}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values that JSON can hold.
@@ -234,7 +246,7 @@ class ZigzagConfig(NetworkConfig):
 class PredRNNv2Config(ZigzagConfig):
     """Of PredRNN-V2."""
 
-    decoupling: Annotated[float, Field(ge=0), WrapValidator(lambda value, check: (check(value), value)[1])] = 0.1
+    decoupling: Weight = 0.1
     """Of predrnn-v2: what the decoupling of the two memories counts beside the loss, as the mean of the absolute cosine
     between what is added to each. The authors take 0.1 for MovingMNIST and 0.01 for KTH; 0 is PredRNN."""
 
@@ -304,12 +316,20 @@ class UNetConfig(NetworkConfig):
     """Of unet and simvp-gsta: how many frames the network reads as channels; a longer history gives its last ones.
     None: as many as forecasts start from, and without data 4 (RainNet), or 10 (SimVP)."""
 
+    usual_history: ClassVar[int] = 4
+
+    @property
+    def least_history(self) -> int:
+        """Frames that are read."""
+        return self.history or self.usual_history
+
 
 @network_record
 class SimVPConfig(UNetConfig):
     """Of SimVP; the defaults are OpenSTL's sizes for MovingMNIST."""
 
     hidden: Widths = (64, 512, 512, 512, 512, 512, 512, 512)
+    usual_history: ClassVar[int] = 10
 
     spatial: Whole = 4
     """Of simvp-gsta: how many convolutions each frame passes before the blocks, and after them; every second one halves
@@ -317,7 +337,22 @@ class SimVPConfig(UNetConfig):
 
 
 @network_record
-class FCLSTMConfig(NetworkConfig):
+class BoundedConfig(NetworkConfig):
+    """Of a network whose forecast the paper bounds by a function."""
+
+    bounded: bool = False
+    """Of mcnet, frnn, st-resnet, vpn-baseline and fc-lstm: whether the forecast passes through the function of the
+    paper, tanh, or of vpn-baseline and fc-lstm the logistic sigmoid. Data then have to be scaled to its range, as by
+    minmax."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.bounded and self.output != "frame":
+            raise RecipeError("network.bounded", f"true, with output: {self.output}", "false, or output: frame")
+
+
+@network_record
+class FCLSTMConfig(BoundedConfig):
     """Of FC-LSTM; the defaults are the published sizes."""
 
     hidden: Widths = (2048, 2048)
@@ -327,14 +362,107 @@ class FCLSTMConfig(NetworkConfig):
     """Of fc-lstm: rows and columns of the frames that its weights are bound to. None: those of the data, and without
     data 64×64."""
 
-    logistic: bool = False
-    """Of fc-lstm: whether each value passes through a logistic sigmoid, as in the paper, whose data lie in [0, 1]. Then
-    the data have to be scaled to that range, as by minmax."""
+
+@network_record
+class MCNetConfig(BoundedConfig):
+    """Of MCNet: ``hidden`` are the channels of each scale, and its 3×3 convolutions are that whatever the kernel."""
+
+    hidden: Widths = (64, 128, 256)
+    patch: Whole = 1
+
+    gradient_difference: Weight = 1.0
+    """Of mcnet: what the mean absolute error of the differences between neighbouring pixels counts beside the loss, as
+    in the paper; 0 leaves it out."""
+
+
+@network_record
+class VPNConfig(BoundedConfig):
+    """Of the VPN baseline: ``hidden`` are the channels of the ConvLSTM, and of the blocks on both of its sides.
+
+    The defaults train on a CPU. The paper's are ``hidden`` 256, ``patch`` 1, and 8 and 12 blocks.
+    """
+
+    hidden: Widths = (64,)
+    kernel: Odd = 3
+
+    encoder_blocks: Whole = 4
+    """Of vpn-baseline: residual multiplicative blocks before the ConvLSTM; 8 in the paper."""
+
+    decoder_blocks: Whole = 6
+    """Of vpn-baseline: residual multiplicative blocks after the ConvLSTM; 12 in the paper."""
+
+    dilated: bool = False
+    """Of vpn-baseline: whether the blocks before the ConvLSTM read positions 1, 2, 4, 8, 1, … apart."""
+
+
+@network_record
+class FRNNConfig(BoundedConfig):
+    """Of FRNN: ``hidden`` are the channels above each layer, with a pooling before every second one.
+
+    The defaults train on a CPU. The paper's ``hidden`` are 128, 128, 256, 256, 512, 512, 256 and 256.
+    """
+
+    hidden: Widths = (64, 64, 128, 128)
+    patch: Whole = 1
+
+    stem: Whole = 32
+    """Of frnn: channels of the first convolution of a frame, of which the second has twice as many."""
+
+
+@network_record
+class STResNetConfig(BoundedConfig):
+    """Of ST-ResNet: ``hidden`` are the channels of each residual unit; by default those of the paper for TaxiBJ."""
+
+    hidden: Widths = (64,) * 12
+    kernel: Odd = 3
+    patch: Whole = 1
+
+    closeness: Whole = 3
+    """Of st-resnet: how many of the last frames are read; 3 in the paper for TaxiBJ."""
+
+    period: Annotated[int, Field(ge=0)] = 0
+    """Of st-resnet: how many frames of the same time of the days before are read; 1 in the paper for TaxiBJ. The
+    history has to contain them, and `frames_a_day` to be given. 0 reads none, as data without a daily period need."""
+
+    trend: Annotated[int, Field(ge=0)] = 0
+    """Of st-resnet: how many frames of the same time of the weeks before are read; 1 in the paper for TaxiBJ. As
+    `period`."""
+
+    frames_a_day: Whole | None = None
+    """Of st-resnet: frames between the same time of two days, such as 48 of a cadence of 30 minutes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.logistic and self.output != "frame":
-            raise RecipeError("network.logistic", f"true, with output: {self.output}", "false, or output: frame")
+        if (self.period or self.trend) and self.frames_a_day is None:
+            raise RecipeError(
+                "network.frames_a_day",
+                f"not given, with period: {self.period} and trend: {self.trend}",
+                "the number of frames between the same time of two days, such as 48 of a cadence of 30 minutes",
+            )
+
+    @property
+    def lags(self) -> list[list[int]]:
+        """Steps between a forecast and the frames that it reads: close ones, of days and of weeks before."""
+        day = self.frames_a_day or 0
+        rows = ((self.closeness, 1), (self.period, day), (self.trend, 7 * day))
+        return [[every * n for n in range(1, count + 1)] for count, every in rows if count]
+
+    @property
+    def least_history(self) -> int:
+        """Frames of a history that holds those of days and weeks before."""
+        return max((lags[-1] for lags in self.lags[1:]), default=1)
+
+    def require_data(self, history: int, step_ns: int | None = None) -> None:
+        """Refuse data whose days have another number of frames than the network's."""
+        day_ns = 86_400 * 10**9
+        if self.frames_a_day is not None and step_ns is not None and self.frames_a_day * step_ns != day_ns:
+            whole = day_ns % step_ns == 0
+            raise RecipeError(
+                "network.frames_a_day",
+                f"{self.frames_a_day}, and the data have a frame every {step_ns / 60e9:g} min",
+                f"{day_ns // step_ns}" if whole else "neither period nor trend, as no two days have the same times",
+            )
+        super().require_data(history, step_ns)
 
 
 class Memory(NamedTuple):
@@ -404,11 +532,10 @@ class Declared:
     needs_scaling: bool = True
 
 
-# Networks that are no core of a rollout: from their history they forecast all lead times, and no frame before.
-_FORECASTS: dict[str, Any] = {
-    "outputs": ("frame", "change"), "predicts_known": False, "graphs": False, "checkpoints": False
-}  # fmt: skip
+# Networks that forecast, and predict no known frame. A graph would hold neither a penalty nor a history that grows.
+_FORECASTS: dict[str, Any] = {"outputs": ("frame", "change"), "predicts_known": False, "graphs": False}
 _AT_ONCE: dict[str, Any] = {**_FORECASTS, "feeds_back": False}
+_WHOLE: dict[str, Any] = {"checkpoints": False}  # no core of a rollout
 
 NETWORKS: dict[str, Declared] = {
     "sa-convlstm": Declared("sa_convlstm", "the paper's", Memory(3, 24, 23, 2), attends=True),
@@ -439,11 +566,28 @@ NETWORKS: dict[str, Declared] = {
     "predrnn-plus-plus": Declared("predrnn_plus_plus", "Causal LSTM with a gradient highway", config=ZigzagConfig),
     "mim": Declared("mim", "Memory In Memory on PredRNN's stack", config=MIMConfig, equal_hidden=True),
     "mim-star": Declared("mim_star", "Memory In Memory on PredRNN++'s stack", config=MIMConfig),
-    "unet": Declared("unet", "U-Net that reads the history as channels", config=UNetConfig, **_FORECASTS),
-    "simvp-gsta": Declared("simvp_gsta", "convolutions alone, gated", config=SimVPConfig, **_AT_ONCE),
-    "fc-lstm": Declared("fc_lstm", "LSTM on the frame as a vector", config=FCLSTMConfig, tiles=False, **_FORECASTS),
+    "unet": Declared("unet", "U-Net that reads the history as channels", config=UNetConfig, **_FORECASTS, **_WHOLE),
+    "simvp-gsta": Declared("simvp_gsta", "convolutions alone, gated", config=SimVPConfig, **_AT_ONCE, **_WHOLE),
+    "fc-lstm": Declared(
+        "fc_lstm", "LSTM on the frame as a vector", config=FCLSTMConfig, tiles=False, **_FORECASTS, **_WHOLE
+    ),
     "dfn": Declared("dfn", "filters that the network makes for each pixel", config=DFNConfig, outputs=("frame",)),
-    "trajgru": Declared("trajgru", "state gathered along learned flows", config=TrajGRUConfig, **_AT_ONCE),
+    "trajgru": Declared("trajgru", "state gathered along learned flows", config=TrajGRUConfig, **_AT_ONCE, **_WHOLE),
+    "mcnet": Declared("mcnet", "motion and content", config=MCNetConfig, **_FORECASTS),
+    "vpn-baseline": Declared(
+        "vpn_baseline",
+        "Video Pixel Network with pixels that do not depend on each other",
+        config=VPNConfig,
+        outputs=("frame", "change"),
+    ),
+    "frnn": Declared("frnn", "states that frames and forecast share", config=FRNNConfig, **_AT_ONCE),
+    "st-resnet": Declared(
+        "st_resnet",
+        "residual units on the last frames, and those of days and weeks before",
+        config=STResNetConfig,
+        equal_hidden=True,
+        **_FORECASTS,
+    ),
 }
 """The networks, by the name that `build` and recipes know."""
 

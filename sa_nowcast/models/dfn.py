@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sa_nowcast.models.config import DFNConfig
-from sa_nowcast.models.cores import Core
+from sa_nowcast.models.config import DFNConfig, NetworkConfig
+from sa_nowcast.models.cores import Core, on_frames, read_layer
 from sa_nowcast.models.maps import full_precision
 from sa_nowcast.models.rollout import Network
 
@@ -54,7 +56,7 @@ class FilterMaker(Core):
     config : DFNConfig
     """
 
-    def __init__(self, inputs: int, config: DFNConfig) -> None:
+    def __init__(self, inputs: int, config: NetworkConfig) -> None:
         super().__init__()
         first, self.state = config.hidden[0], config.hidden[-1]
         half = config.hidden[1:-1] or config.hidden[-1:]
@@ -70,23 +72,39 @@ class FilterMaker(Core):
     def start(self, x_BHWC: Tensor) -> Tensor:
         """Return S_0: zeros, on half the sides."""
         B, H, W, _ = x_BHWC.shape
-        return x_BHWC.new_zeros(B, self.state, -(-H // 2), -(-W // 2))
+        return x_BHWC.new_zeros(B, -(-H // 2), -(-W // 2), self.state)
 
     def step(self, weights: None, x_BHWC: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Read one frame; return y_t and S_t."""
-        features, state = self.read_part(weights, x_BHWC[None], state)
-        return features[0], state
+        state, _ = self._next(weights, self._encoded(weights, x_BHWC), state)
+        return self._decoded(x_BHWC.shape[1:3], state), state
 
-    def read_part(self, weights: None, x_TBHWC: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def read(self, weights: None, x_TBHWC: Tensor, checkpoint_steps: int = 0) -> tuple[Tensor, Tensor]:
         """Read known frames: R alone goes step by step."""
-        T, B, H, W, _ = x_TBHWC.shape
-        encoded = full_precision(self.encoder(x_TBHWC.flatten(0, 1).permute(0, 3, 1, 2)))
-        states = []
-        for frame in torch.split(encoded, B):
-            state = frame + full_precision(self.recurrent(state))
-            states.append(state)
-        y = F.interpolate(self.decoder(torch.cat(states)), scale_factor=2.0)[..., :H, :W]
-        return full_precision(self.finer(y)).permute(0, 2, 3, 1).view(T, B, H, W, -1), state
+        first = self.start(x_TBHWC[0])
+        states, state = read_layer(self._encoded, self._next, weights, x_TBHWC, first, checkpoint_steps)
+        return on_frames(partial(self._decoded, x_TBHWC.shape[2:4]), states, checkpoint_steps), state
+
+    def _encoded(self, weights: None, x_NHWC: Tensor) -> Tensor:
+        return _on_maps(self.encoder, x_NHWC)
+
+    def _next(self, weights: None, encoded_BHWC: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        state = encoded_BHWC + _on_maps(self.recurrent, state)
+        return state, state
+
+    def _decoded(self, size: Sequence[int], state_NHWC: Tensor) -> Tensor:
+        y = F.interpolate(self.decoder(state_NHWC.permute(0, 3, 1, 2)), scale_factor=2.0)
+        return _on_maps(self.finer, y[..., : size[0], : size[1]].permute(0, 2, 3, 1))
+
+    def make_head(self, pixels: int, config: NetworkConfig) -> nn.Linear:
+        """Return what makes the filters, one for each pixel of a patch, and where the config says so what is added."""
+        assert isinstance(config, DFNConfig)
+        filters = pixels * (2 * config.reach + 1) ** 2
+        head = nn.Linear(config.hidden[-1], filters + pixels * config.residual)
+        with torch.no_grad():
+            head.weight[filters:] = 0
+            head.bias[filters:] = 0
+        return head
 
 
 class DynamicFilterNetwork(Network):
@@ -98,15 +116,8 @@ class DynamicFilterNetwork(Network):
     """
 
     def __init__(self, config: DFNConfig) -> None:
-        nn.Module.__init__(self)
-        self.config = config
-        pixels = config.channels * config.patch**2
-        self.layers = FilterMaker(pixels, config)
-        self.filters = pixels * (2 * config.reach + 1) ** 2
-        self.head = nn.Linear(config.hidden[-1], self.filters + pixels * config.residual)
-        with torch.no_grad():
-            self.head.weight[self.filters :] = 0
-            self.head.bias[self.filters :] = 0
+        super().__init__(config, FilterMaker)
+        self.filters = config.channels * config.patch**2 * (2 * config.reach + 1) ** 2
 
     def read_out(self, top: Tensor, frame: Tensor) -> Tensor:
         """Return the next frame from the features and the frame that was read; of any number of steps."""
@@ -125,6 +136,11 @@ def _chain(kernel: int, *channels: int, stride_of_second: int = 1) -> nn.Sequent
         stride = stride_of_second if n == 1 else 1
         layers += [nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2), nn.LeakyReLU(SLOPE)]
     return nn.Sequential(*layers)
+
+
+def _on_maps(layers: nn.Module, x_NHWC: Tensor) -> Tensor:
+    """Return what convolutions make of maps with their channels last."""
+    return full_precision(layers(x_NHWC.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
 
 
 network = DynamicFilterNetwork

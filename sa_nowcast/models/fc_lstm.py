@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sa_nowcast.errors import ModelError
 from sa_nowcast.models.config import FCLSTMConfig
-from sa_nowcast.models.maps import full_precision
+from sa_nowcast.models.maps import full_precision, read_out_layer
 from sa_nowcast.models.rollout import WholeForecaster
 
 USUAL_GRID = (64, 64)
@@ -108,13 +108,10 @@ class FCLSTM(WholeForecaster):
     def __init__(self, config: FCLSTMConfig) -> None:
         super().__init__(config)
         self.grid: tuple[int, ...] = config.grid or USUAL_GRID
-        self.logistic = config.logistic
+        self.bounded = config.bounded
         values = config.channels * self.grid[0] * self.grid[1]
         self.layers = EncoderDecoder(values, config)
-        self.head = nn.Linear(config.hidden[-1], values)
-        if config.output == "change":
-            nn.init.zeros_(self.head.weight)
-            nn.init.zeros_(self.head.bias)
+        self.head = read_out_layer(nn.Linear(config.hidden[-1], values), config.output)
 
     def check(self, x_BTCHW: Tensor, history: int, steps: int) -> None:
         """Refuse frames that the network cannot read, and those of another grid."""
@@ -136,7 +133,7 @@ class FCLSTM(WholeForecaster):
         for number in range(steps):
             states = step(self.layers.decoder, given, states)
             out = full_precision(self.head(states[-1][0])).view(last.shape).to(last.dtype)
-            out = out.sigmoid() if self.logistic else out
+            out = out.sigmoid() if self.bounded else out
             last = last + out if self.config.output == "change" else out
             predictions.append(last)
             if truth is not None and number < steps - 1:

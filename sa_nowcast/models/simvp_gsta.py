@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sa_nowcast.models.config import SimVPConfig
-from sa_nowcast.models.maps import fold, full_precision, padded, read_out_layer, unfold
-from sa_nowcast.models.rollout import ChannelForecaster
+from sa_nowcast.models.maps import fold, full_precision, read_out_layer, to_multiple, unfold
+from sa_nowcast.models.rollout import WholeForecaster
 
 SCALE = 0.01
 """Where the scales of each channel start."""
@@ -123,7 +123,7 @@ def rectified(convolution: nn.Conv2d, finer: int = 1) -> nn.Sequential:
     return nn.Sequential(convolution, *([nn.PixelShuffle(finer)] if finer > 1 else []), norm, nn.SiLU())
 
 
-class SimVPForecaster(ChannelForecaster):
+class SimVPForecaster(WholeForecaster):
     """SimVP, which gives as many frames as it reads; they are read for later ones, and cut where fewer are wanted.
 
     Sides that the strides do not divide are padded with zeros, and forecasts are cropped.
@@ -133,12 +133,10 @@ class SimVPForecaster(ChannelForecaster):
     config : SimVPConfig
     """
 
-    usual_history = 10
-
     def __init__(self, config: SimVPConfig) -> None:
         super().__init__(config)
         pixels = config.channels * config.patch**2
-        self.divisor = config.patch * 2 ** (config.spatial // 2)
+        self.history, self.divisor = config.least_history, 2 ** (config.spatial // 2)
         self.layers = SimVP(pixels, self.history, config)
         self.head = read_out_layer(nn.Conv2d(config.hidden[0], pixels, 1), config.output)
 
@@ -152,7 +150,7 @@ class SimVPForecaster(ChannelForecaster):
     def next_frames(self, x_BTCHW: Tensor) -> Tensor:
         """Return as many frames as are read."""
         patch = self.config.patch
-        folded = fold(padded(x_BTCHW, self.divisor), patch).permute(1, 0, 4, 2, 3)
+        folded = to_multiple(fold(x_BTCHW, patch), self.divisor).permute(1, 0, 4, 2, 3)
         y_NHWC = self.head(self.layers(folded)).permute(0, 2, 3, 1).to(x_BTCHW.dtype)
         y_TBHWP = y_NHWC.reshape(*x_BTCHW.shape[:2], *y_NHWC.shape[1:]).transpose(0, 1)
         frames = unfold(y_TBHWP, patch, (x_BTCHW.shape[3], x_BTCHW.shape[4]))

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sa_nowcast.models.config import TrajGRUConfig
-from sa_nowcast.models.maps import fold, full_precision, padded, read_out_layer, unfold
+from sa_nowcast.models.maps import fold, full_precision, read_out_layer, to_multiple, unfold
 from sa_nowcast.models.rollout import WholeForecaster
 
 SLOPE = 0.2
@@ -216,8 +216,8 @@ class EncodingForecaster(WholeForecaster):
     def forecast(self, x_BTCHW: Tensor, steps: int, truth: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Return the frames after x; see `WholeForecaster.forecast`."""
         patch = self.config.patch
-        x = padded(x_BTCHW, patch * self.layers.divisor)
-        y_TBCHW = self.layers(fold(x, patch).permute(0, 1, 4, 2, 3), steps)
+        x_TBHWP = to_multiple(fold(x_BTCHW, patch), self.layers.divisor)
+        y_TBCHW = self.layers(x_TBHWP.permute(0, 1, 4, 2, 3), steps)
         y = self.head(y_TBCHW.flatten(0, 1)).permute(0, 2, 3, 1).to(x_BTCHW.dtype)
         frames = unfold(y.unflatten(0, (steps, -1)), patch, (x_BTCHW.shape[3], x_BTCHW.shape[4]))
         return frames + x_BTCHW[:, -1:] if self.config.output == "change" else frames

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sa_nowcast.models.config import NetworkConfig
-from sa_nowcast.models.maps import fold, full_precision, padded, read_out_layer, unfold
-from sa_nowcast.models.rollout import ChannelForecaster
+from sa_nowcast.models.maps import fold, full_precision, read_out_layer, to_multiple, unfold
+from sa_nowcast.models.rollout import WholeForecaster
 
 LAST = 2
 """Channels that are read out, for each that is predicted."""
@@ -31,7 +33,7 @@ class UNet(nn.Module):
         super().__init__()
         hidden, kernel = config.hidden, config.kernel
         self.down = nn.ModuleList(pair(i, h, kernel) for i, h in zip((inputs, *hidden), hidden, strict=False))
-        self.up = nn.ModuleList(pair(h + above, h, kernel) for h, above in zip(hidden, hidden[1:], strict=False))
+        self.up = nn.ModuleList(pair(h + above, h, kernel) for h, above in pairwise(hidden))
         self.last = nn.Sequential(nn.Conv2d(hidden[0], outputs, kernel, padding=kernel // 2), nn.ReLU())
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -58,7 +60,7 @@ def pair(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
     )
 
 
-class UNetForecaster(ChannelForecaster):
+class UNetForecaster(WholeForecaster):
     """A U-Net that gives one frame, which is appended to those that it reads for the next.
 
     Sides that the coarsest grid does not divide are padded with zeros, and forecasts are cropped.
@@ -68,11 +70,9 @@ class UNetForecaster(ChannelForecaster):
     config : UNetConfig
     """
 
-    usual_history = 4
-
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__(config)
-        pixels = config.channels * config.patch**2
+        pixels, self.history = config.channels * config.patch**2, config.least_history
         self.layers = UNet(self.history * pixels, LAST * pixels, config)
         self.head = read_out_layer(nn.Conv2d(LAST * pixels, pixels, 1), config.output)
 
@@ -91,8 +91,8 @@ class UNetForecaster(ChannelForecaster):
     def next_frame(self, frames: list[Tensor]) -> Tensor:
         """Return the frame after as many as the network reads, each (B, C, H, W)."""
         patch, (rows, columns) = self.config.patch, frames[-1].shape[-2:]
-        x_BTCHW = padded(torch.stack(frames, 1), patch * 2 ** (len(self.config.hidden) - 1))
-        folded = fold(x_BTCHW, patch).permute(1, 0, 4, 2, 3).flatten(1, 2)
+        maps = to_multiple(fold(torch.stack(frames, 1), patch), 2 ** (len(self.config.hidden) - 1))
+        folded = maps.permute(1, 0, 4, 2, 3).flatten(1, 2)
         y_BCHW = self.head(self.layers(folded))
         frame = unfold(y_BCHW.permute(0, 2, 3, 1)[None], patch, (rows, columns))[:, 0].to(frames[-1].dtype)
         return frame + frames[-1] if self.config.output == "change" else frame

@@ -51,7 +51,7 @@ def forecast(
     for step in range(len(frames) - history):
         states = stack(config, oracle.under(w, "layers.decoder"), given, states)
         y = (w["head.weight"] @ states[-1][0] + w["head.bias"]).reshape(last.shape)
-        y = oracle.sigmoid(y) if config.logistic else y
+        y = oracle.sigmoid(y) if config.bounded else y
         predictions.append(last + y if config.output == "change" else y)
         told = step < len(truth) and truth[step]
         last = frames[history + step] if told else predictions[-1]
@@ -69,7 +69,7 @@ def test_the_cell_is_its_equations(with_input: bool) -> None:
             np.testing.assert_allclose(one[b].detach(), other, **EXACT)
 
 
-@pytest.mark.parametrize("options", [{}, {"output": "change"}, {"logistic": True, "hidden": (4, 3, 5)}])
+@pytest.mark.parametrize("options", [{}, {"output": "change"}, {"bounded": True, "hidden": (4, 3, 5)}])
 def test_a_forecast_is_the_oracles_with_truth_where_it_is_read(options: dict[str, Any]) -> None:
     net, frames = randomise(tiny("fc-lstm", **options)), random_frames(2, 6, 2, 8, 12)
     mask = torch.tensor([[True, False], [False, True]])
@@ -94,8 +94,8 @@ def test_a_grid_that_is_none_is_refused() -> None:
 
 
 def test_a_change_passes_through_no_logistic_sigmoid() -> None:
-    with pytest.raises(RecipeError, match=r"network\.logistic: true, with output: change"):
-        network_config({"name": "fc-lstm", "logistic": True, "output": "change"}, channels=1)
+    with pytest.raises(RecipeError, match=r"network\.bounded: true, with output: change"):
+        network_config({"name": "fc-lstm", "bounded": True, "output": "change"}, channels=1)
 
 
 def test_its_encoder_and_decoder_have_176_million_parameters() -> None:

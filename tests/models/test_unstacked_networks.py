@@ -1,4 +1,4 @@
-"""What networks promise that are no core of a rollout: nothing dead, nothing kept, any sizes, and clear refusals."""
+"""What networks promise that are no stack of recurrent layers: gradients, sizes, sampling, memory and refusals."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import copy
 import json
 from typing import Any
 
+import networks_oracle as oracle
 import numpy as np
 import pytest
 import torch
-from listed import CORES, OPTIONS, left_open, tiny
+from listed import OPTIONS, left_open, tiny
 from test_networks_exact import random_frames, randomise
 
 from sa_nowcast import models
@@ -22,6 +23,7 @@ from sa_nowcast.recipe.training import TrainingRecipe
 HISTORY = 3
 ANY_GRID = [name for name in OPTIONS if name != "fc-lstm"]
 WITH_CHANGE = [name for name in OPTIONS if "change" in NETWORKS[name].outputs]
+WITH_CHECKPOINTS = [name for name in OPTIONS if NETWORKS[name].checkpoints]
 every_network = pytest.mark.parametrize("name", OPTIONS)
 on_any_grid = pytest.mark.parametrize("name", ANY_GRID)
 
@@ -30,8 +32,8 @@ def small(name: str, **options: Any) -> models.Network:
     return randomise(tiny(name, **options))
 
 
-def test_every_network_is_in_these_tests_or_has_a_core() -> None:
-    assert {*CORES, *OPTIONS} == set(models.NAMES)
+def test_every_network_is_in_these_tests_or_a_stack() -> None:
+    assert {*oracle.STACKS, *OPTIONS} == set(models.NAMES)
 
 
 @pytest.mark.parametrize(("name", "output"), [(n, o) for n in OPTIONS for o in NETWORKS[n].outputs])
@@ -41,7 +43,8 @@ def test_every_parameter_gets_a_gradient(name: str, output: str) -> None:
         for parameter in net.parameters():
             parameter += 0.02 * random_frames(*parameter.shape)  # some start at zero, and so others have no gradient
     size = (16, 24) if name in ANY_GRID else (8, 12)
-    net.predict_all(random_frames(2, 6, 2, *size), HISTORY).square().sum().backward()
+    predictions, penalty = net.predictions_and_penalty(random_frames(2, 6, 2, *size), HISTORY)
+    (predictions.square().sum() + (0 if penalty is None else penalty)).backward()
     assert [key for key, p in net.named_parameters() if p.grad is None or not (p.grad != 0).any()] == []
 
 
@@ -93,7 +96,7 @@ def test_truth_is_read_where_the_mask_says_so_if_predictions_are_fed_back(name: 
     mask = torch.tensor([[True, False], [False, False]])
     with torch.no_grad():
         free, told = net.predict_all(x, HISTORY), net.predict_all(x, HISTORY, mask)
-    same = (free == told).flatten(2).all(2)
+    same = torch.isclose(free, told, rtol=1e-9, atol=1e-9).flatten(2).all(2)
     assert same[1].all()
     assert same[0].tolist() == [True, True, True, *[not NETWORKS[name].feeds_back] * 2]
     with pytest.raises(ModelError, match=r"truth_mask: its shape is \(2, 1\), expected \(2, 2\)"):
@@ -206,6 +209,34 @@ def test_its_memory_is_counted_and_grows_with_grid_and_batch(name: str, training
         models.require_memory(
             config.completed(HISTORY, (64, 64)), (64, 64), 4, history=HISTORY, steps=4, available=2**16
         )
+
+
+@pytest.mark.parametrize("name", WITH_CHECKPOINTS)
+@pytest.mark.parametrize("steps", [1, 2, 50])
+def test_checkpointing_changes_neither_predictions_nor_gradients(name: str, steps: int) -> None:
+    frames, results = random_frames(2, 7, 2, 5, 6), []
+    for every in (0, steps):
+        net = small(name, checkpoint_steps=every)
+        out, penalty = net.predictions_and_penalty(frames, 4)
+        (out.square().sum() + (0 if penalty is None else penalty)).backward()
+        results.append([out, *(p.grad for p in net.parameters())])
+    torch.testing.assert_close(results[1], results[0], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", WITH_CHECKPOINTS)
+def test_memory_that_is_counted_falls_with_checkpoints(name: str) -> None:
+    def needed(every: int) -> int:
+        config = network_config({"name": name, **OPTIONS[name], "checkpoint_steps": every}, channels=2)
+        return models.estimate_memory(config, (64, 64), 4, history=8, steps=8)
+
+    assert needed(1) < 0.7 * needed(0)
+
+
+@every_network
+def test_gradcheck_of_a_whole_rollout(name: str) -> None:
+    net = small(name, channels=1, **({"grid": (4, 3)} if name == "fc-lstm" else {}))
+    frames = random_frames(1, HISTORY + 2, 1, 4, 3).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: net.predict_all(x, HISTORY), (frames,))
 
 
 @every_network
