@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field, WrapValidator
 
@@ -316,12 +316,10 @@ class UNetConfig(NetworkConfig):
     """Of unet and simvp-gsta: how many frames the network reads as channels; a longer history gives its last ones.
     None: as many as forecasts start from, and without data 4 (RainNet), or 10 (SimVP)."""
 
-    usual_history: ClassVar[int] = 4
-
     @property
     def least_history(self) -> int:
         """Frames that are read."""
-        return self.history or self.usual_history
+        return self.history or 4
 
 
 @network_record
@@ -329,11 +327,15 @@ class SimVPConfig(UNetConfig):
     """Of SimVP; the defaults are OpenSTL's sizes for MovingMNIST."""
 
     hidden: Widths = (64, 512, 512, 512, 512, 512, 512, 512)
-    usual_history: ClassVar[int] = 10
 
     spatial: Whole = 4
     """Of simvp-gsta: how many convolutions each frame passes before the blocks, and after them; every second one halves
     the sides. OpenSTL takes 4 for MovingMNIST and 2 for TaxiBJ."""
+
+    @property
+    def least_history(self) -> int:
+        """Frames that are read."""
+        return self.history or 10
 
 
 @network_record
