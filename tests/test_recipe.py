@@ -145,7 +145,7 @@ ONE_TABLE = "{title: a, source: b, recipe: kth, columns: [{score: psnr}], printe
         (f"tables=[{ONE_TABLE}, {ONE_TABLE}]", "'a' is there twice, expected a title of its own"),
         (f"tables=[{ONE_TABLE.replace('convlstm', 'convlstn')}]", "write 'convlstm'"),
         ("only=[taxi]", "override only: no table of 'taxi', expected some of moving_mnist, taxibj, kth"),
-        ("networks=[lstm]", r"networks\.0: 'lstm'.*write 'convlstm'"),
+        ("networks=[lstm]", r"networks\.0: 'lstm'.*write 'fc-lstm'"),
         ("overrides=[network.name=convlstm]", "overrides: network.name for all runs.* Fix: use networks"),
         ("run=1.5", "run: 1.5, expected"),
     ],

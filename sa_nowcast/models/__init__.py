@@ -77,10 +77,13 @@ def build(name_or_config: str | NetworkConfig = "sa-convlstm", **options: Any) -
         config = NetworkConfig.from_dict({**name_or_config.to_dict(), **options})
     else:
         config = preset("faithful", **{"name": name_or_config, **options})
-    core = importlib.import_module(f"sa_nowcast.models.{config.declared.module}").core
+    module = importlib.import_module(f"sa_nowcast.models.{config.declared.module}")
+    if hasattr(module, "network"):
+        whole: Network = module.network(config)
+        return whole
     place, kind = ("lagrangian", "LagrangianNetwork") if config.output == "moving" else ("rollout", "Network")
     network: type[Network] = getattr(importlib.import_module(f"sa_nowcast.models.{place}"), kind)
-    return network(config, core)
+    return network(config, module.core)
 
 
 def __getattr__(name: str) -> Any:

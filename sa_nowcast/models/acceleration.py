@@ -33,7 +33,7 @@ def compile_cells(net: Network, **options: Any) -> Network:
     Network
         The same network.
     """
-    net.layers.compile_parts(**options)
+    net.compile_parts(**options)
     return net
 
 

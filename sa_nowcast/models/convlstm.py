@@ -29,4 +29,10 @@ class Layer(GatedLayer[tuple[GateWeights], State]):
         return h, (h, c)
 
 
+class PlainLayer(Layer):
+    """One without norms, for networks whose papers have none."""
+
+    norm = False
+
+
 core = partial(Stack, Layer)

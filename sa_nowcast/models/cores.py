@@ -48,7 +48,9 @@ class Core(nn.Module):
         """Read one frame; return the output of the last layer, and the next state."""
 
     def read(self, weights: Any, x_TBHWC: Tensor, checkpoint_steps: int = 0) -> tuple[Tensor, Any]:
-        """Read known frames; return the output of the last layer for each, and the state after them.
+        """Read known frames; return the output of the last layer, and the state after them.
+
+        The output is one for each frame, or where the network predicts no known frame the last one alone.
 
         With `checkpoint_steps` only the states at every so many frames are kept for the backward pass.
         """
@@ -57,6 +59,14 @@ class Core(nn.Module):
     def penalty(self, state: Any) -> Tensor | None:
         """Return what training adds to its loss after all steps, weighted; None where there is nothing to add."""
         return None
+
+    def penalty_of_frames(self, predictions_BTCHW: Tensor, truth_BTCHW: Tensor) -> Tensor | None:
+        """Return what training adds to its loss for these predictions, weighted; None where there is nothing to add."""
+        return None
+
+    def make_head(self, pixels: int, config: NetworkConfig) -> nn.Module:
+        """Return the module that makes maps of so many pixels of the output: by default a 1×1 convolution."""
+        return nn.Linear(config.hidden[-1], pixels)
 
     def attention_rows(
         self, weights: Any, x_BHWC: Tensor, state: Any, layer: int, position: tuple[int, int]
@@ -178,10 +188,9 @@ class Stack(_Layers):
 
     def read(self, weights: list[Any], x_TBHWC: Tensor, checkpoint_steps: int = 0) -> tuple[Tensor, list[Any]]:
         """Read known frames layer by layer."""
-        states, at_once = [], _frames_at_once(x_TBHWC)
+        states = []
         for layer, w in zip(self.parts, weights, strict=True):
-            run = partial(_inputs_at_once, layer.inputs, layer.step, w)
-            x_TBHWC, its = _in_parts(run, x_TBHWC, layer.start(x_TBHWC[0]), checkpoint_steps, at_once)
+            x_TBHWC, its = read_layer(layer.inputs, layer.step, w, x_TBHWC, layer.start(x_TBHWC[0]), checkpoint_steps)
             states.append(its)
         return x_TBHWC, states
 
@@ -231,8 +240,7 @@ class Zigzag(_Layers):
 
     def read(self, weights: list[Any], x_TBHWC: Tensor, checkpoint_steps: int = 0) -> tuple[Tensor, Any]:
         """Read known frames."""
-        run = partial(_inputs_at_once, self._inputs, self._step, weights)
-        return _in_parts(run, x_TBHWC, self.start(x_TBHWC[0]), checkpoint_steps, _frames_at_once(x_TBHWC))
+        return read_layer(self._inputs, self._step, weights, x_TBHWC, self.start(x_TBHWC[0]), checkpoint_steps)
 
     def _inputs(self, weights: list[Any], x_NHWC: Tensor) -> Tensor:
         given: Tensor = self.parts[0].inputs(weights[0], x_NHWC)
@@ -268,6 +276,33 @@ def _inputs_at_once(
     """Run known frames through a layer or a core: what depends on them alone at once, its state step by step."""
     given = inputs(weights, x_TBHWC.flatten(0, 1))
     return _one_by_one(step, weights, given.view(*x_TBHWC.shape[:2], *given.shape[1:]), state)
+
+
+def read_layer(
+    inputs: Callable[[Any, Tensor], Tensor],
+    step: Callable[..., Any],
+    weights: Any,
+    x_TBHWC: Tensor,
+    state: Any,
+    checkpoint_steps: int = 0,
+) -> tuple[Tensor, Any]:
+    """Run known frames through a layer; return its outputs and the last state.
+
+    What depends on the frames alone, ``inputs(weights, x)``, is computed for many at once; what depends on the state,
+    ``step(weights, inputs, state)``, which gives the output and the next state, step by step.
+    """
+    run = partial(_inputs_at_once, inputs, step, weights)
+    return _in_parts(run, x_TBHWC, state, checkpoint_steps, _frames_at_once(x_TBHWC))
+
+
+def on_frames(function: Callable[[Tensor], Tensor], x_TBHWC: Tensor, checkpoint_steps: int = 0) -> Tensor:
+    """Run a function of maps on known frames, as many at once as a layer's inputs."""
+
+    def run(frames: Tensor, state: Any) -> tuple[Tensor, Any]:
+        y = function(frames.flatten(0, 1))
+        return y.view(*frames.shape[:2], *y.shape[1:]), state
+
+    return _in_parts(run, x_TBHWC, None, checkpoint_steps, _frames_at_once(x_TBHWC))[0]
 
 
 def _in_parts(

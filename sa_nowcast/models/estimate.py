@@ -72,6 +72,7 @@ def estimate_memory(
     int
         Bytes.
     """
+    config = config.completed(history, grid)
     tensors = tensor_bytes(config, grid, batch, history=history, steps=steps, training=training)
     if torch.device(device).type != "cpu":
         return int(FRAGMENTATION * tensors)
@@ -96,6 +97,7 @@ def tensor_bytes(
 
     As `estimate_memory`, which adds what allocators lose.
     """
+    config = config.completed(history, grid)
     weights = (WEIGHTS_OF_TRAINING if training else WEIGHTS_OF_FORECAST) * _weight_bytes(config)
     if config.declared.memory is None:
         others = 4 if training else 1  # gradients are counted

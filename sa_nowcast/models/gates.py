@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sa_nowcast.models.config import NetworkConfig
 from sa_nowcast.models.cores import RecurrentLayer, S
-from sa_nowcast.models.maps import convolve, normalise, prepared, tanh_
+from sa_nowcast.models.maps import convolve, full_precision, normalise, prepared, tanh_
 
 W = TypeVar("W", bound=tuple[Any, ...])
 
@@ -31,7 +31,7 @@ class Gates(nn.Module):
         C_t &= f ∘ C_{t-1} + i ∘ g, \qquad H_t = o ∘ \tanh(C_t)
 
     Each of the two convolutions is normalised over the positions and channels of a sample, with one scale per
-    channel. Their two shifts would only ever be added, so there is one, b.
+    channel, unless there is to be no norm. Their two shifts would only ever be added, so there is one, b.
 
     Parameters
     ----------
@@ -43,14 +43,16 @@ class Gates(nn.Module):
         Width of both convolutions; odd.
     forget_bias : float
         Where the forget gate's bias starts.
+    norm : bool
+        Whether the convolutions are normalised.
     """
 
-    def __init__(self, inputs: int, hidden: int, kernel: int, forget_bias: float) -> None:
+    def __init__(self, inputs: int, hidden: int, kernel: int, forget_bias: float, norm: bool = True) -> None:
         super().__init__()
         self.input = nn.Conv2d(inputs, 4 * hidden, kernel, bias=False)
         self.hidden = nn.Conv2d(hidden, 4 * hidden, kernel, bias=False)
-        self.input_scale = nn.Parameter(torch.ones(4 * hidden))
-        self.hidden_scale = nn.Parameter(torch.ones(4 * hidden))
+        self.input_scale = nn.Parameter(torch.ones(4 * hidden)) if norm else None
+        self.hidden_scale = nn.Parameter(torch.ones(4 * hidden)) if norm else None
         self.bias = nn.Parameter(torch.zeros(4 * hidden))
         with torch.no_grad():
             self.bias[hidden : 2 * hidden] = forget_bias
@@ -61,6 +63,8 @@ class Gates(nn.Module):
 
     def inputs(self, weights: GateWeights, x_NHWC: Tensor) -> Tensor:
         """Return the gate pre-activations from the input, (N, H, W, 4C); N may hold any number of frames."""
+        if self.input_scale is None:
+            return full_precision(convolve(x_NHWC, weights.input, bias=self.bias))
         return normalise(convolve(x_NHWC, weights.input), self.input_scale, self.bias)
 
     def forward(
@@ -69,11 +73,15 @@ class Gates(nn.Module):
         """Return H_t and C_t, each (B, H, W, C); no H_{t-1} stands for zeros, which add nothing to the gates."""
         if h_BHWC is None:
             return lstm_update(inputs_BHWG, None, c_BHWC)
-        return lstm_update(inputs_BHWG, normalise(convolve(h_BHWC, weights.hidden), self.hidden_scale), c_BHWC)
+        y = convolve(h_BHWC, weights.hidden)
+        y = full_precision(y) if self.hidden_scale is None else normalise(y, self.hidden_scale)
+        return lstm_update(inputs_BHWG, y, c_BHWC)
 
 
 class GatedLayer(RecurrentLayer[W, S]):
     """A layer with the gates of a ConvLSTM; its weights are a tuple whose first are those of the gates."""
+
+    norm: bool = True
 
     def __init__(self, inputs: int, hidden: int, config: NetworkConfig) -> None:
         super().__init__()
@@ -82,7 +90,7 @@ class GatedLayer(RecurrentLayer[W, S]):
 
     def make_parts(self, inputs: int, config: NetworkConfig) -> None:
         """Make the gates. Saved optimisers and seeds depend on the order in which parameters are made."""
-        self.gates = Gates(inputs, self.hidden, config.kernel, config.forget_bias)
+        self.gates = Gates(inputs, self.hidden, config.kernel, config.forget_bias, self.norm)
 
     def zeros(self, x_BHWC: Tensor) -> Tensor:
         """Return a map of zeros of the layer's own channels."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -14,13 +15,13 @@ from sa_nowcast.models.config import NetworkConfig
 
 
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of all storages that are made under it, while they live."""
+    """Counts the bytes of all storages that are made under it, while they live; views of those before are none."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now: int = 0
         self.peak: int = 0
-        self._sizes: dict[int, int] = {}
+        self._sizes: dict[int, int] = {tensor.untyped_storage()._cdata: 0 for tensor in before}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -69,7 +70,7 @@ def live_bytes(
     frames = history + (steps if training else 0)
     with torch.device("meta"):
         net = build(config)
-    with _Live() as live, torch.set_grad_enabled(training):
+    with _Live(net.parameters()) as live, torch.set_grad_enabled(training):
         x = torch.empty(batch, frames, config.channels, *grid, device="meta")
         if training:
             first = net.first_predicted(history)

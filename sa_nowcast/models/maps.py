@@ -10,14 +10,19 @@ positions for attention, and convolutions run in torch's channels-last layout.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
 
 
-def convolve(x_NHWC: Tensor, weight: Tensor, groups: int = 1, bias: Tensor | None = None) -> Tensor:
+def convolve(x_NHWC: Tensor, weight: Tensor, groups: int = 1, bias: Tensor | None = None, dilation: int = 1) -> Tensor:
     """Convolve maps with an odd kernel and zeros around them, so that the size stays."""
-    y = F.conv2d(x_NHWC.permute(0, 3, 1, 2), weight, bias, padding=weight.shape[-1] // 2, groups=groups)
+    padding = dilation * (weight.shape[-1] // 2)
+    y = F.conv2d(x_NHWC.permute(0, 3, 1, 2), weight, bias, padding=padding, dilation=dilation, groups=groups)
     return y.permute(0, 2, 3, 1)
 
 
@@ -71,6 +76,20 @@ def unfold(y_TBHWP: Tensor, patch: int, size: tuple[int, int]) -> Tensor:
     T, B, rows, cols, _ = y_TBHWP.shape
     y = y_TBHWP.reshape(T, B, rows, cols, -1, patch, patch).permute(1, 0, 4, 2, 5, 3, 6)
     return y.reshape(B, T, -1, rows * patch, cols * patch)[..., : size[0], : size[1]]
+
+
+def to_multiple(x_NHWC: Tensor, of: int) -> Tensor:
+    """Pad maps with zeros below and to the right, until their sides are multiples of a number."""
+    rows, columns = (-side % of for side in x_NHWC.shape[-3:-1])
+    return F.pad(x_NHWC, (0, 0, 0, columns, 0, rows)) if rows or columns else x_NHWC
+
+
+def read_out_layer(layer: M, output: str) -> M:
+    """Return a layer that gives a frame, or a change of one: then it starts at zero."""
+    if output == "change":
+        for parameter in layer.parameters():
+            nn.init.zeros_(parameter)
+    return layer
 
 
 def frame_pixels(x_BTCHW: Tensor, patch: int) -> Tensor | None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sa_nowcast.errors import ModelError, RecipeError
 from sa_nowcast.models.config import NetworkConfig
 from sa_nowcast.models.cores import Core, recomputed
-from sa_nowcast.models.maps import fold, frame_pixels, unfold
+from sa_nowcast.models.maps import fold, frame_pixels, read_out_layer, unfold
 
 
 class Network(nn.Module):
@@ -29,16 +29,14 @@ class Network(nn.Module):
     """
 
     layers: Core
+    head: Any
 
     def __init__(self, config: NetworkConfig, core: Callable[[int, NetworkConfig], Core]) -> None:
         super().__init__()
         self.config = config
         pixels = config.channels * config.patch**2
         self.layers = core(pixels, config)
-        self.head = nn.Linear(config.hidden[-1], pixels)
-        if config.output == "change":
-            nn.init.zeros_(self.head.weight)
-            nn.init.zeros_(self.head.bias)
+        self.head = read_out_layer(self.layers.make_head(pixels, config), config.output)
 
     def forward(self, x_BTCHW: Tensor, steps: int = 1) -> Tensor:
         """Forecast.
@@ -80,7 +78,7 @@ class Network(nn.Module):
         Returns
         -------
         Tensor
-            Predictions of frames 1..T-1, (B, T-1, C, H, W).
+            Predictions of frames 1..T-1, (B, T-1, C, H, W); frames before `first_predicted` as they are.
 
         Raises
         ------
@@ -102,19 +100,20 @@ class Network(nn.Module):
         """
         steps = x_BTCHW.shape[1] - history if x_BTCHW.ndim == 5 else 1
         self.check(x_BTCHW, history, steps)
-        if truth_mask is not None and truth_mask.shape != (x_BTCHW.shape[0], steps - 1):
-            raise ModelError(
-                "truth_mask", f"its shape is {tuple(truth_mask.shape)}", f"{(x_BTCHW.shape[0], steps - 1)}"
-            )
+        mask = None if truth_mask is None else self.checked_mask(truth_mask, x_BTCHW, steps).transpose(0, 1)
         patches = fold(x_BTCHW, self.config.patch)
         known, later = patches[:history], patches[history:]
-        mask = None if truth_mask is None else truth_mask.T[:, :, None, None, None]
-        predictions, penalty = self.rollout(known, steps, x_BTCHW, later, mask)
-        return self._frames(predictions, x_BTCHW), penalty
+        maps, penalty = self.rollout(known, steps, x_BTCHW, later, mask)
+        predictions, first = self._frames(maps, x_BTCHW), self.first_predicted(history)
+        if torch.is_grad_enabled():
+            of_frames = self.layers.penalty_of_frames(predictions, x_BTCHW[:, first:])
+            terms = [term for term in (penalty, of_frames) if term is not None]
+            penalty = torch.stack(terms).sum() if terms else None
+        return torch.cat([x_BTCHW[:, 1:first], predictions], 1) if first > 1 else predictions, penalty
 
     def first_predicted(self, history: int) -> int:
         """Return which frame is the first that `predict_all` predicts; those before it are no matter of a loss."""
-        return 1
+        return 1 if self.config.declared.predicts_known else history
 
     def rollout(
         self, known_TBHWP: Tensor, steps: int, like: Tensor, later: Tensor | None = None, mask: Tensor | None = None
@@ -137,7 +136,7 @@ class Network(nn.Module):
         weights = self.layers.weights()
         segment = self.config.checkpoint_steps if torch.is_grad_enabled() else 0
         top, state = self.layers.read(weights, known_TBHWP, segment)
-        predictions = [self.read_out(top, known_TBHWP)]
+        predictions = [self.read_out(top, known_TBHWP[-top.shape[0] :])]
         pixels = frame_pixels(like, self.config.patch)
         for first in range(0, steps - 1, segment or steps):
             span = slice(first, min(first + (segment or steps), steps - 1))
@@ -177,6 +176,16 @@ class Network(nn.Module):
     def _frames(self, y_TBHWP: Tensor, like: Tensor) -> Tensor:
         return unfold(y_TBHWP, self.config.patch, (like.shape[3], like.shape[4]))
 
+    def compile_parts(self, **options: Any) -> None:
+        """Compile in place what runs once a step, by ``torch.compile`` with these options."""
+        self.layers.compile_parts(**options)
+
+    def checked_mask(self, mask: Tensor, x_BTCHW: Tensor, steps: int) -> Tensor:
+        """Return where the truth is read, (B, steps - 1, 1, 1, 1); refuse masks of another shape."""
+        if mask.shape != (x_BTCHW.shape[0], steps - 1):
+            raise ModelError("truth_mask", f"its shape is {tuple(mask.shape)}", f"{(x_BTCHW.shape[0], steps - 1)}")
+        return mask[:, :, None, None, None]
+
     def check(self, x_BTCHW: Tensor, history: int, steps: int) -> None:
         """Refuse frames that the network cannot read."""
         wanted = f"(batch, time, {self.config.channels}, height, width)"
@@ -195,28 +204,65 @@ class Network(nn.Module):
                 f"{x_BTCHW.shape[1]} frames hold {history} known and {steps} to predict",
                 "at least 1 of each",
             )
+        self.config.require_data(history)
         no_values = x_BTCHW.is_meta or (x_BTCHW.is_cuda and torch.cuda.is_current_stream_capturing())
         if not (torch.compiler.is_compiling() or no_values):
             check_finite(x_BTCHW)
 
 
 class Forecaster(Network):
-    """A network that forecasts from all known frames: it predicts none of them, and reads no truth after them."""
+    """A network that forecasts from all known frames, and predicts none of them."""
+
+    def forecast(self, x_BTCHW: Tensor, steps: int, truth: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Return the frames after x, which was checked.
+
+        Parameters
+        ----------
+        x_BTCHW : Tensor
+            The known frames.
+        steps : int
+            How many frames to forecast.
+        truth : tuple of Tensor, optional
+            The true frames that follow, and where they are read in place of predictions, (B, steps - 1, 1, 1, 1).
+            Networks that feed nothing back leave it alone.
+        """
+        y: Tensor = self(x_BTCHW, steps)
+        return y
 
     def predictions_and_penalty(
         self, x_BTCHW: Tensor, history: int, truth_mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Return the known frames from the second on as they are, and the forecast of the rest; and no penalty.
 
-        As for `Network.predict_all`; `truth_mask` changes nothing.
+        As for `Network.predict_all`; `truth_mask` changes what a network reads that feeds its predictions back.
         """
         steps = x_BTCHW.shape[1] - history if x_BTCHW.ndim == 5 else 1
         self.check(x_BTCHW, history, steps)
-        return torch.cat([x_BTCHW[:, 1:history], self(x_BTCHW[:, :history], steps)], 1), None
+        known, later = x_BTCHW[:, :history], x_BTCHW[:, history:]
+        truth = None if truth_mask is None else (later, self.checked_mask(truth_mask, x_BTCHW, steps))
+        return torch.cat([known[:, 1:], self.forecast(known, steps, truth)], 1), None
 
-    def first_predicted(self, history: int) -> int:
-        """Return the first frame after the history."""
-        return history
+
+class WholeForecaster(Forecaster):
+    """A network without a recurrent core, made of any modules: ``layers``, and a ``head`` that reads them out.
+
+    A subclass has `forecast`.
+    """
+
+    layers: Any
+
+    def __init__(self, config: NetworkConfig) -> None:
+        nn.Module.__init__(self)
+        self.config = config
+
+    def forward(self, x_BTCHW: Tensor, steps: int = 1) -> Tensor:
+        """Forecast; see `Network.forward`."""
+        self.check(x_BTCHW, x_BTCHW.shape[1], steps)
+        return self.forecast(x_BTCHW, steps)
+
+    def compile_parts(self, **options: Any) -> None:
+        """Compile the layers, which run as a whole."""
+        self.layers.compile(dynamic=False, **options)
 
 
 def check_finite(x_BTCHW: Tensor) -> None:

@@ -61,7 +61,8 @@ def network_config(options: Mapping[str, Any] | NetworkConfig | None, *, channel
 def require_together(config: NetworkConfig, training: TrainingRecipe) -> None:
     """Refuse options of training that a network would leave unused, or could not be trained by.
 
-    A network that feeds no prediction back reads its whole history, and no truth after it.
+    A network that feeds no prediction back reads no truth after its history, and one that predicts no known frames
+    reads its whole history.
 
     Raises
     ------
@@ -69,9 +70,10 @@ def require_together(config: NetworkConfig, training: TrainingRecipe) -> None:
         The option, and what is allowed.
     """
     feeds_back, graphs = config.declared.feeds_back, config.declared.graphs
+    known = config.declared.predicts_known
     unused = {
         "truth_start": (not feeds_back and training.truth_start > 0, training.truth_start, "0"),
-        "context_truth_start": (not feeds_back and training.context_truth_start < 1, training.context_truth_start, "1"),
+        "context_truth_start": (not known and training.context_truth_start < 1, training.context_truth_start, "1"),
         "acceleration": (not graphs and training.acceleration == "graph", "graph", "auto, none or compile"),
     }
     for name, (given, value, allowed) in unused.items():

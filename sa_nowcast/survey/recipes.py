@@ -91,14 +91,18 @@ def _experiment(recipe: Recipe) -> Experiment:
 
 def _memory(recipe: Recipe, experiment: Experiment) -> str:
     from sa_nowcast.computing.devices import resolve_device
+    from sa_nowcast.forecasts.terms import Terms
     from sa_nowcast.models.estimate import require_memory
     from sa_nowcast.training.start import network_to_train
 
     device = resolve_device(recipe.training.device)
     config, _ = network_to_train(recipe.network, recipe.start, channels=experiment.channels, history=recipe.history)
+    grid = _training_grid(recipe, experiment)
+    config = config.completed(recipe.history, grid)
+    config.require_data(recipe.history, Terms.of(experiment.test_frames, recipe.history, recipe.steps).step_ns)
     needed = require_memory(
         config,
-        _training_grid(recipe, experiment),
+        grid,
         recipe.training.batch_size,
         history=recipe.history,
         steps=recipe.steps,

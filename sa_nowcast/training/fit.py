@@ -207,6 +207,9 @@ def fit_prepared(
         Otherwise the Python that does the same, for the model card.
     """
     require_together(config, recipe)
+    rows, columns = data.train.sample_shape[-2:]
+    config = config.completed(data.terms.history, (rows, columns))
+    config.require_data(data.terms.history, data.terms.step_ns)
     hardware = choose_hardware(recipe, graph=config.declared.graphs)
     if report is not None:
         report(f"training on {hardware}")

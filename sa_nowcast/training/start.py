@@ -65,7 +65,8 @@ def network_to_train(
     found = _start(DEFAULT_START if start is None else start, channels)
     config = found.network.config
     if network is not None:
-        given = network_config(network, channels=channels).to_dict()
+        told = getattr(config, "history", None), getattr(config, "grid", None)
+        given = network_config(network, channels=channels).completed(*told).to_dict()
         for field, value in config.to_dict().items():
             if given[field] != value:
                 raise RecipeError(

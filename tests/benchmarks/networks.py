@@ -73,11 +73,16 @@ def attention_written_out(on: bool) -> Iterator[None]:
         F.scaled_dot_product_attention = fused
 
 
+def config_of(name: str, task: Task) -> models.NetworkConfig:
+    config = models.preset(name=name, channels=1, hidden=(HIDDEN,) * LAYERS, kernel=KERNEL, patch=PATCH)
+    return config.completed(task.history, (PATCH * task.size, PATCH * task.size))
+
+
 def prepare(case: str, task: Task) -> tuple[Callable[[], float], Callable[[], float]]:
     """A training step and a forecast of one case; each returns a number that has to be the same for equal networks."""
     torch.manual_seed(0)
     name = case.partition(",")[0]
-    net = models.build(name, channels=1, hidden=(HIDDEN,) * LAYERS, kernel=KERNEL, patch=PATCH)
+    net = models.build(config_of(name, task))
     optimizer = torch.optim.Adam(net.parameters(), 1e-3, fused=True)
     x = torch.rand(task.batch, task.history + task.steps, 1, PATCH * task.size, PATCH * task.size)
 
@@ -207,9 +212,11 @@ def peak_of_this_process(case: str, task: Task, kind: str) -> float:
 
 
 def estimate(case: str, task: Task, kind: str) -> float:
-    config = models.preset("faithful", name=case, patch=PATCH)
     options = {"history": task.history, "steps": task.steps, "training": kind == "training"}
-    return models.estimate_memory(config, (PATCH * task.size, PATCH * task.size), task.batch, **options) / 2**20
+    return (
+        models.estimate_memory(config_of(case, task), (PATCH * task.size, PATCH * task.size), task.batch, **options)
+        / 2**20
+    )
 
 
 def ratio(seconds: dict[str, list[float]], case: str, other: str) -> float:

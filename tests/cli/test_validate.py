@@ -177,6 +177,11 @@ def test_a_recipe_passes_and_leaves_nothing_behind(here: Here, tree: dict[str, A
         (lambda t: t["training"].update(loss="rain-weighted") or t["data"].update(variables=["wind"]), 3, "wind"),
         (lambda t: t.update(history=30), 3, "would be left to train on"),
         (lambda t: t["network"].update(hidden=[40000, 40000]) or t["training"].update(batch_size=64), 4, "needs about"),
+        (
+            lambda t: t.update(network={"name": "st-resnet", "hidden": [4], "period": 1, "frames_a_day": 24}),
+            2,
+            "24, and the data have a frame every 5 min, expected 288",
+        ),
     ],
 )
 def test_faults_of_recipes(

@@ -261,7 +261,7 @@ def peak_memory(
     from sa_nowcast import models
 
     def work(config: models.NetworkConfig, grid: tuple[int, int], batch: int, history: int, steps: int) -> None:
-        net = models.build(config)
+        net = models.build(config.completed(history, grid))
         x = torch.rand(batch, history + steps, config.channels, *grid)
         if train:
             optimizer, first = torch.optim.Adam(net.parameters(), 1e-3), net.first_predicted(history)

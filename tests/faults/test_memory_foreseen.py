@@ -40,10 +40,10 @@ def drawn(rng: random.Random, moving: bool, names: list[str]) -> Task:
             "key_stride": rng.choice((1, 1, 2)),
             "key_channels": rng.choice((None, None, 8)),
             "score_scale": rng.choice(("none", "sqrt")),
-            "checkpoint_steps": 0 if moving else rng.choice((0, 0, 1, 3)),
-            "output": "moving" if moving else rng.choice(("frame", "change")),
+            "checkpoint_steps": 0 if moving or not NETWORKS[name].checkpoints else rng.choice((0, 0, 1, 3)),
+            "output": "moving" if moving else rng.choice([o for o in NETWORKS[name].outputs if o != "moving"]),
         }
-        config = models.NetworkConfig(**fields)
+        config = models.NetworkConfig.from_dict(fields)
         grid = (patch * rng.randint(12, 36), patch * rng.randint(12, 36))
         batch, history, steps = rng.randint(1, 8), rng.randint(2, 8), rng.randint(1, 8)
         needed = models.estimate_memory(config, grid, batch, history=history, steps=steps, training=train)

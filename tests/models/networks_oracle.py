@@ -43,6 +43,41 @@ def layer_norm(x, scale):
     return scale[:, None, None] * (x - x.mean()) / np.sqrt(x.var() + 1e-5)
 
 
+def biased(w, x):
+    """A convolution with a bias."""
+    return convolve(x, w["weight"]) + w["bias"][:, None, None]
+
+
+def relu(x):
+    return np.maximum(x, 0)
+
+
+def halve(x):
+    """The largest of 2×2 positions."""
+    C, H, W = x.shape
+    y = np.zeros((C, H // 2, W // 2))
+    for row in range(H // 2):
+        for col in range(W // 2):
+            y[:, row, col] = x[:, 2 * row : 2 * row + 2, 2 * col : 2 * col + 2].max(axis=(1, 2))
+    return y
+
+
+def to_multiple(x, of):
+    """Zeros below and to the right, until the sides are multiples."""
+    C, H, W = x.shape
+    y = np.zeros((C, -(-H // of) * of, -(-W // of) * of))
+    y[:, :H, :W] = x
+    return y
+
+
+def conv_lstm(w, x, h, c):
+    """ConvLSTM without norms."""
+    gates = convolve(x, w["input.weight"]) + convolve(h, w["hidden.weight"]) + w["bias"][:, None, None]
+    i, f, o, g = np.split(gates, 4)
+    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+    return sigmoid(o) * np.tanh(c), c
+
+
 def pool(x, stride):
     C, H, W = x.shape
     y = np.zeros((C, -(-H // stride), -(-W // stride)))
@@ -205,7 +240,10 @@ def likeness(shared, a, b):
     return total / len(a)
 
 
+PAPER = ("sa-convlstm", "sa-convlstm-base", "convlstm", "convlstm-memory", "sa-convlstm-no-zm")
 ZIGZAG = ("predrnn", "predrnn-v2", "causal-lstm", "predrnn-plus-plus", "mim", "mim-star")
+STACKS = (*PAPER, *ZIGZAG)
+"""The networks that are one stack of layers, whose rollout is `rollout`; the oracles of others are in their tests."""
 
 
 def mim_layer(config, w, x, n, states, memory):

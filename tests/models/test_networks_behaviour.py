@@ -2,13 +2,14 @@
 
 import copy
 
+import networks_oracle as oracle
 import pytest
 import torch
 
 from sa_nowcast import models
 from sa_nowcast.errors import ModelError, RecipeError
 
-every_network = pytest.mark.parametrize("name", models.NAMES)
+every_stack = pytest.mark.parametrize("name", oracle.STACKS)
 
 
 def tiny(name="sa-convlstm", **options):
@@ -16,7 +17,7 @@ def tiny(name="sa-convlstm", **options):
     return models.build(name, **{"channels": 2, "hidden": (6, 6, 6), "kernel": 3, "patch": 2, **options})
 
 
-@every_network
+@every_stack
 @pytest.mark.parametrize("output", ["frame", "change"])
 def test_every_parameter_gets_a_gradient(name, output):
     net = tiny(name, output=output)
@@ -27,7 +28,7 @@ def test_every_parameter_gets_a_gradient(name, output):
     assert dead == []
 
 
-@every_network
+@every_stack
 @pytest.mark.parametrize("layer", [0, 1, 2])
 def test_zeroing_any_layer_changes_the_output(name, layer):
     net, x = tiny(name), torch.rand(2, 4, 2, 8, 10)
@@ -38,7 +39,7 @@ def test_zeroing_any_layer_changes_the_output(name, layer):
         assert (net(x, steps=2) - before).abs().max() > 1e-4
 
 
-@every_network
+@every_stack
 def test_nothing_is_kept_between_calls(name):
     net, x, other = tiny(name), torch.rand(2, 4, 2, 8, 10), torch.rand(3, 2, 2, 12, 6)
     state = copy.deepcopy(net.state_dict())
@@ -50,7 +51,7 @@ def test_nothing_is_kept_between_calls(name):
     assert not list(net.buffers())
 
 
-@every_network
+@every_stack
 def test_a_sample_does_not_depend_on_its_batch(name):
     net, x = tiny(name), torch.rand(5, 4, 2, 9, 7)
     with torch.no_grad():
@@ -58,14 +59,14 @@ def test_a_sample_does_not_depend_on_its_batch(name):
         torch.testing.assert_close(net(x[3:], steps=2), whole[3:], rtol=0, atol=1e-6)
 
 
-@every_network
+@every_stack
 def test_a_shorter_forecast_is_the_beginning_of_a_longer_one(name):
     net, x = tiny(name), torch.rand(1, 3, 2, 8, 8)
     with torch.no_grad():
         torch.testing.assert_close(net(x, steps=2), net(x, steps=5)[:, :2], rtol=0, atol=1e-6)
 
 
-@every_network
+@every_stack
 def test_predict_all_is_the_forecast_where_it_forecasts(name):
     net, x = tiny(name), torch.rand(2, 7, 2, 9, 7)
     with torch.no_grad():
@@ -92,7 +93,7 @@ def test_truth_is_told_to_the_samples_and_steps_that_the_mask_names():
     assert same.tolist() == [[True, True, True, False, False], [True] * 5]
 
 
-@every_network
+@every_stack
 @pytest.mark.parametrize("size", [(5, 7), (16, 16), (1, 1), (13, 3)])
 def test_one_set_of_weights_fits_every_grid(name, size):
     net = tiny(name, patch=4)
@@ -108,7 +109,7 @@ def test_trained_on_64_it_runs_on_500_by_300():
         assert net(torch.rand(1, 2, 2, 500, 300), steps=2).shape == (1, 2, 2, 500, 300)
 
 
-@every_network
+@every_stack
 def test_padding_takes_no_part(name):
     """In 4×2 frames with patches of 4, columns 2 and 3 are padding; what the network has for them does not matter."""
     net, x = tiny(name, channels=1, patch=4), torch.rand(1, 4, 1, 4, 2)
@@ -155,7 +156,7 @@ def test_gradients_stay_in_float32_under_bf16_autocast():
     torch.testing.assert_close(rounded, exact, rtol=0, atol=0.03)
 
 
-@every_network
+@every_stack
 def test_a_few_updates_lower_the_loss(name):
     net = tiny(name)
     ramp = torch.linspace(0, 1, 8)[None, None, None, None, :].expand(2, 6, 2, 8, 8)

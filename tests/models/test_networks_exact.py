@@ -60,7 +60,7 @@ def test_self_attention_memory_is_equations_5_to_9(key_channels, score_scale, ke
         np.testing.assert_allclose(m_next[b], expected[1], **EXACT)
 
 
-@pytest.mark.parametrize("name", [name for name in models.NAMES if name not in oracle.ZIGZAG])
+@pytest.mark.parametrize("name", oracle.PAPER)
 def test_every_cell_is_its_equations(name):
     net = small(name, channels=3, hidden=(5,), patch=1)
     layer = net.layers[0]
@@ -78,7 +78,7 @@ def test_every_cell_is_its_equations(name):
 
 
 @pytest.mark.parametrize("output", ["frame", "change"])
-@pytest.mark.parametrize("name", models.NAMES)
+@pytest.mark.parametrize("name", oracle.STACKS)
 def test_a_three_layer_rollout_with_patches_is_the_oracles(name, output):
     net = small(name, output=output)
     frames = random_frames(2, 5, 2, 7, 9)
@@ -100,7 +100,7 @@ def test_options_of_attention_reach_every_layer_of_a_rollout():
     np.testing.assert_allclose(predictions, oracle.rollout(net.config, arrays(net), frames[0].numpy(), 2, 2), **EXACT)
 
 
-@pytest.mark.parametrize("name", models.NAMES)
+@pytest.mark.parametrize("name", oracle.STACKS)
 def test_known_frames_at_once_equal_one_step_after_another_in_float32(name):
     """1e-6 is a few float32 roundings of values of order one; batching changes only the order of sums."""
     torch.manual_seed(0)
@@ -163,7 +163,7 @@ def test_gradcheck_of_the_memory_update():
     assert torch.autograd.gradcheck(MemoryUpdate.apply, tuple(x.requires_grad_() for x in (gates, bias, m)))
 
 
-@pytest.mark.parametrize("name", models.NAMES)
+@pytest.mark.parametrize("name", oracle.STACKS)
 def test_gradcheck_of_a_whole_rollout(name):
     net = small(name, channels=1, hidden=(2, 2), patch=2)
     frames = random_frames(1, 4, 1, 4, 3).requires_grad_()

@@ -409,3 +409,10 @@ def test_a_graph_without_a_device():
     yield lambda: fit(
         rain(), history=4, steps=3, network=NETWORK, progress=False, **{**OPTIONS, "acceleration": "none"}
     )
+
+
+@remedy("models/fc_lstm.py", "build it with grid=(…, …)")
+def test_another_grid_than_the_weights_are_bound_to():
+    x = torch.rand(1, 3, 1, 6, 5)
+    fix = yield lambda: build("fc-lstm", hidden=(4,))(x)
+    yield lambda: build("fc-lstm", hidden=(4,), **keywords(fix))(x)

@@ -238,6 +238,20 @@ def test_layers_of_several_widths(which):
     yield lambda: NetworkConfig.from_dict(fields)
 
 
+@remedy("models/config.py", "write links: …")
+def test_links_of_another_number_of_layers():
+    fix = yield lambda: NetworkConfig.from_dict({"name": "trajgru", "links": [3, 5]})
+    advice = yaml.safe_load(fix.removeprefix("write ").rstrip("."))
+    yield lambda: NetworkConfig.from_dict({"name": "trajgru", **advice})
+
+
+@remedy("models/config.py", "write two whole numbers, such as [64, 64]")
+def test_the_sides_of_a_grid():
+    fix = yield lambda: NetworkConfig.from_dict({"name": "fc-lstm", "grid": [64]})
+    advice = yaml.safe_load(fix.partition("such as ")[2])
+    yield lambda: NetworkConfig.from_dict({"name": "fc-lstm", "grid": advice})
+
+
 @remedy("computing/devices.py", "give auto or cpu")
 @pytest.mark.parametrize("which", ["auto", "cpu"])
 def test_a_device_that_is_not_here(which):
