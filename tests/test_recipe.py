@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sequences import rain
 
 from sa_nowcast.errors import RecipeError
-from sa_nowcast.models.config import NETWORKS
+from sa_nowcast.models.registry import NETWORKS
 from sa_nowcast.recipe import (
     ColumnRecipe,
     ComparisonRecipe,

@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from sa_nowcast.models.config import NAMES, PRESETS, NetworkConfig, preset
+from sa_nowcast.models.config import NetworkConfig
+from sa_nowcast.models.registry import NAMES, PRESETS, preset
 
 if TYPE_CHECKING:
     from sa_nowcast.models.acceleration import GraphedTrainingStep, compile_cells, graphed_predictions

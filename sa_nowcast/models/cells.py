@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sa_nowcast.models.config import NetworkConfig, ZigzagConfig
+from sa_nowcast.models.config import NetworkConfig
 from sa_nowcast.models.cores import ZigzagLayer
 from sa_nowcast.models.maps import convolve, full_precision, normalise, prepared, tanh_
+from sa_nowcast.models.options import ZigzagConfig
 
 CellState = tuple[Tensor | None, Tensor | None]
 

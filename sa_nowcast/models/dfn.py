@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sa_nowcast.models.config import DFNConfig, NetworkConfig
+from sa_nowcast.models.config import NetworkConfig
 from sa_nowcast.models.cores import Core, on_frames, read_layer
 from sa_nowcast.models.maps import full_precision
+from sa_nowcast.models.options import DFNConfig
 from sa_nowcast.models.rollout import Network
 
 SLOPE = 0.01

@@ -12,9 +12,10 @@ import torch
 
 from sa_nowcast.errors import ModelError
 from sa_nowcast.models.candidates import BANDS, CANDIDATES
-from sa_nowcast.models.config import Memory, NetworkConfig
+from sa_nowcast.models.config import NetworkConfig
 from sa_nowcast.models.live import live_bytes
 from sa_nowcast.models.margins import LEVELS
+from sa_nowcast.models.registry import Memory
 from sa_nowcast.models.tiles import plan_tiles
 
 BYTES = 4

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from sa_nowcast.errors import ModelError
-from sa_nowcast.models.config import FCLSTMConfig
 from sa_nowcast.models.maps import full_precision, read_out_layer
+from sa_nowcast.models.options import FCLSTMConfig
 from sa_nowcast.models.rollout import WholeForecaster
 
 USUAL_GRID = (64, 64)

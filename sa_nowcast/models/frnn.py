@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sa_nowcast.models.cells import Cell
-from sa_nowcast.models.config import FRNNConfig, NetworkConfig
+from sa_nowcast.models.config import NetworkConfig
 from sa_nowcast.models.convolutions import Conv, halve, in_a_row
 from sa_nowcast.models.cores import Core, on_frames, read_layer
 from sa_nowcast.models.maps import convolve, full_precision, prepared, to_multiple
+from sa_nowcast.models.options import FRNNConfig
 
 PER_SCALE = 2
 """Layers between two poolings."""

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sa_nowcast.models.config import MCNetConfig, NetworkConfig
+from sa_nowcast.models.config import NetworkConfig
 from sa_nowcast.models.convolutions import Conv, halve, in_a_row
 from sa_nowcast.models.cores import Core, read_layer
 from sa_nowcast.models.gates import Gates, GateWeights
 from sa_nowcast.models.maps import to_multiple
+from sa_nowcast.models.options import MCNetConfig
 
 
 class State(NamedTuple):

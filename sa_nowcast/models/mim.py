@@ -10,8 +10,9 @@ from torch import Tensor
 
 from sa_nowcast.models import predrnn
 from sa_nowcast.models.cells import Cell, Convolution, cell_update, gate_bias, gated_output
-from sa_nowcast.models.config import MIMConfig, NetworkConfig
+from sa_nowcast.models.config import NetworkConfig
 from sa_nowcast.models.cores import MakeZigzagLayer, Zigzag, ZigzagLayer
+from sa_nowcast.models.options import MIMConfig
 
 HandedOn = tuple[Tensor, Tensor | None]
 """The zigzag memory M, and what the first module of the layer below gives, D."""

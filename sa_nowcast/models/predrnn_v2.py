@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from sa_nowcast.models import predrnn
 from sa_nowcast.models.cells import CellState
-from sa_nowcast.models.config import NetworkConfig, PredRNNv2Config
+from sa_nowcast.models.config import NetworkConfig
 from sa_nowcast.models.cores import Zigzag, ZigzagLayer
 from sa_nowcast.models.maps import full_precision, prepared
+from sa_nowcast.models.options import PredRNNv2Config
 
 Weights = tuple[predrnn.Weights, Tensor | None]
 State = tuple[CellState, Tensor | None]

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sa_nowcast.models.config import SimVPConfig
 from sa_nowcast.models.maps import fold, full_precision, read_out_layer, to_multiple, unfold
+from sa_nowcast.models.options import SimVPConfig
 from sa_nowcast.models.rollout import WholeForecaster
 
 SCALE = 0.01

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sa_nowcast.models.config import NetworkConfig, STResNetConfig
+from sa_nowcast.models.config import NetworkConfig
 from sa_nowcast.models.convolutions import Conv
 from sa_nowcast.models.cores import Core
+from sa_nowcast.models.options import STResNetConfig
 
 
 class ResidualUnit(nn.Module):

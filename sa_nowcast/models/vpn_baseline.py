@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sa_nowcast.models.config import NetworkConfig, VPNConfig
+from sa_nowcast.models.config import NetworkConfig
 from sa_nowcast.models.convlstm import PlainLayer
 from sa_nowcast.models.convolutions import Conv
 from sa_nowcast.models.cores import Core, Stack, on_frames
+from sa_nowcast.models.options import VPNConfig
 
 
 class MultiplicativeUnit(nn.Module):

@@ -8,8 +8,9 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from sa_nowcast.errors import RecipeError
-from sa_nowcast.models.config import NETWORKS, PRESETS, NetworkConfig, preset
+from sa_nowcast.models.config import NetworkConfig
 from sa_nowcast.models.record import fields_schema
+from sa_nowcast.models.registry import NETWORKS, PRESETS, preset
 from sa_nowcast.recipe.blocks import (
     Block,
     ConversionRecipe,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sa_nowcast.errors import RecipeError
-from sa_nowcast.models.config import NetworkName
+from sa_nowcast.models.registry import NetworkName
 from sa_nowcast.recipe.blocks import Block, OutputRecipe
 
 

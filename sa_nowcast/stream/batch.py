@@ -39,7 +39,7 @@ def prepare(raw_BTCHW: Tensor, scaling: Scaling, history: int, *, by_window: boo
     by_window : bool
         Whether a pixel that was never observed takes a value of its window and channel: the least one of the history
         where a hundredth of the values or more have it (no rain), else their mean. For networks that scale each window
-        by itself (``needs_scaling`` of `sa_nowcast.models.config.Declared`), to which 0 is a value as any other.
+        by itself (``needs_scaling`` of `sa_nowcast.models.registry.Declared`), to which 0 is a value as any other.
     """
     valid = torch.isfinite(raw_BTCHW)
     x = scaling.to_network(raw_BTCHW, torch)

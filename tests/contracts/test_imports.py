@@ -19,6 +19,8 @@ ROWS = [
     {"metadata.attributes", "metadata.cells"},
     {"metadata.units", "models.record"},
     {"metadata.dims", "forecasts.defaults", "computing.installing", "computing.quiet", "models.config", "models.tiles"},
+    {"models.options"},
+    {"models.registry"},
     {"storage", "recipe.strict_yaml"},
     {"times", "metadata.bounds", "metadata.thresholds"},
     {"frames", "windows", "sources.samples", "computing.devices"},
@@ -48,8 +50,10 @@ ROWS = [
     {"accessors"},
     {"cli"},
 ]
-# `defaults` names the nowcaster that it holds, and loads it, or the one that ships, when asked.
+# `defaults` names the nowcaster that it holds, and loads it, or the one that ships, when asked; a record of a network asks
+# the registry, whose entries name such records, when it is made.
 ALLOWED = {
+    ("models.config", "models.registry"),
     ("forecasts.defaults", "forecasts.nowcaster"),
     ("forecasts.defaults", "forecasts.default_model"),
 }

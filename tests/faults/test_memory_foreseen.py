@@ -12,8 +12,8 @@ import pytest
 from nursery import Nursery
 
 from sa_nowcast import models
-from sa_nowcast.models.config import NETWORKS
 from sa_nowcast.models.estimate import tensor_bytes
+from sa_nowcast.models.registry import NETWORKS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
 MiB = 2**20

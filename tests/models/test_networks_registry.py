@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from sa_nowcast import models
 from sa_nowcast.errors import ModelError, RecipeError
-from sa_nowcast.models.config import NETWORKS, Declared, NetworkConfig, Whole, preset
+from sa_nowcast.models.config import NetworkConfig, Whole
 from sa_nowcast.models.cores import Core
 from sa_nowcast.models.estimate import tensor_bytes
 from sa_nowcast.models.gates import Gates
 from sa_nowcast.models.live import live_bytes
 from sa_nowcast.models.record import network_record
+from sa_nowcast.models.registry import NETWORKS, Declared, preset
 from sa_nowcast.recipe import network_config
 from sa_nowcast.recipe.model import network_fields
 

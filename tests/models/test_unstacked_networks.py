@@ -15,7 +15,8 @@ from test_networks_exact import random_frames, randomise
 
 from sa_nowcast import models
 from sa_nowcast.errors import ModelError, RecipeError
-from sa_nowcast.models.config import NETWORKS, NetworkConfig
+from sa_nowcast.models.config import NetworkConfig
+from sa_nowcast.models.registry import NETWORKS
 from sa_nowcast.recipe import network_config
 from sa_nowcast.recipe.model import require_together
 from sa_nowcast.recipe.training import TrainingRecipe

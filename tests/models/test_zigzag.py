@@ -11,11 +11,12 @@ from test_networks_exact import EXACT, arrays, random_frames, randomise, small
 from sa_nowcast import models
 from sa_nowcast.models.causal_lstm import CausalLSTM
 from sa_nowcast.models.cells import cell_update, gated_output
-from sa_nowcast.models.config import NETWORKS, ZigzagConfig
 from sa_nowcast.models.mim import MemoryInMemory
+from sa_nowcast.models.options import ZigzagConfig
 from sa_nowcast.models.predrnn import STLSTM
 from sa_nowcast.models.predrnn_plus_plus import GradientHighway
 from sa_nowcast.models.predrnn_v2 import likeness
+from sa_nowcast.models.registry import NETWORKS
 
 every_network = pytest.mark.parametrize("name", oracle.ZIGZAG)
 with_and_without_norm = pytest.mark.parametrize("norm", [False, True])

@@ -11,7 +11,8 @@ import yaml
 
 from remedies.trial import Call, as_path, command, flags, quoted, remedy
 from sa_nowcast.computing.devices import resolve_device
-from sa_nowcast.models.config import NetworkConfig, preset
+from sa_nowcast.models.config import NetworkConfig
+from sa_nowcast.models.registry import preset
 from sa_nowcast.recipe import find_recipe, parse_recipe, read_any, read_recipe
 from sa_nowcast.recipe.strict_yaml import load_strict
 
@@ -202,11 +203,15 @@ def test_a_path_of_nearly_that_name(recipe):
 
 
 @remedy("models/config.py", "write …")
-@pytest.mark.parametrize(("make", "wrong"), [(NetworkConfig, "convlst"), (preset, "smal")])
-def test_the_nearest_name_of_a_network_or_preset(make, wrong):
-    build = preset if make is preset else lambda name: NetworkConfig.from_dict({"channels": 1, "name": name})
-    fix = yield lambda: build(wrong)
-    yield lambda: build(quoted(fix))
+def test_the_nearest_name_of_a_network():
+    fix = yield lambda: NetworkConfig.from_dict({"channels": 1, "name": "convlst"})
+    yield lambda: NetworkConfig.from_dict({"channels": 1, "name": quoted(fix)})
+
+
+@remedy("models/registry.py", "write …")
+def test_the_nearest_name_of_a_preset():
+    fix = yield lambda: preset("smal")
+    yield lambda: preset(quoted(fix))
 
 
 @remedy("models/record.py", "write …")
@@ -229,7 +234,7 @@ def test_the_channels_of_every_layer():
     yield lambda: NetworkConfig(channels=1, hidden=yaml.safe_load(fix.partition("such as ")[2]))
 
 
-@remedy("models/config.py", "write …, or take name: …")
+@remedy("models/config.py", "write …, or take name: predrnn-plus-plus")
 @pytest.mark.parametrize("which", [0, 1])
 def test_layers_of_several_widths(which):
     fix = yield lambda: NetworkConfig(name="predrnn", hidden=(8, 4))
@@ -238,14 +243,14 @@ def test_layers_of_several_widths(which):
     yield lambda: NetworkConfig.from_dict(fields)
 
 
-@remedy("models/config.py", "write links: …")
+@remedy("models/options.py", "write links: …")
 def test_links_of_another_number_of_layers():
     fix = yield lambda: NetworkConfig.from_dict({"name": "trajgru", "links": [3, 5]})
     advice = yaml.safe_load(fix.removeprefix("write ").rstrip("."))
     yield lambda: NetworkConfig.from_dict({"name": "trajgru", **advice})
 
 
-@remedy("models/config.py", "write two whole numbers, such as [64, 64]")
+@remedy("models/options.py", "write two whole numbers, such as [64, 64]")
 def test_the_sides_of_a_grid():
     fix = yield lambda: NetworkConfig.from_dict({"name": "fc-lstm", "grid": [64]})
     advice = yaml.safe_load(fix.partition("such as ")[2])

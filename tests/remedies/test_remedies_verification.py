@@ -57,7 +57,7 @@ def test_forecasts_on_differently_named_axes(forecast, truth):
     yield lambda: compare({"a": forecast, "b": other.rename(row="y", column="x")}, truth)
 
 
-@remedy("verification/metrics.py", "give data_range=(lowest, highest) in the data's units")
+@remedy("verification/sums.py", "give data_range=(lowest, highest) in the data's units")
 def test_values_beyond_the_range_of_a_picture(forecast, truth):
     yield lambda: verify(forecast, truth, ["psnr"])
     yield lambda: verify(forecast, truth, ["psnr"], data_range=(float(truth.min()), float(truth.max())))

@@ -15,7 +15,7 @@ from trials import Each, same_bits, train, weights, with_callback
 
 import sa_nowcast
 from sa_nowcast.errors import ModelError, RecipeError
-from sa_nowcast.models.config import NETWORKS
+from sa_nowcast.models.registry import NETWORKS
 
 every_network = pytest.mark.parametrize("name", OPTIONS)
 

@@ -11,7 +11,7 @@ import xarray as xr
 from sa_nowcast.computing.installing import install
 from sa_nowcast.errors import DataError, MissingLibraryError
 from sa_nowcast.verification import METRICS, verify
-from sa_nowcast.verification.metrics import WindowSums, to_bytes
+from sa_nowcast.verification.sums import WindowSums, to_bytes
 
 from .conftest import MINUTE, START, forecast_of, observations
 
