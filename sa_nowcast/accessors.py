@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import pkgutil
-import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from datetime import timedelta
-from inspect import cleandoc
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import xarray as xr
 
@@ -20,7 +16,8 @@ from sa_nowcast.metadata import dims
 from sa_nowcast.metadata.attributes import normalised
 from sa_nowcast.metadata.bounds import UNIT_RANGE
 from sa_nowcast.metadata.cells import is_bounds
-from sa_nowcast.times import Gaps, show_step, show_time
+from sa_nowcast.shown import described_by, found
+from sa_nowcast.times import Gaps
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,29 +32,6 @@ if TYPE_CHECKING:
     from sa_nowcast.stream import SequenceDataset, SequenceLoader
     from sa_nowcast.verification import Bootstrap, Reference
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _described_by(*names: str) -> Callable[[F], F]:
-    """Add the docstrings of functions to a method's, read from their source: importing them would import torch.
-
-    It takes a millisecond for all. The signatures are written out, for help() and completion. A test compares both with
-    those of the functions. An installation of bytecode alone has the methods' own docstrings.
-    """
-
-    def described(method: F) -> F:
-        for module, name in (full.rsplit(".", 1) for full in names):
-            source = ""
-            with contextlib.suppress(OSError):
-                source = (pkgutil.get_data("sa_nowcast", f"{module.replace('.', '/')}.py") or b"").decode()
-            found = re.search(rf'^ *(?:class|def) {name}\b.*?"""(.*?)"""', source, re.M | re.S)
-            if found and method.__doc__:
-                head = f"sa_nowcast.{module}.{name}"
-                method.__doc__ = f"{cleandoc(method.__doc__)}\n\n{head}\n{'-' * len(head)}\n{cleandoc(found[1])}"
-        return method
-
-    return described
-
 
 class _Gridded:
     """What Dataset and DataArray share."""
@@ -71,9 +45,9 @@ class _Gridded:
 
     def __repr__(self) -> str:
         """Say what was found, and what can be done with it; no value is read."""
-        return "\n".join((f"<{type(self).__name__} of sa_nowcast>", *_found(self._obj)))
+        return "\n".join((f"<{type(self).__name__} of sa_nowcast>", *found(self._obj)))
 
-    @_described_by("training.fit.fit")
+    @described_by("training.fit.fit")
     def fit(
         self,
         *,
@@ -117,7 +91,7 @@ class _Gridded:
             folder=folder, progress=progress, report=report, loggers=loggers, **training,
         )  # fmt: skip
 
-    @_described_by("stream.dataset.SequenceDataset")
+    @described_by("stream.dataset.SequenceDataset")
     def loader(
         self,
         *,
@@ -176,7 +150,7 @@ class _Gridded:
         )  # fmt: skip
         return loader(dataset, batch_size, workers=workers)
 
-    @_described_by("forecasts.nowcaster.forecast")
+    @described_by("forecasts.nowcaster.forecast")
     def forecast(
         self,
         steps: int | None = None,
@@ -209,7 +183,7 @@ class _Gridded:
             members=members, seed=seed, grid=grid, time=time, y=y, x=x, channel=channel, tile=tile, device=device,
         )  # fmt: skip
 
-    @_described_by("forecasts.nowcaster.exceedance")
+    @described_by("forecasts.nowcaster.exceedance")
     def exceedance(
         self,
         thresholds: Sequence[float | str],
@@ -238,7 +212,7 @@ class _Gridded:
             time=time, y=y, x=x, channel=channel, device=device,
         )  # fmt: skip
 
-    @_described_by("forecasts.nowcaster.quantiles")
+    @described_by("forecasts.nowcaster.quantiles")
     def quantiles(
         self,
         probabilities: Sequence[float],
@@ -267,7 +241,7 @@ class _Gridded:
             time=time, y=y, x=x, channel=channel, device=device,
         )  # fmt: skip
 
-    @_described_by("hindcast.call.hindcast")
+    @described_by("hindcast.call.hindcast")
     def hindcast(
         self,
         steps: int | None = None,
@@ -305,7 +279,7 @@ class _Gridded:
             existing=existing, progress=progress, dry_run=dry_run,
         )  # fmt: skip
 
-    @_described_by("verification.plan.verify")
+    @described_by("verification.plan.verify")
     def verify(
         self,
         truth: xr.DataArray | xr.Dataset,
@@ -331,7 +305,7 @@ class _Gridded:
             bootstrap=bootstrap, scales=scales, time=time,
         )  # fmt: skip
 
-    @_described_by("derived.sums.accumulate")
+    @described_by("derived.sums.accumulate")
     def accumulate(
         self,
         window: str | timedelta | np.timedelta64,
@@ -344,7 +318,7 @@ class _Gridded:
 
         return accumulate(self._obj, window, every=every, time=time)
 
-    @_described_by("derived.points.at")
+    @described_by("derived.points.at")
     def at(
         self,
         points: Mapping[str, Sequence[float]] | Any,
@@ -359,7 +333,7 @@ class _Gridded:
 
         return at(self._obj, points, method=method, coordinates=coordinates, y=y, x=x)
 
-    @_described_by("derived.areas.over")
+    @described_by("derived.areas.over")
     def over(
         self,
         areas: xr.DataArray | Mapping[str, Any] | str | os.PathLike[str] | Any,
@@ -374,7 +348,7 @@ class _Gridded:
 
         return over(self._obj, areas, name=name, least=least, y=y, x=x)
 
-    @_described_by("plotting.forecast.plot_forecast", "plotting.frames.plot_frames")
+    @described_by("plotting.forecast.plot_forecast", "plotting.frames.plot_frames")
     def plot(
         self,
         truth: xr.DataArray | xr.Dataset | None = None,
@@ -411,7 +385,7 @@ class _Gridded:
             realization=realization, columns=columns, coastlines=coastlines, time=time, title=title,
         )  # fmt: skip
 
-    @_described_by("plotting.forecast.animate")
+    @described_by("plotting.forecast.animate")
     def animate(
         self,
         path: str | os.PathLike[str],
@@ -436,7 +410,7 @@ class _Gridded:
             coastlines=coastlines, time=time, frames_per_second=frames_per_second, last=last, y=y, x=x,
         )  # fmt: skip
 
-    @_described_by("plotting.attention.plot_attention")
+    @described_by("plotting.attention.plot_attention")
     def plot_attention(
         self,
         point: tuple[float, float],
@@ -468,21 +442,21 @@ class _Gridded:
             coastlines=coastlines, grid=grid, time=time, y=y, x=x, channel=channel, device=device, title=title,
         )  # fmt: skip
 
-    @_described_by("interop.conventions.to_convention")
+    @described_by("interop.conventions.to_convention")
     def to_convention(self, name: Convention) -> xr.Dataset | xr.DataArray:
         """Return this forecast under the names of another convention; see `sa_nowcast.interop.to_convention`."""
         from sa_nowcast.interop import to_convention
 
         return to_convention(self._field(), name)
 
-    @_described_by("interop.conventions.from_convention")
+    @described_by("interop.conventions.from_convention")
     def from_convention(self, name: Convention | None = None) -> xr.DataArray:
         """Return data of another convention as a forecast; see `sa_nowcast.interop.from_convention`."""
         from sa_nowcast.interop import from_convention
 
         return from_convention(self._obj, name)
 
-    @_described_by("forecasts.cf.to_dataset")
+    @described_by("forecasts.cf.to_dataset")
     def to_cf(self, title: str | None = None) -> xr.Dataset:
         """Return this forecast as a Dataset with CF global attributes; see `sa_nowcast.forecasts.cf.to_dataset`."""
         from sa_nowcast.forecasts.cf import to_dataset
@@ -515,31 +489,3 @@ class DatasetAccessor(_Gridded):
 @xr.register_dataarray_accessor("sa_nowcast")  # type: ignore[no-untyped-call]
 class DataArrayAccessor(_Gridded):
     """``da.sa_nowcast``: the same on a DataArray."""
-
-
-def _found(obj: xr.DataArray | xr.Dataset) -> list[str]:
-    """Return what data hold, in some lines; what is not told by them is said, and nothing is raised or read."""
-    if dims.LEAD_TIME in obj.dims or {dims.LEAD_TIME, dims.INIT_TIME} <= set(obj.coords):
-        sizes = ", ".join(f"{name} {size}" for name, size in obj.sizes.items())
-        more = "  use: verify(truth), plot(), animate(path), to_cf(), to_convention(name),"
-        return [f"  a forecast: {sizes}", more, "       accumulate(window), at(points), over(areas)"]
-    from sa_nowcast.frames import Frames
-
-    try:
-        frames = Frames.from_xarray(obj, gaps="skip")
-    except Exception as error:  # a repr has no way to fail
-        return ["  no sequence of frames as it is:", f"  {error}"]
-    count, grid, gaps = len(frames), frames.grid, len(frames.segments) - 1
-    spacing = ""
-    if grid.dy is not None and grid.dx is not None:
-        spacing = f", spacing {abs(grid.dy):.6g} x {abs(grid.dx):.6g} {grid.units or ''}".rstrip()
-    shown = ", ".join(f"{c.name} [{c.units}]" if c.units else c.name for c in frames.channels[:6])
-    more = f" and {len(frames.channels) - 6} more" if len(frames.channels) > 6 else ""
-    return [
-        f"  frames: {count} from {show_time(frames.times[0])} to {show_time(frames.times[-1])},"
-        f" every {show_step(frames.step)}, {gaps or 'no'} gap{'' if gaps == 1 else 's'} ({frames.time_dim})",
-        f"  grid: {grid.height} x {grid.width} ({grid.y}, {grid.x}){spacing}",
-        f"  channels: {shown}{more}",
-        "  use: forecast(steps), hindcast(steps), fit(history=, steps=), loader(history=, steps=),",
-        "       accumulate(window), at(points), over(areas)",
-    ]

@@ -8,7 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sa_nowcast.models.motion import arrivals, bilinear, blur, carried, inside, optical_flow, sample, separable, strips
+from sa_nowcast.models.motion import (
+    along_columns,
+    arrivals,
+    bilinear,
+    blur,
+    carried,
+    inside,
+    optical_flow,
+    sample,
+    separable,
+    strips,
+)
 
 BLURS: Final = (1.0, 2.0, 4.0)
 """Pixels: standard deviations of the smoothed frames that a forecast may turn to, kept at full resolution."""
@@ -141,3 +152,24 @@ def _slope(x: Tensor) -> Tensor:
     T = x.shape[1]
     time = torch.arange(T, dtype=x.dtype, device=x.device) - (T - 1) / 2
     return torch.einsum("bthw,t->bhw", x, time / time.square().sum().clamp(min=1))
+
+
+def mixture(weights: Tensor, smooth: Tensor, maps: Tensor) -> Tensor:
+    """Return maps (B, C, H, W) by weights (B, C, h, w), summed, and to them a map (B, h, w); both bilinearly."""
+    B, _, h, w = weights.shape
+    patch = maps.shape[-1] // w
+    rows, columns = bilinear(h, patch), bilinear(w, patch)
+    coarse = torch.cat([weights, smooth[:, None]], 1)
+    if torch.is_grad_enabled() or len(rows) == 1:
+        fine = separable(coarse, rows, columns)
+        return (fine[:, :-1] * maps).sum(1) + fine[:, -1]
+    result = weights.new_empty(B, h * patch, w * patch)
+    for number, its in enumerate(coarse):
+        across = its.new_empty(*its.shape[:2], w * patch)
+        along_columns(its.flatten(0, 1), columns, across.flatten(0, 1))
+        for given, read, matrix in rows:
+            target, matrix = result[number, given], matrix.to(its)
+            torch.mm(matrix, across[-1, read], out=target)
+            for one, by in zip(maps[number], across[:-1], strict=True):
+                target.addcmul_(matrix @ by[read], one[given])
+    return result

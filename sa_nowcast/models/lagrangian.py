@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from sa_nowcast.models.candidates import (
     aligned_frames,
     damped_slope,
     finer,
+    mixture,
     moving_maps,
     standing_maps,
     trials,
@@ -31,18 +32,16 @@ from sa_nowcast.models.config import NetworkConfig
 from sa_nowcast.models.cores import Core
 from sa_nowcast.models.margins import Law, Margins, score
 from sa_nowcast.models.motion import (
-    along_columns,
     arrivals,
-    bilinear,
     blur,
     inside,
     optical_flow,
     sample,
-    separable,
     strips,
 )
 from sa_nowcast.models.rollout import Forecaster
 from sa_nowcast.models.tiles import plan_tiles
+from sa_nowcast.models.window import Scaled, Window, cut, scaled
 
 CORE_TILE: Final = 24
 """Positions (patches) a side that the recurrent core sees at once; it bounds what attention costs."""
@@ -71,45 +70,8 @@ _FADING: Final = 1.0  # logit that a trend loses with each doubling; what its tr
 # synthetic fields have few that stand, and training makes up for what it sees of it.
 _STANDS: Final = (0.3, 0.45)
 _TINY: Final = 1e-6  # of the standard deviation, that no scale is below
-_LOOKED_AT: Final = 2**16  # values, at most, from which the bound is found
-_BOUNDED: Final = 0.01  # share of pixels at the minimum from which on it is taken for a bound
 
 WINDOWS_AT_ONCE: Final = 4  # tiles that go through the core together
-
-
-class _Window(NamedTuple):
-    """What is known of a batch of windows, whose values have unit variance; h and w count patches."""
-
-    aligned: Tensor
-    """(B, T, H, W): the frames as the flow brings them to the time of the last."""
-    plain: Tensor
-    """(B, T, H, W): the frames as they are."""
-    fine: Tensor
-    """(B, FINE, H, W): what moves and has details; see `moving_maps`."""
-    wide: Tensor
-    """(B, wide, h, w): what moves and has none."""
-    standing: Tensor
-    """(B, STANDING, H, W): what stays; see `standing_maps`."""
-    mean: Tensor
-    """(B, 1, 1): the mean of all values."""
-    change: Tensor
-    """(B, 1, 1): root mean square of the changes against the last frame."""
-    local: Tensor
-    """(B, h, w): the same around each patch, in Lagrangian coordinates."""
-    scalars: Tensor
-    """(B, h, w, POSITION_SCALARS): what each position is told besides."""
-
-
-class _Scaled(NamedTuple):
-    """Windows (B, T, H, W) with unit variance, and what they were, (B, 1, 1) each; forecasts are within the bounds."""
-
-    values: Tensor
-    origin: Tensor
-    scale: Tensor
-    low: Tensor
-    high: Tensor
-    bounded: Tensor
-    """(B,) of bool: whether many values are at the least one, which is then the origin."""
 
 
 class LagrangianNetwork(Forecaster):
@@ -181,7 +143,7 @@ class LagrangianNetwork(Forecaster):
         self.check(x_BTCHW, x_BTCHW.shape[1], steps)
         x = self._windows(x_BTCHW)
         B, T, H, W = x.shape
-        flow = optical_flow(_scaled(x).values) if T > 1 else x.new_zeros(B, 2, H, W)
+        flow = optical_flow(scaled(x).values) if T > 1 else x.new_zeros(B, 2, H, W)
         known = torch.cat([inside(at, H, W) for at in arrivals(flow, steps)], 1)
         return self._as_given(known, x_BTCHW) < 1 - 1e-6
 
@@ -198,10 +160,10 @@ class LagrangianNetwork(Forecaster):
         self.check(x_BTCHW, x_BTCHW.shape[1], steps)
         x = self._windows(x_BTCHW)
         with torch.no_grad():
-            scaled = _scaled(x)
-            window, flow = self._window(scaled.values)
+            unit = scaled(x)
+            window, flow = self._window(unit.values)
             given = torch.cat([self._features(window), window.scalars], -1)
-            mean = self._mixed(scaled, window, flow, self.reads(given), steps)
+            mean = self._mixed(unit, window, flow, self.reads(given), steps)
             kept = torch.stack([self._kept(window.scalars[:, 0, 0], step) for step in range(steps)], 1)
             at = list(arrivals(flow, steps))
             read = self.reads(given)
@@ -217,7 +179,7 @@ class LagrangianNetwork(Forecaster):
                 [moving[:, :1] + moving[:, FINE - 1 : FINE], moving[:, 1 : FINE - 1], moving[:, FINE:]], 1
             )
             standing = torch.cat([standing[:, :1] + standing[:, -1:], standing[:, 1:-1]], 1)
-            parts.append((moving, standing, width * scaled.scale[:, None]))
+            parts.append((moving, standing, width * unit.scale[:, None]))
         size = (*x_BTCHW.shape[3:], self._repeat(*x_BTCHW.shape[3:]))
         return [
             Law(
@@ -228,7 +190,7 @@ class LagrangianNetwork(Forecaster):
                 moving=[part[0][i : i + 1] for part in parts],
                 standing=[part[1][i : i + 1] for part in parts],
                 width=[part[2][i : i + 1] for part in parts],
-                bound=float(scaled.origin[i]) if scaled.bounded[i] else None,
+                bound=float(unit.origin[i]) if unit.bounded[i] else None,
                 kept=kept[i],
                 patch=self.config.patch,
                 size=size,
@@ -273,12 +235,12 @@ class LagrangianNetwork(Forecaster):
 
     def _forecast_windows(self, x: Tensor, steps: int) -> Tensor:
         """Return the `steps` maps after (B, T, H, W), whose sides are multiples of a patch."""
-        scaled = _scaled(x)
-        window, flow = self._window(scaled.values)
+        unit = scaled(x)
+        window, flow = self._window(unit.values)
         read = self.reads(torch.cat([self._features(window), window.scalars], -1))
-        return self._mixed(scaled, window, flow, read, steps)
+        return self._mixed(unit, window, flow, read, steps)
 
-    def _mixed(self, given: _Scaled, window: _Window, flow: Tensor, read: Tensor, steps: int) -> Tensor:
+    def _mixed(self, given: Scaled, window: Window, flow: Tensor, read: Tensor, steps: int) -> Tensor:
         """Return the `steps` maps of windows, from what is known of them."""
         x = given.values
         B, _, H, W = x.shape
@@ -287,11 +249,11 @@ class LagrangianNetwork(Forecaster):
         result = x.new_empty(0 if keeps_graph else B, steps, H, W)
         for step, at in enumerate(arrivals(flow, steps)):
             fine, wide, standing = self._weights(window, read, step)
-            what = _mixture(fine, wide, window.fine)
+            what = mixture(fine, wide, window.fine)
             # Weights move with the pattern; what they weigh stands.
             at_patches = (F.avg_pool2d(at, patch) - (patch - 1) / 2) / patch
             standing = sample(standing, at_patches)
-            still = _mixture(standing, torch.zeros_like(wide), window.standing)
+            still = mixture(standing, torch.zeros_like(wide), window.standing)
             share, entering = 1 - standing[:, :-1].sum(1), sample(window.wide[:, EDGE, None], at_patches)[:, 0]
             share, entering = finer(share, patch), finer(entering, patch)
             parts = []
@@ -308,7 +270,7 @@ class LagrangianNetwork(Forecaster):
                 forecast.append(torch.cat(parts, 1))
         return torch.stack(forecast, 1) if keeps_graph else result
 
-    def _window(self, x: Tensor) -> tuple[_Window, Tensor]:
+    def _window(self, x: Tensor) -> tuple[Window, Tensor]:
         """Return what is known of frames, and their flow."""
         B, T, H, W = x.shape
         mean, patch = x.mean((1, 2, 3)).view(-1, 1, 1), self.config.patch
@@ -335,9 +297,9 @@ class LagrangianNetwork(Forecaster):
         h, w = speed.shape[-2:]
         scalars = [per_window[:, :, None].expand(B, h, w, 3), speed[..., None], tried]
         scalars.append(kept[:, None, None].expand(B, h, w, kept.shape[1]))
-        return _Window(aligned, x, fine, wide, standing_maps(x), mean, change, local, torch.cat(scalars, -1)), flow
+        return Window(aligned, x, fine, wide, standing_maps(x), mean, change, local, torch.cat(scalars, -1)), flow
 
-    def _features(self, window: _Window) -> Tensor:
+    def _features(self, window: Window) -> Tensor:
         """Return what the core gives after the last frame, (B, h, w, hidden)."""
         B, h, w, _ = window.scalars.shape
         tiles = plan_tiles(h, w, CORE_TILE)
@@ -347,12 +309,12 @@ class LagrangianNetwork(Forecaster):
         at_once = max(1, WINDOWS_AT_ONCE // B)
         for first in range(0, len(tiles), at_once):
             chosen = tiles[first : first + at_once]
-            part = _cut(window, [(rows, columns) for rows, columns, _ in chosen], self.config.patch)
+            part = cut(window, [(rows, columns) for rows, columns, _ in chosen], self.config.patch)
             for (rows, columns, counts), its in zip(chosen, torch.split(self._core(part), B), strict=True):
                 result[:, rows, columns] += torch.from_numpy(counts).to(its)[..., None] * its
         return result
 
-    def _core(self, window: _Window) -> Tensor:
+    def _core(self, window: Window) -> Tensor:
         """Run the recurrent layers over the history; return what the last one gives at its end."""
         T = window.plain.shape[1]
         frames = zip(window.aligned.unbind(1), window.plain.unbind(1), strict=True)
@@ -360,7 +322,7 @@ class LagrangianNetwork(Forecaster):
         top, _ = self.layers.read(self.layers.weights(), x)
         return top[-1]
 
-    def _weights(self, window: _Window, read: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _weights(self, window: Window, read: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return for a step the weights of the fine maps, what has no details, and the weights of what stands.
 
         (B, FINE, h, w), (B, h, w) and (B, STANDING, h, w). What moves and what stands each have weights that sum to
@@ -376,7 +338,7 @@ class LagrangianNetwork(Forecaster):
         trend = standing[:, -1:]
         return fine, wide, torch.cat([standing[:, :1] + trend, standing[:, 1:-1], damped_slope(step) * trend], 1)
 
-    def _logits(self, window: _Window, read: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _logits(self, window: Window, read: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return for a step the logits of the candidates by the history, those that were learned, and a change.
 
         (B, candidates, h, w) each; the change that is added, in local changes, (B, h, w).
@@ -403,7 +365,7 @@ class LagrangianNetwork(Forecaster):
         at_first = (at_first - by_place * (near - whole)).permute(0, 3, 1, 2)
         return at_first, _SHARP * given[..., :CANDIDATES].permute(0, 3, 1, 2), given[..., -1]
 
-    def _by_correlation(self, window: _Window, step: int) -> tuple[Tensor, Tensor]:
+    def _by_correlation(self, window: Window, step: int) -> tuple[Tensor, Tensor]:
         """Return what the correlations of bands say of the smoothed frames at a step, as logarithms.
 
         Their weights, (B, h, w, bands + 1), and the squared error that their sum should have, (B, h, w, 1). Each band
@@ -424,7 +386,7 @@ class LagrangianNetwork(Forecaster):
         rate = torch.lerp(later, soon, self.decay[0].sigmoid())
         return (first + rate * step ** self.decay[1].exp() if step else first).exp()
 
-    def _read(self, window: _Window, moved: Tensor, plain: Tensor, time: float) -> Tensor:
+    def _read(self, window: Window, moved: Tensor, plain: Tensor, time: float) -> Tensor:
         """Return a frame as the core reads it, (B, h, w, inputs)."""
         last = window.plain[:, -1]
         maps = torch.stack(
@@ -461,25 +423,6 @@ def _shares(at_first: Tensor, learned: Tensor, step: int, training: bool) -> tup
     return moving, standing * share
 
 
-def _scaled(x: Tensor) -> _Scaled:
-    """Return windows (B, T, H, W) with unit variance.
-
-    The origin is the mean, or the least value where many pixels have that: nothing then stays exactly nothing, and no
-    forecast is below it.
-    """
-    low, high, mean = x.amin((1, 2, 3)), x.amax((1, 2, 3)), x.mean((1, 2, 3))
-    flat = x.flatten(1)
-    # A radar's noise may lie below the value that means nothing.
-    floor = flat[:, :: flat.shape[1] // _LOOKED_AT + 1].quantile(_BOUNDED, 1, interpolation="lower")
-    low = torch.where((flat == floor[:, None]).float().mean(1) >= _BOUNDED, floor, low)
-    bounded = (flat == low[:, None]).float().mean(1) >= _BOUNDED
-    room = 0.5 * (high - low)
-    origin = torch.where(bounded, low, mean).view(-1, 1, 1)
-    scale = torch.maximum(x.std((1, 2, 3)), 1e-6 * mean.abs() + 1e-30).view(-1, 1, 1)
-    low = torch.where(bounded, low, low - room).view(-1, 1, 1)
-    return _Scaled((x - origin[:, None]) / scale[:, None], origin, scale, low, (high + room).view(-1, 1, 1), bounded)
-
-
 def maps_read(patch: int) -> int:
     """Return how many maps the core reads of a frame."""
     return _MAPS * (patch // _pool(patch)) ** 2 + POSITION_SCALARS + 1
@@ -488,51 +431,3 @@ def maps_read(patch: int) -> int:
 def _pool(patch: int) -> int:
     """Return over how many pixels a side the core's maps are averaged: its patches need no finer detail."""
     return 2 if patch >= 8 and patch % 2 == 0 else 1
-
-
-def _cut(window: _Window, tiles: list[tuple[slice, slice]], patch: int) -> _Window:
-    """Return tiles, whose rows and columns are those of patches, as so many windows one after the other.
-
-    Of what the core reads alone.
-    """
-
-    def cut(x: Tensor, patch: int, dim: int) -> Tensor:
-        parts = []
-        for tile in tiles:
-            part = x
-            for along, span in zip((dim, dim + 1), tile, strict=True):
-                part = part.narrow(along, span.start * patch, (span.stop - span.start) * patch)
-            parts.append(part)
-        return torch.cat(parts)
-
-    def repeated(x: Tensor) -> Tensor:
-        return x.repeat(len(tiles), 1, 1)
-
-    return window._replace(
-        aligned=cut(window.aligned, patch, 2),
-        plain=cut(window.plain, patch, 2),
-        mean=repeated(window.mean),
-        change=repeated(window.change),
-        scalars=cut(window.scalars, 1, 1),
-    )
-
-
-def _mixture(weights: Tensor, smooth: Tensor, maps: Tensor) -> Tensor:
-    """Return maps (B, C, H, W) by weights (B, C, h, w), summed, and to them a map (B, h, w); both bilinearly."""
-    B, _, h, w = weights.shape
-    patch = maps.shape[-1] // w
-    rows, columns = bilinear(h, patch), bilinear(w, patch)
-    coarse = torch.cat([weights, smooth[:, None]], 1)
-    if torch.is_grad_enabled() or len(rows) == 1:
-        fine = separable(coarse, rows, columns)
-        return (fine[:, :-1] * maps).sum(1) + fine[:, -1]
-    result = weights.new_empty(B, h * patch, w * patch)
-    for number, its in enumerate(coarse):
-        across = its.new_empty(*its.shape[:2], w * patch)
-        along_columns(its.flatten(0, 1), columns, across.flatten(0, 1))
-        for given, read, matrix in rows:
-            target, matrix = result[number, given], matrix.to(its)
-            torch.mm(matrix, across[-1, read], out=target)
-            for one, by in zip(maps[number], across[:-1], strict=True):
-                target.addcmul_(matrix @ by[read], one[given])
-    return result

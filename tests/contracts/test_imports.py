@@ -41,17 +41,18 @@ ROWS = [
     {"forecasts.terms", "forecasts.of_nowcaster"},
     {"forecasts.matched", "forecasts.ensembles"},
     {"bundle"},
-    {"forecasts.nowcaster", "plotting"},
+    {"forecasts.model", "plotting"},
+    {"forecasts.nowcaster"},
     {"forecasts.default_model"},
     {"training"},
     {"hindcast", "interop"},
     {"workflow", "derived"},
-    {"survey"},
+    {"survey", "shown"},
     {"accessors"},
     {"cli"},
 ]
-# `defaults` names the nowcaster that it holds, and loads it, or the one that ships, when asked; a record of a network asks
-# the registry, whose entries name such records, when it is made.
+# `defaults` names the nowcaster that it holds, and loads it, or the one that ships, when asked. A record of a network
+# asks the registry, whose entries name such records, when it is made.
 ALLOWED = {
     ("models.config", "models.registry"),
     ("forecasts.defaults", "forecasts.nowcaster"),

@@ -146,7 +146,7 @@ def test_an_installation_without_the_model_that_ships(tmp_path, monkeypatch):
     default_model.default_model.cache_clear()
 
 
-@remedy("forecasts/nowcaster.py", "save it without half")
+@remedy("forecasts/model.py", "save it without half")
 def test_a_weight_beyond_half_precision(nowcaster, tmp_path):
     large = replace(nowcaster, network=build(nowcaster.network.config))
     with torch.no_grad():
@@ -155,7 +155,7 @@ def test_a_weight_beyond_half_precision(nowcaster, tmp_path):
     yield lambda: large.save(tmp_path / "model")
 
 
-@remedy("forecasts/nowcaster.py", "train it again")
+@remedy("forecasts/model.py", "train it again")
 def test_weights_and_description_that_do_not_fit(saved):
     weights, content = bundle.read_bundle(saved)
     weights = {name: torch.zeros(1) for name in weights}
@@ -166,7 +166,7 @@ def test_weights_and_description_that_do_not_fit(saved):
     again.save(saved, overwrite=True)
 
 
-@remedy("forecasts/nowcaster.py", "train it again, or take the version of sa_nowcast that made it")
+@remedy("forecasts/model.py", "train it again, or take the version of sa_nowcast that made it")
 def test_a_lagrangian_network_of_an_earlier_version(tmp_path):
     moving = {**NETWORK, "output": "moving"}
     model = fit(rain(), history=4, steps=3, network=moving, progress=False, **OPTIONS)
