@@ -2,7 +2,7 @@
 
 All are of one distribution, which a network in Lagrangian coordinates has at each pixel and lead time; see
 `sa_nowcast.models.margins`. Members are drawn from it, coherent in space and time, by a seed; probabilities and
-quantiles are exact, without drawing.
+quantiles are those of the distribution itself, without drawing.
 """
 
 from __future__ import annotations

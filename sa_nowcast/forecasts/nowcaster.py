@@ -163,7 +163,8 @@ class Nowcaster(TrainedModel):
     ) -> xr.DataArray:
         """Return how likely the value is to be above thresholds, at each pixel and lead time.
 
-        Exact probabilities of the distribution whose members `forecast` draws: nothing is drawn.
+        Those of the distribution whose members `forecast` draws; nothing is drawn for them. Where a field has a bound,
+        it is known at twenty values and interpolated between them.
 
         Parameters
         ----------

@@ -12,7 +12,7 @@ from sa_nowcast.errors import RecipeError
 from sa_nowcast.metadata.dims import REALIZATION
 from sa_nowcast.plotting.canvas import Panel, figure_of, new_figure
 from sa_nowcast.plotting.chosen import Chosen, choose_forecast, one_variable, span, unit_of
-from sa_nowcast.plotting.forecast import pick
+from sa_nowcast.plotting.forecast import pick, title_of
 from sa_nowcast.plotting.maps import map_of, on_axes, panel
 from sa_nowcast.plotting.mesh import distances, positions_of
 from sa_nowcast.plotting.scales import (
@@ -94,7 +94,12 @@ def plot_probability(
     if truth is not None and where.mesh is not None:
         rows.append([Panel(scale, frame, "", "no truth") for frame in seen])
     figure, grid, _ = figure_of(
-        rows, where, title if title is not None else _title(one, name), side=2.3, margins=(1.4, 1.0), gap=0.12
+        rows,
+        where,
+        title if title is not None else title_of(one.field, name, one.start),
+        side=2.3,
+        margins=(1.4, 1.0),
+        gap=0.12,
     )
     if where.mesh is None:
         for axes, frame in zip(grid[0], seen, strict=True):
@@ -164,7 +169,7 @@ def plot_members(
     panels += [Panel(scale)] * (-len(panels) % wide)
     rows = [panels[i : i + wide] for i in range(0, len(panels), wide)]
     first = next(frame for _, frame in frames if frame is not None)
-    text = f"{_title(one, scale.label)}, {show_step(one.leads[place])} ahead"
+    text = f"{title_of(one.field, scale.label, one.start)}, {show_step(one.leads[place])} ahead"
     where = map_of(first, one.y, one.x, coastlines)
     return figure_of(rows, where, title if title is not None else text, side=1.9, margins=(1.4, 0.9), gap=0.2)[0]
 
@@ -294,15 +299,6 @@ def _pixel(one: Chosen, point: tuple[float, float]) -> tuple[int, int]:
             raise RecipeError("point", f"{dim} {value:g} is outside of the grid", f"{known.min():g} to {known.max():g}")
         places.append(int(np.argmin(np.abs(known - value))))
     return places[0], places[1]
-
-
-def _title(one: Chosen, text: str) -> str:
-    parts = [text]
-    if one.start is not None:
-        parts.append(f"from {clock(one.start)}")
-    if one.field.attrs.get("model"):
-        parts.append(str(one.field.attrs["model"]))
-    return ", ".join(parts)
 
 
 def _probability_scale(text: str) -> Scale:

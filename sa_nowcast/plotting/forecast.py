@@ -160,7 +160,7 @@ def grid_of_panels(
     figure, grid, _ = figure_of(
         panels,
         where,
-        title if title is not None else _title(one, scale.label, start, by_model),
+        title if title is not None else title_of(one, scale.label, start, by_model),
         side=2.1,
         margins=(2.2, 0.4 * len(headed) + 0.55),
         gap=0.12,
@@ -170,7 +170,8 @@ def grid_of_panels(
     return figure
 
 
-def _title(one: xr.DataArray, text: str, start: Any, by_model: bool = True) -> str:
+def title_of(one: xr.DataArray, text: str, start: Any, by_model: bool = True) -> str:
+    """Return what stands over a picture: what is drawn, of which channel and member, from when, and by which model."""
     extra = [
         f"{dim} {one[dim].item()}" for dim in ("channel", "realization") if dim in one.coords and not one[dim].ndim
     ]
@@ -256,6 +257,6 @@ def animate(
     present = [frame.values for frames in shown.values() for frame in frames if frame is not None]
     scale, unit = shared_scale(one.field, present), unit_of(leads)
     heads = [span(lead, unit) + ("" if start is None else f", valid {clock(start + lead)}") for lead in leads]
-    title = _title(one.field, scale.label, start, len(several) == 1)
+    title = title_of(one.field, scale.label, start, len(several) == 1)
     write_animation(moving_pictures(shown, heads, title, scale, where), target, frames_per_second)
     return target
