@@ -188,6 +188,21 @@ def test_training_that_a_moving_network_would_leave_unused_is_refused(override: 
         fit(rain(), history=4, steps=3, network={"output": "moving"}, truth_start=0.5)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["network={name: convlstm}", "forecast.members=3"], "forecast.members: 3, expected network.output: moving"),
+        (["network={name: convlstm}", "forecast.inflow=missing"], "forecast.inflow: missing, expected network.output"),
+        (["network={name: convlstm}", "training.distribution=true"], "training.distribution: true, with network.name"),
+        (["forecast.members=3", "forecast.product=matched"], "forecast.product: matched, of members, expected mean"),
+        (["forecast.members=3", "forecast.tile=64"], "forecast.tile: 64, of members, expected null"),
+    ],
+)
+def test_forecasts_that_cannot_be_made_are_refused_before_training(overrides: list[str], line: str) -> None:
+    with pytest.raises(RecipeError, match=line):
+        parse_recipe(MINIMAL, overrides=overrides)
+
+
 def test_every_field_is_described_and_nothing_can_be_changed_afterwards() -> None:
     def walk(model: type[Any]) -> None:
         for name, field in model.model_fields.items():

@@ -75,6 +75,7 @@ def require_together(config: NetworkConfig, training: TrainingRecipe) -> None:
     unused = {
         "truth_start": (not feeds_back and training.truth_start > 0, training.truth_start, "0"),
         "context_truth_start": (not known and training.context_truth_start < 1, training.context_truth_start, "1"),
+        "distribution": (config.output != "moving" and training.distribution, "true", "false, or output: moving"),
         "acceleration": (not graphs and training.acceleration == "graph", "graph", "auto, none or compile"),
     }
     for name, (given, value, allowed) in unused.items():
@@ -177,6 +178,22 @@ class Recipe(Block):
     def _network_and_training_fit_together(self) -> Recipe:
         if self.network is not None:
             require_together(network_config(self.network, channels=1), self.training)
+        return self
+
+    @model_validator(mode="after")
+    def _forecasts_can_be_made(self) -> Recipe:
+        # Before training, which may take hours. What a saved model can is known when it is loaded.
+        asked = self.forecast
+        moving = self.network is None or network_config(self.network, channels=1).output == "moving"
+        members, inflow = asked.members is not None, asked.inflow != "filled"
+        for name, wrong, value, expected in (
+            ("members", members and not moving, asked.members, "network.output: moving"),
+            ("inflow", inflow and not moving, asked.inflow, "network.output: moving"),
+            ("product", members and asked.product != "mean", f"{asked.product}, of members", "mean"),
+            ("tile", members and asked.tile is not None, f"{asked.tile}, of members", "null: the whole grid"),
+        ):
+            if wrong:
+                raise RecipeError(f"forecast.{name}", f"{value}", expected=expected)
         return self
 
 

@@ -18,7 +18,7 @@ import xarray as xr
 
 from sa_nowcast._version import __version__
 from sa_nowcast.bundle.card import fit_call, gain, model_card
-from sa_nowcast.errors import DataError, RecipeError, StorageError
+from sa_nowcast.errors import DataError, StorageError
 from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.frames import Frames
 from sa_nowcast.models import NetworkConfig, build
@@ -232,13 +232,6 @@ def fit_prepared(
     margins = getattr(network, "margins", None)
     if margins is not None:
         margins.requires_grad_(recipe.distribution)
-    elif recipe.distribution:
-        raise RecipeError(
-            "training.distribution",
-            f"true of a network with output: {config.output}, which has none",
-            expected="output: moving",
-            fix="leave distribution out",
-        )
     # The first of several processes writes for all of them.
     with contextlib.ExitStack() as stack:
         if run_folder is not None and hardware.launch.first:

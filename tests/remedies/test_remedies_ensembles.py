@@ -94,13 +94,6 @@ def test_members_of_a_network_without_a_distribution(asked, how, nowcaster):
         yield lambda: ask(fit(rain(), history=4, steps=2, network=network, progress=False, **OPTIONS, **trained))
 
 
-@remedy("training/fit.py", "leave distribution out")
-def test_a_distribution_of_a_network_that_has_none():
-    options = {**OPTIONS, "max_steps": 1}
-    yield lambda: fit(rain(), history=4, steps=2, network=NETWORK, progress=False, **options, distribution=True)
-    yield lambda: fit(rain(), history=4, steps=2, network=NETWORK, progress=False, **options)
-
-
 @remedy("verification/named.py", 'leave members out, or take sa_nowcast.reference("steps", members=…)')
 @pytest.mark.parametrize("how", ["leave out", "steps"])
 def test_members_of_a_reference(how):
