@@ -182,10 +182,27 @@ def test_thresholds_and_probabilities_are_checked() -> None:
         data.sa_nowcast.exceedance(["1 K"], steps=2)
     with pytest.raises(RecipeError, match="thresholds"):
         data.sa_nowcast.exceedance([], steps=2)
-    with pytest.raises(RecipeError, match="probabilities"):
-        data.sa_nowcast.quantiles([0.5, 1.5], steps=2)
+    for wrong in ([0.5, 1.5], [0.5, 0.5], [], None, "half", [0.5, np.nan]):
+        with pytest.raises(RecipeError, match="probabilities"):
+            data.sa_nowcast.quantiles(wrong, steps=2)
     with pytest.raises(RecipeError, match="variables"):
         weather().sa_nowcast.exceedance([1.0], steps=2)
+
+
+def test_members_are_drawn_as_other_forecasts_are() -> None:
+    members = moving().sa_nowcast.forecast(steps=2, members=3)
+    figure = members.sa_nowcast.plot()
+    assert "mean of 3 members" in figure.get_suptitle()
+    assert "realization 1" in members.sa_nowcast.plot(realization=1).get_suptitle()
+
+
+def test_sums_and_means_of_quantiles_are_refused() -> None:
+    data = moving()
+    quantiles = data.sa_nowcast.quantiles([0.1, 0.9], steps=2)
+    with pytest.raises(DataError, match="quantiles, of which sums are no quantiles"):
+        quantiles.sa_nowcast.accumulate("10min")
+    with pytest.raises(DataError, match="quantiles, of which means over areas are no quantiles"):
+        quantiles.sa_nowcast.over({"all": np.ones((64, 64), bool)})
 
 
 def test_a_network_without_a_distribution_says_so(nowcaster) -> None:

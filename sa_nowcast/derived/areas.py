@@ -22,6 +22,7 @@ from sa_nowcast.derived.fields import (
     label,
     one_field,
     own_attrs,
+    require_additive,
     to_grid,
     with_method,
     without_grid,
@@ -107,6 +108,7 @@ def over(
     if isinstance(least, bool) or not isinstance(least, int | float) or not 0 <= least <= 1:
         raise RecipeError("least", repr(least), expected="a share from 0 to 1")
     field = one_field(data)
+    require_additive(field, "means over areas")
     cells = cells_of(field, y, x)
     found = _found(areas, field, cells, name)
     if not found:

@@ -47,6 +47,17 @@ def one_field(data: xr.DataArray | xr.Dataset) -> xr.DataArray:
     return dims.with_positions(ds.set_coords(mapping) if mapping in ds.data_vars else ds)[names[0]]
 
 
+def require_additive(field: xr.DataArray, what: str) -> None:
+    """Refuse quantiles: a sum or a mean of them is no quantile of the sum or the mean."""
+    if dims.QUANTILE in field.dims:
+        raise DataError(
+            label(field),
+            f"quantiles, of which {what} are no quantiles",
+            expected="one forecast, or members",
+            fix="forecast with members=24, derive that, and take .quantile([0.1, 0.9], 'realization') of it",
+        )
+
+
 def label(field: xr.DataArray) -> str:
     """Return what errors call a field."""
     return str(field.name) if field.name is not None else "data"

@@ -13,7 +13,15 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from sa_nowcast.derived.fields import derived_attrs, has_method, label, one_field, own_attrs, with_method
+from sa_nowcast.derived.fields import (
+    derived_attrs,
+    has_method,
+    label,
+    one_field,
+    own_attrs,
+    require_additive,
+    with_method,
+)
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.metadata import dims
 from sa_nowcast.metadata.attributes import text
@@ -86,6 +94,7 @@ def accumulate(
     pixel that is missing in one step is missing in the sum.
     """
     field = one_field(data)
+    require_additive(field, "sums")
     if dims.VARIABLE in field.dims:
         names = ", ".join(map(str, field[dims.VARIABLE].values))
         first = str(field[dims.VARIABLE].values[0])

@@ -251,11 +251,16 @@ def quantiles(
     nowcaster: Nowcaster, data: xr.DataArray | xr.Dataset, probabilities: Sequence[float], **asked: Any
 ) -> xr.DataArray:
     """Return quantiles; see `sa_nowcast.Nowcaster.quantiles`. `asked` are arguments of a plan."""
-    given = [probabilities] if isinstance(probabilities, float | int) else list(probabilities)
-    numbers = sorted({float(p) for p in given})
-    if not numbers or len(numbers) < len(given) or not all(0 < p < 1 for p in numbers):
+    try:
+        given = np.atleast_1d(np.asarray(probabilities, dtype=np.float64)).ravel()
+    except (TypeError, ValueError):
+        given = np.array([np.nan])
+    numbers = np.unique(given).tolist()
+    if not numbers or len(numbers) < given.size or not all(0 < p < 1 for p in numbers):
         raise RecipeError(
-            "probabilities", repr(given), expected="numbers between 0 and 1, each once, such as [0.1, 0.9]"
+            "probabilities",
+            f"{probabilities!r:.60}",
+            expected="numbers between 0 and 1, each once, such as [0.1, 0.9]",
         )
     result = Quantiles(nowcaster, tuple(numbers)).plan(data, **asked).compute()
     result.attrs["sa_nowcast_product"] = "quantiles"

@@ -182,7 +182,8 @@ def choose_forecast(
         if realization is None:
             one = one.mean("realization")
             # For the title: the mean is smoother than any member.
-            attrs["model"] = ", ".join([str(attrs["model"])] * ("model" in attrs) + [f"mean of {members} members"])
+            by = [str(attrs["model"])] if "model" in attrs else []
+            attrs["model"] = ", ".join([*by, f"mean of {members} members"])
         else:
             one = choose(one, role, realization=realization)
         one.attrs = attrs

@@ -102,3 +102,16 @@ def test_members_of_a_reference(how):
     fix = yield lambda: hindcast(rain(20, 64, 64), "persistence", 2, init_times=inits, members=3)
     model = "persistence" if how == "leave out" else value(fix.partition("take ")[2])
     yield lambda: hindcast(rain(20, 64, 64), model, 2, init_times=inits).compute()
+
+
+@remedy(
+    "derived/fields.py", "forecast with members=24, derive that, and take .quantile([0.1, 0.9], 'realization') of it"
+)
+@pytest.mark.parametrize("how", ["sums", "areas"])
+def test_what_is_derived_of_quantiles(how):
+    def derive(forecast):
+        own = forecast.sa_nowcast
+        return own.accumulate("10min") if how == "sums" else own.over({"all": np.ones(rain().shape[1:], bool)})
+
+    yield lambda: derive(rain().sa_nowcast.quantiles([0.1, 0.9], steps=2))
+    yield lambda: derive(rain().sa_nowcast.forecast(steps=2, members=24)).quantile([0.1, 0.9], "realization")
