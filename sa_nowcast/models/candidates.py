@@ -56,16 +56,18 @@ def aligned_frames(x: Tensor, flow: Tensor) -> Tensor:
 
 def trials(
     x: Tensor, mean: Tensor, patch: int, flow_of_all: Tensor, smoothed: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Return how each candidate would have forecast the last frame, and how long each band of scales lasts.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return how each candidate would have forecast the last frame, how long each band of scales lasts, and products.
 
     First, (B, h, w, 2 * TRIED * candidates): the logarithm of the squared error around each patch, against that of the
     moved last frame, at a lead time of one step, then of two; then the same of the whole window. 0 where the history is
     too short to try. Second, (B, TRIED + (1 + LAGS) * bands), as logarithms: the squared error of the moved last
     frame at these lead times; the variance of each band of the last frame (`smoothed`); and its regression coefficient
-    on the same band of one, two and three frames before, along the motion.
+    on the same band of one, two and three frames before, along the motion. Third, (B, TRIED, candidates, candidates):
+    the mean products of their errors at these lead times, 0 where there are none: those of any mixture follow.
     """
     B, T, H, W = x.shape
+    products = x.new_zeros(B, TRIED, CANDIDATES, CANDIDATES)
     around, overall, level, kept = [], [], [], []
     bands = _bands(smoothed, mean, patch)
     for lead in range(1, min(LAGS, T - 1) + 1):
@@ -90,7 +92,10 @@ def trials(
                 tried[:, FINE - 1] = tried[:, 0] + damped * tried[:, FINE - 1]
                 still = standing[:, :, rows].clone()
                 still[:, -1] = still[:, 0] + damped * still[:, -1]
-                errors[:, :, rows] = (torch.cat([tried, everything, still], 1) - x[:, -1:, rows]).square()
+                missed = torch.cat([tried, everything, still], 1) - x[:, -1:, rows]
+                flat = missed.flatten(2)
+                products[:, lead - 1] += flat @ flat.mT / (H * W)
+                errors[:, :, rows] = missed.square()
         kept.append((both / square).clamp(_LEAST_CORRELATION, 1).log())
         if tries:
             error = F.avg_pool2d(errors, patch) + SURE
@@ -108,7 +113,7 @@ def trials(
     variance = bands.square().mean((2, 3)) + 1e-9
     variance = variance / variance.sum(1, keepdim=True) * (x[:, -1] - mean).square().mean((1, 2))[:, None]
     tried = torch.cat([*around, *untried, *overall, *untried], 1)
-    return tried.permute(0, 2, 3, 1), torch.cat([*level, (variance + 1e-9).log(), *kept], 1)
+    return tried.permute(0, 2, 3, 1), torch.cat([*level, (variance + 1e-9).log(), *kept], 1), products
 
 
 def _bands(smoothed: tuple[Tensor, Tensor], mean: Tensor, patch: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Final
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from sa_nowcast.models.candidates import (
     BANDS,
+    BLURS,
     CANDIDATES,
     EDGE,
     FINE,
@@ -20,6 +22,7 @@ from sa_nowcast.models.candidates import (
     NARROW,
     SURE,
     TRIED,
+    WIDE_BLURS,
     aligned_frames,
     damped_slope,
     finer,
@@ -68,7 +71,14 @@ _GROWTH: Final = 0.5  # share of the change from trial 1 to trial 2 that goes on
 _FADING: Final = 1.0  # logit that a trend loses with each doubling; what its trials say does not go on
 # Logit that what stands gains with each doubling: motions end, seasons and roads do not. In training, and in forecasts:
 # synthetic fields have few that stand, and training makes up for what it sees of it.
-_STANDS: Final = (0.3, 0.45)
+_STANDS: Final = (0.3, 0.5)
+_LOST: Final = 32.0  # pixels of displacement over which a pattern that stands loses its use in what moves
+# Share of the speed, beyond a pixel per step, by which the displacement becomes uncertain after the trials.
+_WANDERS: Final = 0.2
+# Share of their errors that mixtures which move and stand must differ by for a trial to tell, and patches that are few.
+_LITTLE: Final = (0.3, 100)
+_LEAST_SHARE: Final = 0.01
+_BAND_WIDTHS: Final = [0.5 * (a + b) for a, b in pairwise((0.0, *BLURS, *WIDE_BLURS, 2 * WIDE_BLURS[-1]))]  # pixels
 _TINY: Final = 1e-6  # of the standard deviation, that no scale is below
 
 WINDOWS_AT_ONCE: Final = 4  # tiles that go through the core together
@@ -164,15 +174,16 @@ class LagrangianNetwork(Forecaster):
             window, flow = self._window(unit.values)
             given = torch.cat([self._features(window), window.scalars], -1)
             mean = self._mixed(unit, window, flow, self.reads(given), steps)
-            kept = torch.stack([self._kept(window.scalars[:, 0, 0], step) for step in range(steps)], 1)
+            kept = torch.stack([self._kept(window.scalars[:, 0, 0], window.speed, step) for step in range(steps)], 1)
             at = list(arrivals(flow, steps))
             read = self.reads(given)
+            stands = self._stands(window, read)
         of_margins = self.margins.reads(given)
         parts = []
         for step in range(steps):
             with torch.no_grad():
                 at_first, learned, _ = self._logits(window, read, step)
-                moving, standing = _shares(at_first, learned, step, self.training)
+                moving, standing = _shares(at_first, learned, stands - _lost(window, step), step, self.training)
             width = self.margins(of_margins, window.local, step)
             # What a trend of chances would be is none: its weight is the last frame's.
             moving = torch.cat(
@@ -246,9 +257,10 @@ class LagrangianNetwork(Forecaster):
         B, _, H, W = x.shape
         patch = self.config.patch
         forecast, keeps_graph = [], torch.is_grad_enabled()
+        stands = self._stands(window, read)
         result = x.new_empty(0 if keeps_graph else B, steps, H, W)
         for step, at in enumerate(arrivals(flow, steps)):
-            fine, wide, standing = self._weights(window, read, step)
+            fine, wide, standing = self._weights(window, read, stands, step)
             what = mixture(fine, wide, window.fine)
             # Weights move with the pattern; what they weigh stands.
             at_patches = (F.avg_pool2d(at, patch) - (patch - 1) / 2) / patch
@@ -277,7 +289,7 @@ class LagrangianNetwork(Forecaster):
         flow = optical_flow(x) if T > 1 else x.new_zeros(B, 2, H, W)
         aligned = aligned_frames(x, flow)
         fine, wide = moving_maps(aligned, x, patch)
-        tried, kept = trials(x, mean, patch, flow, (fine, wide))
+        tried, kept, products = trials(x, mean, patch, flow, (fine, wide))
         change = (x[:, :-1] - x[:, -1:]).square().mean((1, 2, 3)).sqrt().view(-1, 1, 1) if T > 1 else 0 * mean
         moved = 0 * x[:, -1]
         for t in range(T - 1):
@@ -293,11 +305,14 @@ class LagrangianNetwork(Forecaster):
             ],
             2,
         )
-        speed = F.avg_pool2d(flow.norm(dim=1, keepdim=True), patch)[:, 0].log1p()
-        h, w = speed.shape[-2:]
-        scalars = [per_window[:, :, None].expand(B, h, w, 3), speed[..., None], tried]
+        near = F.avg_pool2d(flow.norm(dim=1, keepdim=True), patch)[:, 0].log1p()
+        h, w = near.shape[-2:]
+        scalars = [per_window[:, :, None].expand(B, h, w, 3), near[..., None], tried]
         scalars.append(kept[:, None, None].expand(B, h, w, kept.shape[1]))
-        return Window(aligned, x, fine, wide, standing_maps(x), mean, change, local, torch.cat(scalars, -1)), flow
+        told = torch.cat(scalars, -1)
+        above = x[:, -1] - low[:, 0]
+        speed = ((above * flow.square().sum(1)).sum((1, 2)) / (above.sum((1, 2)) + 1e-9)).sqrt()[:, None]
+        return Window(aligned, x, fine, wide, standing_maps(x), mean, change, local, told, speed, products), flow
 
     def _features(self, window: Window) -> Tensor:
         """Return what the core gives after the last frame, (B, h, w, hidden)."""
@@ -322,14 +337,14 @@ class LagrangianNetwork(Forecaster):
         top, _ = self.layers.read(self.layers.weights(), x)
         return top[-1]
 
-    def _weights(self, window: Window, read: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _weights(self, window: Window, read: Tensor, stands: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return for a step the weights of the fine maps, what has no details, and the weights of what stands.
 
         (B, FINE, h, w), (B, h, w) and (B, STANDING, h, w). What moves and what stands each have weights that sum to
         one, but for the slopes: what stands counts as much as its weights say, what moves the rest.
         """
         at_first, learned, change = self._logits(window, read, step)
-        moving, standing = _shares(at_first, learned, step, self.training)
+        moving, standing = _shares(at_first, learned, stands - _lost(window, step), step, self.training)
         trend = moving[:, FINE - 1 : FINE]
         moving = moving / (1 - trend).clamp(min=_TINY)
         fine = torch.cat([moving[:, : FINE - 1], damped_slope(step) * trend], 1)
@@ -372,19 +387,50 @@ class LagrangianNetwork(Forecaster):
         counts as much as it is correlated with what it was `step + 1` frames ago: as in S-PROG, but by weights of
         smoothed frames.
         """
-        kept = self._kept(window.scalars, step)
+        kept = self._kept(window.scalars, window.speed[:, None, None], step)
         variance = window.scalars[..., -(1 + LAGS) * BANDS :][..., :BANDS]
         error = (variance.exp() * (1 - kept.square())).sum(-1, keepdim=True) + SURE
         kept = torch.cummax(kept, -1).values
         weights = torch.cat([kept[..., :1], kept.diff(dim=-1), 1 - kept[..., -1:]], -1)
         return weights.clamp(min=_LEAST_WEIGHT).log(), error.log()
 
-    def _kept(self, scalars: Tensor, step: int) -> Tensor:
-        """Return how each band is correlated with itself `step + 1` frames on, along the motion; (..., bands)."""
+    def _stands(self, window: Window, read: Tensor) -> Tensor:
+        """Return how much more stands than the trials of each candidate by itself say, (B, 1, 1), as a logit.
+
+        By trials of mixtures: the share that the mixture of what stands should have had beside that of what moves, by
+        least squares. Where both are about the same, that share is taken for what it would be without.
+        """
+        more = []
+        for step in range(TRIED):
+            at_first, learned, _ = self._logits(window, read, step)
+            moving, standing = _shares(at_first, learned, torch.zeros_like(at_first[:, 0]), step, self.training)
+            standing = standing / standing.sum(1, keepdim=True)
+            moves, stands = moving.mean((2, 3)), standing.mean((2, 3))
+            products = window.products[:, step]
+            of_moves, of_stands = (
+                products[:, :, :MOVING] @ moves[..., None],
+                products[:, :, MOVING:] @ stands[..., None],
+            )
+            both = (of_stands[:, :MOVING, 0] * moves).sum(1)
+            error, still = (of_moves[:, :MOVING, 0] * moves).sum(1), (of_stands[:, MOVING:, 0] * stands).sum(1)
+            before = _likes(at_first).mean((1, 2)).sigmoid()
+            little = (_LITTLE[0] + _LITTLE[1] / at_first[0, 0].numel()) * (error + still) + 1e-9
+            share = (error - both + little * before) / (error + still - 2 * both + little)
+            more.append(torch.logit(share.clamp(_LEAST_SHARE, 1 - _LEAST_SHARE)) - torch.logit(before))
+        return torch.stack(more).mean(0)[:, None, None]
+
+    def _kept(self, scalars: Tensor, speed: Tensor, step: int) -> Tensor:
+        """Return how each band is correlated with itself `step + 1` frames on, along the motion; (..., bands).
+
+        The rates are those of the trials; beyond them, the motion becomes uncertain, as a share of its speed, and
+        bands that are finer than that are lost.
+        """
         first, second, last = scalars[..., -LAGS * BANDS :].chunk(LAGS, -1)
         soon, later = (second - first).clamp(max=0), (last - first).clamp(max=0) / (LAGS - 1)
         rate = torch.lerp(later, soon, self.decay[0].sigmoid())
-        return (first + rate * step ** self.decay[1].exp() if step else first).exp()
+        wanders = _WANDERS * (speed - 1).clamp(min=0) / scalars.new_tensor(_BAND_WIDTHS)
+        rates = first + rate * step ** self.decay[1].exp() if step else first
+        return (rates - 0.5 * step * (step + 1) * wanders.square()).exp()
 
     def _read(self, window: Window, moved: Tensor, plain: Tensor, time: float) -> Tensor:
         """Return a frame as the core reads it, (B, h, w, inputs)."""
@@ -404,10 +450,10 @@ class LagrangianNetwork(Forecaster):
         return torch.cat([folded, window.scalars, when], -1)
 
 
-def _shares(at_first: Tensor, learned: Tensor, step: int, training: bool) -> tuple[Tensor, Tensor]:
+def _shares(at_first: Tensor, learned: Tensor, stands: Tensor, step: int, training: bool) -> tuple[Tensor, Tensor]:
     """Return the shares of what moves, (B, MOVING, h, w), and of what stands, (B, STANDING, h, w), by their logits.
 
-    The first sum to one, the second to how much of the forecast stands.
+    The first sum to one, the second to how much of the forecast stands; `stands` is a logit that is added to it.
     """
     lead = math.log2(step + 1)
     # Far ahead, the network has a say in how what moves is smoothed; what stands, and how much of it, is for the
@@ -415,12 +461,19 @@ def _shares(at_first: Tensor, learned: Tensor, step: int, training: bool) -> tup
     soon = (1 + step) ** -2.0
     moving = torch.softmax(at_first[:, :MOVING] + learned[:, :MOVING] / (1 + lead), 1)
     standing = torch.softmax(at_first[:, MOVING:] + learned[:, MOVING:] * soon, 1)
-    likes = []
-    for of in (slice(MOVING), slice(MOVING, None)):
-        before, after = (torch.logsumexp(logits[:, of], 1) for logits in (at_first, at_first + learned))
-        likes.append(torch.lerp(before, after, soon))
-    share = torch.sigmoid(likes[1] - likes[0] + _STANDS[0 if training else 1] * lead)[:, None]
+    likes = torch.lerp(_likes(at_first), _likes(at_first + learned), soon)
+    share = torch.sigmoid(likes + stands + _STANDS[0 if training else 1] * lead)[:, None]
     return moving, standing * share
+
+
+def _likes(logits: Tensor) -> Tensor:
+    """Return the logit of what stands beside what moves, (B, h, w)."""
+    return torch.logsumexp(logits[:, MOVING:], 1) - torch.logsumexp(logits[:, :MOVING], 1)
+
+
+def _lost(window: Window, step: int) -> Tensor:
+    """Return the logit that a pattern which stands loses as what moves goes on, (B, 1, 1)."""
+    return 0.5 * step * (step + 1) * (window.speed / _LOST).square()[..., None]
 
 
 def maps_read(patch: int) -> int:

@@ -34,6 +34,13 @@ _STRIP = 2**16  # values of a map that are worked on at once
 
 _RIDGE = 0.05  # of the mean trace of the structure tensors: keeps flat places still
 _LENGTH = 0.02  # what a pixel of first guess costs, as a share of the error at rest
+_SMOOTHINGS = (8.0, 16.0, 32.0)
+"""Pixels: standard deviations of smoother flows that are tried beside the one found."""
+
+_SMOOTHEST = 16  # a flow is smoothed over no more than such a part of the shorter side
+_BEFORE_TRIAL = (0.1, 0.3, 0.4, 0.2)  # shares of the flow as found and of the smoother ones where trials do not differ
+_SHARPNESS = 25.0  # by how much a share falls with the error of a trial, relative to the least
+_AROUND = 32.0  # pixels: standard deviation of the window in which trials are compared
 _GAIN = (0.04, 0.16)  # how much less the error gets by moving for the motion to be trusted: not at all, wholly
 
 Bands = tuple[tuple[slice, slice, Tensor], ...]
@@ -195,8 +202,9 @@ def optical_flow(x_BTHW: Tensor) -> Tensor:
 
     One flow for all successive pairs: a search for the whole shift on the coarsest level of a pyramid, then least
     squares for the rest on each level (Lucas and Kanade 1981), within Gaussian windows, with large residuals weighed
-    down. The motion is found without the last frame first: only as far as it explains that frame better than rest does
-    is it taken for a motion, so that noise stands still.
+    down. The motion is found without the last frame first: how much it is smoothed is told by how well flows of several
+    widths explain that frame, and only as far as it does so better than rest does is it taken for a motion, so that
+    noise stands still.
 
     Parameters
     ----------
@@ -217,8 +225,51 @@ def optical_flow(x_BTHW: Tensor) -> Tensor:
         [blur(torch.asinh(2 * (frame - mean[:, 0]) / deviation[:, 0]), 0.7) for frame in x_BTHW.unbind(1)], 1
     )
     flow = _estimate(z)
-    trust = _trust(z, _estimate(z[:, :-1])) if z.shape[1] > 2 else _trust(z, flow)
-    return flow * trust
+    before = _estimate(z[:, :-1]) if z.shape[1] > 2 else None
+    shares = _shares(x_BTHW[:, -2:] / deviation, before, flow)
+    flow = _smoothed(flow, shares)
+    return flow * _trust(z, flow if before is None else _smoothed(before, shares))
+
+
+def _widths(flow: Tensor) -> list[float]:
+    """Return over which Gaussians a flow may be smoothed."""
+    most = min(flow.shape[-2:]) / _SMOOTHEST
+    return sorted({min(width, most) for width in _SMOOTHINGS})
+
+
+def _shares(last_two: Tensor, before: Tensor | None, flow: Tensor) -> Tensor:
+    """Return the shares of a flow and of smoother ones, (B, 1 + widths, H, W), by how each explains the last frame.
+
+    `before` is the flow without the last frame. In the scale of the values, as the forecast is scored: light rain and
+    noise do not decide.
+    """
+    B, _, H, W = flow.shape
+    widths = _widths(flow)
+    kept = [*_BEFORE_TRIAL[: len(widths)], sum(_BEFORE_TRIAL[len(widths) :])]
+    prior = flow.new_tensor(kept).log().view(1, -1, 1, 1)
+    if before is None:
+        return torch.softmax(prior, 1).expand(B, -1, H, W)
+    errors = []
+    for tried in [before, *(blur(before, width) for width in widths)]:
+        parts = []
+        for rows in strips(flow):
+            at = places(H, W, flow, rows) - tried[:, :, rows]
+            missed = sample(last_two[:, :1], at) - last_two[:, 1:, rows]
+            parts.append(inside(at, H, W) * missed.square())
+        errors.append(_joined(parts))
+    error = torch.cat(errors, 1)
+    whole = error.mean((2, 3), keepdim=True) + 1e-9
+    near = blur(error, _AROUND) + 0.05 * whole.amin(1, keepdim=True)
+    ratio = near / near.amin(1, keepdim=True) * (whole / whole.amin(1, keepdim=True))
+    return torch.softmax(prior - _SHARPNESS * (ratio.sqrt() - 1), 1)
+
+
+def _smoothed(flow: Tensor, shares: Tensor) -> Tensor:
+    """Return a flow and smoother ones by their shares."""
+    result = shares[:, :1] * flow
+    for number, width in enumerate(_widths(flow), 1):
+        result = result + shares[:, number : number + 1] * blur(flow, width)
+    return result
 
 
 def _estimate(z: Tensor) -> Tensor:

@@ -32,6 +32,10 @@ class Window(NamedTuple):
     """(B, h, w): the same around each patch, in Lagrangian coordinates."""
     scalars: Tensor
     """(B, h, w, POSITION_SCALARS): what each position is told besides."""
+    speed: Tensor
+    """(B, 1): root mean square of the motion, in pixels per step, of what there is above the least value."""
+    products: Tensor
+    """(B, TRIED, CANDIDATES, CANDIDATES): mean products of the errors of candidates; see `trials`."""
 
 
 class Scaled(NamedTuple):
