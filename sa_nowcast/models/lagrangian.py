@@ -71,13 +71,13 @@ _GROWTH: Final = 0.5  # share of the change from trial 1 to trial 2 that goes on
 _FADING: Final = 1.0  # logit that a trend loses with each doubling; what its trials say does not go on
 # Logit that what stands gains with each doubling: motions end, seasons and roads do not. In training, and in forecasts:
 # synthetic fields have few that stand, and training makes up for what it sees of it.
-_STANDS: Final = (0.3, 0.5)
+_STANDS: Final = (0.3, 0.6)
 _LOST: Final = 32.0  # pixels of displacement over which a pattern that stands loses its use in what moves
 # Share of the speed, beyond a pixel per step, by which the displacement becomes uncertain after the trials.
 _WANDERS: Final = 0.2
 # Share of their errors that mixtures which move and stand must differ by for a trial to tell, and patches that are few.
 _LITTLE: Final = (0.3, 100)
-_LEAST_SHARE: Final = 0.01
+_LEAST_SHARE: Final = 1e-3
 _BAND_WIDTHS: Final = [0.5 * (a + b) for a, b in pairwise((0.0, *BLURS, *WIDE_BLURS, 2 * WIDE_BLURS[-1]))]  # pixels
 _TINY: Final = 1e-6  # of the standard deviation, that no scale is below
 

@@ -13,6 +13,7 @@ from sa_nowcast.models.estimate import fitting_tile
 from sa_nowcast.models.inspection import attention_map
 from sa_nowcast.models.lagrangian import CORE_TILE, LagrangianNetwork
 from sa_nowcast.models.rollout import Network
+from sa_nowcast.models.window import scaled
 
 OPTIONS = {"hidden": (8, 8), "kernel": 3, "patch": 4, "score_scale": "sqrt", "output": "moving"}
 
@@ -155,7 +156,7 @@ def test_inflow_lies_behind_the_edges_that_the_motion_leaves(size: int) -> None:
 
 def test_a_band_counts_as_much_as_it_is_correlated_with_itself_along_the_motion() -> None:
     """White noise beside a pattern that moves: the noise does not last, the pattern does."""
-    moves = shifting(1, 2, 128, 4)
+    moves = shifting(0, 1, 128, 4)  # by no more than a pixel: the motion stays certain
     noise = torch.randn(moves.shape, generator=torch.Generator().manual_seed(0))
     for share in (0.0, 1.0):
         x = moves / moves.std() + share * noise
@@ -174,6 +175,38 @@ def test_a_band_counts_as_much_as_it_is_correlated_with_itself_along_the_motion(
             assert float(weights[0]) > 0.6
             assert float(error) < 0.2
         assert float(kept[:, 4].min()) > 0.9  # of 8 to 16 pixels
+
+
+@torch.inference_mode()
+def test_a_fast_motion_loses_its_fine_scales_with_lead_time_and_not_its_wide_ones() -> None:
+    kept = {}
+    for columns in (1, 5):
+        net = network(trained=False)
+        window, _ = net._window(scaled(shifting(0, columns, 160, 4)).values)
+        assert float(window.speed) == pytest.approx(columns, rel=0.25)
+        for step in (0, 11):
+            kept[columns, step] = net._kept(window.scalars[0, 0, 0], window.speed[0], step)
+    assert torch.all(kept[5, 0] > kept[1, 0] - 0.1)  # within the trials nothing is lost for it
+    assert float(kept[1, 11][0]) > 0.9
+    assert float(kept[5, 11][0]) < 1e-3
+    assert float(kept[5, 11][5]) > 0.8  # of 16 to 32 pixels
+
+
+@torch.inference_mode()
+def test_what_stands_counts_where_mixtures_of_it_would_have_forecast_the_last_frame() -> None:
+    """A pattern that stands under noise, and one that moves: how much stands is told from the history."""
+    noise = 0.3 * torch.randn(1, 4, 128, 128, generator=torch.Generator().manual_seed(0))
+    share = {}
+    for columns in (0, 3):
+        net = network(trained=False)
+        window, _ = net._window(scaled(shifting(0, columns, 128, 4) + noise).values)
+        read = net.reads(torch.cat([net._features(window), window.scalars], -1))
+        stands = net._stands(window, read)
+        assert bool(torch.isfinite(stands).all())
+        *_, standing = net._weights(window, read, stands, 5)
+        share[columns] = float(standing[:, :-1].sum(1).mean())
+    assert share[3] < 0.2
+    assert share[0] > 3 * share[3]
 
 
 @torch.inference_mode()
