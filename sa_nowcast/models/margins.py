@@ -3,8 +3,9 @@
 Where a field has a bound that many of its values are at, such as rain, the distribution is one of values that were
 observed nearby: that a value is above a level is forecast as the field itself is, by the same candidates, from the
 frames of which pixels are above it. Nothing then is expected that the history did not hold, and a dry place stays dry
-as far as its neighbourhood is. This distribution is moved to the mean forecast, and made narrower or wider about it.
-Any other field has a normal distribution about the mean forecast.
+as far as its neighbourhood is. This distribution is moved to the mean forecast, and made narrower or wider about it;
+and it is averaged over displacements by errors of the motion. Any other field has a normal distribution about the mean
+forecast.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import torch
@@ -27,7 +29,7 @@ from sa_nowcast.models.candidates import (
     moving_maps,
     standing_maps,
 )
-from sa_nowcast.models.motion import carried, inside, sample
+from sa_nowcast.models.motion import blur, carried, inside, optical_flow, sample
 
 LEVELS: Final = 20
 """Values at which the distribution of a bounded field is known; between them it is interpolated."""
@@ -36,6 +38,8 @@ _WIDTH: Final = 48
 _NARROW: Final = 0.2  # share by which the distribution is narrower than that of values nearby, at lead time 1
 _MOST: Final = 4.0  # times: how much the mean forecast may differ from that of values nearby
 _WIDENS: Final = 0.25  # logarithm by which a normal distribution widens at first with each doubling of the lead time
+_MOST_ERROR: Final = 0.2  # of the speed: the standard deviation of the motion's error along an axis is at most that
+_UNMOVED: Final = 0.25  # pixels: a smaller displacement makes no difference
 _BEYOND: Final = (1.25, 1.6)  # times the largest value seen: the last levels
 _SEEN: Final = 2**15  # values, at most, from which levels are found
 
@@ -132,6 +136,36 @@ class Law:
         apart = torch.cummax(ascending, 0).values + 1e-6 * most * torch.arange(LEVELS)
         return low + apart
 
+    @cached_property
+    def motion_error(self) -> float:
+        """How wrong the motion is along each axis, in pixels of `frames` per step: a standard deviation.
+
+        From how much the last frame has changed the flow, where there is something to see. If the motions of n pairs of
+        frames had independent errors of variance s², this change had s² / n / (n - 1), and their mean has s² / n. 0 for
+        fewer than three frames, and for fields without a bound: the width of their distribution holds it already.
+        """
+        pairs = len(self.frames) - 1
+        if self.bound is None or pairs < 2:
+            return 0.0
+        seen = (self.frames > self.bound).any(0)
+        if not seen.any():
+            return 0.0
+        with torch.no_grad():
+            changed = self.flow - optical_flow(self.frames[None, :-1])
+            change, speed = (float(x[0, :, seen].square().sum(0).mean()) for x in (changed, self.flow))
+        return min(math.sqrt((pairs - 1) * change / 2), _MOST_ERROR * math.sqrt(speed))
+
+    def displacement(self, step: int) -> float:
+        """Return how far errors of the motion displace along each axis, in pixels of `frames`: a standard deviation."""
+        far = self.motion_error * (step + 1)
+        return far if far > _UNMOVED else 0.0
+
+    def over_displacements(self, maps: Tensor, step: int) -> Tensor:
+        """Return maps (K, H, W) as their means over all displacements that errors of the motion make by a step."""
+        far = self.displacement(step)
+        # One of few widths: a matrix is kept for each.
+        return blur(maps, 2 ** (round(4 * math.log2(far)) / 4)) if far else maps
+
     def chances(self, levels: Tensor) -> Iterator[Tensor]:
         """Yield for each step how likely the value is above levels (K,) in the units of the forecast, (K, H, W)."""
         levels = levels.to(self.frames).view(-1, 1, 1)
@@ -145,7 +179,7 @@ class Law:
             wanted = mean + (levels - mean) / _narrowed(step)
             wanted = self.bound + (wanted - self.bound) / self._ratio(expected, mean)
             result = _between(own, above, wanted.clamp(min=self.bound))
-            yield torch.where(levels < self.bound, torch.ones_like(result), result)
+            yield torch.where(levels < self.bound, torch.ones_like(result), self.over_displacements(result, step))
 
     def values(self, drawn: Tensor, step: int, expected: Tensor, mean: Tensor) -> Tensor:
         """Return values nearby, (..., N), as values of the distribution, given two maps (N,) of a step.

@@ -2,7 +2,8 @@
 
 What the distribution of each pixel leaves open is drawn by a Gaussian field: its scales are those that the forecast has
 lost at the lead time, its pattern moves along the flow and changes as fast as these scales do. So members are coherent
-in space and time, in Lagrangian coordinates, and sums over areas and hours have the right spread.
+in space and time, in Lagrangian coordinates, and sums over areas and hours have the right spread. Each member also has
+its own error of the motion, which displaces it the further, the longer the lead time.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sa_nowcast.models.candidates import BANDS, BLURS, WIDE_BLURS
+from sa_nowcast.models.candidates import BANDS, BLURS, WIDE_BLURS, finer
 from sa_nowcast.models.margins import Law
 
 _BEYOND: Final = 64  # pixels around the grid: opposite edges are independent
+_SMOOTH: Final = 32.0  # pixels: the Gaussian that makes an error of the motion smooth
+_COARSE: Final = 8  # pixels from one place that it is drawn at to the next
 _BINS: Final = 24  # of the logarithm of the wave number
 _LEAST_CHANCE: Final = 1e-5  # where a value above the bound is less likely than that, no member has one
 _PIXELS: Final = 2**16  # that are turned into values at once
@@ -96,6 +99,8 @@ def members(
         Where they are to stand.
     """
     travelling = Travelling(law)
+    moved = generators if law.motion_error > 0 else []
+    errors = [_unit_displacement(travelling.shape, generator) for generator in moved]
     if result is None:
         result = np.empty((len(generators), len(law.arrivals), *travelling.shape), dtype=np.float32)
     for member, generator in zip(result, generators, strict=True):
@@ -120,8 +125,39 @@ def members(
         dry = np.ones(fields.shape[1], dtype=bool)
         dry[possible] = False
         fields[:, dry] = law.bound
-        result[:, step] = fields.reshape(result[:, step].shape)
+        maps = fields.reshape(result[:, step].shape)
+        if far := law.displacement(step) / law.size[2]:
+            for one, error in zip(maps, errors, strict=True):
+                one[:] = _displaced(one, far * finer(error, _COARSE).numpy())
+        result[:, step] = maps
     return result
+
+
+def _unit_displacement(shape: tuple[int, int], generator: np.random.Generator) -> Tensor:
+    """Return a smooth random displacement of unit variance along each axis, (2, h, w), at every `_COARSE` pixels.
+
+    Of a member it is the same at all lead times, as in Bowler et al. (2006), doi:10.1256/qj.04.100; but not everywhere.
+    """
+    size = _fast(-(-(shape[0] + _BEYOND) // _COARSE)), _fast(-(-(shape[1] + _BEYOND) // _COARSE))
+    wave = torch.hypot(torch.fft.fftfreq(size[0])[:, None], torch.fft.rfftfreq(size[1])[None])
+    amplitude = torch.exp(-0.5 * (2 * math.pi * _SMOOTH / _COARSE * wave).square())
+    twice = torch.full_like(wave, 2.0)
+    twice[:, [0, -1]] = 1.0
+    amplitude *= (size[0] * size[1] / (amplitude.square() * twice).sum()).sqrt()
+    white = torch.from_numpy(generator.standard_normal((2, *size), dtype=np.float32))
+    field = torch.fft.irfft2(torch.fft.rfft2(white, norm="ortho") * amplitude, s=size, norm="ortho")
+    return field[:, : -(-shape[0] // _COARSE), : -(-shape[1] // _COARSE)]
+
+
+def _displaced(values: npt.NDArray[np.float32], by: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return a map (H, W) moved by rows and columns, (2, H, W) or larger; beyond the edge lies the edge.
+
+    The nearest values: means of several would vary less.
+    """
+    height, width = values.shape
+    rows = np.rint(np.arange(height)[:, None] - by[0, :height, :width]).clip(0, height - 1).astype(np.int64)
+    columns = np.rint(np.arange(width) - by[1, :height, :width]).clip(0, width - 1).astype(np.int64)
+    return values[rows, columns]
 
 
 def quantiles_of(law: Law, probabilities: Sequence[float]) -> npt.NDArray[np.float32]:
@@ -135,9 +171,9 @@ def quantiles_of(law: Law, probabilities: Sequence[float]) -> npt.NDArray[np.flo
     else:
         levels = law.levels()
         for step, (above, expected) in enumerate(law.nearby(levels.to(law.frames))):
-            own = law.as_given(above)
+            averaged = law.as_given(law.over_displacements(torch.stack([*above, expected, law.mean[step]]), step))
+            own, maps = averaged[:-2], [one.flatten() for one in averaged[-2:]]
             drawn = quantiles(levels.to(own), own.flatten(1), (1 - asked.to(own)).expand(-1, own[0].numel()))
-            maps = [law.as_given(one[None])[0].flatten() for one in (expected, law.mean[step])]
             steps.append(law.values(drawn, step, *maps).view(-1, *own.shape[1:]))
     return torch.stack(steps, 1).float().cpu().numpy()
 

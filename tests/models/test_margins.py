@@ -12,7 +12,7 @@ import torch
 from sa_nowcast.models import build
 from sa_nowcast.models.lagrangian import LagrangianNetwork
 from sa_nowcast.models.margins import Law, normal_score
-from sa_nowcast.models.members import Travelling, members, quantiles, quantiles_of
+from sa_nowcast.models.members import Travelling, _displaced, _unit_displacement, members, quantiles, quantiles_of
 from sa_nowcast.sources.synthetic_fields import SyntheticFields
 
 NORMAL = NormalDist()
@@ -27,15 +27,21 @@ def network() -> LagrangianNetwork:
     return made.eval()
 
 
-def rain(size: tuple[int, int] = (64, 72), seed: int = 3) -> torch.Tensor:
-    """Return rain (1, 6, 1, rows, columns) in patches that move."""
+def rain(
+    size: tuple[int, int] = (64, 72), seed: int = 3, places: tuple[int, ...] = (0, 2, 4, 6, 8, 10)
+) -> torch.Tensor:
+    """Return rain (1, frames, 1, rows, columns) in patches that move along the rows to these places."""
     rng = np.random.default_rng(seed)
     waves = np.fft.rfft2(rng.standard_normal((96, 96)))
     wave = np.hypot(np.fft.fftfreq(96)[:, None], np.fft.rfftfreq(96)[None])
     field = np.fft.irfft2(waves * np.exp(-((8 * wave) ** 2)), (96, 96))
     field = np.maximum(field / field.std() - 0.3, 0)
-    frames = np.stack([np.roll(field, 2 * t, 1)[: size[0], : size[1]] for t in range(6)])
+    frames = np.stack([np.roll(field, place, 1)[: size[0], : size[1]] for place in places])
     return torch.from_numpy(frames.astype(np.float32))[None, :, None]
+
+
+UNSURE = (0, 6, 12, 21)
+"""Places of rain whose last motion of three is another: the flow becomes 7 pixels a step, where it was 6 before."""
 
 
 def law_of(x: torch.Tensor, steps: int = 4) -> Law:
@@ -84,8 +90,9 @@ def test_noise_below_the_bound_is_no_bound() -> None:
     assert law_of(x).bound == 0.0
 
 
-def test_members_have_the_chances_of_the_distribution() -> None:
-    law = law_of(rain())
+@pytest.mark.parametrize("places", [(0, 2, 4, 6), UNSURE])
+def test_members_have_the_chances_of_the_distribution(places: tuple[int, ...]) -> None:
+    law = law_of(rain(places=places))
     drawn = members(law, [np.random.default_rng(k) for k in range(400)])
     with torch.no_grad():
         for step, chances in enumerate(law.chances(torch.tensor([0.1, 0.5, 1.0]))):
@@ -95,8 +102,53 @@ def test_members_have_the_chances_of_the_distribution() -> None:
             assert abs(difference.mean((1, 2))).max() < 0.02
 
 
-def test_a_member_is_the_same_among_more() -> None:
-    law = law_of(rain())
+def test_the_error_of_the_motion_is_found_from_what_the_last_frame_changed() -> None:
+    # The flow changes from 6 to 19 / 3 along one of two axes: sqrt((3 - 1) / 2) / 3.
+    assert law_of(rain((96, 96), places=(0, 6, 12, 19))).motion_error == pytest.approx(1 / 3, rel=0.15)
+    assert law_of(rain((96, 96))).motion_error < 0.02
+
+
+@pytest.mark.parametrize("x", [torch.zeros(1, 4, 1, 64, 64), rain()[:, :2], rain(places=(0, 0, 0, 0))])
+def test_without_a_motion_it_has_no_error(x: torch.Tensor) -> None:
+    assert law_of(x).motion_error < 1e-3
+
+
+def test_a_field_without_a_bound_is_not_displaced() -> None:
+    x = rain(places=UNSURE) + 5 + 0.1 * torch.randn(1, 4, 1, 64, 72, generator=torch.Generator().manual_seed(1))
+    assert law_of(x).motion_error == 0
+
+
+def test_displacements_are_smooth_and_have_unit_variance() -> None:
+    drawn = np.stack([_unit_displacement((200, 120), np.random.default_rng(k)).numpy() for k in range(200)])
+    assert drawn.shape == (200, 2, 25, 15)
+    assert drawn.var() == pytest.approx(1, abs=0.15)
+    assert abs((drawn[:, 0] * drawn[:, 1]).mean()) < 0.15  # rows and columns independently
+    near, far = ((drawn[..., shift:, :] * drawn[..., : 25 - shift, :]).mean() for shift in (1, 24))
+    assert near == pytest.approx(math.exp(-(8**2) / (4 * 32**2)), abs=0.15)
+    assert abs(far) < 0.3
+
+
+def test_a_displaced_map_is_moved_and_has_the_edge_beyond_the_edge() -> None:
+    values = np.arange(12, dtype=np.float32).reshape(3, 4)
+    by = np.stack([np.full((3, 4), 1.0), np.full((3, 4), -2.2)])
+    np.testing.assert_array_equal(_displaced(values, by), [[2, 3, 3, 3], [2, 3, 3, 3], [6, 7, 7, 7]])
+
+
+def test_an_error_of_the_motion_counts_ever_more() -> None:
+    law = law_of(rain((96, 96), places=UNSURE))
+    variances = []
+    for error in (law.motion_error, 0.0):
+        vars(law)["motion_error"] = error
+        drawn = members(law, [np.random.default_rng(k) for k in range(60)])
+        variances.append(drawn.var(0).mean((1, 2)))
+    ratio = variances[0] / variances[1]
+    assert ratio[0] > 1
+    assert (np.diff(ratio) > 0.005).all()
+
+
+@pytest.mark.parametrize("places", [(0, 2, 4, 6), UNSURE])
+def test_a_member_is_the_same_among_more(places: tuple[int, ...]) -> None:
+    law = law_of(rain(places=places))
     few, more = (members(law, [np.random.default_rng([7, k]) for k in range(count)]) for count in (2, 5))
     np.testing.assert_array_equal(few, more[:2])
 
