@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -403,7 +403,9 @@ def _runs(spans: list[tuple[int, int]]) -> list[tuple[int, int, list[int]]]:
     return runs
 
 
-def score(laws: list[Law], truth: Tensor, valid: Tensor) -> Tensor:
+def score(
+    laws: list[Law], truth: Tensor, valid: Tensor, everywhere: Callable[[Tensor], Tensor] = lambda still: still
+) -> Tensor:
     """Return the CRPS of normal distributions, as a share of persistence's absolute error; the mean over lead times.
 
     Parameters
@@ -412,6 +414,8 @@ def score(laws: list[Law], truth: Tensor, valid: Tensor) -> Tensor:
         Of N windows; those of fields with a bound do not count, for nothing in them is learned but the mean.
     truth, valid : Tensor
         (N, steps, H, W): what was observed, on the grid of the windows, and where.
+    everywhere : callable, optional
+        Given sums (steps,) over these windows, returns those over all windows that the error is to be a share of.
     """
     total = still = truth.new_zeros(truth.shape[1])
     for law, its, there in zip(laws, truth, valid, strict=True):
@@ -421,6 +425,7 @@ def score(laws: list[Law], truth: Tensor, valid: Tensor) -> Tensor:
             still = still + ((law.frames[-1] - its).abs() * there).sum((1, 2))
         else:
             total = total + 0 * widths.sum((1, 2))  # so that the layers have a gradient all the same
+    still = everywhere(still)
     return (total / (still + 1e-3 * still.mean() + 1e-12)).mean()
 
 
