@@ -209,7 +209,13 @@ class LagrangianNetwork(Forecaster):
             for i in range(len(x))
         ]
 
-    def margins_loss(self, x_BTCHW: Tensor, valid_BTCHW: Tensor, history: int) -> Tensor:
+    def margins_loss(
+        self,
+        x_BTCHW: Tensor,
+        valid_BTCHW: Tensor,
+        history: int,
+        everywhere: Callable[[Tensor], Tensor] = lambda still: still,
+    ) -> Tensor:
         """Return the CRPS of the distributions, by which `margins` is trained, as a share of persistence's error.
 
         Parameters
@@ -217,9 +223,12 @@ class LagrangianNetwork(Forecaster):
         x_BTCHW, valid_BTCHW : Tensor
             History and truth, and where values are.
         history : int
+        everywhere : callable, optional
+            Given persistence's errors of these windows, (steps,), returns those of the windows of all processes.
         """
         laws = self.laws(x_BTCHW[:, :history], x_BTCHW.shape[1] - history)
-        return score(laws, *(self._windows(part[:, history:]) for part in (x_BTCHW, valid_BTCHW)))
+        truth, valid = (self._windows(part[:, history:]) for part in (x_BTCHW, valid_BTCHW))
+        return score(laws, truth, valid, everywhere)
 
     def _windows(self, x_BTCHW: Tensor) -> Tensor:
         """Return frames as windows (B C, T, H, W) of one channel, with sides that are long enough, in whole patches."""

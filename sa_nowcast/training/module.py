@@ -138,10 +138,25 @@ class NowcastModule(L.LightningModule):
         return {"loss": loss if penalty is None else loss + penalty, "mean": mean}
 
     def _of_distribution(self, x: Tensor, valid: Tensor) -> Tensor:
-        """Return the loss of the distributions that are forecast from some of the windows."""
-        network = cast("LagrangianNetwork", self.network)
-        count = -(-len(x) // _DISTRIBUTIONS)
-        return network.margins_loss(x[:count], valid[:count], self.history)
+        """Return the loss of the distributions that are forecast from some of the windows.
+
+        With several processes, from those that one process would take of the same batch: each gives its part of the
+        share that all of them have, times their number, as gradients are averaged.
+        """
+        network, ranks = cast("LagrangianNetwork", self.network), self._share.ranks
+        if ranks == 1:
+            count = -(-len(x) // _DISTRIBUTIONS)
+            return network.margins_loss(x[:count], valid[:count], self.history)
+        count = len(range(self._share.rank, -(-len(x) * ranks // _DISTRIBUTIONS), ranks))
+        # A process without one gives zeros: its weights need gradients like those of the others.
+        some = slice(max(count, 1))
+        its = valid[some] if count else torch.zeros_like(valid[some])
+
+        def everywhere(still: Tensor) -> Tensor:
+            torch.distributed.all_reduce(still)
+            return still
+
+        return ranks * network.margins_loss(x[some], its, self.history, everywhere)
 
     def configure_gradient_clipping(
         self,

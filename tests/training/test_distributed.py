@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from sequences import rain
+from sequences import NETWORK, rain
 from trials import Each, log_of, train, weights, with_callback
 
 from sa_nowcast.errors import Interrupted, RecipeError
@@ -129,6 +129,38 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path: Path) -> None:
         for name in ("loss", "learning_rate", "truth_probability"):
             assert float(ours[name]) == pytest.approx(float(theirs[name]), rel=1e-4)
     assert {p.name for p in (tmp_path / "two").iterdir()} == {p.name for p in (tmp_path / "one").iterdir()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_size", [4, 8])
+def test_the_distribution_is_trained_by_two_processes_as_by_one(batch_size: int) -> None:
+    """Of one window of a batch of four, which one process has alone; and of two, one in each."""
+    data = uneven() + np.random.default_rng(1).normal(10, 1, (40, 24, 20)).astype(np.float32)  # nothing bounds it
+    network = {"name": "convlstm", "hidden": (4,), "kernel": 3, "patch": 4, "output": "moving"}
+    given = {"network": network, "distribution": True, "batch_size": batch_size, "max_steps": 3, "validation": 0}
+
+    def run(rank: int) -> Any:
+        return _numpy(train(data, **given))
+
+    one, before = run(0), _numpy(train(data, **given | {"distribution": False}))
+    first, second = together(run)
+    assert all(np.array_equal(first[k], second[k]) for k in first)
+    _alike(first, one)
+    assert _distance(one, before) > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["predrnn-v2", "mcnet"])
+def test_what_a_network_adds_to_the_loss_counts_as_in_one_process(name: str) -> None:
+    options = {"hidden": (4, 4), "decoupling": 2.0} if name == "predrnn-v2" else {}
+    given = {**TOGETHER, "network": {**NETWORK, "name": name, **options}, "max_steps": 3, "validation": 0}
+
+    def run(rank: int) -> Any:
+        return _numpy(train(uneven(), **given))
+
+    first, second = together(run)
+    assert all(np.array_equal(first[k], second[k]) for k in first)
+    _alike(first, run(0))
 
 
 def test_a_signal_to_one_process_stops_both_at_one_step_and_the_run_goes_on(
