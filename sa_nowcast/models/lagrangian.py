@@ -79,6 +79,7 @@ _WANDERS: Final = 0.2
 _LITTLE: Final = (0.3, 100)
 _LEAST_SHARE: Final = 1e-3
 _BAND_WIDTHS: Final = [0.5 * (a + b) for a, b in pairwise((0.0, *BLURS, *WIDE_BLURS, 2 * WIDE_BLURS[-1]))]  # pixels
+_LEAST: Final = 1e-30
 _TINY: Final = 1e-6  # of the standard deviation, that no scale is below
 
 WINDOWS_AT_ONCE: Final = 4  # tiles that go through the core together
@@ -355,7 +356,9 @@ class LagrangianNetwork(Forecaster):
         at_first, learned, change = self._logits(window, read, step)
         moving, standing = _shares(at_first, learned, stands - _lost(window, step), step, self.training)
         trend = moving[:, FINE - 1 : FINE]
-        moving = moving / (1 - trend).clamp(min=_TINY)
+        # Where the trend has all the weight, the last frame is what it is added to.
+        others = torch.cat([moving[:, :1] + _LEAST, moving[:, 1 : FINE - 1], 0 * trend, moving[:, FINE:]], 1)
+        moving = others / others.sum(1, keepdim=True)
         fine = torch.cat([moving[:, : FINE - 1], damped_slope(step) * trend], 1)
         wide = (moving[:, FINE:-1] * window.wide).sum(1) + moving[:, -1] * window.mean
         wide = wide + change * window.local

@@ -125,11 +125,11 @@ def members(
         dry = np.ones(fields.shape[1], dtype=bool)
         dry[possible] = False
         fields[:, dry] = law.bound
-        maps = fields.reshape(result[:, step].shape)
+        result[:, step] = fields.reshape(result[:, step].shape)
         if far := law.displacement(step) / law.size[2]:
-            for one, error in zip(maps, errors, strict=True):
-                one[:] = _displaced(one, far * finer(error, _COARSE).numpy())
-        result[:, step] = maps
+            for number, error in enumerate(errors):
+                by = (far * finer(error, _COARSE)).numpy()
+                result[number, step] = _displaced(result[number, step], by)
     return result
 
 
@@ -145,7 +145,7 @@ def _unit_displacement(shape: tuple[int, int], generator: np.random.Generator) -
     twice[:, [0, -1]] = 1.0
     amplitude *= (size[0] * size[1] / (amplitude.square() * twice).sum()).sqrt()
     white = torch.from_numpy(generator.standard_normal((2, *size), dtype=np.float32))
-    field = torch.fft.irfft2(torch.fft.rfft2(white, norm="ortho") * amplitude, s=size, norm="ortho")
+    field: Tensor = torch.fft.irfft2(torch.fft.rfft2(white, norm="ortho") * amplitude, s=size, norm="ortho")
     return field[:, : -(-shape[0] // _COARSE), : -(-shape[1] // _COARSE)]
 
 
@@ -157,7 +157,8 @@ def _displaced(values: npt.NDArray[np.float32], by: npt.NDArray[np.float32]) -> 
     height, width = values.shape
     rows = np.rint(np.arange(height)[:, None] - by[0, :height, :width]).clip(0, height - 1).astype(np.int64)
     columns = np.rint(np.arange(width) - by[1, :height, :width]).clip(0, width - 1).astype(np.int64)
-    return values[rows, columns]
+    moved: npt.NDArray[np.float32] = values[rows, columns]
+    return moved
 
 
 def quantiles_of(law: Law, probabilities: Sequence[float]) -> npt.NDArray[np.float32]:
