@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -125,11 +125,11 @@ def members(
         dry = np.ones(fields.shape[1], dtype=bool)
         dry[possible] = False
         fields[:, dry] = law.bound
-        maps = fields.reshape(result[:, step].shape)
+        drawn_maps = fields.reshape(result[:, step].shape)
         if far := law.displacement(step) / law.size[2]:
-            for one, error in zip(maps, errors, strict=True):
-                one[:] = _displaced(one, far * finer(error, _COARSE).numpy())
-        result[:, step] = maps
+            for number, error in enumerate(errors):
+                drawn_maps[number] = _displaced(drawn_maps[number], far * finer(error, _COARSE).numpy())
+        result[:, step] = drawn_maps
     return result
 
 
@@ -145,11 +145,11 @@ def _unit_displacement(shape: tuple[int, int], generator: np.random.Generator) -
     twice[:, [0, -1]] = 1.0
     amplitude *= (size[0] * size[1] / (amplitude.square() * twice).sum()).sqrt()
     white = torch.from_numpy(generator.standard_normal((2, *size), dtype=np.float32))
-    field = torch.fft.irfft2(torch.fft.rfft2(white, norm="ortho") * amplitude, s=size, norm="ortho")
+    field: Tensor = torch.fft.irfft2(torch.fft.rfft2(white, norm="ortho") * amplitude, s=size, norm="ortho")
     return field[:, : -(-shape[0] // _COARSE), : -(-shape[1] // _COARSE)]
 
 
-def _displaced(values: npt.NDArray[np.float32], by: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _displaced(values: npt.NDArray[np.float32], by: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """Return a map (H, W) moved by rows and columns, (2, H, W) or larger; beyond the edge lies the edge.
 
     The nearest values: means of several would vary less.
@@ -157,7 +157,8 @@ def _displaced(values: npt.NDArray[np.float32], by: npt.NDArray[np.float32]) -> 
     height, width = values.shape
     rows = np.rint(np.arange(height)[:, None] - by[0, :height, :width]).clip(0, height - 1).astype(np.int64)
     columns = np.rint(np.arange(width) - by[1, :height, :width]).clip(0, width - 1).astype(np.int64)
-    return values[rows, columns]
+    moved: npt.NDArray[np.float32] = values[rows, columns]
+    return moved
 
 
 def quantiles_of(law: Law, probabilities: Sequence[float]) -> npt.NDArray[np.float32]:
