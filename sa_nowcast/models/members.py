@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -149,7 +149,7 @@ def _unit_displacement(shape: tuple[int, int], generator: np.random.Generator) -
     return field[:, : -(-shape[0] // _COARSE), : -(-shape[1] // _COARSE)]
 
 
-def _displaced(values: npt.NDArray[np.float32], by: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _displaced(values: npt.NDArray[np.float32], by: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """Return a map (H, W) moved by rows and columns, (2, H, W) or larger; beyond the edge lies the edge.
 
     The nearest values: means of several would vary less.
