@@ -25,6 +25,8 @@ _LEVELS: Final = 512
 _AT_BOUND: Final = 0.01  # share of values at the least one, from which on that is a bound
 _OFTEN: Final = 0.005  # share of values from which on a value has a chance of its own
 _FEW: Final = 20  # pairs above the bound from which on a bin has a distribution of its own
+_DRAWS: Final = 250  # of each bin, by which it is known what values tell of their normal scores
+_MOVED: Final = 4 / 3  # times, at most, by which a value is moved to the middle of its bin
 _RINGS: Final = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # pixels
 
 Values = npt.NDArray[np.float64]
@@ -61,12 +63,12 @@ def margins(pairs: Sequence[tuple[Values, Values]]) -> Table:
     if bound is None and not whole:
         return table
     variance = torch.ones_like(means)
-    scores = torch.special.ndtri((torch.arange(500) + 0.5).double() / 500)[:, None]
+    scores = torch.special.ndtri((torch.arange(_DRAWS) + 0.5).double() / _DRAWS)
     for step, own in enumerate(means):
-        for i, mean in enumerate(own[torch.isfinite(own)]):
-            margin = Margin(table, step, mean.double().expand(500))
-            values = margin.at(scores.T)[0]
-            variance[step, i] = margin.scores(values).square().mean()
+        known = own[torch.isfinite(own)].double()
+        margin = Margin(table, step, known.repeat_interleave(_DRAWS))
+        told = margin.scores(margin.at(scores.repeat(len(known))[None])[0])
+        variance[step, : len(known)] = told.square().view(-1, _DRAWS).mean(1)
     return replace(table, variance=variance)
 
 
@@ -78,8 +80,15 @@ def _of_step(forecast: Values, observed: Values, bound: float | None, whole: boo
     found, number = np.unique(np.searchsorted(edges, forecast, side="right"), return_inverse=True)
     weights = np.bincount(number).astype(np.float64)
     means = np.bincount(number, forecast) / weights
-    if bound is None and not whole:
-        observed = observed + (means[number] - forecast)  # a bin is as wide as the data are few, its error is not
+    # A bin is as wide as forecasts there are few; the distribution at its mean is not.
+    if bound is None:
+        observed = observed + (means[number] - forecast)
+    else:
+        little = 1e-9 * (np.abs(means).max() + 1)
+        ratio = (means[number] - bound).clip(little) / (forecast - bound).clip(little)
+        observed = bound + (observed - bound) * ratio.clip(1 / _MOVED, _MOVED)
+    if whole:
+        observed = np.rint(observed)
     levels = _levels(observed)
     places = number * len(levels) + np.searchsorted(levels, observed)
     counts = np.bincount(places, minlength=len(found) * len(levels)).reshape(len(found), -1)
