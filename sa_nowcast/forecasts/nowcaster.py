@@ -399,7 +399,7 @@ class Nowcaster(TrainedModel):
                 self.name,
                 f"a network with output: {config.output}, which forecasts no distribution",
                 expected="output: moving, or a calibrated model",
-                fix="calibrate it with sa_nowcast.calibrate(model, ds), take the default model, or train with "
+                fix="calibrate it (sa_nowcast.calibrate, sa-nowcast calibrate), take the default model, or train with "
                 "network={'output': 'moving'} and distribution=True",
             )
         x = self._given(values, resolve_device(device), by_window=True)

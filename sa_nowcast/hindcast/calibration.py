@@ -110,7 +110,7 @@ def calibrate(
             "model",
             "the default model, which forecasts a distribution of any field",
             expected="a model of your own",
-            fix="leave calibrate out, and forecast with members=24",
+            fix="ask it for members, probabilities and quantiles as it is",
         )
     with ExitStack() as stack:
         if archive is None:
