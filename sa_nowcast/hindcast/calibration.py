@@ -121,9 +121,7 @@ def calibrate(
             )  # fmt: skip
         _require_of(nowcaster, archive)
         pairing = plan({"": archive}, data, Scoring(["mse"]), time=time, lacking="skip").pairings[""]
-        _require_enough(
-            pairing.forecast.sizes[dims.INIT_TIME], LEAST_INIT_TIMES, "init times with observations", pairing
-        )
+        require_init_times(pairing.forecast.sizes[dims.INIT_TIME], str(pairing.forecast.name))
         if dry_run:
             return nowcaster
         calibration = _calibration(nowcaster, _ordered(pairing, nowcaster), str(data.encoding.get("source", "")))
@@ -158,16 +156,19 @@ def _ordered(pairing: Pairing, nowcaster: Nowcaster) -> Pairing:
     return replace(pairing, forecast=pairing.forecast.sel(chosen), truth=pairing.truth.sel(chosen))
 
 
-def _require_enough(count: int, least: int, what: str, pairing: Pairing) -> None:
+def require_init_times(count: int, name: str) -> None:
+    """Refuse to calibrate by fewer forecasts than that needs."""
+    _require_enough(count, LEAST_INIT_TIMES, "init times with observations", name)
+
+
+def _require_enough(count: int, least: int, what: str, name: str) -> None:
     if count < least:
-        raise DataError(
-            str(pairing.forecast.name), f"{count} {what}", f"at least {least} to calibrate", "give a longer period"
-        )
+        raise DataError(name, f"{count} {what}", f"at least {least} to calibrate", "give a longer period")
 
 
 def _calibration(nowcaster: Nowcaster, pairing: Pairing, source: str) -> Calibration:
     inits, steps = (pairing.forecast.sizes[dim] for dim in (dims.INIT_TIME, dims.LEAD_TIME))
-    channels = len(nowcaster.terms.channels)
+    name, channels = str(pairing.forecast.name), len(nowcaster.terms.channels)
     pixels = int(np.prod([pairing.forecast.sizes[dim] for dim in pairing.spatial]))
     quota = max(1, min(pixels, min(_EACH, max(LEAST_PAIRS, _MOST_PAIRS // (channels * steps))) // inits + 1))
     drawn: list[npt.NDArray[np.float32]] = []
@@ -178,7 +179,7 @@ def _calibration(nowcaster: Nowcaster, pairing: Pairing, source: str) -> Calibra
     pairs = np.concatenate(drawn, -1)  # (forecast and observation, lead time, channel, pair)
     known = np.asarray(np.isfinite(pairs).all(0))
     count = int(known.sum(-1).min())
-    _require_enough(count, LEAST_PAIRS, "pairs of forecast and observation at a lead time", pairing)
+    _require_enough(count, LEAST_PAIRS, "pairs of forecast and observation at a lead time", name)
     tables = []
     for c in range(channels):
         own = [pairs[:, step, c][:, known[step, c]].astype(np.float64) for step in range(steps)]
@@ -195,7 +196,7 @@ def _calibration(nowcaster: Nowcaster, pairing: Pairing, source: str) -> Calibra
     first, last = (np.datetime_as_string(t, unit="s") for t in (times[0], times[-1]))
     about = {
         "model": nowcaster.digest,
-        "dataset": source or str(pairing.forecast.name),
+        "dataset": source or name,
         "period": f"{first}/{last}",
         "init_times": inits,
         "pairs": count,
