@@ -117,6 +117,18 @@ def test_variables_and_channels_have_distributions_each(
     assert (counts >= 0).all()
 
 
+def test_the_default_model_becomes_one_of_the_data(tmp_path: Path) -> None:
+    counts = np.random.default_rng(0).poisson(DATA.values).astype(np.int64)
+    data = DATA.copy(data=counts).assign_attrs(units="1", standard_name="number_of_things")
+    model = sa_nowcast.calibrate(sa_nowcast.get_default_model(), data, steps=2)
+    loaded = sa_nowcast.load(model.save(tmp_path / "counts.nowcaster"))
+    np.testing.assert_array_equal(loaded.forecast(data, 2).values, data.sa_nowcast.forecast(2).values)
+    members = loaded.forecast(data, 2, members=3).values
+    np.testing.assert_array_equal(members, np.rint(members))
+    with pytest.raises(ModelError, match="units 'mm h-1', expected '1'"):
+        loaded.forecast(DATA, 2)
+
+
 def test_missing_values_and_dry_periods_are_calibrated(nowcaster: Nowcaster) -> None:
     gaps = DATA.where(DATA["x"] > 4000)
     members = sa_nowcast.calibrate(nowcaster, gaps).forecast(DATA, members=2)
@@ -131,8 +143,6 @@ def test_what_cannot_calibrate_is_refused(calibrated: Nowcaster, nowcaster: Nowc
         sa_nowcast.calibrate(nowcaster, DATA[:20])
     with pytest.raises(DataError, match="pairs of forecast and observation at a lead time, expected at least 2000"):
         sa_nowcast.calibrate(nowcaster, DATA[:, :6, :6])
-    with pytest.raises(ModelError, match="the default model"):
-        sa_nowcast.calibrate(sa_nowcast.get_default_model(), DATA)
     with pytest.raises(ModelError, match="of 3 lead times, 4 are asked for"):
         calibrated.forecast(DATA, 4, members=2)
     for archive, word in (

@@ -14,7 +14,7 @@ from sa_nowcast.errors import RecipeError
 @app.command()
 @options.reads()
 def calibrate(
-    model: Annotated[str, typer.Argument(help="Folder of a saved nowcaster, which gets the calibration.")],
+    model: Annotated[str, typer.Argument(help="Folder of a saved nowcaster, which gets the calibration; or default.")],
     truth: Annotated[str, typer.Argument(help="The observed frames: a file, folder, pattern or Zarr store.")],
     *,
     archive: Annotated[
@@ -47,6 +47,7 @@ def calibrate(
     from pathlib import Path
 
     from sa_nowcast.bundle.files import require_free
+    from sa_nowcast.forecasts.default_model import default_model
     from sa_nowcast.forecasts.nowcaster import Nowcaster
     from sa_nowcast.hindcast import calibrate as learn
     from sa_nowcast.metadata.dims import DimNames
@@ -56,7 +57,9 @@ def calibrate(
         for name, value in (("steps", steps), ("from", start), ("to", stop), ("tile", tile)):
             if value is not None:
                 raise RecipeError(f"--{name}", "given beside --archive, which has its own", fix="leave it out")
-    nowcaster = Nowcaster.load(model)
+    if model == "default" and output is None:
+        raise RecipeError("--output", "not given for the default model", expected="where it is saved")
+    nowcaster = default_model() if model == "default" else Nowcaster.load(model)
     target = Path(model if output is None else output)
     require_free(target, overwrite=output is None or replace)
     frames, told = reading.open(truth), reading.dims

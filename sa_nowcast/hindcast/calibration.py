@@ -65,7 +65,7 @@ def calibrate(
     Parameters
     ----------
     model : Nowcaster or path
-        Any but the default model, which has a distribution of each field that it is given.
+        The default model becomes one of these data alone, of their variables, units, cadence and grid.
     data : DataArray or Dataset
         What was observed, in the model's units; as for `sa_nowcast.verify`, and as for `sa_nowcast.Nowcaster.forecast`
         where there is no `archive`.
@@ -92,7 +92,7 @@ def calibrate(
         Fewer than 20 init times with observations, or than 2000 pairs of forecast and observation at a lead time; and
         as for `sa_nowcast.verify`.
     ModelError
-        The default model, or an archive that is not of this model's mean forecasts.
+        An archive that is not of this model's mean forecasts.
     RecipeError
         As for `sa_nowcast.hindcast.hindcast`.
 
@@ -106,12 +106,7 @@ def calibrate(
     """
     nowcaster = as_nowcaster(model)
     if isinstance(nowcaster, DefaultNowcaster):
-        raise ModelError(
-            "model",
-            "the default model, which forecasts a distribution of any field",
-            expected="a model of your own",
-            fix="ask it for members, probabilities and quantiles as it is",
-        )
+        nowcaster = nowcaster.of_data(data, dims.DimNames(time, y, x, channel))
     with ExitStack() as stack:
         if archive is None:
             place = None if dry_run else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sa_nowcast-")))

@@ -121,12 +121,6 @@ def test_what_is_derived_of_quantiles(how):
     yield lambda: derive(rain().sa_nowcast.forecast(steps=2, members=24)).quantile([0.1, 0.9], "realization")
 
 
-@remedy("hindcast/calibration.py", "ask it for members, probabilities and quantiles as it is")
-def test_the_default_model_needs_no_calibration():
-    yield lambda: sa_nowcast.calibrate(default_model(), rain(30))
-    yield _drawn
-
-
 @remedy("hindcast/calibration.py", "leave the archive out: then a hindcast is made that calibrates this model")
 def test_an_archive_of_another_model(nowcaster):
     data = rain(30)
