@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sa_nowcast import models as models
     from sa_nowcast.conversion import convert, open_zarr
     from sa_nowcast.forecasts.nowcaster import Nowcaster
+    from sa_nowcast.hindcast import calibrate
     from sa_nowcast.interop import pysteps as pysteps
     from sa_nowcast.sources import open_source
     from sa_nowcast.sources.samples import open_sample
@@ -37,6 +38,7 @@ __all__ = [
     "Nowcaster",
     "SequenceDataset",
     "__version__",
+    "calibrate",
     "compare",
     "convert",
     "errors",
@@ -64,6 +66,7 @@ _MODULES = {
 _LAZY = {
     "Nowcaster": "sa_nowcast.forecasts.nowcaster",
     "SequenceDataset": "sa_nowcast.stream",
+    "calibrate": "sa_nowcast.hindcast",
     "compare": "sa_nowcast.verification",
     "convert": "sa_nowcast.conversion",
     "fit": "sa_nowcast.training.fit",

@@ -279,6 +279,32 @@ class _Gridded:
             existing=existing, progress=progress, dry_run=dry_run,
         )  # fmt: skip
 
+    @described_by("hindcast.calibration.calibrate")
+    def calibrate(
+        self,
+        model: Nowcaster | str | Path,
+        archive: xr.DataArray | None = None,
+        *,
+        steps: int | None = None,
+        init_times: Any = None,
+        stride: int = 1,
+        tile: int | None = None,
+        device: str = "auto",
+        time: Hashable | None = None,
+        y: Hashable | None = None,
+        x: Hashable | None = None,
+        channel: Hashable | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        dry_run: bool = False,
+    ) -> Nowcaster:
+        """Return a model with the distribution that its forecasts of these frames had; see `sa_nowcast.calibrate`."""
+        from sa_nowcast.hindcast import calibrate
+
+        return calibrate(
+            model, self._obj, archive, steps=steps, init_times=init_times, stride=stride, tile=tile, device=device,
+            time=time, y=y, x=x, channel=channel, progress=progress, dry_run=dry_run,
+        )  # fmt: skip
+
     @described_by("verification.plan.verify")
     def verify(
         self,

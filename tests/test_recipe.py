@@ -191,7 +191,11 @@ def test_training_that_a_moving_network_would_leave_unused_is_refused(override: 
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (["network={name: convlstm}", "forecast.members=3"], "forecast.members: 3, expected network.output: moving"),
+        (
+            ["network={name: convlstm}", "forecast.members=3"],
+            "forecast.members: 3, expected network.output: moving, or",
+        ),
+        (["calibrate=true", "split.validation=0"], "calibrate: true without a validation period, expected split.valid"),
         (["network={name: convlstm}", "forecast.inflow=missing"], "forecast.inflow: missing, expected network.output"),
         (["network={name: convlstm}", "training.distribution=true"], "training.distribution: true, with network.name"),
         (["forecast.members=3", "forecast.product=matched"], "forecast.product: matched, of members, expected mean"),

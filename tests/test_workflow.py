@@ -651,3 +651,18 @@ def test_a_source_is_converted_first_and_the_store_is_shared(tmp_path: Path) -> 
     (tmp_path / "rain.zarr.inputs.json").unlink()
     with pytest.raises(RecipeError, match="it was not made by a recipe"):
         quietly(recipe)
+
+
+def test_any_network_has_members_once_it_is_calibrated(tmp_path: Path) -> None:
+    split = {"validation": 0.4, "test": 0.2}
+    asked = {"calibrate": True, "split": split, "forecast": {"members": 3, "stride": 4}}
+    with pytest.raises(DataError, match="10 init times with observations, expected at least 20 to calibrate"):
+        quietly(recipe_for(tmp_path / "short", georeferenced(rain(40)), **asked))
+    assert not (tmp_path / "short" / "model.nowcaster").exists()
+    recipe = recipe_for(tmp_path / "run", georeferenced(rain(80)), **asked)
+    quietly(recipe)
+    model = sa_nowcast.load(tmp_path / "run" / "model.nowcaster")
+    assert model.calibration is not None
+    assert model.calibration.about["period"].split("/")[0] > model.provenance["training_period"].split("/")[1]
+    assert xr.open_dataset(tmp_path / "run" / "forecast.nc").sizes["realization"] == 3
+    assert quietly(recipe).already_done

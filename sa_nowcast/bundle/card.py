@@ -74,6 +74,23 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
+_CALIBRATION = "## Calibration"
+
+
+def calibrated_card(card: str, about: Mapping[str, Any]) -> str:
+    """Return a card with a section on how the model was calibrated, in place of an earlier one."""
+    kept = re.sub(rf"{_CALIBRATION}\n.*?(?=^## |\Z)", "", card, flags=re.S | re.M).rstrip("\n")
+    first, last = (_text(part) for part in str(about.get("period")).split("/"))
+    rows = [
+        ("Data", _text(about.get("dataset"))),
+        ("Init times", f"{_text(about.get('init_times'))}, {first} to {last}"),
+        ("Pairs of forecast and observation", f"{_text(about.get('pairs'))} at each lead time"),
+        ("Lead times", _text(about.get("steps"))),
+    ]
+    text = f"{_CALIBRATION}\n\nProbabilities, quantiles and members are those that forecasts had there.\n\n"
+    return f"{kept}\n\n{text}{_bullets(rows)}\n".lstrip("\n")
+
+
 def gain(start: Mapping[str, Any]) -> str:
     """Return one line on how much better a model is than the one that its training started from."""
     name, ratios = _plain(start.get("model")), _numbers(start.get("validation_ratio"))

@@ -2,8 +2,9 @@
 
 ``model.json`` holds the network's configuration, the scaling, the grid and cadence it was trained on, provenance,
 the SHA-256 of the weights file, and a SHA-256 of all of this. Neither safetensors nor torch notices a flipped bit;
-the digests do. They prove damage, not trust: whoever can change the files can change the digests too. Nothing in a
-bundle is ever executed.
+the digests do. A model that was calibrated has ``calibration.safetensors`` too, and in ``model.json`` a record of it
+with a digest of its own: that of the model stays what it was. Digests prove damage, not trust: whoever can change the
+files can change the digests too. Nothing in a bundle is ever executed.
 
 ``README.md`` (the model card) and ``recipe.yaml`` may stand beside them, for whoever reads about the model: no digest
 covers them, nothing depends on them, and who passes a model on may change them.
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 1
-WEIGHTS, MODEL = "weights.safetensors", "model.json"
+WEIGHTS, MODEL, CALIBRATION = "weights.safetensors", "model.json", "calibration.safetensors"
+CALIBRATED = "calibration"
+"""Key of what `MODEL` tells of `CALIBRATION`."""
 CARD, RECIPE = "README.md", "recipe.yaml"
-FILES = (WEIGHTS, MODEL, CARD, RECIPE)
+FILES = (WEIGHTS, MODEL, CALIBRATION, CARD, RECIPE)
 MAX_JSON_BYTES = 10_000_000
 MAX_TEXT_BYTES = 1_000_000
 MAX_WEIGHTS_BYTES = 2**32
@@ -40,17 +43,22 @@ def write_bundle(
     description: Mapping[str, Any],
     overwrite: bool,
     texts: Mapping[str, str] | None = None,
+    calibration: tuple[Mapping[str, Tensor], Mapping[str, Any]] | None = None,
 ) -> str:
     """Write a bundle beside its final name and rename it there; return its digest.
 
     `description` is all that `model.json` holds beside the digests, plain JSON data; `texts` are what `CARD` and
-    `RECIPE` hold, where an empty one makes no file. With `overwrite` a bundle that stands there is replaced, and
-    nothing else ever is. A folder that exists, or cannot be written, is a `StorageError`.
+    `RECIPE` hold, where an empty one makes no file; `calibration` is what `encode_calibration` takes. With `overwrite`
+    a bundle that stands there is replaced, and nothing else ever is. A folder that exists, or cannot be written, is a
+    `StorageError`.
     """
     data, content = encode(weights, description)
     target = Path(path)
     require_free(target, overwrite)
-    files = {WEIGHTS: data, MODEL: _text(content).encode()}
+    files = {WEIGHTS: data}
+    if calibration is not None:
+        files[CALIBRATION], content[CALIBRATED] = encode_calibration(*calibration)
+    files[MODEL] = _text(content).encode()
     # What UTF-8 cannot hold (half a surrogate pair in a name) must not keep a model from being saved.
     files |= {name: text.encode("utf-8", "replace") for name, text in (texts or {}).items() if text}
     try:
@@ -81,12 +89,25 @@ def require_free(target: Path, overwrite: bool) -> None:
 
 def encode(weights: Mapping[str, Tensor], description: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
     """Return the bytes of the weights file, and the content of `model.json` with both digests."""
-    from safetensors.torch import save
-
-    data: bytes = save({k: v.detach().cpu().contiguous() for k, v in weights.items()})
+    data = _bytes(weights)
     content = {"format": FORMAT, **description, "weights_sha256": hashlib.sha256(data).hexdigest()}
     content["sha256"] = _digest(content)
     return data, content
+
+
+def encode_calibration(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    """Return the bytes of the file of a calibration, and its record with both digests."""
+    data = _bytes(tensors)
+    content = {**record, "tensors_sha256": hashlib.sha256(data).hexdigest()}
+    content["sha256"] = _digest(content)
+    return data, content
+
+
+def _bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    from safetensors.torch import save
+
+    data: bytes = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
+    return data
 
 
 def read_bundle(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -94,9 +115,6 @@ def read_bundle(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     What is no bundle, one of a newer format, or one that was truncated or altered is a `ModelError`.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
     folder = Path(path)
     model = folder / MODEL
     if not model.is_file():
@@ -105,7 +123,7 @@ def read_bundle(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         beside = next(near, None)
         fix = f"name {beside}" if beside else "name the folder of a saved nowcaster"
         raise ModelError(str(folder), what, expected="a saved nowcaster", fix=fix)
-    for file in (model, folder / WEIGHTS):
+    for file in (model, folder / WEIGHTS, folder / CALIBRATION):
         if file.exists() and not (file.is_file() and _belongs(file, folder)):
             raise ModelError(
                 str(file), "is a folder, a device or a link out of the model's folder", expected="a file", fix=_NEW
@@ -132,7 +150,24 @@ def read_bundle(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     # The digest is over the content; the text must be the one that this content has, so that every byte counts.
     if _digest(content) != content.get("sha256") or _text(content).encode() != raw:
         raise ModelError(str(model), "altered: its SHA-256 does not match its content", fix=_NEW)
-    file = folder / WEIGHTS
+    read_calibration(folder, content)
+    return _tensors(folder / WEIGHTS, content.get("weights_sha256")), content
+
+
+def read_calibration(path: str | Path, content: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    """Read the tensors of a calibration, and check every byte; None where the content of `MODEL` tells of none."""
+    told = content.get(CALIBRATED)
+    if told is None:
+        return None
+    if not isinstance(told, dict) or _digest(told) != told.get("sha256"):
+        raise ModelError(f"{path}, {CALIBRATED}", "altered: its SHA-256 does not match its content", fix=_NEW)
+    return _tensors(Path(path) / CALIBRATION, told.get("tensors_sha256"))
+
+
+def _tensors(file: Path, digest: Any) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
     try:
         size = file.stat().st_size
         if size > MAX_WEIGHTS_BYTES:
@@ -140,10 +175,10 @@ def read_bundle(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         data = file.read_bytes()
     except OSError as error:
         raise ModelError(str(file), f"cannot be read ({error.strerror})", fix=_NEW) from error
-    if hashlib.sha256(data).hexdigest() != content.get("weights_sha256"):
-        raise ModelError(str(file), "truncated or altered: its SHA-256 is not the one in model.json", fix=_NEW)
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise ModelError(str(file), f"truncated or altered: its SHA-256 is not the one in {MODEL}", fix=_NEW)
     try:
-        return load(data), content
+        return load(data)
     except (SafetensorError, ValueError, KeyError) as error:
         raise ModelError(str(file), f"damaged ({error})", fix=_NEW) from error
 
@@ -181,7 +216,7 @@ def _text(content: Mapping[str, Any]) -> str:
 
 
 def _digest(content: Mapping[str, Any]) -> str:
-    rest = {k: v for k, v in content.items() if k != "sha256"}
+    rest = {k: v for k, v in content.items() if k not in ("sha256", CALIBRATED)}  # which has a digest of its own
     try:
         text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except ValueError:

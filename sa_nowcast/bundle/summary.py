@@ -17,20 +17,24 @@ if TYPE_CHECKING:
 _CELL = "text-align:left;vertical-align:top;padding:0.1em 0.8em 0.1em 0;background:none"
 
 
-def to_html(network: Network, terms: Terms, provenance: Mapping[str, Any], digest: str) -> str:
+def to_html(
+    network: Network, terms: Terms, provenance: Mapping[str, Any], digest: str, calibration: Mapping[str, Any] | None
+) -> str:
     """Return what a nowcaster is, what it takes and how good it is, as an HTML table that loads nothing.
 
     Every text from the data or the model's file is escaped.
     """
     rows = "".join(
         f'<tr><th style="{_CELL};font-weight:600">{escape(name)}</th><td style="{_CELL}">{escape(text)}</td></tr>'
-        for name, text in _facts(network, terms, provenance, digest).items()
+        for name, text in _facts(network, terms, provenance, digest, calibration).items()
         if text
     )
     return f'<div><strong>Nowcaster</strong><table style="border-collapse:collapse">{rows}</table></div>'
 
 
-def _facts(network: Network, terms: Terms, known: Mapping[str, Any], digest: str) -> dict[str, str]:
+def _facts(
+    network: Network, terms: Terms, known: Mapping[str, Any], digest: str, calibration: Mapping[str, Any] | None
+) -> dict[str, str]:
     config = network.config
     count = sum(weight.numel() for weight in network.state_dict().values())
     layers = f"{len(config.hidden)} layers" if len(config.hidden) > 1 else "1 layer"
@@ -45,6 +49,7 @@ def _facts(network: Network, terms: Terms, known: Mapping[str, Any], digest: str
         "trained on": _period(known.get("training_period")),
         "validated on": _period(known.get("validation_period")),
         "validation loss": _loss(known.get("validation_loss"), known.get("validation_persistence")),
+        "calibrated on": _period((calibration or {}).get("period")),
         "digest": digest,
     }
 

@@ -6,6 +6,7 @@ from sa_nowcast.cli import convert as convert  # isort: skip
 from sa_nowcast.cli import run as run  # isort: skip
 from sa_nowcast.cli import forecast as forecast  # isort: skip
 from sa_nowcast.cli import hindcast as hindcast  # isort: skip
+from sa_nowcast.cli import calibrate as calibrate  # isort: skip
 from sa_nowcast.cli import verify as verify  # isort: skip
 from sa_nowcast.cli import plot as plot  # isort: skip
 from sa_nowcast.cli import inspect as inspect  # isort: skip

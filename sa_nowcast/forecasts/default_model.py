@@ -70,6 +70,17 @@ class DefaultNowcaster(Nowcaster):
         model.terms.require(frames, grid)
         return model, frames
 
+    def of_data(self, data: xr.DataArray | xr.Dataset, names: dims.DimNames = dims.UNNAMED) -> Nowcaster:
+        """Return a model with the same weights that is one of these data alone, as one that was trained on them."""
+        model, _ = self.accept(data, names)
+        least = [0.0 if counted else None for counted in getattr(model, "counted", ())]
+        channels = zip(model.scaling.channels, least, strict=True)
+        scaling = Scaling(
+            tuple(c if low is None else replace(c, lower=max(c.lower or low, low)) for c, low in channels)
+        )
+        own = {f.name: getattr(model, f.name) for f in fields(Nowcaster)}
+        return Nowcaster(**{**own, "scaling": scaling})
+
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of the model as it ships: the same whatever the data."""

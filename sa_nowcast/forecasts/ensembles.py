@@ -1,8 +1,9 @@
 """What a forecast leaves open: members of an ensemble, probabilities and quantiles, as labelled forecasts.
 
-All are of one distribution, which a network in Lagrangian coordinates has at each pixel and lead time; see
-`sa_nowcast.models.margins`. Members are drawn from it, coherent in space and time, by a seed; probabilities and
-quantiles are those of the distribution itself, without drawing.
+All are of one distribution at each pixel and lead time: that of a network in Lagrangian coordinates, see
+`sa_nowcast.models.margins`, or one that a hindcast has shown, see `sa_nowcast.models.calibrated`. Members are drawn
+from it, coherent in space and time, by a seed; probabilities and quantiles are those of the distribution itself,
+without drawing.
 """
 
 from __future__ import annotations
@@ -26,12 +27,11 @@ from sa_nowcast.frames import Frames
 from sa_nowcast.metadata import dims
 from sa_nowcast.metadata.thresholds import check_thresholds, units_of
 from sa_nowcast.models.estimate import available_memory, distribution_bytes, estimate_memory
-from sa_nowcast.models.members import members, quantiles_of
 from sa_nowcast.windows import Positions
 
 if TYPE_CHECKING:
     from sa_nowcast.forecasts.nowcaster import Nowcaster
-    from sa_nowcast.models.margins import Law
+    from sa_nowcast.models.members import Distribution
 
 MOST_MEMBERS = 10_000
 
@@ -81,6 +81,11 @@ class OfDistribution(OfNowcaster):
         nowcaster = self.nowcaster.making(MEAN, inflow)
         return replace(self, nowcaster=cast("Nowcaster", nowcaster))
 
+    def attributes(self, frames: Frames, positions: Positions, steps: int) -> dict[str, Any]:
+        """Return the attributes that say which model a forecast is by, and which calibration."""
+        told, calibration = super().attributes(frames, positions, steps), self.nowcaster.calibration
+        return told if calibration is None else {**told, "sa_nowcast_calibration": calibration.digest}
+
     plan = plan
 
     def _one(self, history: Values, steps: int, device: str, moment: int, target: Values) -> None:
@@ -121,12 +126,12 @@ class OfDistribution(OfNowcaster):
             )
 
     @abstractmethod
-    def _make(self, law: Law, moment: int, channel: int, target: Values) -> None:
+    def _make(self, law: Distribution, moment: int, channel: int, target: Values) -> None:
         """Put what is made of the distribution of one channel into `target`, (axis, lead time, y, x)."""
 
     def _finished(self, made: Values) -> Values:
         """Return values of the network as physical ones, within their bounds."""
-        physical: Values = self.nowcaster.scaling.to_physical(torch.from_numpy(made), torch).float().numpy()
+        physical: Values = self.nowcaster.law_scaling.to_physical(torch.from_numpy(made), torch).float().numpy()
         return physical
 
 
@@ -154,17 +159,17 @@ class Ensemble(OfDistribution):
     @property
     def identity(self) -> str:
         """What tells it from others, the same model's mean forecast among them."""
-        return f"{self.nowcaster.identity}, {self.count} members by seed {self.seed}"
+        return f"{self.nowcaster.law_identity}, {self.count} members by seed {self.seed}"
 
     def attributes(self, frames: Frames, positions: Positions, steps: int) -> dict[str, Any]:
         """Return the attributes that say which model and seed a forecast is by."""
         told = super().attributes(frames, positions, steps)
         return {**told, "sa_nowcast_product": "members", "sa_nowcast_seed": int(self.seed)}
 
-    def _make(self, law: Law, moment: int, channel: int, target: Values) -> None:
+    def _make(self, law: Distribution, moment: int, channel: int, target: Values) -> None:
         keys = [int(self.seed), moment % 2**64, channel]
         drawn = [np.random.Generator(np.random.Philox(np.random.SeedSequence([*keys, m]))) for m in range(self.count)]
-        members(law, drawn, target)
+        law.members(drawn, target)
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,13 +187,13 @@ class Exceedance(OfDistribution):
     @property
     def identity(self) -> str:
         """What tells it from others."""
-        return f"{self.nowcaster.identity}, above {', '.join(map(str, self.thresholds))}"
+        return f"{self.nowcaster.law_identity}, above {', '.join(map(str, self.thresholds))}"
 
-    def _make(self, law: Law, moment: int, channel: int, target: Values) -> None:
-        scaling = self.nowcaster.scaling.channels[channel]
+    def _make(self, law: Distribution, moment: int, channel: int, target: Values) -> None:
+        scaling = self.nowcaster.law_scaling.channels[channel]
         levels = torch.tensor([float(scaling.to_network(np.float64(t))) for t in self.thresholds])
         for step, chances in enumerate(law.chances(levels)):
-            target[:, step] = law.as_given(chances).float().cpu().numpy()
+            target[:, step] = chances.float().cpu().numpy()
 
     def _finished(self, made: Values) -> Values:
         return made
@@ -208,10 +213,10 @@ class Quantiles(OfDistribution):
     @property
     def identity(self) -> str:
         """What tells it from others."""
-        return f"{self.nowcaster.identity}, quantiles {', '.join(map(str, self.probabilities))}"
+        return f"{self.nowcaster.law_identity}, quantiles {', '.join(map(str, self.probabilities))}"
 
-    def _make(self, law: Law, moment: int, channel: int, target: Values) -> None:
-        target[:] = quantiles_of(law, self.probabilities)
+    def _make(self, law: Distribution, moment: int, channel: int, target: Values) -> None:
+        target[:] = law.quantiles(self.probabilities)
 
 
 def exceedance(

@@ -13,6 +13,7 @@ import torch
 from sa_nowcast.bundle import files as bundle
 from sa_nowcast.bundle.summary import to_html
 from sa_nowcast.errors import ModelError
+from sa_nowcast.forecasts.calibration import Calibration
 from sa_nowcast.forecasts.terms import Terms
 from sa_nowcast.models import NetworkConfig, build
 from sa_nowcast.models.rollout import Network
@@ -48,6 +49,8 @@ class TrainedModel:
         The recipe that reproduces the model, as YAML; empty where it did not come from one.
     storage : {"float32", "float16"}
         What the weights are stored in; see `half`.
+    calibration : Calibration, optional
+        The distribution of its forecasts; see `sa_nowcast.calibrate`. It has an identity of its own.
 
     Card and recipe are no part of the model's identity: `digest` does not cover them.
     """
@@ -59,6 +62,7 @@ class TrainedModel:
     card: str = ""
     recipe: str = ""
     storage: Storage = "float32"
+    calibration: Calibration | None = None
 
     def half(self) -> Self:
         """Return this model with its weights rounded to half precision, which take half the space on disk.
@@ -83,8 +87,8 @@ class TrainedModel:
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the model to a folder and return its path.
 
-        It holds ``weights.safetensors`` and ``model.json``, and beside them ``README.md`` (the card) and
-        ``recipe.yaml``, where there are any.
+        It holds ``weights.safetensors`` and ``model.json``, and beside them ``calibration.safetensors``, ``README.md``
+        (the card) and ``recipe.yaml``, where there are any.
 
         Raises
         ------
@@ -92,7 +96,8 @@ class TrainedModel:
             Something stands there already, or the folder cannot be written.
         """
         texts = {bundle.CARD: self.card, bundle.RECIPE: self.recipe}
-        bundle.write_bundle(path, self._stored(), self._description(), overwrite, texts)
+        calibration = None if self.calibration is None else self.calibration.stored()
+        bundle.write_bundle(path, self._stored(), self._description(), overwrite, texts, calibration)
         return Path(path)
 
     @classmethod
@@ -122,6 +127,10 @@ class TrainedModel:
             wrong = [f"{n} is {w.dtype}" for n, w in weights.items() if w.dtype != getattr(torch, storage)]
             if wrong:
                 raise ModelError("weights", wrong[0], expected=f"torch.{storage}")
+            tables = bundle.read_calibration(path, content)
+            calibration = None if tables is None else Calibration.of(tables, content[bundle.CALIBRATED])
+            if calibration is not None and len(calibration.tables) != config.channels:
+                raise ModelError("calibration", f"{len(calibration.tables)} channels", expected=f"{config.channels}")
             former = config.output == "moving" and not weights.keys() >= _LATEST
             if not former:
                 network.load_state_dict({n: w.float() for n, w in weights.items()}, strict=True, assign=True)
@@ -137,7 +146,10 @@ class TrainedModel:
                 fix="train it again, or take the version of sa_nowcast that made it",
             )
         card, recipe = (bundle.read_text(path, name) for name in (bundle.CARD, bundle.RECIPE))
-        return cls(network.eval(), scaling, terms, provenance, card=card, recipe=recipe, storage=storage)
+        return cls(
+            network.eval(), scaling, terms, provenance, card=card, recipe=recipe, storage=storage,
+            calibration=calibration,
+        )  # fmt: skip
 
     @cached_property
     def digest(self) -> str:
@@ -153,7 +165,8 @@ class TrainedModel:
         )
 
     def _repr_html_(self) -> str:
-        return to_html(self.network, self.terms, self.provenance, self.digest)
+        about = None if self.calibration is None else self.calibration.about
+        return to_html(self.network, self.terms, self.provenance, self.digest, about)
 
     def _stored(self) -> dict[str, torch.Tensor]:
         return {n: w.detach().to(getattr(torch, self.storage)) for n, w in self.network.state_dict().items()}

@@ -35,8 +35,11 @@ from sa_nowcast.forecasts.method import (
 from sa_nowcast.forecasts.model import TrainedModel
 from sa_nowcast.frames import Frames
 from sa_nowcast.metadata import dims
+from sa_nowcast.models.calibrated import Calibrated
 from sa_nowcast.models.estimate import fitting_tile, require_memory
+from sa_nowcast.models.members import Lagrangian
 from sa_nowcast.models.tiles import LEAST_TILE, blend
+from sa_nowcast.scaling import Scaling
 from sa_nowcast.stream import prepare
 from sa_nowcast.windows import Positions
 
@@ -44,7 +47,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sa_nowcast.models.lagrangian import LagrangianNetwork
-    from sa_nowcast.models.margins import Law
+    from sa_nowcast.models.members import Distribution
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -55,7 +58,7 @@ class Nowcaster(TrainedModel):
 
     Attributes
     ----------
-    network, scaling, terms, provenance, card, recipe, storage
+    network, scaling, terms, provenance, card, recipe, storage, calibration
         As for `sa_nowcast.forecasts.model.TrainedModel`.
     inflow : {"filled", "missing"}
         Of its forecasts; see `forecast`. Not saved.
@@ -108,7 +111,7 @@ class Nowcaster(TrainedModel):
         members : int, optional
             Draw so many members from the distribution of the forecast, coherent in space and time: each is a forecast
             as it might be observed. By default none: one forecast, of least squared error. Networks with
-            ``output="moving"`` have a distribution, the default model among them.
+            ``output="moving"`` have a distribution, the default model among them; others by `sa_nowcast.calibrate`.
         seed : int, default 0
             Of the members: each is a function of seed, init time and its number, so it is the same among more members.
         grid : {"check", "any"}
@@ -359,44 +362,72 @@ class Nowcaster(TrainedModel):
             return blend(values, tile, lambda part: self._run(part, steps, device), steps)
         return self._run(values, steps, device)
 
-    def laws(self, values: npt.NDArray[np.float32], steps: int, device: str) -> tuple[list[Law], Tensor | None]:
+    @property
+    def law_identity(self) -> str:
+        """What tells its distribution from others."""
+        return self.identity + ("" if self.calibration is None else f", calibrated {self.calibration.digest}")
+
+    @property
+    def law_scaling(self) -> Scaling:
+        """The scaling of what `laws` are in: those of a calibration are in the units of the data."""
+        if self.calibration is None:
+            return self.scaling
+        return Scaling(tuple(replace(c, kind="affine", offset=0.0, scale=1.0) for c in self.scaling.channels))
+
+    def laws(
+        self, values: npt.NDArray[np.float32], steps: int, device: str
+    ) -> tuple[list[Distribution], Tensor | None]:
         """Return the distributions of forecasts from histories (B, T, C, H, W), one for each sample and channel.
 
-        They are in what the network gives: see `scaling`. Beside them stands where air comes in from beyond the grid,
-        (B, steps, C, H, W), if that is to be missing.
+        They are in what the network gives, or in physical units: see `law_scaling`. Beside them stands where air comes
+        in from beyond the grid, (B, steps, C, H, W), if that is to be missing.
 
         Raises
         ------
         ModelError
-            The network has no distribution.
+            The network has no distribution and was not calibrated, or not for so many lead times.
         """
+        if self.calibration is not None:
+            self.calibration.require(steps)
+            physical, beyond = self._forecast(values, steps, resolve_device(device))
+            maps = physical.float().cpu().transpose(1, 2).flatten(0, 1)
+            tables = self.calibration.tables
+            return [Calibrated(mean, tables[i % len(tables)]) for i, mean in enumerate(maps)], beyond
         config = self.network.config
         if config.output != "moving":
             raise ModelError(
                 self.name,
                 f"a network with output: {config.output}, which forecasts no distribution",
-                expected="output: moving",
-                fix="take the default model, or train with network={'output': 'moving'} and distribution=True",
+                expected="output: moving, or a calibrated model",
+                fix="calibrate it (sa_nowcast.calibrate, sa-nowcast calibrate), take the default model, or train with "
+                "network={'output': 'moving'} and distribution=True",
             )
-        self.network.to(resolve_device(device)).eval()
+        x = self._given(values, resolve_device(device), by_window=True)
         network = cast("LagrangianNetwork", self.network)
-        x, _ = prepare(
-            torch.from_numpy(values).to(resolve_device(device)), self.scaling, self.terms.history, by_window=True
-        )
-        return network.laws(x, steps), None if self.inflow == FILLED else network.inflow(x, steps)
+        laws: list[Distribution] = [Lagrangian(law) for law in network.laws(x, steps)]
+        return laws, None if self.inflow == FILLED else network.inflow(x, steps)
 
     def bounded(self, forecast: Values, values: npt.NDArray[np.float32]) -> Values:
         """Return forecasts (..., B, steps, C, H, W) within the bounds that their histories show."""
         return forecast
 
-    def _run(self, values: npt.NDArray[np.float32], steps: int, device: torch.device) -> npt.NDArray[np.float32]:
+    def _given(self, values: npt.NDArray[np.float32], device: torch.device, by_window: bool) -> Tensor:
+        """Return histories as the network takes them, which is ready to forecast."""
         self.network.to(device).eval()
+        return prepare(torch.from_numpy(values).to(device), self.scaling, self.terms.history, by_window=by_window)[0]
+
+    def _forecast(
+        self, values: npt.NDArray[np.float32], steps: int, device: torch.device
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return forecasts in physical units, (B, steps, C, H, W), and where air comes in if that is to be missing."""
         with sharing_cores(), torch.inference_mode():
-            by_window = not self.network.config.declared.needs_scaling
-            x, _ = prepare(torch.from_numpy(values).to(device), self.scaling, self.terms.history, by_window=by_window)
-            z = self.network(x, steps=steps)
-            physical = self.scaling.to_physical(z, torch)
+            x = self._given(values, device, not self.network.config.declared.needs_scaling)
+            physical = self.scaling.to_physical(self.network(x, steps=steps), torch)
             beyond = None if self.inflow == FILLED else cast("LagrangianNetwork", self.network).inflow(x, steps)
+        return physical, beyond
+
+    def _run(self, values: npt.NDArray[np.float32], steps: int, device: torch.device) -> npt.NDArray[np.float32]:
+        physical, beyond = self._forecast(values, steps, device)
         result: npt.NDArray[np.float32] = physical.float().cpu().numpy()
         # One sum meets every NaN and infinite value there is.
         if not np.isfinite(result.sum(dtype=np.float64)):

@@ -9,7 +9,8 @@ and is renamed when whole.
 
 from sa_nowcast.forecasts.labels import init_positions
 from sa_nowcast.hindcast.archive import STATUS
+from sa_nowcast.hindcast.calibration import calibrate
 from sa_nowcast.hindcast.call import hindcast
 from sa_nowcast.storage.growing import JOURNAL
 
-__all__ = ["JOURNAL", "STATUS", "hindcast", "init_positions"]
+__all__ = ["JOURNAL", "STATUS", "calibrate", "hindcast", "init_positions"]

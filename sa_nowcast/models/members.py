@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,47 @@ _COARSE: Final = 8  # pixels from one place that it is drawn at to the next
 _BINS: Final = 24  # of the logarithm of the wave number
 _LEAST_CHANCE: Final = 1e-5  # where a value above the bound is less likely than that, no member has one
 _PIXELS: Final = 2**16  # that are turned into values at once
+
+
+class Distribution(Protocol):
+    """The distribution of one forecast of one channel, at all lead times and pixels."""
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean forecast, (steps, H, W)."""
+
+    def chances(self, levels: Tensor) -> Iterator[Tensor]:
+        """Yield for each step how likely the value is above levels (K,), (K, y, x) on the grid that was given."""
+
+    def quantiles(self, probabilities: Sequence[float]) -> npt.NDArray[np.float32]:
+        """Return the values that are at most so large with these probabilities, (probability, lead time, y, x)."""
+
+    def members(self, generators: Sequence[np.random.Generator], result: npt.NDArray[np.float32]) -> object:
+        """Put members in `result`, (member, lead time, y, x); each generator draws one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lagrangian:
+    """The `Distribution` that a network in Lagrangian coordinates forecasts, with fields that travel."""
+
+    law: Law
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean forecast, (steps, H, W), on the grid of the network."""
+        return self.law.mean
+
+    def chances(self, levels: Tensor) -> Iterator[Tensor]:
+        """Yield for each step how likely the value is above levels (K,), (K, y, x)."""
+        return map(self.law.as_given, self.law.chances(levels))
+
+    def quantiles(self, probabilities: Sequence[float]) -> npt.NDArray[np.float32]:
+        """Return quantiles; see `quantiles_of`."""
+        return quantiles_of(self.law, probabilities)
+
+    def members(self, generators: Sequence[np.random.Generator], result: npt.NDArray[np.float32]) -> object:
+        """Put members in `result`; see `members`."""
+        return members(self.law, generators, result)
 
 
 class Travelling:
@@ -44,7 +86,7 @@ class Travelling:
     def __init__(self, law: Law) -> None:
         rows, columns, repeat = law.size
         self.shape = rows, columns
-        self.domain = _fast(rows + _BEYOND), _fast(columns + _BEYOND)
+        self.domain = fast(rows + _BEYOND), fast(columns + _BEYOND)
         last = law.as_given(law.frames[-1:])[0]
         wave = torch.hypot(torch.fft.fftfreq(self.domain[0])[:, None], torch.fft.rfftfreq(self.domain[1])[None])
         radian = 2 * math.pi * wave
@@ -230,7 +272,7 @@ def _domain_of(wave: Tensor) -> tuple[int, int]:
     return wave.shape[0], 2 * (wave.shape[1] - 1)
 
 
-def _fast(size: int) -> int:
+def fast(size: int) -> int:
     """Return the next even number without prime factors above 5, of which a Fourier transform is fast."""
     while True:
         size += size % 2

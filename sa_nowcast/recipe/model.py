@@ -140,6 +140,11 @@ class Recipe(Block):
         json_schema_extra=_schema_of_network,
     )
     training: TrainingRecipe = TrainingRecipe()
+    calibrate: bool = Field(
+        False,
+        description="Calibrate the trained model by its forecasts of the validation period: then any network has "
+        "members, probabilities and quantiles.",
+    )
     forecast: ForecastRecipe = ForecastRecipe()
     verification: VerificationRecipe = VerificationRecipe()
     pictures: PicturesRecipe = PicturesRecipe()
@@ -187,13 +192,20 @@ class Recipe(Block):
         moving = self.network is None or network_config(self.network, channels=1).output == "moving"
         members, inflow = asked.members is not None, asked.inflow != "filled"
         for name, wrong, value, expected in (
-            ("members", members and not moving, asked.members, "network.output: moving"),
+            (
+                "members",
+                members and not moving and not self.calibrate,
+                asked.members,
+                "network.output: moving, or calibrate: true",
+            ),
             ("inflow", inflow and not moving, asked.inflow, "network.output: moving"),
             ("product", members and asked.product != "mean", f"{asked.product}, of members", "mean"),
             ("tile", members and asked.tile is not None, f"{asked.tile}, of members", "null: the whole grid"),
         ):
             if wrong:
                 raise RecipeError(f"forecast.{name}", f"{value}", expected=expected)
+        if self.calibrate and not self.split.validation:
+            raise RecipeError("calibrate", "true without a validation period", expected="split.validation above 0")
         return self
 
 

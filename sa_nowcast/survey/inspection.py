@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from sa_nowcast.bundle.files import CARD, RECIPE, read_bundle, read_text
+from sa_nowcast.bundle.files import CALIBRATED, CARD, RECIPE, read_bundle, read_text
 from sa_nowcast.errors import DataError
 from sa_nowcast.metadata import dims
 from sa_nowcast.recipe import read_recipe
@@ -79,6 +79,7 @@ def _model(source: str) -> dict[str, Any]:
         "terms": terms,
         "scaling": content.get("scaling"),
         "provenance": content.get("provenance"),
+        "calibration": content.get(CALIBRATED),
         "card": bool(read_text(source, CARD)),
         "recipe": bool(read_text(source, RECIPE)),
     }

@@ -65,7 +65,7 @@ def _collect(pairing: Pairing, scales: tuple[Scale, ...]) -> list[Statistics]:
     labels = pairing.labels
     reductions = tuple(dict.fromkeys((PIXELS, *(METRICS[name].sums for name in labels.metrics))))
     what = (replace(labels.settings, scales=scales), reductions)
-    blocks = list(_blocks(pairing))
+    blocks = list(init_blocks(pairing))
     if scales[0].time:
         windows = scales[0].windows(pairing.forecast["lead_time"].values)
         parts = [(block, window) for block in blocks for window in windows]
@@ -109,7 +109,7 @@ def _collect(pairing: Pairing, scales: tuple[Scale, ...]) -> list[Statistics]:
     return [Statistics.total(each) for each in states.values()]
 
 
-def _blocks(pairing: Pairing) -> Iterator[slice]:
+def init_blocks(pairing: Pairing) -> Iterator[slice]:
     """Yield slices of init time: the chunks of the forecast, put together where small and cut where large."""
     forecast = pairing.forecast
     number = forecast.sizes["init_time"]
@@ -191,7 +191,7 @@ def _keys(pairing: Pairing, block: slice, leads: slice) -> tuple[Keys, ...]:
     return tuple(axis_keys(np.atleast_1d(np.asarray(values)), order[dim]) for dim, values in labels.items())
 
 
-def _require_usable(values: Values, role: str, times: Values, axis: int) -> None:
+def require_usable(values: Values, role: str, times: Values, axis: int) -> None:
     """Refuse infinite values and undeclared fill values: as missing ones they would leave the scores in silence."""
     if values.dtype.kind != "f" or not values.size:
         return
@@ -223,7 +223,7 @@ def _reduce(
     """
     for (role, (axis, labels)), values in zip(times.items(), (truth, forecast, reference), strict=True):
         if values is not None:
-            _require_usable(values, role, labels, axis)
+            require_usable(values, role, labels, axis)
     _, inits, _, leads, *_ = forecast.shape
     per_lead = max(1, forecast[:, 0, :, 0].size) if inits and leads else 1
     lead_step = max(1, min(leads, BATCH_VALUES // per_lead))
@@ -265,7 +265,7 @@ def _added(
     """
     for (role, (axis, labels)), values in zip(times.items(), (truth, forecast, reference), strict=True):
         if values is not None:
-            _require_usable(values, role, labels, axis)
+            require_usable(values, role, labels, axis)
     still = None if init is None else truth[init][None]
     for lead in range(valid.shape[1]):
         sources = [forecast[:, :, :, lead]]

@@ -14,6 +14,7 @@ import xarray as xr
 from sa_nowcast._version import __version__
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.frames import Frames
+from sa_nowcast.hindcast.calibration import require_init_times
 from sa_nowcast.metadata.bounds import KEYS
 from sa_nowcast.recipe import SAMPLE_PREFIX, Recipe, network_config
 from sa_nowcast.sources import MovingMnist
@@ -60,6 +61,8 @@ class Experiment:
         training has data of its own.
     blocked : ndarray of int
         Positions without any valid value.
+    validation : Dataset, optional
+        The frames of the validation period; None where training has data of its own.
     """
 
     training: Callable[[str, int | None], TrainingData]
@@ -70,6 +73,7 @@ class Experiment:
     test_period: Range
     blocked: Positions | Sequence[int]
     train_period: Range | None
+    validation: xr.Dataset | None = None
 
 
 def _scaling(recipe: Recipe) -> str:
@@ -102,6 +106,8 @@ def open_experiment(recipe: Recipe, *, read: bool = True) -> Experiment:
     # A frame without any value, which no forecast can start from, is found before any work is done.
     blocked = empty_frames(test_frames, split.test, refuse=not skip) if read else np.empty(0, np.int64)
     require_scorable(test_frames, split.test, length, blocked)
+    if recipe.calibrate:
+        require_init_times(len(window_starts(train_frames.segments, length, split.validation)), train_frames.name)
     return Experiment(
         training=lambda scaling, horizon: TrainingData.from_frames(
             train_frames,
@@ -121,6 +127,7 @@ def open_experiment(recipe: Recipe, *, read: bool = True) -> Experiment:
         test_period=split.test,
         blocked=blocked,
         train_period=split.train,
+        validation=train_ds.isel({train_frames.time_dim: slice(*split.validation)}),
     )
 
 
@@ -223,6 +230,8 @@ def _real_field(source: str, key: str) -> RealField:
 
 
 def _require_own_sequences(recipe: Recipe, engine: str) -> None:
+    if recipe.calibrate:
+        raise RecipeError("calibrate", f"true for {engine}, which makes its own sequences", expected="false")
     for block, fields in (("split", recipe.split.model_fields_set), ("data", recipe.data.model_fields_set)):
         wrong = sorted(fields - {"source", "engine", "options"})
         if wrong:

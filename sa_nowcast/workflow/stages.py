@@ -20,6 +20,7 @@ from sa_nowcast.bundle.files import require_free
 from sa_nowcast.conversion import convert
 from sa_nowcast.errors import RecipeError
 from sa_nowcast.forecasts.method import FILLED, MEAN
+from sa_nowcast.hindcast import calibrate
 from sa_nowcast.metadata import dims
 from sa_nowcast.recipe import SAMPLE_PREFIX, Recipe
 from sa_nowcast.sources.samples import open_sample
@@ -28,7 +29,7 @@ from sa_nowcast.verification.plan import PERSISTENCE
 from sa_nowcast.workflow import pictures
 from sa_nowcast.workflow.data import Experiment, identity_of_all, open_experiment, period, sources_of
 from sa_nowcast.workflow.outputs import Ledger, check_claim, claim, digest, trained_by
-from sa_nowcast.workflow.period import archive_path, latest, make_forecasts, read_forecasts, reference_of
+from sa_nowcast.workflow.period import archive_path, dims_of, latest, make_forecasts, read_forecasts, reference_of
 from sa_nowcast.workflow.scoring import check_scoring, keep_scores, kept_scores, require_scoring, score, write_scores
 
 if TYPE_CHECKING:
@@ -227,7 +228,7 @@ class Stages:
         from sa_nowcast.training.launch import launched
         from sa_nowcast.training.start import network_to_train, scaling_for
 
-        inputs = digest([trained_by(self.recipe), self.data["identity"]])
+        inputs = digest([trained_by(self.recipe), self.data["identity"], *["calibrate"] * self.recipe.calibrate])
         if self._reason("train", inputs) is None:
             return
         recipe, first, experiment = self.recipe, launched().first, self.experiment
@@ -254,6 +255,10 @@ class Stages:
             recipe_text=resolved_recipe(recipe),
         )
         if first:
+            if experiment.validation is not None and recipe.calibrate:
+                self.report("calibrating by forecasts of the validation period")
+                told = dims_of(experiment.test_frames)
+                nowcaster = calibrate(nowcaster, experiment.validation, steps=recipe.steps, **told)
             nowcaster.save(self.folder / MODEL, overwrite=True)
             self._done("train", inputs, self.folder / MODEL)
         self.nowcaster = nowcaster

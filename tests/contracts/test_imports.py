@@ -39,7 +39,7 @@ ROWS = [
     {"sources.opening"},
     {"stream", "verification", "computing.slurm"},
     {"forecasts.terms", "forecasts.of_nowcaster"},
-    {"forecasts.matched", "forecasts.ensembles"},
+    {"forecasts.matched", "forecasts.ensembles", "forecasts.calibration"},
     {"bundle"},
     {"forecasts.model", "plotting"},
     {"forecasts.nowcaster"},

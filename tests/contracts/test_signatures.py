@@ -28,6 +28,7 @@ BEHIND: dict[str, tuple[Callable[..., Any], set[str], set[str]]] = {
     "exceedance": (Nowcaster.exceedance, {"self", "data"}, {"model"}),
     "quantiles": (Nowcaster.quantiles, {"self", "data"}, {"model"}),
     "hindcast": (hindcast.hindcast, {"data"}, set()),
+    "calibrate": (hindcast.calibrate, {"data"}, set()),
     "verify": (sa_nowcast.verify, {"forecast"}, set()),
     "accumulate": (derived.accumulate, {"data"}, set()),
     "at": (derived.at, {"data"}, set()),

@@ -9,7 +9,8 @@ import pytest
 import torch
 from sequences import NETWORK, OPTIONS, rain, weather
 
-from remedies.trial import keywords, remedy, value
+import sa_nowcast
+from remedies.trial import command, keywords, remedy, value
 from sa_nowcast.forecasts import ensembles
 from sa_nowcast.forecasts.default_model import default_model
 from sa_nowcast.hindcast import hindcast
@@ -75,9 +76,10 @@ def test_members_of_another_product():
 
 @remedy(
     "forecasts/nowcaster.py",
-    "take the default model, or train with network={'output': 'moving'} and distribution=True",
+    "calibrate it (sa_nowcast.calibrate, sa-nowcast calibrate), take the default model, or train with "
+    "network={'output': 'moving'} and distribution=True",
 )
-@pytest.mark.parametrize("how", ["default", "train"])
+@pytest.mark.parametrize("how", ["calibrate", "default", "train"])
 @pytest.mark.parametrize("asked", ["members", "exceedance", "quantiles"])
 def test_members_of_a_network_without_a_distribution(asked, how, nowcaster):
     def ask(model):
@@ -86,7 +88,9 @@ def test_members_of_a_network_without_a_distribution(asked, how, nowcaster):
         return getattr(model, asked)(rain(), [0.5], 2)
 
     fix = yield lambda: ask(nowcaster)
-    if how == "default":
+    if how == "calibrate":
+        yield lambda: ask(sa_nowcast.calibrate(nowcaster, rain(30)))
+    elif how == "default":
         yield lambda: ask(default_model())
     else:
         network = NETWORK | eval(fix.partition("network=")[2].partition(" and ")[0])
@@ -115,3 +119,39 @@ def test_what_is_derived_of_quantiles(how):
 
     yield lambda: derive(rain().sa_nowcast.quantiles([0.1, 0.9], steps=2))
     yield lambda: derive(rain().sa_nowcast.forecast(steps=2, members=24)).quantile([0.1, 0.9], "realization")
+
+
+@remedy("hindcast/calibration.py", "leave the archive out: then a hindcast is made that calibrates this model")
+def test_an_archive_of_another_model(nowcaster):
+    data = rain(30)
+    yield lambda: sa_nowcast.calibrate(nowcaster, data, data.sa_nowcast.hindcast(3))
+    yield lambda: sa_nowcast.calibrate(nowcaster, data)
+
+
+@remedy("hindcast/calibration.py", "give a longer period")
+@pytest.mark.parametrize("few", ["init times", "pairs"])
+def test_too_little_to_calibrate_by(few, nowcaster):
+    frames, size = (20, 20) if few == "init times" else (30, 6)
+    yield lambda: sa_nowcast.calibrate(nowcaster, rain(frames, size, size))
+    yield lambda: sa_nowcast.calibrate(nowcaster, rain(80, size, size))
+
+
+@remedy("forecasts/calibration.py", "ask for steps=…, or calibrate with steps=…")
+@pytest.mark.parametrize("how", [0, 1])
+def test_more_lead_times_than_were_calibrated(how, nowcaster):
+    model = sa_nowcast.calibrate(nowcaster, rain(30))
+    fix = yield lambda: model.forecast(rain(), 4, members=2)
+    told = keywords(fix.split(", or ")[how])
+    if how:
+        model = sa_nowcast.calibrate(nowcaster, rain(30), **told)
+    yield lambda: model.forecast(rain(), **(told if not how else {"steps": 4}), members=2)
+
+
+@remedy("cli/calibrate.py", "leave it out")
+def test_options_of_an_archive_that_is_there(saved, tmp_path, monkeypatch):
+    frames, archive = tmp_path / "rain.nc", tmp_path / "archive.zarr"
+    rain(30).to_netcdf(frames)
+    rain(30).sa_nowcast.hindcast(model=saved, to=archive)
+    told = ("calibrate", saved, frames, "--archive", archive)
+    yield command(monkeypatch, *told, "--steps", 2)
+    yield command(monkeypatch, *told)

@@ -81,6 +81,7 @@ DAMAGES = {
     "no weights": lambda folder: (folder / bundle.WEIGHTS).unlink(),
     "truncated": lambda folder: (folder / bundle.WEIGHTS).write_bytes((folder / bundle.WEIGHTS).read_bytes()[:99]),
     "beyond all sizes": lambda folder: _grown(folder / bundle.WEIGHTS, bundle.MAX_WEIGHTS_BYTES + 1),
+    "altered calibration": lambda folder: _other_calibration(folder),
     "no tensors": lambda folder: _other_weights(folder, b"no tensors"),
 }
 
@@ -101,6 +102,12 @@ def _other_weights(folder: Path, data: bytes) -> None:
     content["sha256"] = bundle._digest({k: v for k, v in content.items() if k != "sha256"})
     (folder / bundle.MODEL).write_bytes(bundle._text(content).encode())
     (folder / bundle.WEIGHTS).write_bytes(data)
+
+
+def _other_calibration(folder: Path) -> None:
+    content = json.loads((folder / bundle.MODEL).read_text())
+    content[bundle.CALIBRATED] = {"sha256": "0" * 64}
+    (folder / bundle.MODEL).write_bytes(bundle._text(content).encode())
 
 
 @remedy("bundle/files.py", "train the model again, or fetch it again from where it came")

@@ -45,7 +45,7 @@ def test_blocks_cover_every_init_time_once_and_hold_what_they_should(chunks, mon
     each = archive[0].nbytes
     monkeypatch.setattr(collect, "BLOCK_BYTES", 8 * each)
     monkeypatch.setattr(collect, "LEAST_BLOCK_BYTES", 4 * each)
-    blocks = list(collect._blocks(pair(archive, truth)))
+    blocks = list(collect.init_blocks(pair(archive, truth)))
     assert [i for block in blocks for i in range(block.start, block.stop)] == list(range(54))
     sizes = [block.stop - block.start for block in blocks]
     assert max(sizes) <= 8
