@@ -180,7 +180,7 @@ def _unit_displacement(shape: tuple[int, int], generator: np.random.Generator) -
 
     Of a member it is the same at all lead times, as in Bowler et al. (2006), doi:10.1256/qj.04.100; but not everywhere.
     """
-    size = _fast(-(-(shape[0] + _BEYOND) // _COARSE)), _fast(-(-(shape[1] + _BEYOND) // _COARSE))
+    size = fast(-(-(shape[0] + _BEYOND) // _COARSE)), fast(-(-(shape[1] + _BEYOND) // _COARSE))
     wave = torch.hypot(torch.fft.fftfreq(size[0])[:, None], torch.fft.rfftfreq(size[1])[None])
     amplitude = torch.exp(-0.5 * (2 * math.pi * _SMOOTH / _COARSE * wave).square())
     twice = torch.full_like(wave, 2.0)
