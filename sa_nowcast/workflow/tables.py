@@ -73,7 +73,7 @@ def members(recipe: TablesRecipe) -> tuple[list[Member], dict[str, str]]:
                     continue
             if folder in found:
                 _require_columns(table, found[folder].recipe)
-        if all(f"{table.recipe} {row}" in refused for row in rows):
+        if rows and all(f"{table.recipe} {row}" in refused for row in rows):
             raise refused[f"{table.recipe} {rows[-1]}"]
     return list(found.values()), {name: str(error) for name, error in refused.items()}
 
