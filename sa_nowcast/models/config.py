@@ -151,7 +151,7 @@ class NetworkConfig:
                 f"{list(self.hidden)}, with name: {self.name}, whose layers have one width",
                 "the same number for every layer",
                 f"write {[width] * len(self.hidden)}, or take name: predrnn-plus-plus"
-                if hasattr(self, "norm")  # it is of that family
+                if hasattr(entry.config, "norm")  # it is of that family
                 else f"write {[width] * len(self.hidden)}",
             )
         if self.checkpoint_steps and not self.declared.checkpoints:

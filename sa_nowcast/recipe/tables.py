@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -19,6 +19,11 @@ COSTS: dict[str, tuple[str, str]] = {
     "seconds": ("s an update", "the median in the log of training, by the clock, so other work on the machine counts"),
 }
 """Columns that are no scores, but what a network costs: what a table calls them, and what they are."""
+ALL = "all"
+if TYPE_CHECKING:
+    AnyName = str
+else:
+    AnyName = Literal[(*NAMES, ALL)]
 PERSISTENCE_ROW, DEFAULT_ROW = "persistence", "default"
 
 
@@ -55,18 +60,13 @@ class TableRecipe(Block):
     printed: dict[NetworkName, tuple[float | None, ...]] = Field(
         {}, description="Of each network the printed figures, in the order of the columns; null: none is printed."
     )
-    networks: tuple[NetworkName, ...] = Field(
-        (), description="Networks without printed figures; all: every network that there is."
+    networks: tuple[AnyName, ...] = Field(
+        (), description="Networks without printed figures; [all]: every network that there is."
     )
     beside: tuple[Literal["persistence", "default"], ...] = Field(
         (), description="Rows without training: persistence, and default, the model that ships."
     )
     note: str = Field("", description="What a reader has to know, such as what keeps printed figures and ours apart.")
-
-    @field_validator("networks", mode="before")
-    @classmethod
-    def _every_network(cls, value: Any) -> Any:
-        return NAMES if value == "all" else value
 
     @model_validator(mode="after")
     def _a_figure_for_each_column(self) -> TableRecipe:
@@ -84,7 +84,7 @@ class TableRecipe(Block):
     @property
     def rows(self) -> tuple[NetworkName, ...]:
         """The networks, those with printed figures first."""
-        return tuple(dict.fromkeys([*self.printed, *self.networks]))
+        return tuple(dict.fromkeys([*self.printed, *(NAMES if ALL in self.networks else self.networks)]))
 
 
 class TablesRecipe(Block):
