@@ -1,4 +1,4 @@
-"""A publication's tables: which runs fill them, and what is shown of runs that are there, or cannot be made."""
+"""Tables of networks: which runs fill them, and what is shown of runs that are there, or cannot be made."""
 
 from __future__ import annotations
 

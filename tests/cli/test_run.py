@@ -395,12 +395,12 @@ def test_a_network_that_data_do_not_suit_is_a_row_that_says_why_and_no_failure(h
     assert "st-resnet: RECIPE" in here.out
 
 
-@pytest.mark.parametrize("name", ["paper_tables", "default_model_scores"])
+@pytest.mark.parametrize("name", ["paper_tables", "networks", "default_model_scores"])
 def test_other_commands_refuse_a_recipe_that_is_no_experiment(here: Here, name: str) -> None:
     for command in ("train", "submit"):
         here.fails(2, "expected one of an experiment. Fix: start it by sa-nowcast run", command, name)
 
 
-@pytest.mark.parametrize("name", ["paper_tables", "default_model_scores"])
+@pytest.mark.parametrize("name", ["paper_tables", "networks", "default_model_scores"])
 def test_a_seed_is_refused_where_no_network_is_trained(here: Here, name: str) -> None:
     here.fails(2, "--seed: 1 for " + name, "run", name, "--seed", 1, "--dry-run")
