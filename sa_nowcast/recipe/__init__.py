@@ -18,14 +18,7 @@ from sa_nowcast.recipe.blocks import (
     SplitRecipe,
     VerificationRecipe,
 )
-from sa_nowcast.recipe.model import (
-    ComparisonRecipe,
-    Recipe,
-    SetRecipe,
-    network_config,
-    require_together,
-    require_updates,
-)
+from sa_nowcast.recipe.model import ComparisonRecipe, Recipe, SetRecipe, network_config, require_together
 from sa_nowcast.recipe.reading import (
     AnyRecipe,
     checked,
@@ -46,6 +39,5 @@ __all__ = [
     "ComparisonRecipe", "ConversionRecipe", "DataRecipe", "ForecastRecipe", "OutputRecipe", "PicturesRecipe", "Recipe",
     "SetRecipe", "SplitRecipe", "TableRecipe", "TablesRecipe", "TrainingRecipe", "Tree", "VerificationRecipe",
     "checked", "comparison_schema", "find_recipe", "network_config", "parse_recipe", "parse_tree", "read_any",
-    "read_recipe", "read_tree", "recipe_schema", "require_together", "require_updates", "resolve", "tables_schema",
-    "with_overrides",
+    "read_recipe", "read_tree", "recipe_schema", "require_together", "resolve", "tables_schema", "with_overrides",
 ]  # fmt: skip

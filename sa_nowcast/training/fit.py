@@ -23,8 +23,8 @@ from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.frames import Frames
 from sa_nowcast.models import NetworkConfig, build
 from sa_nowcast.models.estimate import require_memory
-from sa_nowcast.recipe import TrainingRecipe, checked, require_together, require_updates
-from sa_nowcast.recipe.model import FINE_TUNING
+from sa_nowcast.recipe import TrainingRecipe, checked, require_together
+from sa_nowcast.recipe.model import FINE_TUNING, require_updates
 from sa_nowcast.storage.whole import locked
 from sa_nowcast.times import Gaps
 from sa_nowcast.training.data import TrainingData
