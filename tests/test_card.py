@@ -202,7 +202,10 @@ def _recipe(**fields: Any) -> Recipe:
     "path",
     sorted(
         set((ROOT / "recipes").glob("*.yaml"))
-        - {ROOT / "recipes" / f"{other}.yaml" for other in ("default_model_scores", "ensemble_scores", "paper_tables")}
+        - {
+            ROOT / "recipes" / f"{other}.yaml"
+            for other in ("default_model_scores", "ensemble_scores", "paper_tables", "networks")
+        }
     ),
     ids=lambda p: p.stem,
 )

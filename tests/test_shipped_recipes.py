@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -200,6 +201,44 @@ def test_ensemble_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd:
     assert scores.loc[(scores["model"] == "default:members") & (scores["field"] == "pixel"), "crps_fair"].notna().all()
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "networks/radar",
+        pytest.param("networks/moving_mnist", marks=pytest.mark.slow),
+        pytest.param("networks/traffic", marks=pytest.mark.slow),
+    ],
+)
+def test_networks(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], request: Any
+) -> None:
+    small = [*TINY, "network.kernel=3", "network.patch=8"]
+    if name == "networks/radar":
+        small += ["training.crop=16", "split.train_region={latitude: [49.9, 50.3]}",
+                  "split.test_region={latitude: [45.0, 45.5]}"]  # fmt: skip
+    elif name == "networks/moving_mnist":
+        folder = digit_folder(tmp_path / "mnist")
+        small += [f"data.source={folder}", "data.options={check_hash: false, test_sequences: 2}"]
+    else:
+        request.getfixturevalue("real_data")
+        small += ["forecast.stride=40"]
+    overrides = ", ".join(f"'{one}'" for one in small)
+    arguments = ["sa-nowcast", "run", "networks", "--quiet", "--output", str(tmp_path / "runs")]
+    for one in (f"only=[{name}]", "networks=[unet, fc-lstm]", f"overrides=[{overrides}]"):
+        arguments += ["--set", one]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    out, err = capfd.readouterr()
+    assert caught.value.code in (0, None), err
+    rows = {cells[1].strip(): cells[2:-1] for line in out.splitlines() if len(cells := line.split("│")) > 2}
+    assert set(rows) == {"persistence", "default", "unet", "fc-lstm"}
+    assert all(float(cell) > 0 for cell in rows["unet"])
+    cannot = name == "networks/radar"
+    assert (rows["fc-lstm"][0].strip() == "cannot") == cannot
+    assert ("the weights of fc-lstm are bound to" in out) == cannot
+
+
 def test_paper_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     folder, runs = digit_folder(tmp_path / "mnist"), tmp_path / "runs"
     options = "'data.options={check_hash: false, test_sequences: 2}'"
@@ -219,18 +258,19 @@ def test_paper_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: py
     assert "moving_mnist convlstm: data: " in err
     assert not runs.exists()
     out, _ = tables("--set", "run=false")
-    assert out.count("missing") == 3
+    assert out.count("missing") == 3 + 4
     assert not runs.exists()
     out, err = tables("--quiet")
     scores = pd.read_csv(runs / "moving_mnist" / "convlstm" / "scores.csv")
     ours = [scores.loc[scores["metric"] == name, "value"].mean() for name in ("ssim", "frame_mse", "frame_mae")]
-    (row,) = [line for line in out.splitlines() if " convlstm " in line]
+    row, with_parameters = (line for line in out.splitlines() if " convlstm " in line)
     printed_and_ours = [pair for here, there in zip(("0.852", "63.98", "133.34"), ours, strict=True)
                         for pair in (here, f"{there:.4g}")]  # fmt: skip
     assert [cell.strip() for cell in row.split("│")[2:-1]] == printed_and_ours
+    assert float(with_parameters.split("│")[3]) > 0
     assert "Table 1, MovingMNIST" in out
     assert "TaxiBJ" not in out
-    assert len(pd.read_csv(runs / "tables.csv")) == 3
+    assert len(pd.read_csv(runs / "tables.csv")) == 3 + 4
     again, err = tables()
     assert again == out
     assert "training" not in err

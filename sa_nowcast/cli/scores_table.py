@@ -65,20 +65,30 @@ def print_comparison(scores: pd.DataFrame, title: str) -> None:
 
 
 def print_tables(figures: pd.DataFrame, recipe: TablesRecipe) -> None:
-    """Print the tables of a publication: for each score the printed figure, then ours, or a word that there is none."""
+    """Print tables: for each column the printed figure, where any is, and ours.
+
+    A run that is not there is said to be missing; why a network cannot be used stands below the table.
+    """
     for told in recipe.wanted():
         rows = figures[figures["table"] == told.title]
-        table = Table(title=f"{told.title} ({told.source})", title_justify="left", caption_justify="left")
-        table.caption = told.note or None
+        table = Table(title_justify="left", caption_justify="left")
+        table.title = f"{told.title} ({told.source})" if told.source else told.title
         table.add_column("network", no_wrap=True)
-        for column in told.columns:
-            name = column.score if column.lead is None else f"{column.score} {column.lead}"
-            table.add_column(Text(f"{name} printed"), justify="right", no_wrap=True)
-            table.add_column("ours", justify="right", no_wrap=True)
+        printed = [any(figures[at] is not None for figures in told.printed.values()) for at in range(len(told.columns))]
+        for column, has_printed in zip(told.columns, printed, strict=True):
+            for heading in (f"{column.label} printed", "ours") if has_printed else (column.label,):
+                table.add_column(Text(heading), justify="right", no_wrap=True)
+        below = [told.note] if told.note else []
         for network, of_network in rows.groupby("network", sort=False):
-            pairs = zip(of_network["printed"], of_network["ours"], strict=True)
-            cells = [(f"{there:g}", "missing" if here != here else f"{here:.4g}") for there, here in pairs]
-            table.add_row(str(network), *(cell for pair in cells for cell in pair))
+            why = str(of_network["why"].iloc[0])
+            below += [f"{network}: {why}"] if why else []
+            none = "cannot" if why else "missing" if of_network["ours"].isna().all() else "-"
+            cells = []
+            for there, here, has_printed in zip(of_network["printed"], of_network["ours"], printed, strict=True):
+                cells += [("-" if there != there else f"{there:g}")] if has_printed else []
+                cells.append(none if here != here else f"{here:.4g}")
+            table.add_row(str(network), *cells)
+        table.caption = "\n".join(below) or None
         if len(rows):
             _print(table)
 

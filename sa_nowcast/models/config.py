@@ -150,7 +150,9 @@ class NetworkConfig:
                 "network.hidden",
                 f"{list(self.hidden)}, with name: {self.name}, whose layers have one width",
                 "the same number for every layer",
-                f"write {[width] * len(self.hidden)}, or take name: predrnn-plus-plus",
+                f"write {[width] * len(self.hidden)}, or take name: predrnn-plus-plus"
+                if hasattr(entry.config, "norm")  # it is of that family
+                else f"write {[width] * len(self.hidden)}",
             )
         if self.checkpoint_steps and not self.declared.checkpoints:
             raise RecipeError(
@@ -179,6 +181,9 @@ class NetworkConfig:
         """Refuse a history, or a cadence in nanoseconds, that the network cannot read."""
         if history < self.least_history:
             raise RecipeError("history", f"{history}, with network.{self.cause}", f"at least {self.least_history}")
+
+    def require_grid(self, grid: tuple[int, int]) -> None:
+        """Refuse a number of rows and columns that the network cannot read; only one bound to its grid does."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values that JSON can hold.

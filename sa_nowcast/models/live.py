@@ -1,4 +1,4 @@
-"""The bytes that tensors hold at the peak of a training step or a forecast, counted on a run without values."""
+"""The peak bytes of a training step or a forecast, and a forecast's operations, counted on a run without values."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from sa_nowcast.models.config import NetworkConfig
 
@@ -82,3 +83,27 @@ def live_bytes(
             net(x, steps)
     peak: int = live.peak
     return peak
+
+
+@functools.lru_cache(maxsize=256)
+def forecast_flop(config: NetworkConfig, grid: tuple[int, int], history: int, steps: int) -> int:
+    """Count the floating-point operations of one forecast, as `live_bytes` does.
+
+    Parameters
+    ----------
+    config, grid, history, steps
+        As for `sa_nowcast.models.estimate_memory`.
+
+    Returns
+    -------
+    int
+        Additions and multiplications, so 2 for each weight and value, of convolutions, products of matrices and
+        attention; what goes value by value, as gates and warps do, is not counted.
+    """
+    from sa_nowcast.models import build
+
+    with torch.device("meta"):
+        net = build(config.completed(history, grid))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(torch.empty(1, history, config.channels, *grid, device="meta"), steps)
+    return int(counter.get_total_flops())

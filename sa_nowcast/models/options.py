@@ -157,6 +157,17 @@ class FCLSTMConfig(BoundedConfig):
     """Of fc-lstm: rows and columns of the frames that its weights are bound to. None: those of the data, and without
     data 64×64."""
 
+    def require_grid(self, grid: tuple[int, int]) -> None:
+        """Refuse any other grid than that which the weights are bound to."""
+        if self.grid is not None and tuple(self.grid) != tuple(grid):
+            raise RecipeError(
+                "network.grid",
+                f"{self.grid[0]}x{self.grid[1]}, which the weights of fc-lstm are bound to, and frames of "
+                f"{grid[0]}x{grid[1]}",
+                "one grid for training and forecasts",
+                "leave network.grid and the regions of split out, and give crop: null",
+            )
+
 
 @network_record
 class MCNetConfig(BoundedConfig):

@@ -83,6 +83,12 @@ def require_together(config: NetworkConfig, training: TrainingRecipe) -> None:
             raise RecipeError(f"training.{name}", f"{value}, with network.{config.cause}", expected=allowed)
 
 
+def require_updates(training: TrainingRecipe, *, start: bool) -> None:
+    """Refuse no update at all where there is no trained model to start from."""
+    if not training.max_steps and not start:
+        raise RecipeError("training.max_steps", "0, from random weights", expected="at least 1, or a start")
+
+
 def network_fields() -> dict[str, dict[str, Any]]:
     """Return the JSON Schema of each key of the block: those of all networks, and the preset."""
     fields: dict[str, dict[str, Any]] = {
@@ -181,6 +187,7 @@ class Recipe(Block):
 
     @model_validator(mode="after")
     def _network_and_training_fit_together(self) -> Recipe:
+        require_updates(self.training, start=self.start is not None)
         if self.network is not None:
             require_together(network_config(self.network, channels=1), self.training)
         return self

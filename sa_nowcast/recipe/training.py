@@ -71,7 +71,9 @@ class TrainingRecipe(Block):
         description="small: minutes on two cores; fine-tune: from a trained model, in minutes too, and the default "
         "where there is a start; tuned: what we would train today; faithful: the paper's schedule.",
     )
-    max_steps: int = Field(2000, ge=1, description="Weight updates at most (paper: 80,000).")
+    max_steps: int = Field(
+        2000, ge=0, description="Weight updates at most (paper: 80,000); 0, with a start alone: that model as it is."
+    )
     max_time: str | None = Field(
         None,
         description="Longest time spent on updates, such as '30 min' or '8 h', all resumed parts together; the "

@@ -100,6 +100,9 @@ def _memory(recipe: Recipe, experiment: Experiment) -> str:
     grid = _training_grid(recipe, experiment)
     config = config.completed(recipe.history, grid)
     config.require_data(recipe.history, Terms.of(experiment.test_frames, recipe.history, recipe.steps).step_ns)
+    tested = experiment.test_frames.grid
+    for each in (grid, (tested.height, tested.width)):
+        config.require_grid(each)
     needed = require_memory(
         config,
         grid,

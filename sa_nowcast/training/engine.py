@@ -129,7 +129,7 @@ def train(
             step = _run(module, hardware, sampler, callbacks, loggers, folder, resume.checkpoint)
             if watch.stopped_by:
                 raise _interrupted(watch.stopped_by, step, recipe.max_steps, folder)
-        else:
+        elif resume.checkpoint is not None:  # None: no update was asked for
             resume.restore_network(network)
         validation.conclude(step, recipe.max_steps)
     if launch.first:

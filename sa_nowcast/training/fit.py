@@ -24,7 +24,7 @@ from sa_nowcast.frames import Frames
 from sa_nowcast.models import NetworkConfig, build
 from sa_nowcast.models.estimate import require_memory
 from sa_nowcast.recipe import TrainingRecipe, checked, require_together
-from sa_nowcast.recipe.model import FINE_TUNING
+from sa_nowcast.recipe.model import FINE_TUNING, require_updates
 from sa_nowcast.storage.whole import locked
 from sa_nowcast.times import Gaps
 from sa_nowcast.training.data import TrainingData
@@ -187,6 +187,7 @@ def fit_prepared(
     progress: bool,
     report: Report | None = None,
     loggers: Sequence[Logger] = (),
+    grids: Sequence[tuple[int, int]] = (),
     provenance: Mapping[str, Any] | None = None,
     recipe_text: str = "",
     call: str | None = None,
@@ -199,6 +200,8 @@ def fit_prepared(
         The name of the scaling that was asked for, for provenance; `data` holds the fitted one.
     start : Start, optional
         The weights to begin with, in place of random ones.
+    grids : sequence of (int, int)
+        Rows and columns of what will be forecast, where they are known: a network that cannot is refused at once.
     provenance : mapping, optional
         What the nowcaster will say besides.
     recipe_text : str
@@ -207,9 +210,12 @@ def fit_prepared(
         Otherwise the Python that does the same, for the model card.
     """
     require_together(config, recipe)
+    require_updates(recipe, start=start is not None)
     rows, columns = data.train.sample_shape[-2:]
     config = config.completed(data.terms.history, (rows, columns))
     config.require_data(data.terms.history, data.terms.step_ns)
+    for each in ((rows, columns), *grids):
+        config.require_grid(each)
     hardware = choose_hardware(recipe, graph=config.declared.graphs)
     if report is not None:
         report(f"training on {hardware}")

@@ -69,7 +69,7 @@ class ProgressReport(L.Callback):
             self._bar.update(self._task, completed=done, updates=count, description=self._text())
 
     def _done(self) -> float:
-        done = self.step / self.max_steps
+        done = self.step / max(self.max_steps, 1)
         if self.watch.max_seconds is not None:  # whichever ends the run first
             done = max(done, min(self.watch.elapsed / self.watch.max_seconds, 1.0))
         return done

@@ -92,6 +92,11 @@ def archive_path(folder: Path, name: str, recipe: Recipe, experiment: Experiment
     return folder / f"{name}.{'zarr' if recipe.output.format == 'zarr' or size > LARGEST_NETCDF else 'nc'}"
 
 
+def archive_named(folder: Path, name: str) -> Path | None:
+    """Return where a finished run keeps its forecasts; None where there are none."""
+    return next((path for kind in ("nc", "zarr") if (path := folder / f"{name}.{kind}").exists()), None)
+
+
 def make_forecasts(
     model: Nowcaster | Reference, recipe: Recipe, experiment: Experiment, path: Path, *, replace: bool, title: str
 ) -> None:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from sa_nowcast.verification import Reference
 
 MODEL, FORECAST, SCORES, REFERENCES, LATEST = "model.nowcaster", "forecast", "scores.csv", "references", "latest"
-KEPT, LOCK = ".scores", ".lock"
+KEPT, LOCK, TRAINING = ".scores", ".lock", "training"
 NOTE = ".inputs.json"
 """Ends the name of the file beside a store that says what the store was made of."""
 Report = Callable[[str], None]
@@ -248,9 +248,10 @@ class Stages:
             recipe.scaling,
             recipe.training,
             start=start,
-            folder=self.folder / "training",
+            folder=self.folder / TRAINING,
             progress=self.progress,
             report=self.report if first else None,
+            grids=[(experiment.test_frames.grid.height, experiment.test_frames.grid.width)],
             provenance={"recipe": recipe.name, "source": recipe.data.source},
             recipe_text=resolved_recipe(recipe),
         )

@@ -1,20 +1,23 @@
-"""A publication's tables: the runs that fill them, one after another, and their figures beside the printed ones."""
+"""Tables of networks: the runs that fill them, one after another, and their figures beside the printed ones."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Container
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import pandas as pd
 
-from sa_nowcast.errors import Interrupted, RecipeError, SaNowcastError
+from sa_nowcast.errors import Interrupted, ModelError, RecipeError, SaNowcastError
 from sa_nowcast.recipe import ColumnRecipe, Recipe, TableRecipe, TablesRecipe, find_recipe, read_recipe
+from sa_nowcast.recipe.tables import COSTS, PERSISTENCE_ROW
 from sa_nowcast.storage.whole import storage, write_whole
 from sa_nowcast.verification.metrics import plain_name
+from sa_nowcast.verification.plan import PERSISTENCE
+from sa_nowcast.workflow.costs import costs
 from sa_nowcast.workflow.outputs import check_claim
 from sa_nowcast.workflow.scoring import metrics_of
 from sa_nowcast.workflow.stages import SCORES, run
@@ -39,8 +42,9 @@ class TablesResult:
     """What there is of the tables.
 
     `figures` has a row for each table, network and column: ``table``, ``recipe``, ``network``, ``score``, ``lead``,
-    ``printed``, ``ours``; ``lead`` is NaN where the score is the mean over all, ``ours`` where no run by these settings
-    gives the figure. `failed` are the runs that could not be made, by name.
+    ``threshold``, ``printed``, ``ours``, ``why``; ``lead`` is NaN where the score is the mean over all, ``ours`` where
+    no run by these settings gives the figure, and ``why`` says where a network cannot do what the table asks.
+    `failed` are the runs that could not be made for another reason, by name.
     """
 
     folder: Path
@@ -49,52 +53,74 @@ class TablesResult:
     failed: list[tuple[str, SaNowcastError]]
 
 
-def members(recipe: TablesRecipe) -> list[Member]:
-    """Return the runs that fill the tables that are asked for, each once; refuse recipes that score no such thing."""
+def members(recipe: TablesRecipe) -> tuple[list[Member], dict[str, str]]:
+    """Return the runs that fill the tables that are asked for, each once; and of those that cannot be, why.
+
+    Refused are recipes that score no such thing, and those that no network of theirs can be trained by.
+    """
     found: dict[Path, Member] = {}
+    refused: dict[str, RecipeError] = {}
     for table in recipe.wanted():
-        for network in recipe.wanted_networks(table):
-            folder = _folder(recipe, table.recipe, network)
-            if folder not in found:
-                own = [f"network.name={network}", f"output.folder={json.dumps(str(folder))}"]
-                read = read_recipe(find_recipe(table.recipe), [*recipe.overrides, *own])
-                found[folder] = Member(f"{table.recipe} {network}", read)
-            _require_columns(table, found[folder].recipe)
-    return list(found.values())
+        rows = recipe.wanted_rows(table)
+        for row in rows:
+            folder, name = _folder(recipe, table.recipe, row), f"{table.recipe} {row}"
+            if folder not in found and name not in refused:
+                own = [*recipe.replaced(table, row), f"output.folder={json.dumps(str(folder))}"]
+                try:
+                    found[folder] = Member(name, read_recipe(find_recipe(table.recipe), own))
+                except RecipeError as error:
+                    refused[name] = error
+                    continue
+            if folder in found:
+                _require_columns(table, found[folder].recipe)
+        if rows and all(f"{table.recipe} {row}" in refused for row in rows):
+            raise refused[f"{table.recipe} {rows[-1]}"]
+    return list(found.values()), {name: str(error) for name, error in refused.items()}
 
 
 def run_tables(
     recipe: TablesRecipe, *, progress: bool = True, report: Callable[[str], None] = lambda line: None
 ) -> TablesResult:
-    """Make the runs that are missing, and put their figures beside the printed ones.
+    """Make the runs that are missing, and return their figures beside the printed ones.
 
     Finished runs are read from their folders; the same call goes on after an interruption. Where a run cannot be made,
-    the others still are. A recipe or override that cannot be is refused before anything is run. `progress` is that of
-    training; `report` is called with one line for each stage of each run, and for each run that cannot be made.
+    the others still are; where the network cannot be used on these data, its row says why. A recipe or override that
+    cannot be is refused before anything is run. `progress` is that of training; `report` is called with one line for
+    each stage of each run, and for each run that cannot be made.
     """
-    wanted = members(recipe)
+    wanted, why = members(recipe)
     failed: list[tuple[str, SaNowcastError]] = []
+    for name, line in why.items():
+        report(f"{name}: {line}")
+    ours: dict[str, Recipe] = {}  # a folder may hold a run by other settings, as after other overrides
     if recipe.run:
         _require_one_process()
-        for number, member in enumerate(wanted, 1):
+    for number, member in enumerate(wanted, 1):
+        say = member.reporting(report)
+        if recipe.run:
             report(f"{member.name} ({number} of {len(wanted)})")
-            try:
-                run(member.recipe, progress=progress, report=member.reporting(report))
-            except Interrupted:
-                raise
-            except SaNowcastError as error:  # the others can still be made
-                member.reporting(report)(str(error))
-                failed.append((member.name, error))
-    folder = Path(recipe.output.folder).expanduser()
-    others = set()  # whose folder holds a run by other settings, as after other overrides: its figures are not theirs
-    for member in wanted:
         try:
             check_claim(Path(member.recipe.output.folder), member.recipe)
         except RecipeError as error:
-            others.add(member.name)
-            if not recipe.run:  # else it was said when it was to be run
-                member.reporting(report)(str(error))
-    figures, files = _figures(recipe, others), []
+            say(str(error))
+            if recipe.run:
+                failed.append((member.name, error))
+            continue
+        ours[member.name] = member.recipe
+        if not recipe.run:
+            continue
+        try:
+            run(member.recipe, progress=progress, report=say)
+        except Interrupted:
+            raise
+        except SaNowcastError as error:  # the others can still be made
+            say(str(error))
+            if isinstance(error, RecipeError | ModelError):
+                why[member.name] = str(error)
+            else:
+                failed.append((member.name, error))
+    folder = Path(recipe.output.folder).expanduser()
+    figures, files = _figures(recipe, ours, why), []
     if recipe.run and folder.is_dir():
         with storage(folder / FIGURES):
             write_whole(folder / FIGURES, figures.to_csv(index=False))
@@ -103,14 +129,19 @@ def run_tables(
 
 
 def _require_columns(table: TableRecipe, run_by: Recipe) -> None:
-    scored = metrics_of(run_by.verification)
+    scored, where = metrics_of(run_by.verification), f"{table.title}, columns"
     for column in table.columns:
+        if column.score in COSTS:
+            continue
         if plain_name(column.score) not in scored:
-            raise RecipeError(
-                f"{table.title}, columns", f"{table.recipe} has no {column.score!r}", f"one of {', '.join(scored)}"
-            )
+            raise RecipeError(where, f"{table.recipe} has no {column.score!r}", f"one of {', '.join(scored)}")
         if (column.lead or 1) > run_by.steps:
-            raise RecipeError(f"{table.title}, columns", f"lead {column.lead}", expected=f"1 to {run_by.steps}")
+            raise RecipeError(where, f"lead {column.lead}", expected=f"1 to {run_by.steps}")
+        known = run_by.verification.thresholds
+        if column.threshold is not None and column.threshold not in known:
+            raise RecipeError(
+                where, f"threshold {column.threshold:g}", expected=f"one of {', '.join(f'{t:g}' for t in known)}"
+            )
 
 
 def _require_one_process() -> None:
@@ -130,26 +161,49 @@ def _folder(recipe: TablesRecipe, experiment: str, network: str) -> Path:
     return Path(recipe.output.folder).expanduser() / name / network
 
 
-def _figures(recipe: TablesRecipe, without: Container[str]) -> pd.DataFrame:
+def _figures(recipe: TablesRecipe, runs: Mapping[str, Recipe], why: Mapping[str, str]) -> pd.DataFrame:
+    """Return a row for each figure; `runs` are those whose folder may hold it."""
     rows = []
     for table in recipe.wanted():
-        for network in recipe.wanted_networks(table):
-            path = _folder(recipe, table.recipe, network) / SCORES
-            known = f"{table.recipe} {network}" not in without and path.is_file()
-            scores = pd.read_csv(path) if known else None
-            told = {"table": table.title, "recipe": table.recipe, "network": network}
-            for column, printed in zip(table.columns, table.printed[network], strict=True):
-                ours = None if scores is None else _mean(scores, network, column)
-                rows.append({**told, **column.model_dump(), "printed": printed, "ours": ours})
-    return pd.DataFrame(rows).astype({"lead": float, "ours": float})
+        persistence = None  # scored in every run; the first that there is
+        told: list[tuple[str, list[float | None]]] = []
+        for row in recipe.wanted_rows(table):
+            name, folder = f"{table.recipe} {row}", _folder(recipe, table.recipe, row)
+            told.append((row, [None] * len(table.columns)))
+            if name in runs and (folder / SCORES).is_file():
+                scores = pd.read_csv(folder / SCORES)
+                spent = costs(folder, runs[name]) if any(c.score in COSTS for c in table.columns) else {}
+                told[-1] = (row, [_figure(scores, column, spent) for column in table.columns])
+                if persistence is None:
+                    persistence = [_figure(scores, column, {}, of_reference=True) for column in table.columns]
+        if PERSISTENCE_ROW in table.beside:
+            told.insert(0, (PERSISTENCE_ROW, persistence or [None] * len(table.columns)))
+        for row, figures in told:
+            place = {"table": table.title, "recipe": table.recipe, "network": row}
+            printed = table.printed.get(row, (None,) * len(table.columns))
+            for column, there, ours in zip(table.columns, printed, figures, strict=True):
+                reason = why.get(f"{table.recipe} {row}", "")
+                rows.append({**place, **column.model_dump(), "printed": there, "ours": ours, "why": reason})
+    return pd.DataFrame(rows).astype(dict.fromkeys(("lead", "threshold", "printed", "ours"), float))
 
 
-def _mean(scores: pd.DataFrame, network: str, column: ColumnRecipe) -> float | None:
-    """Return a score at a lead time or on average over all; None where it was not made."""
+def _figure(
+    scores: pd.DataFrame, column: ColumnRecipe, spent: Mapping[str, float], *, of_reference: bool = False
+) -> float | None:
+    """Return a cost, or a score at a lead time or on average over all; None where there is none."""
+    if column.score in COSTS:
+        return spent.get(column.score)
     rows = scores[scores["metric"] == plain_name(column.score)]
-    if "model" in scores:  # references are scored beside the network
-        rows = rows[rows["model"] == network]
-    by_lead = rows.sort_values("lead_time_minutes")["value"].to_list()
+    if "model" in scores:  # references other than the first are scored beside the network, which comes first
+        rows = rows[rows["model"] == scores["model"].iloc[0]]
+    if column.threshold is not None:
+        rows = rows[rows["threshold"] == column.threshold]
+    value = "value"
+    if of_reference:
+        if "reference" not in rows or set(rows["reference"]) != {PERSISTENCE}:
+            return None
+        value = "reference_value"
+    by_lead = rows.sort_values("lead_time_minutes")[value].to_list()
     if column.lead is not None:
         by_lead = by_lead[column.lead - 1 : column.lead]
     return sum(by_lead) / len(by_lead) if by_lead else None

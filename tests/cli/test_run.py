@@ -372,16 +372,35 @@ def test_runs_of_tables_that_cannot_be_made_are_said_and_the_tables_are_still_pr
     document = json.loads(here.out)
     assert document["failed"] == []
     first = {"table": "Table 1, TaxiBJ", "recipe": "taxibj", "network": "convlstm", "score": "ssim"}
-    assert document["figures"][0] == {**first, "lead": None, "printed": 0.979, "ours": None}
-    assert len(document["figures"]) == 5 * 3 + 2 * 4
+    empty = {"lead": None, "threshold": None, "ours": None, "why": ""}
+    assert document["figures"][0] == {**first, **empty, "printed": 0.979}
+    assert len(document["figures"]) == 5 * 3 + 8 * 4
 
 
-@pytest.mark.parametrize("name", ["paper_tables", "default_model_scores"])
+def test_a_network_that_data_do_not_suit_is_a_row_that_says_why_and_no_failure(here: Here, tmp_path: Path) -> None:
+    asked = ["run", "networks", "--output", tmp_path / "runs", "--set", "only=[networks/radar]"]
+    asked += ["--set", "networks=[fc-lstm, st-resnet]", "--set", "overrides=['network.hidden=[2]']"]
+    asked += ["--set", "settings={networks/radar st-resnet: [network.period=1]}"]
+    here(*asked, "--dry-run")
+    assert here.code == 0
+    assert "networks/radar fc-lstm: memory: RECIPE network.grid: 64x64, which the weights of fc-lstm" in here.err
+    assert "networks/radar st-resnet: RECIPE" in here.err
+    assert "network.frames_a_day: not given, with period: 1" in here.err
+    here(*asked, "--set", "run=false")
+    assert here.code == 0
+    assert "printed" not in here.out
+    (default, fc_lstm, st_resnet) = [line for line in here.out.splitlines() if line.startswith("│")][1:]
+    assert "default" in default
+    assert default.count("missing") == fc_lstm.count("missing") == st_resnet.count("cannot") == 7
+    assert "st-resnet: RECIPE" in here.out
+
+
+@pytest.mark.parametrize("name", ["paper_tables", "networks", "default_model_scores"])
 def test_other_commands_refuse_a_recipe_that_is_no_experiment(here: Here, name: str) -> None:
     for command in ("train", "submit"):
         here.fails(2, "expected one of an experiment. Fix: start it by sa-nowcast run", command, name)
 
 
-@pytest.mark.parametrize("name", ["paper_tables", "default_model_scores"])
+@pytest.mark.parametrize("name", ["paper_tables", "networks", "default_model_scores"])
 def test_a_seed_is_refused_where_no_network_is_trained(here: Here, name: str) -> None:
     here.fails(2, "--seed: 1 for " + name, "run", name, "--seed", 1, "--dry-run")

@@ -14,6 +14,7 @@ from test_networks_exact import EXACT, arrays, random_frames, randomise
 from sa_nowcast import models
 from sa_nowcast.errors import ModelError, RecipeError
 from sa_nowcast.models.fc_lstm import LSTM
+from sa_nowcast.models.live import forecast_flop
 from sa_nowcast.recipe import network_config
 
 Array = Any
@@ -105,3 +106,11 @@ def test_its_encoder_and_decoder_have_176_million_parameters() -> None:
         count = sum(p.numel() for p in models.build("fc-lstm").parameters())
     assert count == 2 * sum(layers) + 4096 * 2048 + 4096
     assert round(count / 1e6) == 176
+
+
+def test_operations_of_a_forecast_are_those_of_its_products() -> None:
+    config = models.preset(name="fc-lstm", hidden=(3, 5))
+    values, history, steps = 4 * 6, 3, 2
+    state, given = 4 * (3 * 3 + 5 * 3 + 5 * 5), 4 * values * 3  # the decoder's first step reads no frame
+    products = (history + steps) * state + (history + steps - 1) * given + steps * 5 * values
+    assert forecast_flop(config, (4, 6), history, steps) == 2 * products

@@ -15,6 +15,7 @@ from sa_nowcast.models.config import NetworkConfig
 from sa_nowcast.models.registry import preset
 from sa_nowcast.recipe import find_recipe, parse_recipe, read_any, read_recipe
 from sa_nowcast.recipe.strict_yaml import load_strict
+from sa_nowcast.survey.recipes import check_recipe
 
 MINIMAL = """\
 name: trial
@@ -146,6 +147,12 @@ def test_what_each_run_of_the_tables_has_of_its_own(key, value, tmp_path):
     path.write_text(yaml.safe_dump({**shipped, **more}))
 
 
+@remedy("recipe/tables.py", "write …")
+def test_the_run_that_settings_of_tables_are_of():
+    fix = yield lambda: read_any(find_recipe("paper_tables"), ["settings={kth mcnett: [network.patch=2]}"])
+    yield lambda: read_any(find_recipe("paper_tables"), [f"settings={{{quoted(fix)}: [network.patch=2]}}"])
+
+
 @remedy("recipe/tree.py", "write what is needed into one of the two")
 def test_a_recipe_that_extends_one_that_extends_another(recipe, tmp_path):
     (tmp_path / "b.yaml").write_text("extends: a.yaml\nsteps: 5\n")
@@ -255,6 +262,31 @@ def test_the_sides_of_a_grid():
     fix = yield lambda: NetworkConfig.from_dict({"name": "fc-lstm", "grid": [64]})
     advice = yaml.safe_load(fix.partition("such as ")[2])
     yield lambda: NetworkConfig.from_dict({"name": "fc-lstm", "grid": advice})
+
+
+@remedy("models/config.py", "write …")
+def test_one_width_for_residual_units():
+    fix = yield lambda: NetworkConfig.from_dict({"name": "st-resnet", "hidden": (8, 4)})
+    yield lambda: NetworkConfig.from_dict({"name": "st-resnet", "hidden": yaml.safe_load(fix.removeprefix("write "))})
+
+
+@remedy("models/options.py", "leave network.grid and the regions of split out, and give crop: null")
+@pytest.mark.parametrize(("wrong", "right"), [("crop: 64", "crop: null"), (", grid: [64, 64]", "")])
+def test_one_grid_for_a_network_that_is_bound_to_it(wrong, right):
+    recipe = Text(f"{MINIMAL}training: {{crop: null}}\nnetwork: {{name: fc-lstm, hidden: [2]}}\n")
+    recipe.edit("a.nc", "sample:mrms")
+    recipe.edit(right or "]}", wrong if right else f"]{wrong}}}")
+
+    def check():
+        for error in (finding.error for finding in check_recipe(recipe.parse())):
+            if error is not None:
+                raise error
+
+    fix = yield check
+    assert "network.grid" in fix
+    assert fix.endswith("crop: null")
+    recipe.edit(wrong, right)
+    yield check
 
 
 @remedy("computing/devices.py", "give auto or cpu")

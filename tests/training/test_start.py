@@ -69,6 +69,17 @@ def test_places_that_no_radar_sees_are_the_same_to_a_start_and_to_the_default_mo
     assert float(ours.min()) >= 0
 
 
+def test_without_updates_the_result_is_the_start_as_it_is_and_without_a_start_none_is_refused(
+    model: Nowcaster, tmp_path: Path
+) -> None:
+    for _ in range(2):  # and again in the same folder
+        ours = begin(start=model, max_steps=0, folder=tmp_path / "run")
+        assert same_bits(ours, model)
+        assert (ours.provenance["updates"], ours.provenance["best_step"]) == (0, 0)
+    with pytest.raises(RecipeError, match=r"training\.max_steps: 0, from random weights, expected at least 1"):
+        begin(network=MOVING, max_steps=0)
+
+
 def test_the_start_is_kept_where_nothing_later_is_better(model: Nowcaster) -> None:
     lines: list[str] = []
     worse = begin(start=model, learning_rate=3.0, clip_norm=None, average=0.0, report=lines.append)
