@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -226,10 +227,17 @@ def test_memory_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_fit_trains_the_distribution_and_the_forecast_becomes_the_same() -> None:
     data = frames_of(moving(16).values + 5 + np.random.default_rng(0).normal(size=(16, 64, 64)).astype(np.float32))
-    made = [
-        sa_nowcast.fit(data, history=4, steps=2, max_steps=2, device="cpu", seed=1, workers=0, distribution=told)
-        for told in (False, True)
-    ]
+    network = {"hidden": [8], "kernel": 3, "patch": 8, "output": "moving"}  # from random weights: the last are taken
+    asked: dict[str, Any] = {
+        "network": network,
+        "history": 4,
+        "steps": 2,
+        "max_steps": 2,
+        "device": "cpu",
+        "seed": 1,
+        "workers": 0,
+    }
+    made = [sa_nowcast.fit(data, **asked, distribution=told) for told in (False, True)]
     plain, with_it = (dict(m.network.named_parameters()) for m in made)
     differ = [name for name, value in plain.items() if not np.array_equal(value.detach(), with_it[name].detach())]
     assert differ
