@@ -202,7 +202,7 @@ IMPORTERS: Final[Mapping[str, Importer]] = {
         Importer("mch_gif", (".gif",), "%y%j%H%M", libraries=("PIL",), arguments=mch_options),
         Importer("fmi_pgm", (".pgm", ".pgm.gz"), "%Y%m%d%H%M", read_fmi, fmi_time, libraries=("pyproj",)),
         Importer("knmi_hdf5", (".h5", ".hdf5", ".hdf"), "%Y%m%d%H%M", read_knmi, knmi_time, libraries=("h5py",)),
-        Importer("bom_rf3", (".nc",), "%Y%m%d_%H%M%S", read_bom, bom_time),
+        Importer("bom_rf3", (".nc",), "%Y%m%d_%H%M%S", read_bom, bom_time, lock=threading.Lock()),
         Importer("odim_hdf5", (".h5", ".hdf", ".hdf5"), "%Y%m%d%H%M", read_odim, odim_time, libraries=("h5py",)),
         Importer(
             "mrms_grib", (".grib2", ".grib", ".grb2"), "%Y%m%d-%H%M%S", time_in_file=_grib_time, libraries=("pygrib",),

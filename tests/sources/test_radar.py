@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -355,6 +359,29 @@ def write_bom(path: Path, minutes: int, units: str, scale: float = 0.05) -> None
     )  # fmt: skip
     ds.precipitation.encoding.update(dtype="int16", scale_factor=scale, add_offset=0.0, _FillValue=-1)
     ds.to_netcdf(path)
+
+
+def test_a_library_that_is_not_safe_among_threads_reads_one_file_at_a_time(tmp_path: Path) -> None:
+    """netCDF's C library ends the process where two threads open files at once."""
+    for minutes in range(5, 65, 5):
+        write_bom(tmp_path / f"{minutes}.nc", minutes, "mm")
+    bom, at_once, most = IMPORTERS["bom_rf3"], 0, 0
+    assert bom.reader is not None
+
+    def counted(path: Path, **options: Any) -> Any:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        time.sleep(0.002)  # another thread takes over here
+        try:
+            return bom.reader(path, **options)  # type: ignore[misc]
+        finally:
+            at_once -= 1
+
+    with ThreadPoolExecutor(8) as pool:
+        read = [*pool.map(lambda path: replace(bom, reader=counted).read(path, {}), sorted(tmp_path.iterdir()))]
+    assert len(read) == 12
+    assert most == 1
 
 
 def test_bom_takes_units_scale_projection_and_accumulation_from_the_file(tmp_path: Path) -> None:
