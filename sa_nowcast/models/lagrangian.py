@@ -79,7 +79,6 @@ _WANDERS: Final = 0.2
 _LITTLE: Final = (0.3, 100)
 _LEAST_SHARE: Final = 1e-3
 _BAND_WIDTHS: Final = [0.5 * (a + b) for a, b in pairwise((0.0, *BLURS, *WIDE_BLURS, 2 * WIDE_BLURS[-1]))]  # pixels
-_LEAST: Final = 1e-30
 _TINY: Final = 1e-6  # of the standard deviation, that no scale is below
 
 WINDOWS_AT_ONCE: Final = 4  # tiles that go through the core together
@@ -356,9 +355,10 @@ class LagrangianNetwork(Forecaster):
         at_first, learned, change = self._logits(window, read, step)
         moving, standing = _shares(at_first, learned, stands - _lost(window, step), step, self.training)
         trend = moving[:, FINE - 1 : FINE]
-        # Where the trend has all the weight, the last frame is what it is added to.
-        others = torch.cat([moving[:, :1] + _LEAST, moving[:, 1 : FINE - 1], 0 * trend, moving[:, FINE:]], 1)
-        moving = others / others.sum(1, keepdim=True)
+        # By their logits, and not as parts of what the trend leaves: it may have all the weight.
+        logits = _moving_logits(at_first, learned, step)
+        others = torch.softmax(torch.cat([logits[:, : FINE - 1], logits[:, FINE:]], 1), 1)
+        moving = torch.cat([others[:, : FINE - 1], trend, others[:, FINE - 1 :]], 1)
         fine = torch.cat([moving[:, : FINE - 1], damped_slope(step) * trend], 1)
         wide = (moving[:, FINE:-1] * window.wide).sum(1) + moving[:, -1] * window.mean
         wide = wide + change * window.local
@@ -415,9 +415,7 @@ class LagrangianNetwork(Forecaster):
         more = []
         for step in range(TRIED):
             at_first, learned, _ = self._logits(window, read, step)
-            moving, standing = _shares(at_first, learned, torch.zeros_like(at_first[:, 0]), step, self.training)
-            standing = standing / standing.sum(1, keepdim=True)
-            moves, stands = moving.mean((2, 3)), standing.mean((2, 3))
+            moves, stands = (part.mean((2, 3)) for part in _parts(at_first, learned, step))
             products = window.products[:, step]
             of_moves, of_stands = (
                 products[:, :, :MOVING] @ moves[..., None],
@@ -425,10 +423,10 @@ class LagrangianNetwork(Forecaster):
             )
             both = (of_stands[:, :MOVING, 0] * moves).sum(1)
             error, still = (of_moves[:, :MOVING, 0] * moves).sum(1), (of_stands[:, MOVING:, 0] * stands).sum(1)
-            before = _likes(at_first).mean((1, 2)).sigmoid()
+            before = _likes(at_first).mean((1, 2))
             little = (_LITTLE[0] + _LITTLE[1] / at_first[0, 0].numel()) * (error + still) + 1e-9
-            share = (error - both + little * before) / (error + still - 2 * both + little)
-            more.append(torch.logit(share.clamp(_LEAST_SHARE, 1 - _LEAST_SHARE)) - torch.logit(before))
+            share = (error - both + little * before.sigmoid()) / (error + still - 2 * both + little)
+            more.append(torch.logit(share.clamp(_LEAST_SHARE, 1 - _LEAST_SHARE)) - before)
         return torch.stack(more).mean(0)[:, None, None]
 
     def _kept(self, scalars: Tensor, speed: Tensor, step: int) -> Tensor:
@@ -467,15 +465,30 @@ def _shares(at_first: Tensor, learned: Tensor, stands: Tensor, step: int, traini
 
     The first sum to one, the second to how much of the forecast stands; `stands` is a logit that is added to it.
     """
-    lead = math.log2(step + 1)
-    # Far ahead, the network has a say in how what moves is smoothed; what stands, and how much of it, is for the
-    # history to tell: in many fields that are no rain no training shows it.
-    soon = (1 + step) ** -2.0
-    moving = torch.softmax(at_first[:, :MOVING] + learned[:, :MOVING] / (1 + lead), 1)
-    standing = torch.softmax(at_first[:, MOVING:] + learned[:, MOVING:] * soon, 1)
-    likes = torch.lerp(_likes(at_first), _likes(at_first + learned), soon)
-    share = torch.sigmoid(likes + stands + _STANDS[0 if training else 1] * lead)[:, None]
+    moving, standing = _parts(at_first, learned, step)
+    likes = torch.lerp(_likes(at_first), _likes(at_first + learned), _soon(step))
+    share = torch.sigmoid(likes + stands + _STANDS[0 if training else 1] * math.log2(step + 1))[:, None]
     return moving, standing * share
+
+
+def _parts(at_first: Tensor, learned: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    """Return weights of what moves, and of what stands, that each sum to one."""
+    standing = torch.softmax(at_first[:, MOVING:] + learned[:, MOVING:] * _soon(step), 1)
+    return torch.softmax(_moving_logits(at_first, learned, step), 1), standing
+
+
+def _soon(step: int) -> float:
+    """Return how much of a say the network has in what stands, and in how much of it.
+
+    Far ahead, it has one in how what moves is smoothed; what stands is for the history to tell: in many fields that
+    are no rain no training shows it.
+    """
+    return float((1 + step) ** -2)
+
+
+def _moving_logits(at_first: Tensor, learned: Tensor, step: int) -> Tensor:
+    """Return the logits of what moves, (B, MOVING, h, w)."""
+    return at_first[:, :MOVING] + learned[:, :MOVING] / (1 + math.log2(step + 1))
 
 
 def _likes(logits: Tensor) -> Tensor:

@@ -209,6 +209,20 @@ def test_what_stands_counts_where_mixtures_of_it_would_have_forecast_the_last_fr
     assert share[0] > 3 * share[3]
 
 
+@pytest.mark.parametrize("chosen", [candidates.FINE - 1, 0, candidates.MOVING])
+def test_a_candidate_that_has_all_the_weight_leaves_forecast_and_gradients_finite(chosen: int) -> None:
+    net = network(trained=False)
+    with torch.no_grad():
+        net.head.bias[:-1] -= 40
+        net.head.bias[chosen] += 80
+    forecast = net(history(1, 4, 1, 64, 64), 3)
+    forecast.square().mean().backward()
+    assert bool(torch.isfinite(forecast).all())
+    gradients = [p.grad for p in net.parameters() if p.grad is not None]
+    assert gradients
+    assert all(bool(torch.isfinite(g).all()) for g in gradients)
+
+
 @torch.inference_mode()
 def test_smoothing_reaches_the_mean_of_the_window() -> None:
     net = network(trained=False)
