@@ -204,7 +204,7 @@ def _recipe(**fields: Any) -> Recipe:
         set((ROOT / "recipes").glob("*.yaml"))
         - {
             ROOT / "recipes" / f"{other}.yaml"
-            for other in ("default_model_scores", "ensemble_scores", "paper_tables", "networks")
+            for other in ("default_model_scores", "ensemble_scores", "paper_tables", "networks", "service")
         }
     ),
     ids=lambda p: p.stem,

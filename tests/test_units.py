@@ -10,6 +10,7 @@ from sa_nowcast.metadata.units import (
     amount_name,
     amount_of_rate,
     canonical_units,
+    conversion,
     is_amount,
     is_count,
     is_rain,
@@ -189,3 +190,14 @@ def test_names_of_amounts_go_by_their_units() -> None:
     assert amount_name("solid_precipitation_flux", "kg m-2") is None
     assert amount_name("air_temperature", "K") is None
     assert amount_name(None, "mm") is None
+
+
+@pytest.mark.parametrize(
+    ("units", "wanted", "factor"),
+    [
+        ("mm/5min", "mm h-1", 12.0), ("cm h-1", "mm h-1", 10.0), ("mm h-1", "mm/h", 1.0), (None, None, 1.0),
+        ("degC", "K", None), ("kg m-2", "mm", None), (None, "mm", None), ("dBZ", "dBZ", 1.0), ("°C?", "°C?", 1.0),
+    ],
+)  # fmt: skip
+def test_values_are_converted_between_units_of_one_quantity(units, wanted, factor) -> None:
+    assert conversion(units, wanted) == factor

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sa_nowcast.recipe import comparison_schema, recipe_schema, tables_schema
+from sa_nowcast.recipe import comparison_schema, recipe_schema, service_schema, tables_schema
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = DOCS / "reference" / "recipe.md"
@@ -21,6 +21,7 @@ SCHEMAS = {
     DOCS / "recipe.schema.json": recipe_schema,
     DOCS / "comparison.schema.json": comparison_schema,
     DOCS / "tables.schema.json": tables_schema,
+    DOCS / "service.schema.json": service_schema,
 }
 HEAD = """\
 # Recipe fields
@@ -47,7 +48,7 @@ def page_text() -> str:
     for name, field in schema["properties"].items():
         if block := _block(field, blocks):
             lines += list(_section(name, field, block, blocks))
-    return "\n".join([*lines, *_comparison(), *_tables()]) + "\n"
+    return "\n".join([*lines, *_comparison(), *_tables(), *_service()]) + "\n"
 
 
 def _comparison() -> Iterator[str]:
@@ -70,6 +71,26 @@ def _tables() -> Iterator[str]:
     )
 
 
+def _service() -> Iterator[str]:
+    schema = service_schema()
+    blocks = schema["$defs"]
+    of_one = {n: _block(f, blocks) for n, f in schema["properties"].items()}
+    plain = {n: f for n, f in schema["properties"].items() if of_one[n] is None}
+    yield from _kind_of_recipe(
+        {**schema, "properties": plain},
+        "A service",
+        "A recipe with `arrivals` is a fourth kind: `sa-nowcast watch` forecasts from each frame that arrives; see "
+        "[A folder that a radar fills](../how-to/service.md). As a JSON Schema: "
+        "[service.schema.json](../service.schema.json).",
+        {"points, each": "PointRecipe"},
+    )
+    for name, block in of_one.items():
+        if block is not None:
+            yield f"\n### {name}\n"
+            yield f"{block['description']}\n"
+            yield from _table(block["properties"], block.get("required", ()))
+
+
 def _kind_of_recipe(schema: Mapping[str, Any], title: str, about: str, parts: Mapping[str, str]) -> Iterator[str]:
     """Yield the section about a kind of recipe; `parts` are its blocks with headings of their own."""
     yield f"\n## {title}\n"
@@ -78,7 +99,7 @@ def _kind_of_recipe(schema: Mapping[str, Any], title: str, about: str, parts: Ma
     for heading, name in parts.items():
         yield f"\n### {heading}\n"
         each = schema["$defs"][name]
-        yield from _table(each["properties"], each["required"])
+        yield from _table(each["properties"], each.get("required", ()))
 
 
 def _section(path: str, field: Mapping[str, Any], block: Mapping[str, Any], blocks: Mapping[str, Any]) -> Iterator[str]:

@@ -9,6 +9,7 @@ import typer
 from sa_nowcast.cli import options, recipes, terminal
 from sa_nowcast.cli.scores_table import print_comparison, print_scores, print_tables
 from sa_nowcast.cli.terminal import app
+from sa_nowcast.errors import RecipeError
 
 if TYPE_CHECKING:
     from sa_nowcast.recipe import ComparisonRecipe, Recipe, TablesRecipe
@@ -48,10 +49,12 @@ def run(
 
     Example: sa-nowcast run quickstart
     """
-    from sa_nowcast.recipe import ComparisonRecipe, TablesRecipe
+    from sa_nowcast.recipe import ComparisonRecipe, ServiceRecipe, TablesRecipe
     from sa_nowcast.workflow import run as run_recipe
 
     parsed = recipes.read_any(recipe, seed, output, override or ())
+    if isinstance(parsed, ServiceRecipe):
+        raise RecipeError(recipe, "the recipe of a service", "one of an experiment", f"sa-nowcast watch {recipe}")
     if isinstance(parsed, ComparisonRecipe):
         _compare(parsed, dry_run, json)
         return

@@ -80,11 +80,14 @@ def validate(
 
 def _recipe(name: str) -> list[Finding]:
     from sa_nowcast.errors import SaNowcastError
+    from sa_nowcast.recipe import ServiceRecipe
     from sa_nowcast.survey.findings import Finding
-    from sa_nowcast.survey.recipes import check_recipe
+    from sa_nowcast.survey.recipes import check_recipe, check_service
 
     try:
-        parsed = recipes.read(name, None, None)
+        parsed = recipes.read_any(name, None, None)
+        if isinstance(parsed, ServiceRecipe):
+            return check_service(parsed)
+        return check_recipe(recipes.read(name, None, None))
     except SaNowcastError as error:
         return [Finding.failure("recipe", error)]
-    return check_recipe(parsed)

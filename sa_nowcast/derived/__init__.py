@@ -5,7 +5,8 @@ init times, lead times), and is lazy where the data are.
 """
 
 from sa_nowcast.derived.areas import over
+from sa_nowcast.derived.passing import accumulate_passing, rain_spell
 from sa_nowcast.derived.points import at
 from sa_nowcast.derived.sums import accumulate
 
-__all__ = ["accumulate", "at", "over"]
+__all__ = ["accumulate", "accumulate_passing", "at", "over", "rain_spell"]

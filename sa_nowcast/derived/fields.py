@@ -191,21 +191,36 @@ def to_grid(field: xr.DataArray, cells: Cells) -> Callable[[Floats, Floats], tup
 
     Geographic grids need no library; pyproj does the rest, and points that a projection does not show are infinite.
     """
+    return _transformed(field, cells, inverse=False)
+
+
+def from_grid(field: xr.DataArray, cells: Cells) -> Callable[[Floats, Floats], tuple[Floats, Floats]] | None:
+    """Return what makes latitudes and longitudes of the grid's (y, x), as `to_grid` does the reverse."""
+    return _transformed(field, cells, inverse=True)
+
+
+def _transformed(
+    field: xr.DataArray, cells: Cells, inverse: bool
+) -> Callable[[Floats, Floats], tuple[Floats, Floats]] | None:
     if cells.geographic:
-        return lambda latitude, longitude: (latitude, longitude)
+        return lambda first, second: (first, second)
     wkt = projection.crs_of(field)
     if wkt is None:
         return None
     pyproj = require("pyproj", "geotiff")
     crs = pyproj.CRS(wkt)
     transformer = pyproj.Transformer.from_crs(LONGITUDE_LATITUDE, crs, always_xy=True)
-    factors = [_per_unit(field, crs, line) for line in (cells.y, cells.x)]
+    down, across = (_per_unit(field, crs, line) for line in (cells.y, cells.x))
 
-    def transform(latitude: Floats, longitude: Floats) -> tuple[Floats, Floats]:
+    def there(latitude: Floats, longitude: Floats) -> tuple[Floats, Floats]:
         x, y = transformer.transform(longitude, latitude)
-        return np.asarray(y) * factors[0], np.asarray(x) * factors[1]
+        return np.asarray(y) * down, np.asarray(x) * across
 
-    return transform
+    def back(y: Floats, x: Floats) -> tuple[Floats, Floats]:
+        longitude, latitude = transformer.transform(x / across, y / down, direction="INVERSE")
+        return np.asarray(latitude), np.asarray(longitude)
+
+    return back if inverse else there
 
 
 def _per_unit(field: xr.DataArray, crs: Any, line: Line) -> float:

@@ -90,11 +90,21 @@ class OfDistribution(OfNowcaster):
 
     def _one(self, history: Values, steps: int, device: str, moment: int, target: Values) -> None:
         """Make a forecast from one init time, (axis, 1, lead time, channel, y, x), in `target`."""
-        nowcaster = self.nowcaster
-        self._require_memory(history, len(target), steps, device)
-        laws, beyond = nowcaster.laws(history, steps, device)
+        self.require_memory(history, len(target), steps, device)
+        laws, beyond = self.nowcaster.laws(history, steps, device)
         for channel, law in enumerate(laws):
             self._make(law, moment, channel, target[:, 0, :, channel])
+        self._finish(laws, history, target)
+        if beyond is not None:
+            target[:, beyond.cpu().numpy()] = np.nan
+
+    def fill(self, law: Distribution, history: Values, moment: int, target: Values) -> None:
+        """Make a forecast of one channel in `target`, (axis, 1, lead time, 1, y, x), by a known distribution."""
+        self._make(law, moment, 0, target[:, 0, :, 0])
+        self._finish([law], history, target)
+
+    def _finish(self, laws: list[Distribution], history: Values, target: Values) -> None:
+        nowcaster = self.nowcaster
         for one in target:  # of a large result, only a part is in memory twice
             one[:] = self._finished(one)
         # Of chances that are no numbers dry members would be made: the mean tells.
@@ -107,10 +117,8 @@ class OfDistribution(OfNowcaster):
                 fix="give another model, or train this one again",
             )
         nowcaster.bounded(target, history)
-        if beyond is not None:
-            target[:, beyond.cpu().numpy()] = np.nan
 
-    def _require_memory(self, history: Values, count: int, steps: int, device: str) -> None:
+    def require_memory(self, history: Values, count: int, steps: int, device: str) -> None:
         """Refuse what memory cannot hold."""
         where, grid = resolve_device(device), history.shape[-2:]
         needed = estimate_memory(

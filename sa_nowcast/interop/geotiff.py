@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,57 @@ def to_geotiff(
             str(target), f"the forecast could not be written ({reason})", fix="choose another folder"
         ) from error
     return [target] if single else [target / name for name in names]
+
+
+def write_cog(
+    field: xr.DataArray, path: Path, tags: Mapping[str, str], profile: Mapping[str, Any] | None = None
+) -> None:
+    """Write one map as a cloud-optimised GeoTIFF: tiled, with overviews, its header first.
+
+    Parameters
+    ----------
+    field : DataArray, dims (y, x)
+        On a regular grid, north up and west left or turned.
+    path : Path
+        A file; whoever calls makes it appear whole.
+    tags : mapping
+        Text beside those of the field's attributes.
+    profile : mapping, optional
+        What `cog_profile` gave for the same grid; it is made anew else.
+    """
+    rasterio = require("rasterio", "geotiff")
+    known = cog_profile(field) if profile is None else profile
+    values = field.values.astype(np.float32)
+    y, x = (projection.regular_axis(field, name) for name in field.dims)
+    values = values[:: -1 if y.step > 0 else 1, :: -1 if x.step < 0 else 1]
+    own = {str(k): str(v) for k, v in field.attrs.items() if isinstance(v, str | int | float | np.generic)}
+    with (
+        rasterio.Env(GDAL_NUM_THREADS="1"),
+        rasterio.MemoryFile() as memory,
+    ):
+        with memory.open(driver="GTiff", count=1, **{k: v for k, v in known.items() if k != "driver"}) as file:
+            file.update_tags(**own, **tags)
+            file.write(values, 1)
+            file.set_band_description(1, str(field.attrs.get("long_name") or field.name))
+        with memory.open() as file:
+            rasterio.shutil.copy(
+                file, path, driver="COG", COMPRESS="DEFLATE", LEVEL="1", PREDICTOR="YES", BLOCKSIZE="256",
+                OVERVIEW_RESAMPLING="AVERAGE",
+            )  # fmt: skip
+
+
+def cog_profile(field: xr.DataArray) -> dict[str, Any]:
+    """Return size, transform and CRS of the maps of a grid, for `write_cog`."""
+    rasterio = require("rasterio", "geotiff")
+    require("rasterio.shutil", "geotiff")
+    y, x = field.dims
+    north_up = field
+    for axis, step in ((y, -1), (x, 1)):
+        if projection.regular_axis(field, axis).step * step < 0:
+            north_up = north_up.isel({axis: slice(None, None, -1)})
+    north_up.encoding = dict(field.encoding)
+    profile = _profile(rasterio, north_up, None, str(field.name or "forecast"))
+    return {k: v for k, v in profile.items() if k not in ("compress", "predictor")}
 
 
 def _arranged(forecast: xr.DataArray, label: str) -> tuple[xr.DataArray, Hashable | None]:

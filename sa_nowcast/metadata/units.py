@@ -1,7 +1,7 @@
 """Units by grammar: one spelling for each unit, and which units and standard names are those of rain and counts.
 
 A unit is read as a product of numbers and names with powers, as UDUNITS does, and kept as an exact factor times
-powers of base units. Nothing is converted: ``mm/5min`` and ``12 mm h-1`` are two spellings of one unit, ``mm/5min``
+powers of base units. Spellings are compared: ``mm/5min`` and ``12 mm h-1`` are two spellings of one unit, ``mm/5min``
 and ``mm h-1`` are two units.
 """
 
@@ -243,6 +243,20 @@ def _decimal(number: Fraction) -> str:
     if Fraction(value) != number or len(value.as_tuple().digits) > 30:
         return ""
     return f"{value:f}" if -8 < value.adjusted() < 12 else str(value)
+
+
+def conversion(units: Any, wanted: Any) -> float | None:
+    """Return what values in `units` are multiplied by to be in `wanted`; None where the two are of other quantities.
+
+    ``mm/5min`` to ``mm h-1`` is 12. Units with a zero of their own, such as degC, are converted to none but themselves.
+    """
+    one, other = text(units), text(wanted)
+    if one is None or other is None:
+        return 1.0 if one == other else None
+    read = _read(one), _read(other)
+    if read[0] is None or read[1] is None:
+        return 1.0 if _canonical(one) == _canonical(other) else None
+    return float(read[0].factor / read[1].factor) if read[0].powers == read[1].powers else None
 
 
 _PHASE: Final = r"(stratiform_|convective_|large_scale_|deep_convective_|shallow_convective_|solid_)?"

@@ -12,16 +12,19 @@ from pydantic import BaseModel, ValidationError
 from sa_nowcast.errors import RecipeError, SaNowcastError, nearest
 from sa_nowcast.models.record import first_fault
 from sa_nowcast.recipe.model import BY_DATA, ComparisonRecipe, Recipe, network_fields
+from sa_nowcast.recipe.service import ServiceRecipe
 from sa_nowcast.recipe.tables import TablesRecipe
 from sa_nowcast.recipe.tree import EXTENDS, Key, Tree, expanded, parse_tree, read_tree, with_overrides
 
 M = TypeVar("M", bound=BaseModel)
-AnyRecipe = Recipe | ComparisonRecipe | TablesRecipe
+AnyRecipe = Recipe | ComparisonRecipe | TablesRecipe | ServiceRecipe
 """A recipe of any kind."""
 
-_KINDS: dict[str, tuple[type[ComparisonRecipe | TablesRecipe], str]] = {
+SERVICE = "arrivals"
+_KINDS: dict[str, tuple[type[ComparisonRecipe | TablesRecipe | ServiceRecipe], str]] = {
     "sets": (ComparisonRecipe, "a comparison"),
     "tables": (TablesRecipe, "a publication's tables"),
+    SERVICE: (ServiceRecipe, "a service"),
 }
 """By the key that tells it: kinds that are no experiment."""
 
@@ -49,15 +52,26 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
                 tree.where((key,)),
                 f"the recipe of {kind}",
                 expected="one of an experiment",
-                fix="start it by sa-nowcast run, with --dry-run to check it",
+                fix=f"start it by sa-nowcast {'watch' if key == SERVICE else 'run'}, with --dry-run to check it",
             )
     return resolve(tree)
+
+
+def read_service(path: str | Path, overrides: Sequence[str] = ()) -> ServiceRecipe:
+    """Read and check the recipe of a service; any other kind is refused. As `read_recipe` otherwise."""
+    tree = with_overrides(read_tree(path), overrides)
+    if SERVICE not in tree.values:
+        raise RecipeError(
+            tree.name, f"no block {SERVICE}", expected="the recipe of a service", fix="see sa-nowcast watch --help"
+        )
+    return _validated(ServiceRecipe, expanded(tree))
 
 
 def read_any(path: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
     """Read and check a recipe file of any kind.
 
-    One with ``sets`` compares, one with ``tables`` fills those of a publication, any other is an experiment.
+    One with ``sets`` compares, one with ``tables`` fills those of a publication, one with ``arrivals`` is a service's,
+    any other is an experiment.
 
     Raises
     ------
@@ -167,6 +181,11 @@ def comparison_schema() -> dict[str, Any]:
 def tables_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of the recipe of a publication's tables."""
     return _titled("sa_nowcast tables", TablesRecipe.model_json_schema())
+
+
+def service_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of the recipe of a service."""
+    return _titled("sa_nowcast service", ServiceRecipe.model_json_schema())
 
 
 def recipe_schema() -> dict[str, Any]:

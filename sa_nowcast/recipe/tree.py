@@ -31,6 +31,9 @@ PATHS: tuple[Key, ...] = (
     ("sets", "*", "source"),
     ("conversion", "to"),
     ("output", "folder"),
+    ("arrivals", "source"),
+    ("arrivals", "like"),
+    ("areas",),
 )
 """Where ``${NAME}`` and ``${NAME:-default}`` are read from the environment; ``*`` is every entry of a list."""
 

@@ -11,7 +11,7 @@ import xarray as xr
 
 from sa_nowcast.bundle.files import MODEL
 from sa_nowcast.conversion import COMPLETE, open_zarr
-from sa_nowcast.errors import DataError, StorageError
+from sa_nowcast.errors import DataError, RecipeError, StorageError
 from sa_nowcast.frames import grid_mapping_name
 from sa_nowcast.metadata import dims
 from sa_nowcast.metadata.attributes import normalised, text
@@ -96,6 +96,24 @@ def chosen(ds: xr.Dataset, variables: Sequence[str] | None) -> xr.Dataset:
         raise DataError("data", f"no variable {unknown[0]!r}", expected=f"one of {known}")
     mappings = [m for n in variables if (m := grid_mapping_name(ds[n])) in ds.variables and m not in ds.coords]
     return ds[[*variables, *dict.fromkeys(mappings)]]
+
+
+def region(ds: xr.Dataset, bounds: Mapping[str, tuple[float, float]], key: str) -> xr.Dataset:
+    """Return the part of `ds` within coordinate ranges; `key` is what a recipe calls them."""
+    for name, (low, high) in bounds.items():
+        known = ", ".join(str(n) for n, index in ds.indexes.items() if index.dtype.kind in "fiu")
+        if name not in known.split(", "):
+            raise RecipeError(f"{key}.{name}", "no such coordinate in the data", expected=f"one of {known}")
+        values = ds.indexes[name]
+        selected = ds.isel({name: (values >= min(low, high)) & (values <= max(low, high))})
+        if not selected.sizes[name]:
+            raise RecipeError(
+                f"{key}.{name}",
+                f"no grid point from {low} to {high}",
+                expected=f"within {values.min():g} to {values.max():g}",
+            )
+        ds = selected
+    return ds
 
 
 def named_like(data: xr.Dataset | xr.DataArray, forecast: xr.DataArray, told: dims.DimNames) -> Any:

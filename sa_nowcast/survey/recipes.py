@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sa_nowcast.errors import SaNowcastError, StorageError
-from sa_nowcast.recipe import Recipe
+from sa_nowcast.recipe import Recipe, ServiceRecipe
 from sa_nowcast.storage.whole import require_writable
 from sa_nowcast.survey.findings import Finding
 from sa_nowcast.workflow.data import Experiment, open_experiment
@@ -45,6 +45,19 @@ def check_recipe(recipe: Recipe) -> list[Finding]:
         except SaNowcastError as error:
             found.append(Finding.failure(name, error))
     return found
+
+
+def check_service(recipe: ServiceRecipe) -> list[Finding]:
+    """Check what the recipe of a service asks for, as the service does before it starts."""
+    from sa_nowcast.operations.site import check
+
+    found = [Finding("recipe", "PASS", f"{recipe.name}: {recipe.steps} lead times of {recipe.arrivals.step}")]
+    try:
+        site = check(recipe)
+    except SaNowcastError as error:
+        return [*found, Finding.failure("service", error)]
+    told = f"{site.source} to {site.folder}, {site.like.name} [{site.units}]"
+    return [*found, Finding("service", "PASS", told)]
 
 
 def _output(recipe: Recipe) -> str:

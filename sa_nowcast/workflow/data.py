@@ -20,7 +20,7 @@ from sa_nowcast.recipe import SAMPLE_PREFIX, Recipe, network_config
 from sa_nowcast.sources import MovingMnist
 from sa_nowcast.sources.chain import SEQUENCE, chain
 from sa_nowcast.sources.mnist_generator import TEST_SEED
-from sa_nowcast.sources.opening import open_data
+from sa_nowcast.sources.opening import open_data, region
 from sa_nowcast.sources.synthetic_fields import RealField, SyntheticFields
 from sa_nowcast.storage.whole import nearest_to, storage
 from sa_nowcast.windows import Positions, Range, Split, split_in_time, window_starts
@@ -304,26 +304,9 @@ def _frames(ds: xr.Dataset, recipe: Recipe) -> Frames:
 
 def _regions(ds: xr.Dataset, recipe: Recipe) -> tuple[xr.Dataset, xr.Dataset]:
     return tuple(
-        _region(ds, bounds or {}, f"split.{name}")
+        region(ds, bounds or {}, f"split.{name}")
         for name, bounds in (("train_region", recipe.split.train_region), ("test_region", recipe.split.test_region))
     )  # type: ignore[return-value]
-
-
-def _region(ds: xr.Dataset, bounds: Mapping[str, tuple[float, float]], key: str) -> xr.Dataset:
-    for name, (low, high) in bounds.items():
-        known = ", ".join(str(n) for n, index in ds.indexes.items() if index.dtype.kind in "fiu")
-        if name not in known.split(", "):
-            raise RecipeError(f"{key}.{name}", "no such coordinate in the data", expected=f"one of {known}")
-        values = ds.indexes[name]
-        selected = ds.isel({name: (values >= min(low, high)) & (values <= max(low, high))})
-        if not selected.sizes[name]:
-            raise RecipeError(
-                f"{key}.{name}",
-                f"no grid point from {low} to {high}",
-                expected=f"within {values.min():g} to {values.max():g}",
-            )
-        ds = selected
-    return ds
 
 
 def _split(frames: int, recipe: Recipe) -> Split:

@@ -40,6 +40,7 @@ ROWS = [
     {"stream", "verification", "computing.slurm"},
     {"forecasts.terms", "forecasts.of_nowcaster"},
     {"forecasts.matched", "forecasts.ensembles", "forecasts.calibration"},
+    {"forecasts.at_once"},
     {"bundle"},
     {"forecasts.model", "plotting"},
     {"forecasts.nowcaster"},
@@ -47,7 +48,8 @@ ROWS = [
     {"training"},
     {"hindcast", "interop"},
     {"workflow", "derived"},
-    {"survey", "shown"},
+    {"operations"},
+    {"survey", "shown", "serving"},
     {"accessors"},
     {"cli"},
 ]

@@ -32,7 +32,8 @@ def test_the_wheel_holds_the_package_its_sample_and_its_recipes(tmp_path: Path) 
     assert source <= names
     recipes = {p.relative_to(ROOT / "recipes").as_posix() for p in (ROOT / "recipes").rglob("*.yaml")}
     assert {f"sa_nowcast/_recipes/{name}" for name in recipes} <= names
-    sample = {p for p in (ROOT / "sa_nowcast" / "data").rglob("*") if p.is_file()}
+    shipped = [ROOT / "sa_nowcast" / "data", ROOT / "sa_nowcast" / "serving" / "page"]
+    sample = {p for folder in shipped for p in folder.rglob("*") if p.is_file()}
     assert {p.relative_to(ROOT).as_posix() for p in sample} <= names
     assert "sa-nowcast = sa_nowcast.cli:main" in points
     # Nothing but the package and its description.

@@ -108,7 +108,7 @@ def test_a_key_that_there_is_not():
     recipe.edit("colour: blue\n", "")
 
 
-@remedy("recipe/reading.py", "start it by sa-nowcast run, with --dry-run to check it")
+@remedy("recipe/reading.py", "start it by sa-nowcast …, with --dry-run to check it")
 def test_the_recipe_of_a_comparison_is_started_by_run(tmp_path, monkeypatch):
     path = tmp_path / "compare.yaml"
     tree = {

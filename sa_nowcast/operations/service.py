@@ -1,0 +1,497 @@
+"""The service: frames in, forecasts out; nothing stops it but a signal, or a disk that cannot be written."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from sa_nowcast.errors import SaNowcastError, StorageError
+from sa_nowcast.operations.alerts import collection, without_all_clear
+from sa_nowcast.operations.arrivals import Arrival, Arrivals, Notice, Refusal
+from sa_nowcast.operations.clock import folder_name, iso
+from sa_nowcast.operations.journal import Journal
+from sa_nowcast.operations.making import make
+from sa_nowcast.operations.published import STATUS, Log, Server, memory_bytes
+from sa_nowcast.operations.publishing import ALERTS, FLAGS, POINTS, Outputs, places_of
+from sa_nowcast.operations.scoring import Scores
+from sa_nowcast.operations.site import SERVICE, Site, check, shown
+from sa_nowcast.recipe.service import ServiceRecipe
+from sa_nowcast.storage.whole import locked, storage, write_whole
+
+STATE: Final = "state"
+VERIFICATION: Final = "verification.json"
+HEARTBEAT: Final = 5.0
+"""Seconds between two rewritings of the status, at the most."""
+END_WITHIN: Final = 8.0
+"""Seconds after which a stop no longer waits for work that is under way: what is half done is done again."""
+_MONTH: Final = 31 * 86400 * 10**9
+_TRIES: Final = 3
+Values = npt.NDArray[np.float32]
+
+
+def watch(
+    recipe: ServiceRecipe,
+    *,
+    stop: threading.Event | None = None,
+    report: Callable[[str], None] | None = None,
+    until_idle: bool = False,
+) -> Path:
+    """Run a service until it is stopped.
+
+    Parameters
+    ----------
+    recipe : ServiceRecipe
+        As `sa_nowcast.recipe.read_service` reads it.
+    stop : Event, optional
+        Set by another thread, it ends the service after the work that is under way, or 8 s.
+    report : callable, optional
+        Called with one line for each event that a person wants to see.
+    until_idle : bool
+        End when all that is there was dealt with; for tests and catching up.
+
+    Returns
+    -------
+    Path
+        The folder of what was published.
+
+    Raises
+    ------
+    RecipeError, DataError, ModelError, StorageError, MissingLibraryError
+        Whatever keeps the service from starting; see `sa_nowcast.operations.site.check`. Another process runs the same.
+    """
+    site = check(recipe)
+    lock = site.folder / STATE / "lock"
+    with storage(site.folder):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+    with locked(lock, site.folder):
+        service = Service(site, report or (lambda line: None))
+        try:
+            service.run(stop or threading.Event(), until_idle)
+        finally:
+            service.close()
+    return site.folder
+
+
+class Service:
+    """A service whose folder is locked for it."""
+
+    def __init__(self, site: Site, report: Callable[[str], None]) -> None:
+        self.site, self.report = site, report
+        self.journal = Journal(site.folder / STATE / "journal.sqlite")
+        self.identity = str(self.journal.fact("id", str(uuid.uuid4())))
+        self.begun = int(self.journal.fact("begun", site.clock.now()))
+        self.outputs = Outputs(site, self.identity)
+        self.log = Log(site.folder)
+        self.arrivals = Arrivals(site)
+        self.frames: dict[int, Values] = {}
+        self.durations: dict[str, float] = {}
+        self.recent: list[str] = []
+        self._started = self._state_since = site.clock.now()
+        self._state = ""
+        self._lock, self._thread = threading.Lock(), threading.get_ident()
+        self._there: set[int] = set()
+        self._newest: tuple[int | None, int | None] = (None, None)
+        self._status: dict[str, Any] = {}
+        self._skill: dict[str, Any] = {"state": "unknown"}
+        self._failed: dict[int, int] = {}
+        self._idle: int | None = None
+        self._table_due = True
+        self._summary = self._counted()
+        self._recover()
+        self.scores = Scores(site, self.outputs, self.journal)
+        self.server = None if site.recipe.port is None else Server(site.recipe.port, lambda: self._status)
+
+    # Beginning and end
+
+    def _recover(self) -> None:
+        """Bring the folder and the journal together, where a process was killed between the two."""
+        site = self.site
+        self.outputs.tidy()
+        with storage(site.folder):
+            told = json.dumps({"id": self.identity, **site.described()}, allow_nan=False, ensure_ascii=False, indent=1)
+            write_whole(site.folder / SERVICE, told)
+        for store in (self.outputs.observed, self.outputs.archive):
+            if store.exists and store.owner().get("service") != self.identity:
+                raise StorageError(
+                    str(store.place), "was written by another service", fix="name another output.folder, or remove it"
+                )
+        known = set(self.journal.forecasts())
+        there = self.outputs.published()
+        for init in there:
+            if init not in known:
+                folder = self.outputs.forecasts / folder_name(init)
+                points = json.loads((folder / POINTS).read_text("utf-8"))
+                flags = json.loads((folder / FLAGS).read_text("utf-8"))
+                self.journal.forecast(init, points["as_of"], time.time(), float("nan"), flags)
+                self._tell("recovered", init_time=iso(init))
+        if there:
+            file = self.outputs.forecasts / folder_name(there[-1]) / ALERTS
+            features = json.loads(file.read_text("utf-8"))["features"][:: max(1, len(site.thresholds))]
+            places = [{**feature["properties"], "geometry": feature["geometry"]} for feature in features]
+            flags = self.journal.flags(there[-1])
+            self.outputs.finish(collection(places, site.thresholds, site.units, flags, site.step, iso), there[-1])
+        self._tell("started", pid=os.getpid(), forecasts=len(there), frames=len(self.journal.frames()))
+
+    def run(self, stop: threading.Event, until_idle: bool) -> None:
+        """Work until stopped."""
+        notice = Notice(self.site.source, self.site.recipe.arrivals.poll)
+        beat = threading.Thread(target=self._beat, args=(stop,), name="heartbeat", daemon=True)
+        beat.start()
+        self.report(f"{self.site.recipe.name}: watching {self.site.source}, publishing in {self.site.folder}")
+        waker = threading.Thread(target=lambda: (stop.wait(), notice.wake()), daemon=True)  # type: ignore[func-returns-value]
+        waker.start()
+        try:
+            while not stop.is_set():
+                worked, waiting = self.step()
+                self._idle = None if worked or waiting else self._idle or time.time_ns()
+                self.write_status()
+                if worked or stop.is_set():
+                    continue
+                if until_idle and not waiting:
+                    break
+                notice.wait(max(0.05, min(self.site.recipe.arrivals.settle, 1.0)) if waiting else None)
+        finally:
+            notice.stop()
+            stop.set()
+
+    def close(self) -> None:
+        """End: the status says so."""
+        with contextlib.suppress(StorageError):
+            self.write_status("stopped")
+        self._tell("stopped")
+        if self.server is not None:
+            self.server.stop()
+        self.journal.close()
+
+    def _beat(self, stop: threading.Event) -> None:
+        while not stop.wait(HEARTBEAT):
+            with contextlib.suppress(StorageError):
+                self.write_status()
+
+    # One step
+
+    def step(self) -> tuple[bool, bool]:
+        """Do what is next: frames that arrived, else a forecast, else a verification.
+
+        Returns
+        -------
+        worked, waiting : bool
+            Whether something was done, and whether a file is being waited for.
+        """
+        worked, waiting = self._ingest()
+        if self._forecast():
+            return True, waiting
+        if self._verify():
+            return True, waiting
+        self._expire_alerts()
+        return worked, waiting
+
+    def _ingest(self) -> tuple[bool, bool]:
+        worked = waiting = False
+        for arrival in self.arrivals.listed():
+            if self.journal.knows(arrival.key):
+                continue
+            if not self.arrivals.settled(arrival):
+                waiting = True
+                continue
+            began = time.perf_counter()
+            found = self.arrivals.read(arrival)
+            if isinstance(found, Refusal):
+                if found.reason == "unreadable" and self.arrivals.waited(arrival) < self.site.recipe.arrivals.patience:
+                    waiting = True
+                    continue
+                self._refuse(arrival, found.reason, found.found)
+            else:
+                self._accept(arrival, found, time.perf_counter() - began)
+            self.arrivals.forget(arrival)
+            worked = True
+        return worked, waiting
+
+    def _accept(self, arrival: Arrival, frames: list[tuple[int, Values, float]], seconds: float) -> None:
+        """Take the frames of a file: each once, none that is too old, too new, off the step, or without a value."""
+        outcome, reason = "frames", ""
+        newest = max(self.journal.frames(), default=None)
+        for own, values, factor in frames:
+            when, fault = self._slot(own)
+            if fault is None and not np.isfinite(values).any():
+                fault = ("empty", "no valid value")
+            if fault is not None:
+                self._refuse(arrival, *fault)
+                return
+            if self.journal.frames(when)[:1] == [when]:
+                outcome, reason = "duplicate", str(iso(when))
+                self._tell("duplicate", file=arrival.path.name, frame=iso(when))
+                continue
+            self.outputs.put_frame(when, values)
+            self.journal.frame(when, arrival.path.name, arrival.changed, time.time())
+            self.frames[when] = values
+            late = newest is not None and when < newest
+            how: dict[str, Any] = {"late": True} if late else {}
+            if factor != 1:
+                how |= {"converted": factor}
+            outcome = "late" if late else "converted" if factor != 1 else "frames"
+            self._summary["frames"] += 1
+            for kind in ("late", "converted"):
+                self._summary[kind] += int(kind in how)
+            self._tell("frame", file=arrival.path.name, frame=iso(when), seconds=round(seconds, 3), **how)
+            newest = when if newest is None else max(newest, when)
+        self._summary["duplicate"] += int(outcome == "duplicate")
+        self.durations["read"] = seconds
+        self.journal.file(arrival.key, outcome, reason, time.time())
+        keep = sorted(self.frames)[-(self.site.history + 2) :]
+        self.frames = {t: self.frames[t] for t in keep}
+
+    def _slot(self, when: int) -> tuple[int, tuple[str, str] | None]:
+        """Return the regular time that a frame is of, or why it is none."""
+        now, step = self.site.clock.now(), self.site.step
+        if when > now + step:
+            return when, ("time", f"{iso(when)} is in the future")
+        if when < now - self.site.keep:
+            return when, ("old", f"{iso(when)} is older than {shown(self.site.keep)}")
+        store = self.outputs.observed
+        if not store.exists:
+            return when, None
+        place = store.position(np.datetime64(when, "ns"))
+        slot = int(store.time(place).astype(np.int64))
+        if abs(slot - when) > step // 100:
+            return when, ("time", f"{iso(when)} is no multiple of {shown(step)} after {iso(slot)}")
+        if place < 0:
+            return when, ("old", f"{iso(when)} is before the first frame")
+        return slot, None
+
+    def _refuse(self, arrival: Arrival, reason: str, found: str) -> None:
+        self.journal.file(arrival.key, "refused", reason, time.time())
+        self._summary["refused"][reason] = self._summary["refused"].get(reason, 0) + 1
+        self._tell("refused", file=arrival.path.name, reason=reason, found=found)
+        self.recent = [*self.recent, f"{arrival.path.name} was refused ({reason}: {found})"][-3:]
+
+    # Forecasts
+
+    def possible(self) -> list[int]:
+        """Return the init times that all frames are there for and that have no forecast, the newest first."""
+        now, step = self.site.clock.now(), self.site.step
+        least = max(self.begun - self.site.max_age, now - self.site.keep)
+        times = self.journal.frames(least - self.site.history * step)
+        there, done = set(times), {*self.journal.forecasts(least), *self.journal.expired()}
+        return [
+            t
+            for t in reversed(times)
+            if t >= least and t not in done and all(t - k * step in there for k in range(self.site.history))
+        ]
+
+    def _forecast(self) -> bool:
+        """Make the newest forecast that is possible; frames that are too old are noted as such."""
+        for init in self.possible():
+            if self.site.clock.now() - init > self.site.max_age:
+                self.journal.expire(init)
+                self._summary["expired"] += 1
+                self._tell("expired", init_time=iso(init), found=f"older than {shown(self.site.max_age)}")
+                continue
+            try:
+                self._publish(init)
+            except StorageError:
+                raise
+            except (SaNowcastError, RuntimeError) as error:
+                # Of frames that the model cannot take, or of memory that is short for now, which torch tells so.
+                self._failed[init] = self._failed.get(init, 0) + 1
+                self._tell("failed", init_time=iso(init), found=str(error))
+                self.recent = [*self.recent, f"no forecast from {iso(init)} ({error})"][-3:]
+                if self._failed[init] >= _TRIES:
+                    self.journal.expire(init)
+                continue
+            return True
+        return False
+
+    def _frame(self, when: int) -> Values:
+        if when not in self.frames:
+            found = self.outputs.frame(when)
+            if found is None:
+                raise StorageError(str(self.outputs.observed.place), f"the frame of {iso(when)} is gone")
+            return np.asarray(found, np.float32)
+        return self.frames[when]
+
+    def _publish(self, init: int) -> None:
+        site, began = self.site, time.perf_counter()
+        times = [init - k * site.step for k in range(site.history - 1, -1, -1)]
+        as_of = site.clock.now()
+        made = make(site, times, np.stack([self._frame(t) for t in times]), as_of)
+        done = time.perf_counter()
+        history, places = [*self.journal.flags(init - 1), (init, made.flags)], places_of(site, made)
+        alerts = collection(places, site.thresholds, site.units, history, site.step, iso)
+        self.outputs.put_archive(made)
+        self.outputs.publish(made, alerts)
+        published = time.time()
+        latency = published - self.journal.arrival(times)
+        self.journal.forecast(init, made.as_of, published, latency, made.flags)
+        newest = max(self.journal.forecasts())
+        self._tell("published", init_time=iso(init), as_of=made.as_of, latency=round(latency, 3),
+                   late=newest != init or None)  # fmt: skip
+        if newest != init:  # what is published late may tell more of those that are newer
+            alerts = collection(places, site.thresholds, site.units, self.journal.flags(newest), site.step, iso)
+        self.outputs.finish(alerts, newest)
+        end = time.perf_counter()
+        self.durations |= {
+            "forecast": done - began, "publish": end - done, "total": end - began + self.durations.get("read", 0.0)
+        }  # fmt: skip
+        self._summary["forecasts"] += 1
+        self._summary["latencies"].append(latency)
+        self.report(f"{iso(init)}: published after {latency:.1f} s")
+        self._remove_old(as_of)
+
+    def _remove_old(self, now: int) -> None:
+        site = self.site
+        oldest = now - site.keep
+        for init in self.outputs.remove_before(oldest):
+            self._tell("removed", init_time=iso(init))
+        there = self.outputs.published()
+        # What became of files is kept for as long as they may lie there.
+        least = oldest - site.history * site.step
+        self.journal.forget(least, min(oldest, *there[-1:]), 0.0, now - _MONTH)
+        self.scores.forget(now - _MONTH)
+
+    # Verification
+
+    def _verify(self) -> bool:
+        pending = self.scores.pending()
+        if not pending:
+            if self._table_due:
+                self._table_due = False
+                self._write_table()
+            return False
+        init = pending[0][0]
+        leads = [lead for i, lead in pending if i == init]
+        try:
+            self.scores.score(init, leads)
+        except StorageError:
+            raise
+        except SaNowcastError as error:  # such as an extrapolation of frames that show no motion
+            self.scores.give_up(init, leads)
+            self._tell("not verified", init_time=iso(init), found=str(error))
+        self._table_due = True
+        return True
+
+    def _write_table(self) -> None:
+        table = self.scores.table(self.site.clock.now())
+        with storage(self.site.folder):
+            write_whole(self.site.folder / VERIFICATION, json.dumps(table, allow_nan=False))
+        if table["state"] == "below" != self._skill["state"]:
+            self._tell("skill below its bound", **table["windows"]["day"]["overall"])
+        self._skill = {"state": table["state"], **table["windows"]["day"]["overall"]}
+
+    def _expire_alerts(self) -> None:
+        """Let nothing be all clear where the newest forecast is older than allowed."""
+        newest = max(self.journal.forecasts(), default=None)
+        file = self.site.folder / ALERTS
+        if newest is None or self.site.clock.now() - newest <= self.site.max_age or not file.exists():
+            return
+        alerts = json.loads(file.read_text("utf-8"))
+        changed = without_all_clear(alerts, iso(self.site.clock.now()))
+        if changed != alerts:
+            with storage(file):
+                write_whole(file, json.dumps(changed, allow_nan=False, ensure_ascii=False))
+            self._tell("alerts unknown", newest_init_time=iso(newest))
+
+    # State
+
+    def _counted(self) -> dict[str, Any]:
+        """Return what was counted before, by the journal."""
+        found: dict[str, Any] = dict.fromkeys(("frames", "duplicate", "late", "converted"), 0) | {"refused": {}}
+        for (outcome, reason), count in self.journal.outcomes().items():
+            if outcome == "refused":
+                found["refused"][reason] = found["refused"].get(reason, 0) + count
+            else:
+                found[outcome] += count
+        found["frames"] += found["late"] + found["converted"]
+        found["forecasts"], found["expired"] = len(self.journal.forecasts()), len(self.journal.expired())
+        found["latencies"] = [v for v in self.journal.latencies() if v is not None and np.isfinite(v)]
+        return found
+
+    def state(self) -> tuple[str, list[str]]:
+        """Return the state, and why it is not ok."""
+        now, site = self.site.clock.now(), self.site
+        frame, forecast = self._newest
+        if frame is None:
+            return "waiting", [f"no frame has arrived in {site.source}"]
+        reasons = []
+        if now - frame > site.max_age:
+            return "no data", [f"the newest frame is of {iso(frame)}, older than {shown(site.max_age)}"]
+        if now - frame > 2 * site.step:
+            reasons.append(f"the frame after {iso(frame)} is late")
+        if forecast is None or forecast < frame:
+            behind = "there is no forecast yet" if forecast is None else f"the newest forecast is from {iso(forecast)}"
+            missing = [t for t in (frame - k * site.step for k in range(site.history)) if t not in self._there]
+            if missing:
+                reasons.append(f"{behind}: the history of {iso(frame)} lacks {', '.join(str(iso(t)) for t in missing)}")
+            elif now - frame > site.step:
+                reasons.append(f"{behind}, and the one from {iso(frame)} is being made")
+        if reasons:
+            return "late", reasons
+        if self._skill["state"] == "below":
+            reasons.append(f"its skill of the last day is below {site.recipe.verification.bound:g}")
+        reasons += self.recent
+        return ("degraded", reasons) if reasons else ("ok", [])
+
+    def write_status(self, state: str | None = None) -> None:
+        """Rewrite ``status.json``."""
+        with self._lock:
+            if threading.get_ident() == self._thread:
+                self._look()
+            now = self.site.clock.now()
+            found, reasons = self.state() if state is None else (state, [])
+            if found != self._state:
+                self._state, self._state_since = found, now
+                self._tell("state", state=found, reasons=reasons)
+            frame, forecast = self._newest
+            latencies = self._summary["latencies"]
+            self._status = {
+                "state": found,
+                "since": iso(self._state_since),
+                "reasons": reasons,
+                "newest_frame": iso(frame),
+                "newest_init_time": iso(forecast),
+                "frame_age_seconds": None if frame is None else (now - frame) / 1e9,
+                "forecast_age_seconds": None if forecast is None else (now - forecast) / 1e9,
+                "durations": {k: round(v, 3) for k, v in self.durations.items()},
+                "latency": {
+                    "last": round(latencies[-1], 3) if latencies else None,
+                    "median": round(statistics.median(latencies), 3) if latencies else None,
+                    "worst": round(max(latencies), 3) if latencies else None,
+                },
+                "counts": {k: v for k, v in self._summary.items() if k != "latencies"},
+                "skill": self._skill,
+                "memory_bytes": memory_bytes(),
+                "pid": os.getpid(),
+                "started": iso(self._started),
+                "heartbeat": iso(time.time_ns()),
+                "idle_since": iso(self._idle),
+                "now": iso(now),
+            }
+            with storage(self.site.folder):
+                write_whole(self.site.folder / STATUS, json.dumps(self._status, allow_nan=False, ensure_ascii=False))
+
+    def _look(self) -> None:
+        """Look at what there is, in the thread that changes it."""
+        frames = self.journal.frames()
+        self._there = set(frames[-4 * self.site.history :])
+        self._newest = frames[-1] if frames else None, max(self.journal.forecasts(), default=None)
+        self._summary["latencies"] = self._summary["latencies"][-2000:]
+
+    def _tell(self, event: str, **more: Any) -> None:
+        self.log.tell(iso(self.site.clock.now()), event, **{k: v for k, v in more.items() if v is not None})
+
+
+def read_status(folder: Path) -> Mapping[str, Any]:
+    """Return the status of a service."""
+    found: Mapping[str, Any] = json.loads((folder / STATUS).read_text("utf-8"))
+    return found
