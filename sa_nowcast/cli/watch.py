@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sa_nowcast.cli import options, recipes, terminal
-from sa_nowcast.cli.run import Overrides
+from sa_nowcast.cli.run import Output, Overrides
 from sa_nowcast.cli.terminal import app
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ ServiceName = Annotated[
         autocompletion=recipes.complete,
     ),
 ]
-Output = Annotated[str | None, typer.Option(help="Replaces output.folder.")]
 
 
 @app.command()

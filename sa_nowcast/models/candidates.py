@@ -127,18 +127,27 @@ def _bands(smoothed: tuple[Tensor, Tensor], mean: Tensor, patch: int) -> Tensor:
 
 def moving_maps(aligned: Tensor, plain: Tensor, patch: int) -> tuple[Tensor, Tensor]:
     """Return what may move but the mean of everything: (B, FINE, H, W), the last a slope, and (…, h, w)."""
+    fine, wide = moving_without_slope(aligned, plain, patch)
+    return torch.stack([*fine, blur(_slope(aligned), 1.0)], 1), wide
+
+
+def moving_without_slope(aligned: Tensor, plain: Tensor, patch: int) -> tuple[list[Tensor], Tensor]:
+    """Return the same as FINE - 1 maps (B, H, W), and (B, wide, h, w)."""
     last, mean = plain[:, -1], aligned.mean(1)
-    blurred = [blur(last, sigma) for sigma in BLURS]
-    slope = blur(_slope(aligned), 1.0)
-    fine = torch.stack([last, *blurred, aligned[:, -2:].mean(1), mean, blur(mean, 2.0), slope], 1)
+    fine = [last, *(blur(last, sigma) for sigma in BLURS), aligned[:, -2:].mean(1), mean, blur(mean, 2.0)]
     coarse = F.avg_pool2d(last[:, None], patch)[:, 0]
     return fine, torch.stack([blur(coarse, sigma / patch) for sigma in WIDE_BLURS], 1)
 
 
 def standing_maps(plain: Tensor) -> Tensor:
     """Return what may stand, (B, STANDING, H, W): the last frame, the mean, the mean smoothed, and a slope."""
+    return torch.stack([*standing_without_slope(plain), _slope(plain)], 1)
+
+
+def standing_without_slope(plain: Tensor) -> list[Tensor]:
+    """Return the same as STANDING - 1 maps (B, H, W)."""
     mean = plain.mean(1)
-    return torch.stack([plain[:, -1], mean, blur(mean, 2.0), _slope(plain)], 1)
+    return [plain[:, -1], mean, blur(mean, 2.0)]
 
 
 def finer(x: Tensor, times: int) -> Tensor:

@@ -23,28 +23,24 @@ from sa_nowcast.models.candidates import (
     SURE,
     TRIED,
     WIDE_BLURS,
-    aligned_frames,
     damped_slope,
     finer,
     mixture,
-    moving_maps,
-    standing_maps,
-    trials,
 )
 from sa_nowcast.models.config import NetworkConfig
 from sa_nowcast.models.cores import Core
 from sa_nowcast.models.margins import Law, Margins, score
 from sa_nowcast.models.motion import (
     arrivals,
-    blur,
     inside,
     optical_flow,
     sample,
     strips,
 )
 from sa_nowcast.models.rollout import Forecaster
+from sa_nowcast.models.shares import lost, moving_logits, shares, told_by_mixtures
 from sa_nowcast.models.tiles import plan_tiles
-from sa_nowcast.models.window import Scaled, Window, cut, scaled
+from sa_nowcast.models.window import Scaled, Window, cut, scaled, window_of
 
 CORE_TILE: Final = 24
 """Positions (patches) a side that the recurrent core sees at once; it bounds what attention costs."""
@@ -69,17 +65,9 @@ _SLOWLY: Final = -1.5  # logit: share of the decay from lag 1 to 2, beside that 
 _LEAST_WEIGHT: Final = 2e-3
 _GROWTH: Final = 0.5  # share of the change from trial 1 to trial 2 that goes on with each doubling of the lead time
 _FADING: Final = 1.0  # logit that a trend loses with each doubling; what its trials say does not go on
-# Logit that what stands gains with each doubling: motions end, seasons and roads do not. In training, and in forecasts:
-# synthetic fields have few that stand, and training makes up for what it sees of it.
-_STANDS: Final = (0.3, 0.6)
-_LOST: Final = 32.0  # pixels of displacement over which a pattern that stands loses its use in what moves
 # Share of the speed, beyond a pixel per step, by which the displacement becomes uncertain after the trials.
 _WANDERS: Final = 0.2
-# Share of their errors that mixtures which move and stand must differ by for a trial to tell, and patches that are few.
-_LITTLE: Final = (0.3, 100)
-_LEAST_SHARE: Final = 1e-3
 _BAND_WIDTHS: Final = [0.5 * (a + b) for a, b in pairwise((0.0, *BLURS, *WIDE_BLURS, 2 * WIDE_BLURS[-1]))]  # pixels
-_TINY: Final = 1e-6  # of the standard deviation, that no scale is below
 
 WINDOWS_AT_ONCE: Final = 4  # tiles that go through the core together
 
@@ -171,7 +159,7 @@ class LagrangianNetwork(Forecaster):
         x = self._windows(x_BTCHW)
         with torch.no_grad():
             unit = scaled(x)
-            window, flow = self._window(unit.values)
+            window, flow = window_of(unit.values, self.config.patch)
             given = torch.cat([self._features(window), window.scalars], -1)
             mean = self._mixed(unit, window, flow, self.reads(given), steps)
             kept = torch.stack([self._kept(window.scalars[:, 0, 0], window.speed, step) for step in range(steps)], 1)
@@ -183,7 +171,7 @@ class LagrangianNetwork(Forecaster):
         for step in range(steps):
             with torch.no_grad():
                 at_first, learned, _ = self._logits(window, read, step)
-                moving, standing = _shares(at_first, learned, stands - _lost(window, step), step, self.training)
+                moving, standing = shares(at_first, learned, stands - lost(window.speed, step), step, self.training)
             width = self.margins(of_margins, window.local, step)
             # What a trend of chances would be is none: its weight is the last frame's.
             moving = torch.cat(
@@ -256,7 +244,7 @@ class LagrangianNetwork(Forecaster):
     def _forecast_windows(self, x: Tensor, steps: int) -> Tensor:
         """Return the `steps` maps after (B, T, H, W), whose sides are multiples of a patch."""
         unit = scaled(x)
-        window, flow = self._window(unit.values)
+        window, flow = window_of(unit.values, self.config.patch)
         read = self.reads(torch.cat([self._features(window), window.scalars], -1))
         return self._mixed(unit, window, flow, read, steps)
 
@@ -291,38 +279,6 @@ class LagrangianNetwork(Forecaster):
                 forecast.append(torch.cat(parts, 1))
         return torch.stack(forecast, 1) if keeps_graph else result
 
-    def _window(self, x: Tensor) -> tuple[Window, Tensor]:
-        """Return what is known of frames, and their flow."""
-        B, T, H, W = x.shape
-        mean, patch = x.mean((1, 2, 3)).view(-1, 1, 1), self.config.patch
-        flow = optical_flow(x) if T > 1 else x.new_zeros(B, 2, H, W)
-        aligned = aligned_frames(x, flow)
-        fine, wide = moving_maps(aligned, x, patch)
-        tried, kept, products = trials(x, mean, patch, flow, (fine, wide))
-        change = (x[:, :-1] - x[:, -1:]).square().mean((1, 2, 3)).sqrt().view(-1, 1, 1) if T > 1 else 0 * mean
-        moved = 0 * x[:, -1]
-        for t in range(T - 1):
-            moved += (aligned[:, t] - x[:, -1]).square() / (T - 1)
-        local = (blur(F.avg_pool2d(moved, patch), 4.0 / patch) + _TINY**2).sqrt()
-        change = change + _TINY
-        low = x.amin((1, 2, 3), keepdim=True)
-        per_window = torch.cat(
-            [
-                (moved.mean((1, 2), keepdim=True).sqrt() + _TINY).log() - change.log(),
-                change.clamp(1e-4, 10).log(),
-                (x == low).float().mean((1, 2, 3)).view(-1, 1, 1),
-            ],
-            2,
-        )
-        near = F.avg_pool2d(flow.norm(dim=1, keepdim=True), patch)[:, 0].log1p()
-        h, w = near.shape[-2:]
-        scalars = [per_window[:, :, None].expand(B, h, w, 3), near[..., None], tried]
-        scalars.append(kept[:, None, None].expand(B, h, w, kept.shape[1]))
-        told = torch.cat(scalars, -1)
-        above = x[:, -1] - low[:, 0]
-        speed = ((above * flow.square().sum(1)).sum((1, 2)) / (above.sum((1, 2)) + 1e-9)).sqrt()[:, None]
-        return Window(aligned, x, fine, wide, standing_maps(x), mean, change, local, told, speed, products), flow
-
     def _features(self, window: Window) -> Tensor:
         """Return what the core gives after the last frame, (B, h, w, hidden)."""
         B, h, w, _ = window.scalars.shape
@@ -353,10 +309,10 @@ class LagrangianNetwork(Forecaster):
         one, but for the slopes: what stands counts as much as its weights say, what moves the rest.
         """
         at_first, learned, change = self._logits(window, read, step)
-        moving, standing = _shares(at_first, learned, stands - _lost(window, step), step, self.training)
+        moving, standing = shares(at_first, learned, stands - lost(window.speed, step), step, self.training)
         trend = moving[:, FINE - 1 : FINE]
         # By their logits, and not as parts of what the trend leaves: it may have all the weight.
-        logits = _moving_logits(at_first, learned, step)
+        logits = moving_logits(at_first, learned, step)
         others = torch.softmax(torch.cat([logits[:, : FINE - 1], logits[:, FINE:]], 1), 1)
         moving = torch.cat([others[:, : FINE - 1], trend, others[:, FINE - 1 :]], 1)
         fine = torch.cat([moving[:, : FINE - 1], damped_slope(step) * trend], 1)
@@ -407,26 +363,11 @@ class LagrangianNetwork(Forecaster):
         return weights.clamp(min=_LEAST_WEIGHT).log(), error.log()
 
     def _stands(self, window: Window, read: Tensor) -> Tensor:
-        """Return how much more stands than the trials of each candidate by itself say, (B, 1, 1), as a logit.
-
-        By trials of mixtures: the share that the mixture of what stands should have had beside that of what moves, by
-        least squares. Where both are about the same, that share is taken for what it would be without.
-        """
+        """Return how much more stands than the trials of each candidate by itself say, (B, 1, 1), as a logit."""
         more = []
         for step in range(TRIED):
             at_first, learned, _ = self._logits(window, read, step)
-            moves, stands = (part.mean((2, 3)) for part in _parts(at_first, learned, step))
-            products = window.products[:, step]
-            of_moves, of_stands = (
-                products[:, :, :MOVING] @ moves[..., None],
-                products[:, :, MOVING:] @ stands[..., None],
-            )
-            both = (of_stands[:, :MOVING, 0] * moves).sum(1)
-            error, still = (of_moves[:, :MOVING, 0] * moves).sum(1), (of_stands[:, MOVING:, 0] * stands).sum(1)
-            before = _likes(at_first).mean((1, 2))
-            little = (_LITTLE[0] + _LITTLE[1] / at_first[0, 0].numel()) * (error + still) + 1e-9
-            share = (error - both + little * before.sigmoid()) / (error + still - 2 * both + little)
-            more.append(torch.logit(share.clamp(_LEAST_SHARE, 1 - _LEAST_SHARE)) - before)
+            more.append(told_by_mixtures(at_first, learned, window.products[:, step], step))
         return torch.stack(more).mean(0)[:, None, None]
 
     def _kept(self, scalars: Tensor, speed: Tensor, step: int) -> Tensor:
@@ -458,47 +399,6 @@ class LagrangianNetwork(Forecaster):
         folded = F.pixel_unshuffle(F.avg_pool2d(maps, pool), self.config.patch // pool).permute(0, 2, 3, 1)
         when = folded.new_full((*folded.shape[:3], 1), time)
         return torch.cat([folded, window.scalars, when], -1)
-
-
-def _shares(at_first: Tensor, learned: Tensor, stands: Tensor, step: int, training: bool) -> tuple[Tensor, Tensor]:
-    """Return the shares of what moves, (B, MOVING, h, w), and of what stands, (B, STANDING, h, w), by their logits.
-
-    The first sum to one, the second to how much of the forecast stands; `stands` is a logit that is added to it.
-    """
-    moving, standing = _parts(at_first, learned, step)
-    likes = torch.lerp(_likes(at_first), _likes(at_first + learned), _soon(step))
-    share = torch.sigmoid(likes + stands + _STANDS[0 if training else 1] * math.log2(step + 1))[:, None]
-    return moving, standing * share
-
-
-def _parts(at_first: Tensor, learned: Tensor, step: int) -> tuple[Tensor, Tensor]:
-    """Return weights of what moves, and of what stands, that each sum to one."""
-    standing = torch.softmax(at_first[:, MOVING:] + learned[:, MOVING:] * _soon(step), 1)
-    return torch.softmax(_moving_logits(at_first, learned, step), 1), standing
-
-
-def _soon(step: int) -> float:
-    """Return how much of a say the network has in what stands, and in how much of it.
-
-    Far ahead, it has one in how what moves is smoothed; what stands is for the history to tell: in many fields that
-    are no rain no training shows it.
-    """
-    return float((1 + step) ** -2)
-
-
-def _moving_logits(at_first: Tensor, learned: Tensor, step: int) -> Tensor:
-    """Return the logits of what moves, (B, MOVING, h, w)."""
-    return at_first[:, :MOVING] + learned[:, :MOVING] / (1 + math.log2(step + 1))
-
-
-def _likes(logits: Tensor) -> Tensor:
-    """Return the logit of what stands beside what moves, (B, h, w)."""
-    return torch.logsumexp(logits[:, MOVING:], 1) - torch.logsumexp(logits[:, :MOVING], 1)
-
-
-def _lost(window: Window, step: int) -> Tensor:
-    """Return the logit that a pattern which stands loses as what moves goes on, (B, 1, 1)."""
-    return 0.5 * step * (step + 1) * (window.speed / _LOST).square()[..., None]
 
 
 def maps_read(patch: int) -> int:

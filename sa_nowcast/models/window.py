@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from sa_nowcast.models.candidates import aligned_frames, moving_maps, standing_maps, trials
+from sa_nowcast.models.motion import blur, optical_flow
+
 _LOOKED_AT: Final = 2**16  # values, at most, from which the bound is found
+_TINY: Final = 1e-6  # of the standard deviation, that no scale is below
 _BOUNDED: Final = 0.01  # share of pixels at the minimum from which on it is taken for a bound
 
 
@@ -94,3 +99,36 @@ def cut(window: Window, tiles: list[tuple[slice, slice]], patch: int) -> Window:
         change=repeated(window.change),
         scalars=part_of(window.scalars, 1, 1),
     )
+
+
+def window_of(x: Tensor, patch: int) -> tuple[Window, Tensor]:
+    """Return what is known of frames (B, T, H, W) of unit variance, whose sides are whole patches, and their flow."""
+    B, T, H, W = x.shape
+    mean = x.mean((1, 2, 3)).view(-1, 1, 1)
+    flow = optical_flow(x) if T > 1 else x.new_zeros(B, 2, H, W)
+    aligned = aligned_frames(x, flow)
+    fine, wide = moving_maps(aligned, x, patch)
+    tried, kept, products = trials(x, mean, patch, flow, (fine, wide))
+    change = (x[:, :-1] - x[:, -1:]).square().mean((1, 2, 3)).sqrt().view(-1, 1, 1) if T > 1 else 0 * mean
+    moved = 0 * x[:, -1]
+    for t in range(T - 1):
+        moved += (aligned[:, t] - x[:, -1]).square() / (T - 1)
+    local = (blur(F.avg_pool2d(moved, patch), 4.0 / patch) + _TINY**2).sqrt()
+    change = change + _TINY
+    low = x.amin((1, 2, 3), keepdim=True)
+    per_window = torch.cat(
+        [
+            (moved.mean((1, 2), keepdim=True).sqrt() + _TINY).log() - change.log(),
+            change.clamp(1e-4, 10).log(),
+            (x == low).float().mean((1, 2, 3)).view(-1, 1, 1),
+        ],
+        2,
+    )
+    near = F.avg_pool2d(flow.norm(dim=1, keepdim=True), patch)[:, 0].log1p()
+    h, w = near.shape[-2:]
+    scalars = [per_window[:, :, None].expand(B, h, w, 3), near[..., None], tried]
+    scalars.append(kept[:, None, None].expand(B, h, w, kept.shape[1]))
+    told = torch.cat(scalars, -1)
+    above = x[:, -1] - low[:, 0]
+    speed = ((above * flow.square().sum(1)).sum((1, 2)) / (above.sum((1, 2)) + 1e-9)).sqrt()[:, None]
+    return Window(aligned, x, fine, wide, standing_maps(x), mean, change, local, told, speed, products), flow

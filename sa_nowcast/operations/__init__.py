@@ -4,7 +4,9 @@
 in docs/reference/published.md.
 """
 
-from sa_nowcast.operations.replay import Faults, Report, replay
+from sa_nowcast.operations.faults import Faults
+from sa_nowcast.operations.judging import Report
+from sa_nowcast.operations.replay import replay
 from sa_nowcast.operations.service import watch
 
 __all__ = ["Faults", "Report", "replay", "watch"]

@@ -21,11 +21,10 @@ from sa_nowcast.metadata import dims
 from sa_nowcast.operations.clock import folder_name, init_of, iso, moment
 from sa_nowcast.operations.making import Made
 from sa_nowcast.operations.site import Site, bounding_box
+from sa_nowcast.published import ALERTS, ARCHIVE, AREAS, FORECAST, FORECASTS, ITEM, LATEST, OBSERVED, POINTS
 from sa_nowcast.storage.slots import STATUS, SlotStore
 from sa_nowcast.storage.whole import partial_beside, storage, sync, write_whole
 
-FORECASTS, LATEST, ARCHIVE, OBSERVED = "forecasts", "latest", "archive.zarr", "observed.zarr"
-ALERTS, POINTS, AREAS, ITEM, FORECAST = "alerts.geojson", "points.json", "areas.json", "item.json", "forecast.nc"
 FLAGS: Final = ".flags.json"
 """What was exceeded, from which alerts are made; of the service alone."""
 FORECAST_EXTENSION: Final = "https://stac-extensions.github.io/forecast/v0.2.0/schema.json"

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import statistics
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,15 +21,17 @@ from sa_nowcast.operations.arrivals import Arrival, Arrivals, Notice, Refusal
 from sa_nowcast.operations.clock import folder_name, iso
 from sa_nowcast.operations.journal import Journal
 from sa_nowcast.operations.making import make
-from sa_nowcast.operations.published import STATUS, Log, Server, memory_bytes
-from sa_nowcast.operations.publishing import ALERTS, FLAGS, POINTS, Outputs, places_of
+from sa_nowcast.operations.publishing import FLAGS, Outputs, places_of
 from sa_nowcast.operations.scoring import Scores
-from sa_nowcast.operations.site import SERVICE, Site, check, shown
+from sa_nowcast.operations.site import Site, check, shown
+from sa_nowcast.operations.state import State
+from sa_nowcast.operations.telling import Server
+from sa_nowcast.published import ALERTS, POINTS, SERVICE, VERIFICATION
 from sa_nowcast.recipe.service import ServiceRecipe
 from sa_nowcast.storage.whole import locked, storage, write_whole
 
-STATE: Final = "state"
-VERIFICATION: Final = "verification.json"
+JOURNAL: Final = "state"
+"""The folder of the service's own."""
 HEARTBEAT: Final = 5.0
 """Seconds between two rewritings of the status, at the most."""
 END_WITHIN: Final = 8.0
@@ -71,7 +72,7 @@ def watch(
         Whatever keeps the service from starting; see `sa_nowcast.operations.site.check`. Another process runs the same.
     """
     site = check(recipe)
-    lock = site.folder / STATE / "lock"
+    lock = site.folder / JOURNAL / "lock"
     with storage(site.folder):
         lock.parent.mkdir(parents=True, exist_ok=True)
     with locked(lock, site.folder):
@@ -88,29 +89,18 @@ class Service:
 
     def __init__(self, site: Site, report: Callable[[str], None]) -> None:
         self.site, self.report = site, report
-        self.journal = Journal(site.folder / STATE / "journal.sqlite")
+        self.journal = Journal(site.folder / JOURNAL / "journal.sqlite")
         self.identity = str(self.journal.fact("id", str(uuid.uuid4())))
         self.begun = int(self.journal.fact("begun", site.clock.now()))
         self.outputs = Outputs(site, self.identity)
-        self.log = Log(site.folder)
+        self.state = State(site, self.journal)
         self.arrivals = Arrivals(site)
         self.frames: dict[int, Values] = {}
-        self.durations: dict[str, float] = {}
-        self.recent: list[str] = []
-        self._started = self._state_since = site.clock.now()
-        self._state = ""
-        self._lock, self._thread = threading.Lock(), threading.get_ident()
-        self._there: set[int] = set()
-        self._newest: tuple[int | None, int | None] = (None, None)
-        self._status: dict[str, Any] = {}
-        self._skill: dict[str, Any] = {"state": "unknown"}
         self._failed: dict[int, int] = {}
-        self._idle: int | None = None
         self._table_due = True
-        self._summary = self._counted()
         self._recover()
         self.scores = Scores(site, self.outputs, self.journal)
-        self.server = None if site.recipe.port is None else Server(site.recipe.port, lambda: self._status)
+        self.server = None if site.recipe.port is None else Server(site.recipe.port, lambda: self.state.status)
 
     # Beginning and end
 
@@ -134,14 +124,14 @@ class Service:
                 points = json.loads((folder / POINTS).read_text("utf-8"))
                 flags = json.loads((folder / FLAGS).read_text("utf-8"))
                 self.journal.forecast(init, points["as_of"], time.time(), float("nan"), flags)
-                self._tell("recovered", init_time=iso(init))
+                self.state.tell("recovered", init_time=iso(init))
         if there:
             file = self.outputs.forecasts / folder_name(there[-1]) / ALERTS
             features = json.loads(file.read_text("utf-8"))["features"][:: max(1, len(site.thresholds))]
             places = [{**feature["properties"], "geometry": feature["geometry"]} for feature in features]
             flags = self.journal.flags(there[-1])
             self.outputs.finish(collection(places, site.thresholds, site.units, flags, site.step, iso), there[-1])
-        self._tell("started", pid=os.getpid(), forecasts=len(there), frames=len(self.journal.frames()))
+        self.state.tell("started", pid=os.getpid(), forecasts=len(there), frames=len(self.journal.frames()))
 
     def run(self, stop: threading.Event, until_idle: bool) -> None:
         """Work until stopped."""
@@ -154,8 +144,8 @@ class Service:
         try:
             while not stop.is_set():
                 worked, waiting = self.step()
-                self._idle = None if worked or waiting else self._idle or time.time_ns()
-                self.write_status()
+                self.state.idle = None if worked or waiting else self.state.idle or time.time_ns()
+                self.state.write()
                 if worked or stop.is_set():
                     continue
                 if until_idle and not waiting:
@@ -168,8 +158,8 @@ class Service:
     def close(self) -> None:
         """End: the status says so."""
         with contextlib.suppress(StorageError):
-            self.write_status("stopped")
-        self._tell("stopped")
+            self.state.write("stopped")
+        self.state.tell("stopped")
         if self.server is not None:
             self.server.stop()
         self.journal.close()
@@ -177,7 +167,7 @@ class Service:
     def _beat(self, stop: threading.Event) -> None:
         while not stop.wait(HEARTBEAT):
             with contextlib.suppress(StorageError):
-                self.write_status()
+                self.state.write()
 
     # One step
 
@@ -231,7 +221,7 @@ class Service:
                 return
             if self.journal.frames(when)[:1] == [when]:
                 outcome, reason = "duplicate", str(iso(when))
-                self._tell("duplicate", file=arrival.path.name, frame=iso(when))
+                self.state.tell("duplicate", file=arrival.path.name, frame=iso(when))
                 continue
             self.outputs.put_frame(when, values)
             self.journal.frame(when, arrival.path.name, arrival.changed, time.time())
@@ -241,13 +231,13 @@ class Service:
             if factor != 1:
                 how |= {"converted": factor}
             outcome = "late" if late else "converted" if factor != 1 else "frames"
-            self._summary["frames"] += 1
+            self.state.counts["frames"] += 1
             for kind in ("late", "converted"):
-                self._summary[kind] += int(kind in how)
-            self._tell("frame", file=arrival.path.name, frame=iso(when), seconds=round(seconds, 3), **how)
+                self.state.counts[kind] += int(kind in how)
+            self.state.tell("frame", file=arrival.path.name, frame=iso(when), seconds=round(seconds, 3), **how)
             newest = when if newest is None else max(newest, when)
-        self._summary["duplicate"] += int(outcome == "duplicate")
-        self.durations["read"] = seconds
+        self.state.counts["duplicate"] += int(outcome == "duplicate")
+        self.state.durations["read"] = seconds
         self.journal.file(arrival.key, outcome, reason, time.time())
         keep = sorted(self.frames)[-(self.site.history + 2) :]
         self.frames = {t: self.frames[t] for t in keep}
@@ -272,9 +262,9 @@ class Service:
 
     def _refuse(self, arrival: Arrival, reason: str, found: str) -> None:
         self.journal.file(arrival.key, "refused", reason, time.time())
-        self._summary["refused"][reason] = self._summary["refused"].get(reason, 0) + 1
-        self._tell("refused", file=arrival.path.name, reason=reason, found=found)
-        self.recent = [*self.recent, f"{arrival.path.name} was refused ({reason}: {found})"][-3:]
+        self.state.counts["refused"][reason] = self.state.counts["refused"].get(reason, 0) + 1
+        self.state.tell("refused", file=arrival.path.name, reason=reason, found=found)
+        self.state.met(f"{arrival.path.name} was refused ({reason}: {found})")
 
     # Forecasts
 
@@ -295,8 +285,8 @@ class Service:
         for init in self.possible():
             if self.site.clock.now() - init > self.site.max_age:
                 self.journal.expire(init)
-                self._summary["expired"] += 1
-                self._tell("expired", init_time=iso(init), found=f"older than {shown(self.site.max_age)}")
+                self.state.counts["expired"] += 1
+                self.state.tell("expired", init_time=iso(init), found=f"older than {shown(self.site.max_age)}")
                 continue
             try:
                 self._publish(init)
@@ -305,8 +295,8 @@ class Service:
             except (SaNowcastError, RuntimeError) as error:
                 # Of frames that the model cannot take, or of memory that is short for now, which torch tells so.
                 self._failed[init] = self._failed.get(init, 0) + 1
-                self._tell("failed", init_time=iso(init), found=str(error))
-                self.recent = [*self.recent, f"no forecast from {iso(init)} ({error})"][-3:]
+                self.state.tell("failed", init_time=iso(init), found=str(error))
+                self.state.met(f"no forecast from {iso(init)} ({error})")
                 if self._failed[init] >= _TRIES:
                     self.journal.expire(init)
                 continue
@@ -335,17 +325,16 @@ class Service:
         latency = published - self.journal.arrival(times)
         self.journal.forecast(init, made.as_of, published, latency, made.flags)
         newest = max(self.journal.forecasts())
-        self._tell("published", init_time=iso(init), as_of=made.as_of, latency=round(latency, 3),
+        self.state.tell("published", init_time=iso(init), as_of=made.as_of, latency=round(latency, 3),
                    late=newest != init or None)  # fmt: skip
         if newest != init:  # what is published late may tell more of those that are newer
             alerts = collection(places, site.thresholds, site.units, self.journal.flags(newest), site.step, iso)
         self.outputs.finish(alerts, newest)
         end = time.perf_counter()
-        self.durations |= {
-            "forecast": done - began, "publish": end - done, "total": end - began + self.durations.get("read", 0.0)
-        }  # fmt: skip
-        self._summary["forecasts"] += 1
-        self._summary["latencies"].append(latency)
+        total = end - began + self.state.durations.get("read", 0.0)
+        self.state.durations |= {"forecast": done - began, "publish": end - done, "total": total}
+        self.state.counts["forecasts"] += 1
+        self.state.counts["latencies"].append(latency)
         self.report(f"{iso(init)}: published after {latency:.1f} s")
         self._remove_old(as_of)
 
@@ -353,7 +342,7 @@ class Service:
         site = self.site
         oldest = now - site.keep
         for init in self.outputs.remove_before(oldest):
-            self._tell("removed", init_time=iso(init))
+            self.state.tell("removed", init_time=iso(init))
         there = self.outputs.published()
         # What became of files is kept for as long as they may lie there.
         least = oldest - site.history * site.step
@@ -377,7 +366,7 @@ class Service:
             raise
         except SaNowcastError as error:  # such as an extrapolation of frames that show no motion
             self.scores.give_up(init, leads)
-            self._tell("not verified", init_time=iso(init), found=str(error))
+            self.state.tell("not verified", init_time=iso(init), found=str(error))
         self._table_due = True
         return True
 
@@ -385,9 +374,9 @@ class Service:
         table = self.scores.table(self.site.clock.now())
         with storage(self.site.folder):
             write_whole(self.site.folder / VERIFICATION, json.dumps(table, allow_nan=False))
-        if table["state"] == "below" != self._skill["state"]:
-            self._tell("skill below its bound", **table["windows"]["day"]["overall"])
-        self._skill = {"state": table["state"], **table["windows"]["day"]["overall"]}
+        if table["state"] == "below" != self.state.skill["state"]:
+            self.state.tell("skill below its bound", **table["windows"]["day"]["overall"])
+        self.state.skill = {"state": table["state"], **table["windows"]["day"]["overall"]}
 
     def _expire_alerts(self) -> None:
         """Let nothing be all clear where the newest forecast is older than allowed."""
@@ -400,98 +389,4 @@ class Service:
         if changed != alerts:
             with storage(file):
                 write_whole(file, json.dumps(changed, allow_nan=False, ensure_ascii=False))
-            self._tell("alerts unknown", newest_init_time=iso(newest))
-
-    # State
-
-    def _counted(self) -> dict[str, Any]:
-        """Return what was counted before, by the journal."""
-        found: dict[str, Any] = dict.fromkeys(("frames", "duplicate", "late", "converted"), 0) | {"refused": {}}
-        for (outcome, reason), count in self.journal.outcomes().items():
-            if outcome == "refused":
-                found["refused"][reason] = found["refused"].get(reason, 0) + count
-            else:
-                found[outcome] += count
-        found["frames"] += found["late"] + found["converted"]
-        found["forecasts"], found["expired"] = len(self.journal.forecasts()), len(self.journal.expired())
-        found["latencies"] = [v for v in self.journal.latencies() if v is not None and np.isfinite(v)]
-        return found
-
-    def state(self) -> tuple[str, list[str]]:
-        """Return the state, and why it is not ok."""
-        now, site = self.site.clock.now(), self.site
-        frame, forecast = self._newest
-        if frame is None:
-            return "waiting", [f"no frame has arrived in {site.source}"]
-        reasons = []
-        if now - frame > site.max_age:
-            return "no data", [f"the newest frame is of {iso(frame)}, older than {shown(site.max_age)}"]
-        if now - frame > 2 * site.step:
-            reasons.append(f"the frame after {iso(frame)} is late")
-        if forecast is None or forecast < frame:
-            behind = "there is no forecast yet" if forecast is None else f"the newest forecast is from {iso(forecast)}"
-            missing = [t for t in (frame - k * site.step for k in range(site.history)) if t not in self._there]
-            if missing:
-                reasons.append(f"{behind}: the history of {iso(frame)} lacks {', '.join(str(iso(t)) for t in missing)}")
-            elif now - frame > site.step:
-                reasons.append(f"{behind}, and the one from {iso(frame)} is being made")
-        if reasons:
-            return "late", reasons
-        if self._skill["state"] == "below":
-            reasons.append(f"its skill of the last day is below {site.recipe.verification.bound:g}")
-        reasons += self.recent
-        return ("degraded", reasons) if reasons else ("ok", [])
-
-    def write_status(self, state: str | None = None) -> None:
-        """Rewrite ``status.json``."""
-        with self._lock:
-            if threading.get_ident() == self._thread:
-                self._look()
-            now = self.site.clock.now()
-            found, reasons = self.state() if state is None else (state, [])
-            if found != self._state:
-                self._state, self._state_since = found, now
-                self._tell("state", state=found, reasons=reasons)
-            frame, forecast = self._newest
-            latencies = self._summary["latencies"]
-            self._status = {
-                "state": found,
-                "since": iso(self._state_since),
-                "reasons": reasons,
-                "newest_frame": iso(frame),
-                "newest_init_time": iso(forecast),
-                "frame_age_seconds": None if frame is None else (now - frame) / 1e9,
-                "forecast_age_seconds": None if forecast is None else (now - forecast) / 1e9,
-                "durations": {k: round(v, 3) for k, v in self.durations.items()},
-                "latency": {
-                    "last": round(latencies[-1], 3) if latencies else None,
-                    "median": round(statistics.median(latencies), 3) if latencies else None,
-                    "worst": round(max(latencies), 3) if latencies else None,
-                },
-                "counts": {k: v for k, v in self._summary.items() if k != "latencies"},
-                "skill": self._skill,
-                "memory_bytes": memory_bytes(),
-                "pid": os.getpid(),
-                "started": iso(self._started),
-                "heartbeat": iso(time.time_ns()),
-                "idle_since": iso(self._idle),
-                "now": iso(now),
-            }
-            with storage(self.site.folder):
-                write_whole(self.site.folder / STATUS, json.dumps(self._status, allow_nan=False, ensure_ascii=False))
-
-    def _look(self) -> None:
-        """Look at what there is, in the thread that changes it."""
-        frames = self.journal.frames()
-        self._there = set(frames[-4 * self.site.history :])
-        self._newest = frames[-1] if frames else None, max(self.journal.forecasts(), default=None)
-        self._summary["latencies"] = self._summary["latencies"][-2000:]
-
-    def _tell(self, event: str, **more: Any) -> None:
-        self.log.tell(iso(self.site.clock.now()), event, **{k: v for k, v in more.items() if v is not None})
-
-
-def read_status(folder: Path) -> Mapping[str, Any]:
-    """Return the status of a service."""
-    found: Mapping[str, Any] = json.loads((folder / STATUS).read_text("utf-8"))
-    return found
+            self.state.tell("alerts unknown", newest_init_time=iso(newest))

@@ -31,13 +31,13 @@ from sa_nowcast.metadata import dims
 from sa_nowcast.metadata.thresholds import check_thresholds
 from sa_nowcast.metadata.units import amount_of_rate, conversion, is_amount
 from sa_nowcast.operations.clock import Clock
+from sa_nowcast.published import SERVICE
 from sa_nowcast.recipe.service import PointRecipe, ServiceRecipe, seconds
 from sa_nowcast.sources.opening import open_data, region
 from sa_nowcast.sources.reading import require
 from sa_nowcast.storage.manifest import is_zarr
 from sa_nowcast.storage.whole import require_writable
 
-SERVICE: Final = "service.json"
 LOOPBACK: Final = "127.0.0.1"
 WINDOWS: Final = ("30min", "60min")
 _OWN: Final = ("name", "variable", "units", "step_seconds", "lead_times_seconds", "grid", "model")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from sa_nowcast.metadata.bounds import UNIT_RANGE
 
@@ -14,6 +14,7 @@ ReferenceName = Literal[
     "steps-mean",
 ]  # fmt: skip
 REFERENCE_NAMES: tuple[str, ...] = get_args(ReferenceName)
+Names = TypeVar("Names", bound=tuple[str, ...])
 
 
 class Block(BaseModel):
@@ -28,6 +29,13 @@ class Block(BaseModel):
         if isinstance(value, bool) and wanted is not bool:  # pydantic would take it for 1 or 0
             raise ValueError("input should not be true or false")
         return value
+
+
+def each_once(value: Names) -> Names:
+    """Return names of references, of which there is at least one."""
+    if not value or len(set(value)) < len(value):
+        raise ValueError("input should name at least one reference, and each once")
+    return value
 
 
 class DataRecipe(Block):
@@ -153,7 +161,7 @@ class VerificationRecipe(Block):
         UNIT_RANGE, description="Values in the data's units that stand for 0 and 1 in frame_mse, frame_mae, ssim, psnr."
     )
     clip: bool = Field(False, description="Clip forecasts to data_range in these.")
-    references: tuple[ReferenceName, ...] = Field(
+    references: Annotated[tuple[ReferenceName, ...], AfterValidator(each_once)] = Field(
         ("persistence",),
         description="Forecasts without training that are made and scored beside the network's; skill is measured "
         "against the first. climatology averages the training period by time of day; all but "
@@ -166,13 +174,6 @@ class VerificationRecipe(Block):
     def _widths_are_odd(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
         if value is not None and (not value or min(value) < 1 or not all(width % 2 for width in value)):
             raise ValueError("input should be odd widths of at least 1, such as [1, 5, 11]")
-        return value
-
-    @field_validator("references")
-    @classmethod
-    def _references_differ(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value or len(set(value)) < len(value):
-            raise ValueError("input should name at least one reference, and each once")
         return value
 
 

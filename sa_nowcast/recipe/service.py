@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pandas as pd
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from sa_nowcast.errors import RecipeError
-from sa_nowcast.recipe.blocks import Block
+from sa_nowcast.recipe.blocks import Block, each_once
 
 
 def seconds(text: str) -> float:
@@ -94,20 +94,13 @@ class AlertsRecipe(Block):
 class SkillRecipe(Block):
     """How the service scores itself as the truth arrives."""
 
-    references: tuple[Literal["persistence", "extrapolation"], ...] = Field(
+    references: Annotated[tuple[Literal["persistence", "extrapolation"], ...], AfterValidator(each_once)] = Field(
         ("persistence",), description="What its skill is measured against; extrapolation needs pysteps."
     )
     bound: float = Field(
         0.0, ge=-1, lt=1, description="Skill against the first reference, over all lead times of the last day, that is "
         "a state where it falls below."
     )  # fmt: skip
-
-    @field_validator("references")
-    @classmethod
-    def _references_differ(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value or len(set(value)) < len(value):
-            raise ValueError("input should name at least one reference, and each once")
-        return value
 
 
 class ClockRecipe(Block):

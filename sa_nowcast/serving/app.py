@@ -20,7 +20,8 @@ from starlette.exceptions import HTTPException
 
 from sa_nowcast._version import __version__
 from sa_nowcast.errors import SaNowcastError
-from sa_nowcast.serving import edr, state
+from sa_nowcast.published import ALERTS, current, is_well, prometheus
+from sa_nowcast.serving import edr
 from sa_nowcast.serving.colours import png
 from sa_nowcast.serving.edr import COVJSON, shown
 from sa_nowcast.serving.fields import Layer
@@ -72,16 +73,16 @@ class Answers:
 
     def status(self) -> Any:
         """Return the state of the service, its ages as of now."""
-        return _json(state.current(self.published.status()))
+        return _json(current(self.published.status()))
 
     def healthz(self) -> Response:
         """Answer 200 where forecasts are made or need not be, else 503."""
-        found = state.current(self.published.status())
-        return _json(found, 200 if state.is_well(found) else 503)
+        found = current(self.published.status())
+        return _json(found, 200 if is_well(found) else 503)
 
     def metrics(self) -> Response:
         """Return the state as Prometheus reads it."""
-        text = state.prometheus(state.current(self.published.status()))
+        text = prometheus(current(self.published.status()))
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     def service(self) -> Response:
@@ -103,7 +104,7 @@ class Answers:
                 "layers": [_layer(layer, found.times(layer)) for layer in found.layers if layer.id not in bands],
                 "quantiles": bands,
             }  # fmt: skip
-        alerts = (self.published.root / "alerts.geojson").is_file()
+        alerts = (self.published.root / ALERTS).is_file()
         return _json({**known, "files": self.published.files(str(known["name"])), "alerts": alerts})
 
     def map(self, request: Request, name: str, layer: str, lead: int) -> Response:

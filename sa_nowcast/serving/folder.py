@@ -14,10 +14,11 @@ from time import sleep
 from typing import Any, BinaryIO, Final
 
 from sa_nowcast.errors import DataError, StorageError
+from sa_nowcast.published import ALERTS, ARCHIVE, FORECASTS, LATEST, OBSERVED, SERVICE, STATUS, VERIFICATION
 
 NAME: Final = re.compile(r"\d{8}T\d{6}Z")
 """What forecasts are called: their init time in UTC."""
-OFFERED: Final = ("forecasts", "archive.zarr", "observed.zarr", "verification.json", "alerts.geojson")
+OFFERED: Final = (FORECASTS, ARCHIVE, OBSERVED, VERIFICATION, ALERTS)
 """What is handed out as files; the service's recipe, log and journal are not."""
 _MOST_FILES: Final = 10_000
 _PAUSES: Final = (0.01, 0.02, 0.04, 0.0)
@@ -60,24 +61,24 @@ class Published:
         self.root = Path(root).expanduser().resolve()
         if not self.root.is_dir():
             raise StorageError(str(root), "is no folder", fix="name the folder that a service publishes to")
-        if not (self.root / "service.json").is_file():
+        if not (self.root / SERVICE).is_file():
             raise DataError(
-                str(root), "no service publishes there (no service.json)", fix="name the folder of the service's recipe"
+                str(root), f"no service publishes there (no {SERVICE})", fix="name the folder of the service's recipe"
             )
         self.service()
         self.status()
 
     def service(self) -> dict[str, Any]:
         """Return what the service is: its name, grid, products."""
-        return self._json("service.json")
+        return self._json(SERVICE)
 
     def status(self) -> dict[str, Any]:
         """Return the state as the service wrote it last."""
-        return self._json("status.json")
+        return self._json(STATUS)
 
     def names(self) -> list[str]:
         """Return the names of the forecasts, the oldest first."""
-        with suppress(FileNotFoundError), os.scandir(self.root / "forecasts") as entries:
+        with suppress(FileNotFoundError), os.scandir(self.root / FORECASTS) as entries:
             return sorted(e.name for e in entries if NAME.fullmatch(e.name) and e.is_dir(follow_symlinks=False))
         return []
 
@@ -91,11 +92,9 @@ class Published:
         return named if named in names else (names[-1] if names else None)
 
     def _named_latest(self) -> str | None:
-        for place in (self.root, self.root / "forecasts"):
-            with suppress(OSError, UnicodeDecodeError):
-                named = (place / "latest").read_text("utf-8").strip()
-                if NAME.fullmatch(named):
-                    return named
+        with suppress(OSError, UnicodeDecodeError):
+            named = (self.root / LATEST).read_text("utf-8").strip()
+            return named if NAME.fullmatch(named) else None
         return None
 
     def open(self, path: str) -> File:
@@ -137,7 +136,7 @@ class Published:
         """Return the files of a forecast: path, size."""
         return [
             {"path": f"forecasts/{name}/{path}", "size": size}
-            for (path, size), _ in zip(self._walk(self.root / "forecasts" / name), range(_MOST_FILES), strict=False)
+            for (path, size), _ in zip(self._walk(self.root / FORECASTS / name), range(_MOST_FILES), strict=False)
         ]
 
     def _walk(self, folder: Path, before: str = "") -> Iterator[tuple[str, int]]:

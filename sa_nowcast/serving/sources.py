@@ -21,6 +21,7 @@ from sa_nowcast.computing import quiet
 from sa_nowcast.errors import StorageError
 from sa_nowcast.metadata import dims
 from sa_nowcast.metadata.attributes import normalised
+from sa_nowcast.published import FORECAST, FORECASTS, OBSERVED
 from sa_nowcast.serving.fields import Layer, layers_of, range_scale
 from sa_nowcast.serving.folder import NAME, Published, pauses, version
 from sa_nowcast.serving.grid import Grid
@@ -210,7 +211,7 @@ class Sources:
 
     def observed(self) -> Observed:
         """Return the newest frames; `KeyError` where there are none."""
-        place = self.published.root / "observed.zarr"
+        place = self.published.root / OBSERVED
         try:
             tag = version(os.stat(place / "zarr.json"))
         except OSError:
@@ -222,7 +223,7 @@ class Sources:
 
     def _current(self, name: str) -> Forecast | None:
         """Return a forecast as it is now; None where it is not there."""
-        path = self.published.root / "forecasts" / name / "forecast.nc"
+        path = self.published.root / FORECASTS / name / FORECAST
         try:
             known = self._open.get(name)
             if known is None or known.version != version(os.stat(path)):

@@ -13,7 +13,7 @@ from sa_nowcast.models.estimate import fitting_tile
 from sa_nowcast.models.inspection import attention_map
 from sa_nowcast.models.lagrangian import CORE_TILE, LagrangianNetwork
 from sa_nowcast.models.rollout import Network
-from sa_nowcast.models.window import scaled
+from sa_nowcast.models.window import scaled, window_of
 
 OPTIONS = {"hidden": (8, 8), "kernel": 3, "patch": 4, "score_scale": "sqrt", "output": "moving"}
 
@@ -162,7 +162,7 @@ def test_a_band_counts_as_much_as_it_is_correlated_with_itself_along_the_motion(
         x = moves / moves.std() + share * noise
         x = (x - x.mean()) / x.std()
         net = network(trained=False)
-        window, _ = net._window(x)
+        window, _ = window_of(x, net.config.patch)
         kept = window.scalars[0, 0, 0, -candidates.LAGS * candidates.BANDS :].view(candidates.LAGS, -1).exp()
         weights, error = (told.detach()[0, 0, 0].exp() for told in net._by_correlation(window, 11))
         assert float(weights.sum()) == pytest.approx(1, abs=0.05)
@@ -182,7 +182,7 @@ def test_a_fast_motion_loses_its_fine_scales_with_lead_time_and_not_its_wide_one
     kept = {}
     for columns in (1, 5):
         net = network(trained=False)
-        window, _ = net._window(scaled(shifting(0, columns, 160, 4)).values)
+        window, _ = window_of(scaled(shifting(0, columns, 160, 4)).values, net.config.patch)
         assert float(window.speed) == pytest.approx(columns, rel=0.25)
         for step in (0, 11):
             kept[columns, step] = net._kept(window.scalars[0, 0, 0], window.speed[0], step)
@@ -199,7 +199,7 @@ def test_what_stands_counts_where_mixtures_of_it_would_have_forecast_the_last_fr
     share = {}
     for columns in (0, 3):
         net = network(trained=False)
-        window, _ = net._window(scaled(shifting(0, columns, 128, 4) + noise).values)
+        window, _ = window_of(scaled(shifting(0, columns, 128, 4) + noise).values, net.config.patch)
         read = net.reads(torch.cat([net._features(window), window.scalars], -1))
         stands = net._stands(window, read)
         assert bool(torch.isfinite(stands).all())

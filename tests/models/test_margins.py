@@ -12,8 +12,9 @@ import torch
 from sa_nowcast.models import build
 from sa_nowcast.models.candidates import FINE, STANDING, aligned_frames, moving_maps, standing_maps
 from sa_nowcast.models.lagrangian import LagrangianNetwork
-from sa_nowcast.models.margins import Law, _Nearby, normal_score
+from sa_nowcast.models.margins import Law, normal_score
 from sa_nowcast.models.members import Travelling, _displaced, _unit_displacement, members, quantiles, quantiles_of
+from sa_nowcast.models.nearby import Nearby
 from sa_nowcast.sources.synthetic_fields import SyntheticFields
 
 NORMAL = NormalDist()
@@ -87,7 +88,7 @@ def test_chances_are_interpolated_between_all_levels_however_few_are_computed() 
 
 def test_events_have_the_candidates_of_the_mean_but_for_trends() -> None:
     law = law_of(rain())
-    events = _Nearby(law, torch.tensor([0.3]))
+    events = Nearby(law, torch.tensor([0.3]))
     moving, standing, wide, overall = events.values
     frames = law.frames[None]
     fine, smooth = moving_maps(aligned_frames(frames, law.flow), frames, law.patch)

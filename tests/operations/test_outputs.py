@@ -16,7 +16,8 @@ from test_cf import findings
 from operations.service_files import POINTS, caught_up, frames, incoming, service
 from sa_nowcast.derived import over
 from sa_nowcast.forecasts.default_model import default_model
-from sa_nowcast.operations.published import STATES, Server, metrics_text
+from sa_nowcast.operations.telling import Server
+from sa_nowcast.published import STATES, prometheus
 
 SCHEMA = Path(__file__).parents[1] / "data" / "stac" / "forecast.json"
 WEST, SOUTH = 9.9999, 51.9999  # near the corner of the grid, whose projection is centred on 52 N, 10 E
@@ -165,7 +166,7 @@ def test_health_and_metrics_are_served_on_the_loopback(out: Path) -> None:
             urllib.request.urlopen(f"{base}/other")
     finally:
         server.stop()
-    assert text == metrics_text(told)
+    assert text == prometheus(told)
     lines = text.splitlines()
     assert "sa_nowcast_frames_total 5" in lines
     assert 'sa_nowcast_state{state="ok"} 1' in lines

@@ -13,7 +13,7 @@ from operations.service_files import STEP, frames, service
 from sa_nowcast import cli
 from sa_nowcast.errors import RecipeError, StorageError
 from sa_nowcast.operations import Faults, replay
-from sa_nowcast.operations.replay import _planned
+from sa_nowcast.operations.faults import planned
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -21,8 +21,8 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 def test_what_arrives_is_a_function_of_the_seed_and_has_the_shares_that_were_asked_for() -> None:
     times = [n * STEP for n in range(200)]
     names = [f"{n}.nc" for n in range(200)]
-    plan, whole = _planned(times, names, STEP, Faults(), np.random.default_rng(0))
-    again, _ = _planned(times, names, STEP, Faults(), np.random.default_rng(0))
+    plan, whole = planned(times, names, STEP, Faults(), np.random.default_rng(0))
+    again, _ = planned(times, names, STEP, Faults(), np.random.default_rng(0))
     assert plan == again
     late = [d for d in plan if d.at > times[d.number] and "again" not in d.name]
     assert 30 <= len(late) <= 40  # a fifth, but for those in the outage
@@ -31,7 +31,7 @@ def test_what_arrives_is_a_function_of_the_seed_and_has_the_shares_that_were_ask
     assert 170 <= len(whole) <= 190
     assert not any(times[100] <= t < times[112] for t in whole)
     assert [d.at for d in plan] == sorted(d.at for d in plan)
-    everything, all_whole = _planned(times, names, STEP, Faults.none(), np.random.default_rng(0))
+    everything, all_whole = planned(times, names, STEP, Faults.none(), np.random.default_rng(0))
     assert (len(everything), all_whole) == (200, times)
 
 

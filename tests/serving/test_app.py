@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from published import write_status
 
+from sa_nowcast import published as state
 from sa_nowcast.errors import RecipeError, StorageError
-from sa_nowcast.serving import state
 from sa_nowcast.serving.limits import Limits
 from sa_nowcast.serving.running import address_of, bind, is_loopback, serve
 

@@ -1,4 +1,4 @@
-"""The state of a service as others read it: ``status.json``, Prometheus text, and a small server on the loopback."""
+"""What a service tells of itself while it runs: a log, and its state on a port of the loopback address."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from sa_nowcast.operations.site import LOOPBACK
+from sa_nowcast.published import LOG, is_well, prometheus
 
-STATUS: Final = "status.json"
-LOG: Final = "log.jsonl"
-STATES: Final = ("ok", "waiting", "late", "no data", "degraded", "stopped")
-HEALTHY: Final = ("ok", "waiting", "late", "degraded")
 _LARGEST_LOG: Final = 16 * 2**20
 
 
@@ -45,52 +42,6 @@ class Log:
                 file.write(line + "\n")
 
 
-def metrics_text(status: Mapping[str, Any]) -> str:
-    """Return a status as Prometheus text (exposition format 0.0.4).
-
-    Parameters
-    ----------
-    status : mapping
-        What ``status.json`` holds.
-    """
-    lines: list[str] = []
-
-    def add(name: str, kind: str, about: str, samples: Mapping[str, Any]) -> None:
-        known = {labels: value for labels, value in samples.items() if isinstance(value, int | float)}
-        if known:
-            lines.extend((f"# HELP sa_nowcast_{name} {about}", f"# TYPE sa_nowcast_{name} {kind}"))
-            lines.extend(f"sa_nowcast_{name}{labels} {float(value):.10g}" for labels, value in known.items())
-
-    counts = status.get("counts", {})
-    add("frame_age_seconds", "gauge", "Age of the newest frame.", {"": status.get("frame_age_seconds")})
-    add("forecast_age_seconds", "gauge", "Age of the newest forecast.", {"": status.get("forecast_age_seconds")})
-    durations = status.get("durations") or {}
-    add(
-        "duration_seconds",
-        "gauge",
-        "Durations of the last forecast.",
-        {f'{{part="{k}"}}': v for k, v in durations.items()},
-    )
-    latency = status.get("latency") or {}
-    add("latency_seconds", "gauge", "From a frame's last byte to its forecast.", {
-        f'{{of="{k}"}}': v for k, v in latency.items()})  # fmt: skip
-    for name in ("frames", "forecasts", "duplicate", "late", "converted", "expired"):
-        add(f"{name}_total", "counter", f"Number of {name}.", {"": counts.get(name)})
-    refused = counts.get("refused") or {}
-    add("refused_total", "counter", "Frames refused.", {f'{{reason="{k}"}}': v for k, v in refused.items()})
-    add("memory_bytes", "gauge", "Resident memory.", {"": status.get("memory_bytes")})
-    add("state", "gauge", "1 for the state that it is in.", {
-        f'{{state="{state}"}}': int(status.get("state") == state) for state in STATES})  # fmt: skip
-    skill = {k: v for k, v in (status.get("skill") or {}).items() if k.startswith("skill_")}
-    add(
-        "skill",
-        "gauge",
-        "Skill of the last day.",
-        {f'{{against="{k.removeprefix("skill_")}"}}': v for k, v in skill.items()},
-    )
-    return "\n".join(lines) + "\n"
-
-
 class Server:
     """``/healthz`` and ``/metrics`` on the loopback address, in a thread of their own."""
 
@@ -99,10 +50,10 @@ class Server:
             def do_GET(self) -> None:
                 told = status()
                 if self.path.split("?")[0] == "/healthz":
-                    code = 200 if told.get("state") in HEALTHY else 503
+                    code = 200 if is_well(told) else 503
                     self._send(code, "application/json", json.dumps(told))
                 elif self.path.split("?")[0] == "/metrics":
-                    self._send(200, "text/plain; version=0.0.4; charset=utf-8", metrics_text(told))
+                    self._send(200, "text/plain; version=0.0.4; charset=utf-8", prometheus(told))
                 else:
                     self._send(404, "text/plain; charset=utf-8", "see /healthz and /metrics\n")
 

@@ -1,4 +1,7 @@
-"""The state of a service as `status.json` has it, at the time of asking: its health, and as Prometheus reads it."""
+"""What a service publishes, as those see it who write it and those who read it: names of files, and its state.
+
+docs/reference/published.md describes it.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,15 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
+SERVICE, STATUS, LOG, VERIFICATION = "service.json", "status.json", "log.jsonl", "verification.json"
+FORECASTS, LATEST, ARCHIVE, OBSERVED = "forecasts", "latest", "archive.zarr", "observed.zarr"
+ALERTS, POINTS, AREAS, ITEM, FORECAST = "alerts.geojson", "points.json", "areas.json", "item.json", "forecast.nc"
 HEARTBEAT: Final = 30.0
-"""A service writes its state every 10 seconds; after this many it counts as stopped."""
+"""A service writes its state at least every 5 seconds; after this many it counts as stopped."""
 STATES: Final = ("ok", "waiting", "late", "no data", "degraded", "stopped")
 HEALTHY: Final = ("ok", "waiting", "late", "degraded")
 AGES: Final = ("frame_age_seconds", "forecast_age_seconds")
-_COUNTED: Final = ("frames", "forecasts", "duplicate", "late", "converted", "expired", "skipped")
+_COUNTED: Final = ("frames", "forecasts", "duplicate", "late", "converted", "expired")
 
 
 def current(status: Mapping[str, Any], now: datetime | None = None) -> dict[str, Any]:
