@@ -15,7 +15,14 @@ import sa_nowcast
 PACKAGE = Path(sa_nowcast.__file__).parent
 # Each row may import from the rows above it, at the top of a file and within functions.
 ROWS = [
-    {"_version", "errors", "computing", "metadata", "forecasts"},  # of the folders only what has no place below
+    {
+        "_version",
+        "errors",
+        "published",
+        "computing",
+        "metadata",
+        "forecasts",
+    },  # of the folders only what has no place below
     {"metadata.attributes", "metadata.cells"},
     {"metadata.units", "models.record"},
     {"metadata.dims", "forecasts.defaults", "computing.installing", "computing.quiet", "models.config", "models.tiles"},

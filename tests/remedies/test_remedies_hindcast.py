@@ -246,7 +246,7 @@ def test_a_forecast_that_cannot_be_written(nowcaster, tmp_path):
     yield lambda: write_forecast(forecast, tmp_path / "a.nc")
 
 
-@remedy("accessors.py", "choose it, as in ds['name'].sa_nowcast")
+@remedy("accessors/gridded.py", "choose it, as in ds['name'].sa_nowcast")
 def test_a_dataset_of_several_forecasts(nowcaster):
     one = nowcaster.forecast(rain())
     ds = xr.Dataset({"name": one, "other": one})
