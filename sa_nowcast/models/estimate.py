@@ -166,7 +166,7 @@ def distribution_bytes(grid: tuple[int, int], count: int, steps: int) -> int:
     The result and what is made of it at a time; the maps of all levels at half precision; and the chances of each level
     at one lead time, with what they are made of.
     """
-    maps = 1.2 * count * steps + (LEVELS + 1) * (0.5 * (CANDIDATES - BANDS + 1) + 6)
+    maps = 1.2 * count * steps + (LEVELS + 1) * (0.5 * (CANDIDATES - BANDS + 1) + 8)
     return int(maps * grid[0] * grid[1] * BYTES)
 
 

@@ -88,7 +88,8 @@ class LagrangianNetwork(Forecaster):
     beyond the trials, as its error changed from the first to the second. So on data of a kind that no training held,
     what works there still counts. How much the ever more smoothed frames count by the side of each other follows from
     correlations: along the motion, each band of scales with itself one, two and three frames before, carried on to the
-    lead time as in S-PROG.
+    lead time as in S-PROG; what is finer than a fast motion is certain is lost. How much of the forecast stands where
+    it is follows from trials of mixtures of what moves and what stands.
 
     Every window is scaled by its own statistics, so a result follows the input's units: ``a x + b`` gives ``a y + b``
     for a > 0. Channels are forecast each alone by the same weights, and weights fit any number of them. Large grids go

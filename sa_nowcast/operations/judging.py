@@ -62,14 +62,18 @@ class Report:
 
     def lines(self) -> list[str]:
         """Return the report as lines of text."""
-        done = self.latencies or [float("nan")]
+        done = self.latencies or [0.0]
         return [
             f"frames: {self.delivered} of {self.frames} arrived whole; the service counted {self.counts}",
             f"init times: {self.possible} could be forecast, {self.published} were published, each once, and "
             f"{self.expired} had frames older than allowed",
             f"files: {self.files} published, all of them whole",
-            f"self-verification: equal to that of a hindcast, {self.pairs} pairs of init time and lead time",
-            f"latency: median {statistics.median(done):.1f} s, worst {max(done):.1f} s",
+            f"self-verification: equal to that of a hindcast, {self.pairs} pairs of init time and lead time"
+            if self.pairs
+            else "self-verification: nothing was there to compare",
+            f"latency: median {statistics.median(done):.1f} s, worst {max(done):.1f} s"
+            if self.latencies
+            else "latency: nothing was published",
             f"ends: {self.killed} by SIGKILL; SIGTERM took {self.stopped_in:.1f} s",
         ] if not self.faults else [f"wrong: {fault}" for fault in self.faults]  # fmt: skip
 

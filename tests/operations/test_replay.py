@@ -12,7 +12,7 @@ import pytest
 from operations.service_files import STEP, frames, service
 from sa_nowcast import cli
 from sa_nowcast.errors import RecipeError, StorageError
-from sa_nowcast.operations import Faults, replay
+from sa_nowcast.operations import Faults, Report, replay
 from sa_nowcast.operations.faults import planned
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -94,3 +94,10 @@ output: {{folder: {tmp_path / "published"}, formats: [netcdf, geotiff, stac]}}
     assert found.published + found.expired == found.possible > 50
     assert found.killed == 2
     assert found.stopped_in < 10
+
+
+def test_a_replay_that_published_nothing_says_so_and_not_that_all_is_equal() -> None:
+    said = "\n".join(Report(frames=3, delivered=2).lines())
+    assert "nothing was there to compare" in said
+    assert "nothing was published" in said
+    assert "equal" not in said
