@@ -313,6 +313,10 @@ BAD: dict[str, tuple[str, str]] = {
         MINIMAL + "training:\n  learning_rat: 1\n",
         r"line 9, training\.learning_rat: unknown key\. Fix: write 'learning_rate'",
     ),
+    "key without a space after its colon": (
+        MINIMAL + "network: {preset:small}\n",
+        r"line 8, network\.preset:small: unknown key.*Fix: write 'preset: small', with a space",
+    ),
     "key like no other": (MINIMAL + "zzz: 1\n", r"line 8, zzz: unknown key.*Fix: remove it"),
     "missing key": (MINIMAL.replace("steps: 3\n", ""), r"recipe, steps: missing\. Fix: add it"),
     "missing key inside": (MINIMAL.replace("  source: a.nc\n", "  y: lat\n"), r"data\.source: missing"),

@@ -153,6 +153,9 @@ def _of_network(inner: SaNowcastError, keys: Key, tree: Tree, more: str) -> Reci
 
 
 def _unknown(keys: Key, known: list[str], tree: Tree, more: str) -> RecipeError:
+    name, colon, value = keys[-1].partition(":")
+    if colon and value and name in known:  # YAML reads it as one word
+        return RecipeError(tree.where(keys), f"unknown key{more}", fix=f"write '{name}: {value}', with a space")
     near = nearest(keys[-1], known, 0.5)
     if near:
         return RecipeError(tree.where(keys), f"unknown key{more}", fix=f"write {near!r}")

@@ -101,6 +101,13 @@ def test_a_misspelled_key_or_word(block, wrong):
     recipe.edit(wrong, quoted(fix))
 
 
+@remedy("recipe/reading.py", "write '…: …', with a space")
+def test_a_key_and_its_value_in_one_word():
+    recipe = Text(f"{MINIMAL}training: {{max_steps:4}}\n")
+    fix = yield recipe.parse
+    recipe.edit("max_steps:4", quoted(fix))
+
+
 @remedy("recipe/reading.py", "remove it")
 def test_a_key_that_there_is_not():
     recipe = Text(f"{MINIMAL}colour: blue\n")
