@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from operations.service_files import incoming, service
 from sequences import NETWORK, georeferenced, rain
 
 import sa_nowcast
-from operations.service_files import incoming, service
 from sa_nowcast import workflow
 from sa_nowcast.computing.installing import install
 from sa_nowcast.errors import MissingLibraryError
