@@ -37,7 +37,7 @@ METADATA: Final = "sa_nowcast.json"
 """The file in a ``.pt2`` that says what the model is; in an ``.onnx`` each entry is a metadata property."""
 TOLERANCE: Final = 1e-5
 """Largest difference from the nowcaster's own forecast, as a share of the largest value of that."""
-_OPSET: Final = 20  # of ONNX: the first whose GridSample is the one that torch's exporter writes
+_OPSET: Final = 20  # of ONNX; what torch's exporter takes by default
 
 
 class Exported(nn.Module):
@@ -93,7 +93,7 @@ def export(
     if nowcaster.network.config.output == "moving" and onnx:
         raise ModelError(
             nowcaster.name,
-            "with output: moving cannot be written as ONNX, which has no operators for all of its optical flow",
+            "with output: moving takes running maxima (cummax), which torch's exporter cannot write as ONNX",
             fix=f"write {str(target.with_suffix('.pt2'))!r}",
         )
     if onnx:

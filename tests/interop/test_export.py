@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -76,6 +77,7 @@ def other_network(nowcaster: Nowcaster, name: str, output: str, **options: Any) 
     return replace(nowcaster, network=network.eval(), calibration=None)
 
 
+@pytest.mark.slow
 def test_onnx_forecasts_what_the_nowcaster_does_for_any_number_of_histories_with_missing_values(
     weather_nowcaster: Nowcaster, tmp_path: Path
 ) -> None:
@@ -115,6 +117,7 @@ def _changed(network: models.Network) -> models.Network:
     return other.eval()
 
 
+@pytest.mark.slow
 def test_a_program_of_torch_runs_without_this_package(nowcaster: Nowcaster, tmp_path: Path) -> None:
     data = rain()
     changed = replace(nowcaster, network=_changed(nowcaster.network))
@@ -161,6 +164,11 @@ def test_the_default_model_is_exported_for_certain_data_as_a_program_of_torch(tm
     np.testing.assert_array_equal(forecasts_of(nowcaster, data, [12], steps=2), expected)
 
 
+def test_the_page_lists_every_network() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "export.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `([\w-]+)` \| yes \| yes \|$", page, re.MULTILINE) == list(NETWORKS)
+
+
 def test_what_cannot_be_exported_is_said_before_anything_is_written(
     nowcaster: Nowcaster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +192,7 @@ def test_what_cannot_be_exported_is_said_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_file_that_forecasts_something_else_gets_no_name(
     nowcaster: Nowcaster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -298,12 +298,13 @@ def test_a_folder_for_the_hub_that_cannot_be_written(nowcaster, tmp_path):
 # --- export
 
 
-@remedy("interop/export.py", "give grid=(128, 128), or yours")
+@remedy("interop/export.py", "give grid=(128, 128), or yours", goes_on_to=RecipeError)
 def test_an_export_for_no_grid(nowcaster, tmp_path):
-    yield lambda: nowcaster.export(tmp_path / "rain.pt2", steps=1, check=False)
-    yield lambda: nowcaster.export(tmp_path / "rain.pt2", grid=(8, 12), steps=1, check=False)
+    yield lambda: nowcaster.export(tmp_path / "rain.pt2", steps=0)
+    yield lambda: nowcaster.export(tmp_path / "rain.pt2", grid=(8, 12), steps=0)
 
 
+@pytest.mark.slow
 @remedy("interop/export.py", "give check=False if that is good enough")
 def test_an_export_that_forecasts_something_else(nowcaster, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "TOLERANCE", -1.0)
@@ -311,6 +312,7 @@ def test_an_export_that_forecasts_something_else(nowcaster, tmp_path, monkeypatc
     yield lambda: nowcaster.export(tmp_path / "rain.pt2", grid=(8, 12), steps=1, **keywords(fix))
 
 
+@pytest.mark.slow
 @remedy("interop/export.py", "choose another folder")
 def test_an_export_to_a_full_disk(nowcaster, tmp_path):
     def call():
