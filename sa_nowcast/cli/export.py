@@ -21,9 +21,9 @@ def export(
         str | None, typer.Option(help="Rows and columns of the frames, such as 128x128; the file is for these alone.")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Lead times; by default as the model was trained for.")] = None,
-    check: Annotated[
-        bool, typer.Option("--check/--no-check", help="Compare the file's forecasts with the nowcaster's.")
-    ] = True,
+    no_check: Annotated[
+        bool, typer.Option("--no-check", help="Do not compare the file's forecasts with the nowcaster's.")
+    ] = False,
     replace: options.Replace = False,
     json: options.Json = False,
 ) -> None:
@@ -35,10 +35,11 @@ def export(
 
     sides = None
     if grid is not None:
-        if not re.fullmatch(r"\d+x\d+", grid):
+        found = re.fullmatch(r"(\d+)(?:x|, ?)(\d+)", grid)
+        if found is None:
             raise RecipeError("--grid", f"{grid!r}", expected="rows and columns, such as 128x128")
-        sides = [int(side) for side in grid.split("x")]
-    path = Nowcaster.load(model).export(output, grid=sides, steps=steps, check=check, replace=replace)
+        sides = [int(side) for side in found.groups()]
+    path = Nowcaster.load(model).export(output, grid=sides, steps=steps, check=not no_check, replace=replace)
     if json:
         terminal.emit({"output": str(path), "bytes": path.stat().st_size})
     else:

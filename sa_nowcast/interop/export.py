@@ -153,7 +153,7 @@ def _shape(nowcaster: Nowcaster, grid: Sequence[int] | None) -> tuple[int, int]:
     told: Any = getattr(config, "grid", None) if grid is None else grid
     if told is None:
         raise RecipeError(
-            "grid", "not given", expected="the rows and columns of the frames", fix="give grid=(128, 128), or yours"
+            "grid", "not given", expected="the rows and columns of the frames", fix="give grid=[128, 128], or yours"
         )
     both = tuple(told)
     if len(both) != 2 or not all(type(n) is int and n > 0 for n in both):

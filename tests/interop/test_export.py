@@ -146,9 +146,9 @@ def test_every_network_is_exported(
     name: str, output: str, suffix: str, weather_nowcaster: Nowcaster, tmp_path: Path
 ) -> None:
     nowcaster = other_network(weather_nowcaster, name, output)
-    path = nowcaster.export(tmp_path / f"it{suffix}", grid=GRID)
+    path = nowcaster.export(tmp_path / f"it{suffix}", grid=GRID, steps=2)
     data = weather().isel(y=slice(0, GRID[0]), x=slice(0, GRID[1]))
-    expected = forecasts_of(nowcaster, data, [9, 11, 12], grid="any")
+    expected = forecasts_of(nowcaster, data, [9, 11, 12], steps=2, grid="any")
     found = RUN[suffix](path, histories_of(data, [9, 11, 12]))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * float(np.abs(expected).max()))
 

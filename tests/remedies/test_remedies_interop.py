@@ -298,7 +298,7 @@ def test_a_folder_for_the_hub_that_cannot_be_written(nowcaster, tmp_path):
 # --- export
 
 
-@remedy("interop/export.py", "give grid=(128, 128), or yours", goes_on_to=RecipeError)
+@remedy("interop/export.py", "give grid=[128, 128], or yours", goes_on_to=RecipeError)
 def test_an_export_for_no_grid(nowcaster, tmp_path):
     yield lambda: nowcaster.export(tmp_path / "rain.pt2", steps=0)
     yield lambda: nowcaster.export(tmp_path / "rain.pt2", grid=(8, 12), steps=0)
