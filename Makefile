@@ -50,7 +50,7 @@ $(VENV)/.venv:
 # torch goes first and alone, so that no other package can ask for another build of it.
 $(VENV)/.run: $(VENV)/.venv pyproject.toml constraints.txt
 	$(PIP) torch
-	$(PIP) -e ".[plot]"
+	$(PIP) -e ".[train,plot]"
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run

@@ -257,8 +257,7 @@ def test_models_and_names_that_cannot_be_are_refused(recipe: ComparisonRecipe) -
 
 
 def test_two_comparisons_do_not_write_one_folder(recipe: ComparisonRecipe) -> None:
-    from sa_nowcast.storage.whole import locked
-    from sa_nowcast.training.fit import LOCK
+    from sa_nowcast.storage.whole import LOCK, locked
 
     folder = Path(recipe.output.folder)
     folder.mkdir()

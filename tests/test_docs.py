@@ -59,8 +59,8 @@ def _source(page: Path) -> str:
 
 
 def _runs(page: Path) -> ParameterSet:
-    # Tutorials run whole when the pages are built; here they would run a second time.
-    marks = [pytest.mark.slow] if page.parent.name == "tutorials" else []
+    # Tutorials run whole when the pages are built; here they would run a second time. To write ONNX takes seconds.
+    marks = [pytest.mark.slow] if page.parent.name == "tutorials" or page.name == "export.md" else []
     return pytest.param(page, id=_id(page), marks=marks)
 
 

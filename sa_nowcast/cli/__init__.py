@@ -11,6 +11,7 @@ from sa_nowcast.cli import verify as verify  # isort: skip
 from sa_nowcast.cli import watch as watch  # isort: skip
 from sa_nowcast.cli import plot as plot  # isort: skip
 from sa_nowcast.cli import serve as serve  # isort: skip
+from sa_nowcast.cli import export as export  # isort: skip
 from sa_nowcast.cli import inspect as inspect  # isort: skip
 from sa_nowcast.cli import doctor as doctor  # isort: skip
 from sa_nowcast.cli import submit as submit  # isort: skip

@@ -16,6 +16,7 @@ _CALLED: Final = {
     "thresholds": "threshold",
     "overwrite": "replace",
     "existing": "replace",
+    "check": "no_check",
 }
 # Fields of a recipe, for commands that read one and replace values by --set.
 _OF_RECIPES: Final = {name: f"data.{name}" for name in ("time", "y", "x", "channel", "engine", "variables", "gaps")}

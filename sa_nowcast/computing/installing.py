@@ -11,6 +11,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+from sa_nowcast.errors import MissingLibraryError
+
 PACKAGE = "sa-nowcast"
 
 
@@ -31,6 +33,12 @@ def install(extra: str) -> str:
         Such as ``python -m pip install "matplotlib>=3.9"``, for the interpreter that runs.
     """
     return pip_install(*requirements(extra))
+
+
+def require_training() -> None:
+    """Raise a MissingLibraryError where the extra ``train`` is not installed; nothing is imported for it."""
+    if importlib.util.find_spec("lightning") is None:
+        raise MissingLibraryError("lightning", "is not installed, and training runs on it", fix=install("train"))
 
 
 def pip_install(*wanted: str) -> str:

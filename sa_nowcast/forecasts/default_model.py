@@ -94,6 +94,16 @@ class DefaultNowcaster(Nowcaster):
         """Write the model as it ships to a folder; see `sa_nowcast.Nowcaster.save`."""
         return self.shipped.save(path, overwrite=overwrite)
 
+    def export(self, path: str | Path, **asked: Any) -> Path:
+        """Refuse: an exported model is one of certain data. That of `of_data` can be exported."""
+        told = ", ".join([repr(str(path)), *(f"{name}={value!r}" for name, value in asked.items())])
+        raise ModelError(
+            "the default model",
+            "is of no data yet, and an exported file is for certain channels",
+            expected="that of your data",
+            fix=f"call default_model().of_data(ds).export({told})",
+        )
+
     def __repr__(self) -> str:
         history, steps = self.terms.history, self.terms.steps
         return f"<DefaultNowcaster {self.network.config.name}: any field, {history} -> {steps} frames>"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
@@ -236,6 +237,59 @@ class Nowcaster(TrainedModel):
         )  # fmt: skip
 
     plan = plan
+
+    def export(
+        self,
+        path: str | Path,
+        *,
+        grid: Sequence[int] | None = None,
+        steps: int | None = None,
+        check: bool = True,
+        replace: bool = False,
+    ) -> Path:
+        """Write this nowcaster as one file that ONNX Runtime or torch runs, without this package.
+
+        The input ``history`` is float32 of shape (batch, time, channel, row, column), in the units of training, rows
+        from north to south and columns from west to east, NaN where missing. The output ``forecast`` is (batch, lead,
+        channel, row, column), in the same units and within the same bounds as this package's forecasts. Any batch size
+        will do; the numbers of frames, rows and columns are those of the export. Of a calibrated model the mean is
+        exported.
+
+        Parameters
+        ----------
+        path : path
+            Ends in ``.onnx`` (ONNX, opset 20; needs the extra ``onnx``) or ``.pt2`` (`torch.export`). Written whole or
+            not at all.
+        grid : (int, int), optional
+            Rows and columns of the frames that will be forecast from. By default those that the network is bound to;
+            where it is bound to none they have to be given.
+        steps : int, optional
+            Lead times; by default as many as the model was trained for.
+        check : bool, default True
+            Whether the file is compared with the nowcaster before it gets its name: both forecast from the same made-up
+            histories, some values missing, and may differ by 1e-5 of the largest value. An ``.onnx`` is run by ONNX
+            Runtime where that is installed; else the program that it is made of is compared.
+        replace : bool, default False
+            Whether a file that stands there is replaced.
+
+        Returns
+        -------
+        Path
+
+        Raises
+        ------
+        RecipeError
+            Another ending, no grid, or one that the network cannot have.
+        ModelError
+            A network that cannot be exported, which is said with the reason; or the file gives another forecast.
+        MissingLibraryError
+            ONNX's libraries are not installed.
+        StorageError
+            Something stands there, or nothing can be written there.
+        """
+        from sa_nowcast.interop.export import export
+
+        return export(self, path, grid=grid, steps=steps, check=check, replace=replace)
 
     @property
     def name(self) -> str:

@@ -267,7 +267,9 @@ def _one_by_one(step: Callable[..., Any], weights: Any, x_TBHWC: Tensor, state: 
 def _frames_at_once(x_TBHWC: Tensor) -> int:
     """Return for how many known frames the inputs are computed at once."""
     T, B, H, W = x_TBHWC.shape[:4]
-    return T if torch.is_grad_enabled() else max(1, MAX_POSITIONS_AT_ONCE // (B * H * W))
+    # A program that is exported is for any number of samples.
+    whole = torch.is_grad_enabled() or torch.compiler.is_exporting()
+    return T if whole else max(1, MAX_POSITIONS_AT_ONCE // (B * H * W))
 
 
 def _inputs_at_once(

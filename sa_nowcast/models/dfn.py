@@ -123,8 +123,9 @@ class DynamicFilterNetwork(Network):
     def read_out(self, top: Tensor, frame: Tensor) -> Tensor:
         """Return the next frame from the features and the frame that was read; of any number of steps."""
         x = frame.reshape(-1, *frame.shape[-3:]).permute(0, 3, 1, 2)
-        given = full_precision(self.head(top)).reshape(len(x), *top.shape[-3:-1], -1).permute(0, 3, 1, 2)
-        y = filtered(x, given[:, : self.filters].reshape(len(x), x.shape[1], -1, *x.shape[2:]))
+        N = x.shape[0]  # len(x) would bind an exported program to this number
+        given = full_precision(self.head(top)).reshape(N, *top.shape[-3:-1], -1).permute(0, 3, 1, 2)
+        y = filtered(x, given[:, : self.filters].reshape(N, x.shape[1], -1, *x.shape[2:]))
         if given.shape[1] > self.filters:
             y = y + given[:, self.filters :]
         return y.permute(0, 2, 3, 1).reshape(frame.shape)

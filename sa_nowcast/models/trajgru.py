@@ -131,7 +131,8 @@ def run(layer: TrajGRU, x_TBCHW: Tensor | None, h: Tensor | None, steps: int = 0
         given: list[tuple[Tensor, Tensor] | None] = [None] * steps
     else:
         flows, gates = layer.inputs(x_TBCHW.flatten(0, 1))
-        given = list(zip(*(torch.split(part, x_TBCHW.shape[1]) for part in (flows, gates)), strict=True))
+        each = (part.view(*x_TBCHW.shape[:2], *part.shape[1:]).unbind() for part in (flows, gates))
+        given = list(zip(*each, strict=True))
     if h is None:
         assert x_TBCHW is not None
         B, _, H, W = x_TBCHW.shape[1:]

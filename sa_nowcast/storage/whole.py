@@ -21,6 +21,8 @@ from sa_nowcast.errors import RecipeError, StorageError, nearest
 
 _PARTIAL: Final = ".partial"
 _ME: Final = "process {} on {}"
+LOCK: Final = ".lock"
+"""The file in a folder that the process holds that writes there."""
 _CURRENT_FOLDER: Final = -100  # AT_FDCWD
 _EXCHANGE: Final = 2  # RENAME_EXCHANGE
 
@@ -121,6 +123,26 @@ def _exchanged(one: Path, other: Path) -> bool:
     if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
         return False
     raise OSError(number, os.strerror(number), str(other))
+
+
+def writable_folder(folder: str | Path) -> Path:
+    """Make `folder` where it is not there, and prove that a file can be written into it.
+
+    Raises
+    ------
+    StorageError
+        It cannot be made or written; found out before any work is done.
+    """
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path, prefix=".writable."):
+            pass
+    except OSError as error:
+        raise StorageError(
+            str(path), f"the output folder cannot be written ({error.strerror or error})", fix="choose another folder"
+        ) from error
+    return path
 
 
 @contextlib.contextmanager

@@ -45,11 +45,11 @@ def prepare(raw_BTCHW: Tensor, scaling: Scaling, history: int, *, by_window: boo
     x = scaling.to_network(raw_BTCHW, torch)
     if bool(valid.all()):
         return Batch(x.contiguous(), valid)
-    rest = _of_window(x[:, :history], valid[:, :history]) if by_window else x.new_zeros(())
+    rest = of_window(x[:, :history], valid[:, :history]) if by_window else x.new_zeros(())
     return Batch(_filled(x, valid, history, rest).contiguous(), valid)
 
 
-def _of_window(x: Tensor, valid: Tensor) -> Tensor:
+def of_window(x: Tensor, valid: Tensor) -> Tensor:
     """Return the value of pixels that were never observed, (B, 1, C, 1, 1); 0 in a window without any value."""
     every = (1, 3, 4)
     count = valid.sum(every, keepdim=True)

@@ -24,7 +24,7 @@ from sa_nowcast.models.estimate import available_memory, estimate_memory, fittin
 from sa_nowcast.stream import IN_MEMORY_BYTES, SequenceDataset, loader
 from sa_nowcast.times import show_step
 
-CORE: Final = ("numpy", "xarray", "zarr", "dask", "netCDF4", "torch", "lightning", "pydantic", "typer")
+CORE: Final = ("numpy", "xarray", "zarr", "dask", "netCDF4", "torch", "pydantic", "typer")
 # How a library is imported where that is not its name.
 _MODULES: Final = {"opencv-python-headless": "cv2", "scikit-image": "skimage", "pillow": "PIL"}
 _NOT_FOR_USERS: Final = ("all", "test", "lint", "docs")

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from sa_nowcast.computing.installing import require_training
 from sa_nowcast.errors import SaNowcastError, StorageError
 from sa_nowcast.recipe import Recipe, ServiceRecipe
 from sa_nowcast.storage.whole import require_writable
@@ -80,11 +81,12 @@ def _conversion(recipe: Recipe) -> str:
 
 
 def _libraries(recipe: Recipe) -> str:
+    require_training()
     require_scoring(recipe)
     if not pictures_of(recipe):
-        return "what scores is installed; no pictures are asked for"
+        return "what trains and scores is installed; no pictures are asked for"
     require_plotting()
-    return "what scores and draws is installed"
+    return "what trains, scores and draws is installed"
 
 
 def _device(recipe: Recipe) -> str:

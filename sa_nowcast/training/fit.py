@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
-import tempfile
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
@@ -18,23 +17,24 @@ import xarray as xr
 
 from sa_nowcast._version import __version__
 from sa_nowcast.bundle.card import fit_call, gain, model_card
-from sa_nowcast.errors import DataError, StorageError
+from sa_nowcast.computing.installing import require_training
+from sa_nowcast.errors import DataError
 from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.frames import Frames
 from sa_nowcast.models import NetworkConfig, build
 from sa_nowcast.models.estimate import require_memory
 from sa_nowcast.recipe import TrainingRecipe, checked, require_together
 from sa_nowcast.recipe.model import FINE_TUNING, require_updates
-from sa_nowcast.storage.whole import locked
+from sa_nowcast.storage.whole import LOCK, locked, writable_folder
 from sa_nowcast.times import Gaps
 from sa_nowcast.training.data import TrainingData
-from sa_nowcast.training.engine import Outcome, train
-from sa_nowcast.training.hardware import choose_hardware
 from sa_nowcast.training.start import Start, network_to_train, scaling_for
 from sa_nowcast.windows import Split, require_whole, split_in_time
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
+
+    from sa_nowcast.training.engine import Outcome
 
 Report = Callable[[str], None]
 
@@ -42,8 +42,6 @@ Report = Callable[[str], None]
 _seeding = threading.Lock()
 
 _UNSAID = {"data", "folder", "progress", "report", "loggers", "training"}  # by the call on a model's card
-LOCK = ".lock"
-"""The file that the process holds that trains in a folder."""
 
 
 def fit(
@@ -126,6 +124,8 @@ def fit(
 
     Raises
     ------
+    MissingLibraryError
+        Lightning, which the extra ``train`` brings, is not installed; found out before anything else.
     DataError
         Times, units or values that cannot be used, or too few frames.
     RecipeError
@@ -138,6 +138,7 @@ def fit(
         A signal stopped the run; it goes on when `fit` is called again with the same folder.
     """
     arguments = dict(locals())
+    require_training()
     require_whole(history=history, steps=steps)
     tuned = {"preset": FINE_TUNING} if start is not None or network is None else {}
     recipe = checked(TrainingRecipe, {**tuned, **training}, "fit")
@@ -209,6 +210,10 @@ def fit_prepared(
     call : str, optional
         Otherwise the Python that does the same, for the model card.
     """
+    # Lightning comes with these: not at the top, so that `fit` itself can say that it is missing.
+    from sa_nowcast.training.engine import train
+    from sa_nowcast.training.hardware import choose_hardware
+
     require_together(config, recipe)
     require_updates(recipe, start=start is not None)
     rows, columns = data.train.sample_shape[-2:]
@@ -290,26 +295,6 @@ def _split(frames: int, history: int, steps: int, validation: float, guard: int 
             if number == len(ways):
                 raise
     raise AssertionError
-
-
-def writable_folder(folder: str | Path) -> Path:
-    """Make `folder` where it is not there, and prove that a file can be written into it.
-
-    Raises
-    ------
-    StorageError
-        It cannot be made or written; found out before any work is done.
-    """
-    path = Path(folder)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path, prefix=".writable."):
-            pass
-    except OSError as error:
-        raise StorageError(
-            str(path), f"the output folder cannot be written ({error.strerror or error})", fix="choose another folder"
-        ) from error
-    return path
 
 
 def _provenance(

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from sa_nowcast.errors import StorageError
 from sa_nowcast.storage.whole import partial_beside, put_in_place
+from sa_nowcast.training import LOG
 from sa_nowcast.training.module import NowcastModule
 from sa_nowcast.training.validation import Validation
 
-FILE = "training.csv"
 FIELDS = (
     *("step", "loss", "validation_loss", "validation_persistence", "learning_rate", "truth_probability"),
     *("samples_per_second", "memory_mib"),
@@ -120,7 +120,7 @@ class TrainingLog(L.Callback):
         """
         if self.folder is None:
             return
-        path = self.folder / FILE
+        path = self.folder / LOG
         try:
             with partial_beside(path) as partial:
                 with partial.open("w", newline="") as file:
@@ -135,9 +135,9 @@ class TrainingLog(L.Callback):
             ) from error
 
     def _written(self) -> list[dict[str, float]]:
-        if self.folder is None or not (self.folder / FILE).exists():
+        if self.folder is None or not (self.folder / LOG).exists():
             return []
-        path = self.folder / FILE
+        path = self.folder / LOG
         try:
             with path.open(newline="") as file:
                 rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]

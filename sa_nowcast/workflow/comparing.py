@@ -26,8 +26,7 @@ from sa_nowcast.metadata import dims
 from sa_nowcast.metadata.thresholds import is_rain_rate
 from sa_nowcast.recipe import ComparisonRecipe, SetRecipe
 from sa_nowcast.sources.opening import open_forecast
-from sa_nowcast.storage.whole import locked, remove, write_whole
-from sa_nowcast.training.fit import LOCK, writable_folder
+from sa_nowcast.storage.whole import LOCK, locked, remove, writable_folder, write_whole
 from sa_nowcast.verification import Statistics, summarise
 from sa_nowcast.verification.collect import collect
 from sa_nowcast.verification.fields import EVENT_DIMS, SCALE, Settings

@@ -10,7 +10,7 @@ from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.models.live import forecast_flop
 from sa_nowcast.recipe import Recipe
 from sa_nowcast.sources.opening import open_forecast
-from sa_nowcast.training.log import FILE
+from sa_nowcast.training import LOG
 from sa_nowcast.workflow.period import archive_named
 from sa_nowcast.workflow.stages import FORECAST, MODEL, TRAINING
 
@@ -29,7 +29,7 @@ def costs(folder: Path, recipe: Recipe) -> dict[str, float]:
             rows, columns = open_forecast(str(path)).shape[-2:]
             flop = forecast_flop(network.config, (rows, columns), recipe.history, recipe.steps)
             found["gflop"] = flop / 1e9
-    log = folder / TRAINING / FILE
+    log = folder / TRAINING / LOG
     if log.is_file() and recipe.training.max_steps:
         found["seconds"] = recipe.training.batch_size / float(pd.read_csv(log)["samples_per_second"].median())
     return found

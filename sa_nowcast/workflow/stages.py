@@ -17,6 +17,7 @@ import xarray as xr
 
 from sa_nowcast.bundle.card import resolved_recipe
 from sa_nowcast.bundle.files import require_free
+from sa_nowcast.computing.installing import require_training
 from sa_nowcast.conversion import convert
 from sa_nowcast.errors import RecipeError
 from sa_nowcast.forecasts.method import FILLED, MEAN
@@ -24,7 +25,7 @@ from sa_nowcast.hindcast import calibrate
 from sa_nowcast.metadata import dims
 from sa_nowcast.recipe import SAMPLE_PREFIX, Recipe
 from sa_nowcast.sources.samples import open_sample
-from sa_nowcast.storage.whole import locked, remove_partials, storage, write_whole
+from sa_nowcast.storage.whole import LOCK, locked, remove_partials, storage, writable_folder, write_whole
 from sa_nowcast.verification.plan import PERSISTENCE
 from sa_nowcast.workflow import pictures
 from sa_nowcast.workflow.data import Experiment, identity_of_all, open_experiment, period, sources_of
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from sa_nowcast.verification import Reference
 
 MODEL, FORECAST, SCORES, REFERENCES, LATEST = "model.nowcaster", "forecast", "scores.csv", "references", "latest"
-KEPT, LOCK, TRAINING = ".scores", ".lock", "training"
+KEPT, TRAINING = ".scores", "training"
 NOTE = ".inputs.json"
 """Ends the name of the file beside a store that says what the store was made of."""
 Report = Callable[[str], None]
@@ -118,9 +119,10 @@ def run(recipe: Recipe, *, progress: bool = True, report: Report = lambda line: 
     """
     import pandas as pd
 
-    from sa_nowcast.training.launch import launched
-
     stages = Stages(recipe, progress, report)
+
+    from sa_nowcast.training.launch import launched  # with Lightning, which was looked for first
+
     with stages.alone():
         stages.convert()
         stages.train()
@@ -145,8 +147,7 @@ class Stages:
     results: list[Path] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        from sa_nowcast.training.fit import writable_folder
-
+        require_training()
         self.folder = writable_folder(Path(self.recipe.output.folder).expanduser())
         check_claim(self.folder, self.recipe)
         self.ledger = Ledger.read(self.folder)

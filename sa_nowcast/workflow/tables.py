@@ -11,6 +11,7 @@ from typing import Final
 
 import pandas as pd
 
+from sa_nowcast.computing.installing import require_training
 from sa_nowcast.errors import Interrupted, ModelError, RecipeError, SaNowcastError
 from sa_nowcast.recipe import ColumnRecipe, Recipe, TableRecipe, TablesRecipe, find_recipe, read_recipe
 from sa_nowcast.recipe.tables import COSTS, PERSISTENCE_ROW
@@ -94,6 +95,7 @@ def run_tables(
         report(f"{name}: {line}")
     ours: dict[str, Recipe] = {}  # a folder may hold a run by other settings, as after other overrides
     if recipe.run:
+        require_training()
         _require_one_process()
     for number, member in enumerate(wanted, 1):
         say = member.reporting(report)

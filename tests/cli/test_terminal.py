@@ -18,7 +18,7 @@ from sa_nowcast.cli import hindcast, recipes, terminal
 
 COMMANDS = (
     "init", "validate", "convert", "run", "train", "forecast", "hindcast", "verify", "plot", "inspect", "schema",
-    "doctor", "submit", "calibrate", "watch", "replay", "serve",
+    "doctor", "submit", "calibrate", "watch", "replay", "serve", "export",
 )  # fmt: skip
 
 

@@ -47,7 +47,7 @@ ROWS = [
     {"stream", "verification", "computing.slurm"},
     {"forecasts.terms", "forecasts.of_nowcaster"},
     {"forecasts.matched", "forecasts.ensembles", "forecasts.calibration"},
-    {"forecasts.at_once"},
+    {"forecasts.at_once", "interop.export"},
     {"bundle"},
     {"forecasts.model", "plotting"},
     {"forecasts.nowcaster"},

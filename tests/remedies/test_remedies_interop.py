@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pyproj
@@ -10,8 +12,11 @@ import pytest
 import xarray as xr
 from sequences import georeferenced, rain, weather
 
-from remedies.trial import assert_installs, keywords, remedy, value
-from sa_nowcast.interop import from_convention, hub, pysteps, to_convention, to_geotiff
+from remedies.trial import assert_installs, full, keywords, quoted, remedy, value
+from sa_nowcast.errors import RecipeError
+from sa_nowcast.forecasts.default_model import default_model
+from sa_nowcast.interop import export, from_convention, hub, pysteps, to_convention, to_geotiff
+from sa_nowcast.models.rollout import Network
 
 RATE = "mm h-1"
 
@@ -288,3 +293,60 @@ def test_a_folder_for_the_hub_that_cannot_be_written(nowcaster, tmp_path):
     (tmp_path / "file").write_text("no folder")
     yield lambda: hub.prepare_folder(nowcaster, tmp_path / "file" / "a")
     yield lambda: hub.prepare_folder(nowcaster, tmp_path / "a")
+
+
+# --- export
+
+
+@remedy("interop/export.py", "give grid=[128, 128], or yours", goes_on_to=RecipeError)
+def test_an_export_for_no_grid(nowcaster, tmp_path):
+    yield lambda: nowcaster.export(tmp_path / "rain.pt2", steps=0)
+    yield lambda: nowcaster.export(tmp_path / "rain.pt2", grid=(8, 12), steps=0)
+
+
+@pytest.mark.slow
+@remedy("interop/export.py", "give check=False if that is good enough")
+def test_an_export_that_forecasts_something_else(nowcaster, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    fix = yield lambda: nowcaster.export(tmp_path / "rain.pt2", grid=(8, 12), steps=1)
+    yield lambda: nowcaster.export(tmp_path / "rain.pt2", grid=(8, 12), steps=1, **keywords(fix))
+
+
+@pytest.mark.slow
+@remedy("interop/export.py", "choose another folder")
+def test_an_export_to_a_full_disk(nowcaster, tmp_path):
+    def call():
+        with full(1000):
+            nowcaster.export(tmp_path / "rain.pt2", grid=(8, 12), steps=1, check=False)
+
+    yield call
+    yield lambda: nowcaster.export(tmp_path / "other.pt2", grid=(8, 12), steps=1, check=False)
+
+
+@remedy("forecasts/default_model.py", "call default_model().of_data(ds).export(…)", goes_on_to=RecipeError)
+def test_an_export_of_the_default_model(tmp_path):
+    fix = yield lambda: default_model().export(tmp_path / "rain.pt2")
+    yield lambda: value(fix, default_model=default_model, ds=georeferenced())
+
+
+@remedy("interop/export.py", "write …", goes_on_to=RecipeError)
+def test_an_export_of_a_network_along_the_motion_as_onnx(tmp_path):
+    moving = default_model().of_data(georeferenced())
+    fix = yield lambda: moving.export(tmp_path / "rain.onnx")
+    yield lambda: moving.export(quoted(fix))
+
+
+class Choosy(Network):
+    """A network of somebody's own, whose way depends on values."""
+
+    def forward(self, x_BTCHW, steps=1):
+        return super().forward(x_BTCHW if x_BTCHW.mean() > 0 else 0 * x_BTCHW, steps)
+
+
+@remedy("interop/export.py", "forecast with this package, which runs every network")
+def test_an_export_of_a_network_whose_way_depends_on_values(nowcaster, tmp_path):
+    network = copy.deepcopy(nowcaster.network)
+    network.__class__ = Choosy
+    own = replace(nowcaster, network=network)
+    yield lambda: own.export(tmp_path / "rain.pt2", grid=(8, 12), steps=1)
+    yield lambda: own.forecast(georeferenced(), steps=1)

@@ -17,7 +17,7 @@ import yaml
 from sequences import NETWORK, rain, weather
 from trials import StopAfter, train, with_callback
 
-from remedies.trial import assert_installs, full, keywords, remedy
+from remedies.trial import assert_installs, full, keywords, remedy, uninstalled
 from sa_nowcast.errors import Interrupted
 from sa_nowcast.recipe import parse_recipe
 from sa_nowcast.stream import SequenceDataset, loader
@@ -119,7 +119,7 @@ def test_a_log_of_tensorboard_without_a_folder(how, tmp_path):
         yield lambda: train(loggers=[TensorBoardLogger(tmp_path)])
 
 
-@remedy("training/fit.py", "choose another folder")
+@remedy("storage/whole.py", "choose another folder")
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("no folder")
     yield lambda: train(folder=tmp_path / "file" / "run")
@@ -284,6 +284,17 @@ def test_no_tensorboard(tmp_path, monkeypatch):
     fix = yield call
     assert_installs(fix, "tensorboard")
     yield lambda: train(tensorboard=True, folder=tmp_path)
+
+
+@remedy("computing/installing.py", "… …")
+def test_no_lightning(monkeypatch):
+    def call():
+        with uninstalled(monkeypatch, "lightning"):
+            train()
+
+    fix = yield call
+    assert_installs(fix, "lightning")
+    yield lambda: train()
 
 
 @remedy("windows.py", "give more frames, shorten history or steps, or leave out a split")

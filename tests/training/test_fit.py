@@ -21,10 +21,10 @@ from sequences import NETWORK, OPTIONS, of_two_grids, rain, rounded, weather
 from trials import Each, StopAfter, same_bits, with_callback
 
 import sa_nowcast.training.engine as engine
-import sa_nowcast.training.fit as fit_module
 from sa_nowcast.errors import DataError, Interrupted, ModelError, RecipeError, StorageError
 from sa_nowcast.forecasts.nowcaster import Nowcaster
 from sa_nowcast.models import NetworkConfig
+from sa_nowcast.storage import whole
 from sa_nowcast.training import data as training_data
 from sa_nowcast.training.checkpoint import AtomicCheckpointIO, load_checkpoint, newest_valid, seal
 from sa_nowcast.training.fit import fit
@@ -538,7 +538,7 @@ def test_a_folder_that_cannot_be_written_is_found_out_before_training(
     def read_only(*args: Any, **options: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(fit_module.tempfile, "NamedTemporaryFile", read_only)
+    monkeypatch.setattr(whole.tempfile, "NamedTemporaryFile", read_only)
     with pytest.raises(StorageError, match=r"cannot be written \(Permission denied\)\. Fix: choose another folder"):
         train(folder=tmp_path / "new")
 
