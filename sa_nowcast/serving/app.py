@@ -7,8 +7,8 @@ import json
 import mimetypes
 import os
 import re
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Final
 
@@ -20,8 +20,9 @@ from starlette.exceptions import HTTPException
 
 from sa_nowcast._version import __version__
 from sa_nowcast.errors import SaNowcastError
-from sa_nowcast.published import ALERTS, current, is_well, prometheus
+from sa_nowcast.published import FORECASTS, POINTS, current, is_well, prometheus
 from sa_nowcast.serving import edr
+from sa_nowcast.serving.alerts import Alerts
 from sa_nowcast.serving.colours import png
 from sa_nowcast.serving.edr import COVJSON, shown
 from sa_nowcast.serving.fields import Layer
@@ -50,7 +51,7 @@ class Answers:
     """The functions behind the addresses. They run in threads of the server."""
 
     def __init__(self, published: Published) -> None:
-        self.published, self.sources = published, Sources(published)
+        self.published, self.sources, self.raised = published, Sources(published), Alerts(published)
         self.pictures: Kept[bytes] = Kept(64 * 2**20, len)
         self.page = {
             path.relative_to(_PAGE).as_posix(): path.read_bytes() for path in _PAGE.rglob("*") if path.is_file()
@@ -102,10 +103,22 @@ class Answers:
             known = {
                 "name": found.id, "init_time": shown(found.init), "version": found.version, **_place(found.grid),
                 "layers": [_layer(layer, found.times(layer)) for layer in found.layers if layer.id not in bands],
-                "quantiles": bands,
+                "quantiles": bands, "points": self._points(found),
             }  # fmt: skip
-        alerts = (self.published.root / ALERTS).is_file()
-        return _json({**known, "files": self.published.files(str(known["name"])), "alerts": alerts})
+        return _json({**known, "files": self.published.files(str(known["name"]))})
+
+    def _points(self, found: Forecast) -> list[dict[str, Any]]:
+        """Return the named points with latitude and longitude, also of those that are given in the grid's units."""
+        with suppress(FileNotFoundError):
+            file = self.published.open(f"{FORECASTS}/{found.id}/{POINTS}")
+            with file.content:
+                points = json.load(file.content)["points"]
+            return [{"name": one["name"], **_degrees(found.grid, one)} for one in points]
+        return []
+
+    def alerts(self) -> Response:
+        """Return the alerts as they stand now."""
+        return _json(self.raised.standing())
 
     def map(self, request: Request, name: str, layer: str, lead: int) -> Response:
         """Return a picture of a layer at a lead time in seconds, for `bounds` in Mercator's projection."""
@@ -290,7 +303,7 @@ def make_app(published: Published) -> FastAPI:
     for path, function in (
         ("/status", answers.status), ("/healthz", answers.healthz), ("/metrics", answers.metrics),
         ("/service", answers.service), ("/forecasts", answers.forecasts), ("/forecasts/{name}", answers.forecast),
-        ("/forecasts/{name}/map/{layer}/{lead}.png", answers.map),
+        ("/forecasts/{name}/map/{layer}/{lead}.png", answers.map), ("/alerts", answers.alerts),
         ("/observed", answers.observed), ("/observed/map/{time}.png", answers.observed_map),
         ("/files/{path:path}", answers.files),
         ("/edr", answers.landing), ("/edr/conformance", answers.conformance), ("/edr/collections", answers.collections),
@@ -373,6 +386,13 @@ def _base(request: Request) -> str:
 def _place(grid: Grid) -> dict[str, Any]:
     south, west, north, east = grid.bounds
     return {"bounds": [[south, west], [north, east]]}
+
+
+def _degrees(grid: Grid, point: Mapping[str, Any]) -> dict[str, float]:
+    latitude, longitude = point["latitude"], point["longitude"]
+    if latitude is None or longitude is None:
+        latitude, longitude = grid.degrees(point["y"], point["x"])
+    return {"latitude": latitude, "longitude": longitude}
 
 
 def _layer(layer: Layer, times: Any) -> dict[str, Any]:
