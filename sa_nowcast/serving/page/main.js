@@ -32,6 +32,12 @@ async function refreshState() {
   }
 }
 
+// Before there is anything to show, nothing can be chosen.
+function showEmpty(empty) {
+  document.body.classList.toggle("empty", empty);
+  for (const id of ["play", "slider", "product"]) at(id).disabled = empty;
+}
+
 async function refreshForecast() {
   let forecast = null, observed = null;
   try {
@@ -43,6 +49,7 @@ async function refreshForecast() {
     notice(error.message);
     if (!observed) return;
   }
+  showEmpty(false);
   if (forecast) notice("");
   const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
   if (same(forecast, shown.forecast) && same(observed, shown.observed)) return;
@@ -211,7 +218,7 @@ function showLegend(layer) {
   scale.levels.forEach((level, i) => {
     const one = document.createElement("span");
     one.style.borderTopColor = scale.colours[i];
-    one.textContent = kind === "probability" ? Math.round(100 * level) : Number(level.toPrecision(3));
+    one.textContent = kind === "probability" ? Math.round(100 * level) : Number(level.toPrecision(6));
     classes.append(one);
   });
   const missing = document.createElement("p"), sample = document.createElement("i");
@@ -287,7 +294,7 @@ function drawSeries(ahead, seen, place) {
   table(at("values"), columns.filter((c) => c[2]));
   at("sums").textContent = layers.filter((l) => !l.varies && found(l)).map((l) => {
     const value = found(l).values[0];
-    if (l.kind === "time") return `${l.about}: ${value === null ? "none" : `${number(value, "time")} min`}`;
+    if (l.kind === "time") return `${pretty(l.about)}: ${value === null ? "none" : `${number(value, "time")} min`}`;
     return `${l.title}: ${number(value, l.kind)} ${units(l.units)}`;
   }).join(" · ");
   shown.lines = { ...lines, unit, found };
@@ -336,7 +343,9 @@ at("slider").addEventListener("input", () => { play(false); go(Number(at("slider
 at("play").addEventListener("click", () => play(!shown.timer));
 at("close").addEventListener("click", closePanel);
 window.addEventListener("resize", () => shown.forecast && drawTicks(Date.parse(shown.forecast.init_time)));
+document.addEventListener("pointerdown", () => document.body.classList.remove("keys"), true);
 document.addEventListener("keydown", (event) => {
+  document.body.classList.add("keys");
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const inField = ["SELECT", "INPUT", "BUTTON", "SUMMARY"].includes(event.target.tagName);
   const actions = {
@@ -363,4 +372,5 @@ get("service").then((service) => {
   at("name").textContent = service.name || "Nowcast";
   document.title = at("name").textContent;
 }).catch(() => {});
+showEmpty(true);
 refresh();
