@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from sa_nowcast.published import ALERTS, AREAS, FORECASTS, POINTS, current
-from sa_nowcast.serving.folder import Published
+from sa_nowcast.serving.folder import Published, unlike
 from sa_nowcast.serving.sources import Kept
 
 Json = dict[str, Any]
@@ -95,7 +95,10 @@ class Alerts:
         with suppress(FileNotFoundError):
             file = self.published.open(path)
             with file.content:
-                return self._kept.get((path, file.version), lambda: make(json.load(file.content)))
+                try:
+                    return self._kept.get((path, file.version), lambda: make(json.load(file.content)))
+                except (ValueError, KeyError, TypeError) as error:
+                    raise unlike(path) from error
         return None
 
 

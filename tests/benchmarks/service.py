@@ -2,8 +2,9 @@
 
 Run with ``pytest -m benchmark -s tests/benchmarks/service.py``; minutes. `sa-nowcast watch` with the recipe that ships
 (a part of the sample, 15 lead times, mean, matched, probabilities; NetCDF) runs as one process, `sa-nowcast serve` as a
-second one, and all readers in a third. The last two have a lower priority (``NICE=10``), as the page should
-have beside a service; ``NICE=0`` gives them the same. Frames are dropped one by one, each when the service is idle.
+second one, and all readers in a third. The last two have a lower priority (``NICE=10``), as the page should have beside
+a service; ``NICE=0`` gives them the same. ``SET="steps=6 thresholds=[]"`` changes the recipe. Frames are dropped one by
+one, each when the service is idle.
 
 The three kinds of readers take turns (``ROUNDS=3`` times, ``FRAMES=3`` frames each): none; fifty that ask once a second
 each, one thing after another (the page asks four things every ten seconds); and fifty that ask again as soon as they
@@ -168,9 +169,8 @@ def test_fifty_readers_do_not_delay_publication(tmp_path: Path, capsys: pytest.C
     history = 4
     for number in range(history):
         _drop(frames, number, incoming)
-    recipe = read_service(
-        find_recipe("service"), [f"arrivals.source={incoming}", f"output.folder={folder}", "max_age=1d"]
-    )
+    changed = [f"arrivals.source={incoming}", f"output.folder={folder}", "max_age=1d"]
+    recipe = read_service(find_recipe("service"), [*changed, *os.environ.get("SET", "").split()])
     now = {"origin": str(frames["time"].values[-1])[:19], "began": time.time(), "speed": 1.0}
     (tmp_path / "recipe.json").write_text(json.dumps(recipe.model_dump(mode="json") | {"clock": now}))
     with bind("127.0.0.1", 0) as free:

@@ -90,6 +90,15 @@ def test_a_folder_without_alerts_has_none(copy: Path, serve) -> None:
         assert ask("/alerts").json == {"missing": None, "alerts": []}
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"features": [{}]}'])
+def test_alerts_that_cannot_be_read_are_an_error_and_not_none(copy: Path, serve, content: str) -> None:
+    with serve(copy) as ask:
+        (copy / "alerts.geojson").write_text(content)
+        answer = ask("/alerts")
+    assert answer.status == 503
+    assert answer.json["description"] == "What was published cannot be read: is not what a service writes"
+
+
 def test_a_point_in_the_units_of_the_grid_gets_its_degrees(copy: Path, serve) -> None:
     path = copy / "forecasts" / NAME / "points.json"
     content = json.loads(path.read_text())

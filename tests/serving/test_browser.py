@@ -277,6 +277,35 @@ def test_without_an_answer_of_the_server_nothing_is_clear(browser: Any, copy: Pa
     context.close()
 
 
+def test_before_the_first_forecast_the_page_says_so_and_nothing_can_be_chosen(browser: Any, copy: Path, serve) -> None:
+    for name in ("forecasts", "observed.zarr"):
+        shutil.rmtree(copy / name)
+    for name in ("alerts.geojson", "latest"):
+        (copy / name).unlink()
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    with serve(copy) as ask:
+        write_status(copy, state="waiting", frame_age_seconds=None, forecast_age_seconds=None)
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{ask.port}/")
+        page.wait_for_selector("#notice:has-text('No forecast was published yet')")
+        assert page.locator("#badge").inner_text() == "… waiting"
+        for name in ("#play", "#slider", "#product"):
+            assert page.locator(name).is_disabled()
+        for name in ("#legend", "#places", "#panel"):
+            assert page.locator(name).is_hidden()
+    context.close()
+
+
+def test_the_cross_is_there_for_keyboards_only(page: Any) -> None:
+    box = page.locator("#map").bounding_box()
+    page.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 0.6 * box["height"])
+    page.wait_for_selector("#panel:not([hidden])")
+    assert page.locator("#cross").is_hidden()
+    page.locator("#map").focus()
+    page.keyboard.press("ArrowLeft")
+    assert page.locator("#cross").is_visible()
+
+
 def test_a_new_forecast_is_shown_without_a_reload(page: Any, copy: Path) -> None:
     shutil.copytree(copy / "forecasts" / "20190610T002200Z", copy / "forecasts" / "20190610T002400Z")
     (copy / "latest").write_text("20190610T002400Z")

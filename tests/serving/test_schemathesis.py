@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from published import VARIABLE
+from published import VARIABLE, write_status
 
 NOT_THERE = "pip install schemathesis"
 schemathesis = pytest.importorskip("schemathesis", reason=f"no schemathesis: {NOT_THERE}")
@@ -32,13 +33,15 @@ QUERIES = {
 
 
 @pytest.fixture(scope="module")
-def operations(folder: Path) -> list[Any]:
-    """The operations of the document, over the application as it is served."""
+def operations(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """The operations of the document, over the application as it is served, of a service that is well."""
     from sa_nowcast.serving.app import make_app
     from sa_nowcast.serving.folder import Published
     from sa_nowcast.serving.limits import Limits
 
-    served = Limits(make_app(Published(folder)), rate=0, burst=1, seconds=300)
+    copy = shutil.copytree(folder, tmp_path_factory.mktemp("well") / "copy")
+    write_status(copy, heartbeat="2100-01-01T00:00:00Z")
+    served = Limits(make_app(Published(copy)), rate=0, burst=1, seconds=300)
     return [found.ok() for found in schemathesis.openapi.from_asgi("/edr/openapi.json", served).get_all_operations()]
 
 

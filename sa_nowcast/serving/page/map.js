@@ -99,7 +99,7 @@ export class NowcastMap {
   // Follow a change of size, and keep the mark in view.
   resized() {
     this.map.invalidateSize({ pan: true, animate: false });
-    if (this.mark) this.map.panInside(this.mark.getLatLng(), { padding: [40, 40], animate: false });
+    if (this.mark) this.map.panInside(this.mark.getLatLng(), { paddingTopLeft: [40, 40], paddingBottomRight: [140, 40], animate: false });  // and its name
   }
 
   // States are told by sign, width and dashes, not by colour alone. The list of places is for keyboards and readers.
