@@ -12,6 +12,7 @@ from sa_nowcast.serving.folder import Published, unlike
 from sa_nowcast.serving.sources import Kept
 
 Json = dict[str, Any]
+Spans = dict[tuple[Any, ...], Json | None]
 CLEAR: Final = "clear"
 UNKNOWN: Final = "unknown"
 LOOKED_BACK: Final = 48
@@ -74,19 +75,19 @@ class Alerts:
         document = self._read(path, lambda content: [feature["properties"] for feature in content["features"]])
         return None if document is None else list(document)
 
-    def _reached(self, name: str) -> Mapping[tuple[Any, ...], Json | None]:
+    def _reached(self, name: str) -> Spans:
         """Return when a forecast reaches each threshold, by place and threshold."""
         recipe = self.published.service().get("recipe") or {}
         share = (recipe.get("alerts") or {}).get("probability", 0.5)
         thresholds = self.published.service().get("thresholds") or []
 
-        def of_points(content: Json) -> Json:
+        def of_points(content: Json) -> Spans:
             return _spans("point", content["points"], thresholds, share)
 
-        def of_areas(content: Json) -> Json:
+        def of_areas(content: Json) -> Spans:
             return _spans("area", [f["properties"] for f in content["features"]], thresholds, None)
 
-        found = {}
+        found: Spans = {}
         for file, make in ((POINTS, of_points), (AREAS, of_areas)):
             found |= self._read(f"{FORECASTS}/{name}/{file}", make) or {}
         return found
@@ -110,9 +111,9 @@ def _last(alert: Mapping[str, Any]) -> Json:
     return {key: alert.get(key) for key in ("state", "since", "init_time")}
 
 
-def _spans(kind: str, places: Sequence[Json], thresholds: Sequence[float], share: float | None) -> Json:
+def _spans(kind: str, places: Sequence[Json], thresholds: Sequence[float], share: float | None) -> Spans:
     """Return for each place and threshold when it is reached, by the rule of the alerts of such places."""
-    found: Json = {}
+    found: Spans = {}
     for place in places:
         times = place.get("valid_times") or []
         for threshold in thresholds:

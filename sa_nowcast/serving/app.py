@@ -350,7 +350,7 @@ def make_app(published: Published) -> FastAPI:
 
 def _declared(kinds: Sequence[str], refused: Sequence[int]) -> dict[int | str, dict[str, Any]]:
     """Return what an address answers: media types where all is well, and the statuses of its refusals."""
-    refusals = {
+    refusals: dict[int | str, dict[str, Any]] = {
         code: {"description": _REFUSALS[code], "content": {"application/json": {"schema": _ERROR}}}
         for code in (*refused, 429)
     }
