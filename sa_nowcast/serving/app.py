@@ -7,21 +7,22 @@ import json
 import mimetypes
 import os
 import re
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Final
 
 import numpy as np
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from sa_nowcast._version import __version__
 from sa_nowcast.errors import SaNowcastError
-from sa_nowcast.published import ALERTS, current, is_well, prometheus
+from sa_nowcast.published import FORECASTS, POINTS, current, is_well, prometheus
 from sa_nowcast.serving import edr
+from sa_nowcast.serving.alerts import Alerts
 from sa_nowcast.serving.colours import png
 from sa_nowcast.serving.edr import COVJSON, shown
 from sa_nowcast.serving.fields import Layer
@@ -37,6 +38,16 @@ _TYPES: Final = {".nc": "application/x-netcdf", ".tif": "image/tiff", ".geojson"
                  ".json": "application/json", ".bin": "application/octet-stream", ".js": "text/javascript"}  # fmt: skip
 _MOST_INSTANCES: Final = 50
 
+_JSON: Final = ("application/json",)
+_REFUSALS: Final = {
+    400: "Not understood", 404: "Not there", 413: "More than one answer holds", 416: "Beyond the end of the file",
+    429: "Too many requests", 503: "What was published cannot be read, or no answer in time",
+}  # fmt: skip
+_ERROR: Final = {
+    "type": "object", "required": ["code", "description"],
+    "properties": {"code": {"type": "string"}, "description": {"type": "string"}},
+}  # fmt: skip
+
 Coords = Annotated[str, Query(description="WKT in longitude and latitude.", max_length=50_000)]
 When = Annotated[
     str | None, Query(description="A time, or begin/end, in UTC; .. is open.", alias="datetime", max_length=80)
@@ -50,7 +61,7 @@ class Answers:
     """The functions behind the addresses. They run in threads of the server."""
 
     def __init__(self, published: Published) -> None:
-        self.published, self.sources = published, Sources(published)
+        self.published, self.sources, self.raised = published, Sources(published), Alerts(published)
         self.pictures: Kept[bytes] = Kept(64 * 2**20, len)
         self.page = {
             path.relative_to(_PAGE).as_posix(): path.read_bytes() for path in _PAGE.rglob("*") if path.is_file()
@@ -102,10 +113,22 @@ class Answers:
             known = {
                 "name": found.id, "init_time": shown(found.init), "version": found.version, **_place(found.grid),
                 "layers": [_layer(layer, found.times(layer)) for layer in found.layers if layer.id not in bands],
-                "quantiles": bands,
+                "quantiles": bands, "points": self._points(found),
             }  # fmt: skip
-        alerts = (self.published.root / ALERTS).is_file()
-        return _json({**known, "files": self.published.files(str(known["name"])), "alerts": alerts})
+        return _json({**known, "files": self.published.files(str(known["name"]))})
+
+    def _points(self, found: Forecast) -> list[dict[str, Any]]:
+        """Return the named points with latitude and longitude, also of those that are given in the grid's units."""
+        with suppress(FileNotFoundError):
+            file = self.published.open(f"{FORECASTS}/{found.id}/{POINTS}")
+            with file.content:
+                points = json.load(file.content)["points"]
+            return [{"name": one["name"], **_degrees(found.grid, one)} for one in points]
+        return []
+
+    def alerts(self) -> Response:
+        """Return the alerts as they stand now."""
+        return _json(self.raised.standing())
 
     def map(self, request: Request, name: str, layer: str, lead: int) -> Response:
         """Return a picture of a layer at a lead time in seconds, for `bounds` in Mercator's projection."""
@@ -287,24 +310,32 @@ def make_app(published: Published) -> FastAPI:
         description="Forecasts and observed frames of a nowcasting service: files, pictures, and OGC API EDR.",
     )  # fmt: skip
     of_instance = "/edr/collections/{collection}/instances/{instance}"
-    for path, function in (
-        ("/status", answers.status), ("/healthz", answers.healthz), ("/metrics", answers.metrics),
-        ("/service", answers.service), ("/forecasts", answers.forecasts), ("/forecasts/{name}", answers.forecast),
-        ("/forecasts/{name}/map/{layer}/{lead}.png", answers.map),
-        ("/observed", answers.observed), ("/observed/map/{time}.png", answers.observed_map),
-        ("/files/{path:path}", answers.files),
-        ("/edr", answers.landing), ("/edr/conformance", answers.conformance), ("/edr/collections", answers.collections),
-        ("/edr/collections/{collection}", answers.collection),
-        ("/edr/collections/{collection}/position", answers.position),
-        ("/edr/collections/{collection}/area", answers.area),
-        ("/edr/collections/{collection}/instances", answers.instances),
-        (of_instance, answers.instance),
-        (f"{of_instance}/position", answers.instance_position), (f"{of_instance}/area", answers.instance_area),
+    for path, function, kinds, refused in (
+        ("/status", answers.status, _JSON, ()), ("/healthz", answers.healthz, _JSON, ()),
+        ("/metrics", answers.metrics, ("text/plain",), ()), ("/service", answers.service, _JSON, ()),
+        ("/forecasts", answers.forecasts, _JSON, ()), ("/forecasts/{name}", answers.forecast, _JSON, (404,)),
+        ("/forecasts/{name}/map/{layer}/{lead}.png", answers.map, ("image/png",), (400, 404)),
+        ("/alerts", answers.alerts, _JSON, ()), ("/observed", answers.observed, _JSON, (404,)),
+        ("/observed/map/{time}.png", answers.observed_map, ("image/png",), (404,)),
+        ("/files/{path}", answers.files, ("*/*",), (404, 416)),
+        ("/edr", answers.landing, _JSON, ()), ("/edr/conformance", answers.conformance, _JSON, ()),
+        ("/edr/collections", answers.collections, _JSON, ()),
+        ("/edr/collections/{collection}", answers.collection, _JSON, (404,)),
+        ("/edr/collections/{collection}/position", answers.position, (COVJSON,), (400, 404, 413)),
+        ("/edr/collections/{collection}/area", answers.area, (COVJSON,), (400, 404, 413)),
+        ("/edr/collections/{collection}/instances", answers.instances, _JSON, (404,)),
+        (of_instance, answers.instance, _JSON, (404,)),
+        (f"{of_instance}/position", answers.instance_position, (COVJSON,), (400, 404, 413)),
+        (f"{of_instance}/area", answers.instance_area, (COVJSON,), (400, 404, 413)),
     ):  # fmt: skip
-        app.add_api_route(path, function, methods=["GET"], response_class=JSONResponse, response_model=None)
-        app.add_api_route(path, function, methods=["HEAD"], response_model=None, include_in_schema=False)
+        at = path.replace("{path}", "{path:path}")
+        app.add_api_route(at, function, methods=["GET"], response_class=Response, response_model=None,
+                          responses=_declared(kinds, refused))  # fmt: skip
+        app.add_api_route(at, function, methods=["HEAD"], response_model=None, include_in_schema=False)
     for path, function in (("/", answers.index), ("/page/{path:path}", answers.static)):
         app.add_api_route(path, function, methods=["GET", "HEAD"], response_model=None, include_in_schema=False)
+    described = app.openapi
+    app.openapi = lambda: _without_422(described())  # type: ignore[method-assign]
     app.add_exception_handler(FileNotFoundError, _not_there)
     app.add_exception_handler(KeyError, _not_there)
     app.add_exception_handler(SaNowcastError, _unreadable)
@@ -312,6 +343,31 @@ def make_app(published: Published) -> FastAPI:
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(Exception, _fault)
     return app
+
+
+# --- what the document of the API declares
+
+
+def _declared(kinds: Sequence[str], refused: Sequence[int]) -> dict[int | str, dict[str, Any]]:
+    """Return what an address answers: media types where all is well, and the statuses of its refusals."""
+    refusals: dict[int | str, dict[str, Any]] = {
+        code: {"description": _REFUSALS[code], "content": {"application/json": {"schema": _ERROR}}}
+        for code in (*refused, 429)
+    }
+    # What is said of a state that is not well is the state itself.
+    unwell = {"description": _REFUSALS[503], "content": {"application/json": {"schema": {"type": "object"}}}}
+    found = {"description": "What was asked for", "content": {kind: {"schema": {}} for kind in kinds}}
+    return {200: found, **refusals, 503: unwell}
+
+
+def _without_422(document: dict[str, Any]) -> dict[str, Any]:
+    """Take out the refusal that FastAPI declares for all parameters: here it is 400, as EDR has it."""
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            operation["responses"].pop("422", None)
+    for name in ("HTTPValidationError", "ValidationError"):
+        document.get("components", {}).get("schemas", {}).pop(name, None)
+    return document
 
 
 # --- answers
@@ -373,6 +429,13 @@ def _base(request: Request) -> str:
 def _place(grid: Grid) -> dict[str, Any]:
     south, west, north, east = grid.bounds
     return {"bounds": [[south, west], [north, east]]}
+
+
+def _degrees(grid: Grid, point: Mapping[str, Any]) -> dict[str, float]:
+    latitude, longitude = point["latitude"], point["longitude"]
+    if latitude is None or longitude is None:
+        latitude, longitude = grid.degrees(point["y"], point["x"])
+    return {"latitude": latitude, "longitude": longitude}
 
 
 def _layer(layer: Layer, times: Any) -> dict[str, Any]:

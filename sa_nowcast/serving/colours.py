@@ -47,7 +47,7 @@ def even_scale(low: float, high: float) -> Scale:
     """Return a scale of ten classes at round numbers over a range of values."""
     step = (high - low) / 10 or abs(low) / 10 or 0.1
     power = 10.0 ** np.floor(np.log10(step))
-    step = float(next(f * power for f in (1, 2, 2.5, 5, 10) if f * power >= step * (1 - 1e-9)))
+    step = float(next(f * power for f in (1, 2, 5, 10) if f * power >= step * (1 - 1e-9)))
     first = np.floor(low / step)
     return Scale(tuple(float(f"{(first + i) * step:.10g}") for i in range(10)), VALUES, below=True)
 

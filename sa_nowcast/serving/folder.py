@@ -157,10 +157,13 @@ class Published:
                 str(path), f"cannot be read ({reason})", fix="start the service again, which writes it"
             ) from error
         if not isinstance(content, dict):
-            raise StorageError(
-                str(path), "is not what a service writes", fix="start the service again, which writes it"
-            )
+            raise unlike(str(path))
         return content
+
+
+def unlike(path: str) -> StorageError:
+    """Return the error of a file that is not what a service writes."""
+    return StorageError(path, "is not what a service writes", fix="start the service again, which writes it")
 
 
 def version(found: os.stat_result) -> str:

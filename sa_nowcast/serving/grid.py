@@ -82,7 +82,11 @@ class Grid:
     def centre(self, row: int, column: int) -> tuple[float, float]:
         """Return latitude and longitude of a pixel."""
         at = [line.centres[line.positions(np.array([i]))] for line, i in ((self.cells.y, row), (self.cells.x, column))]
-        latitude, longitude = self._back(*at)
+        return self.degrees(float(at[0][0]), float(at[1][0]))
+
+    def degrees(self, y: float, x: float) -> tuple[float, float]:
+        """Return latitude and longitude of a place in the units of the grid."""
+        latitude, longitude = self._back(np.array([y]), np.array([x]))
         return float(latitude[0]), float(longitude[0])
 
     @cached_property

@@ -93,6 +93,7 @@ class Forecast:
     layers: Sequence[Layer]
     grid: Grid
     init: np.datetime64
+    _pixel: tuple[tuple[str, int, int], xr.DataArray] | None = None
 
     def leads(self, layer: Layer) -> npt.NDArray[np.timedelta64]:
         """Return the lead times of a layer; of a sum the end of its window, of what has none 0."""
@@ -109,19 +110,25 @@ class Forecast:
     def pixel(self, layer: Layer, row: int, column: int) -> Values:
         """Return the values of a pixel at all lead times; quantiles are made of members where the file has none."""
         y, x = self._yx(layer)
-        data = self.ds[layer.variable].isel({y: row, x: column})
-        if dims.REALIZATION in data.dims:
-            members = data.transpose(dims.REALIZATION, ...).values
-            found: Values = np.quantile(members, QUANTILES[layer.at[dims.QUANTILE]], axis=0).astype(members.dtype)
-            return np.atleast_1d(found)
-        return np.atleast_1d(data.isel(dict(layer.at)).values)
+        key = (layer.variable, row, column)
+        if self._pixel is None or self._pixel[0] != key:  # members are read once for all their quantiles
+            self._pixel = key, self.ds[layer.variable].isel({y: row, x: column}).load()
+        return np.atleast_1d(self._at(layer, self._pixel[1]).values)
 
     def box(self, layer: Layer, times: slice, rows: slice, columns: slice) -> Values:
         """Return the values (lead time, row, column) of a part."""
         y, x = self._yx(layer)
-        data = self.ds[layer.variable].isel({**layer.at, y: rows, x: columns})
-        data = data.isel({layer.lead: times}).transpose(layer.lead, y, x) if layer.lead else data.transpose(y, x)
+        data = self.ds[layer.variable].isel({y: rows, x: columns} | ({layer.lead: times} if layer.lead else {}))
+        data = self._at(layer, data).transpose(*([layer.lead] if layer.lead else []), y, x)
         return data.values if layer.lead else data.values[np.newaxis][times]
+
+    def _at(self, layer: Layer, data: xr.DataArray) -> xr.DataArray:
+        """Return a part of the layer's variable at its threshold, or quantile: made of members where there are some."""
+        if dims.REALIZATION not in data.dims:
+            return data.isel(dict(layer.at))
+        members = data.transpose(dims.REALIZATION, ...)
+        found = np.quantile(members.values, QUANTILES[layer.at[dims.QUANTILE]], axis=0)
+        return members.isel({dims.REALIZATION: 0}, drop=True).copy(data=found.astype(data.dtype))
 
     def _yx(self, layer: Layer) -> tuple[Hashable, Hashable]:
         data = self.ds[layer.variable]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -78,10 +79,7 @@ def test_a_click_shows_the_numbers_of_the_store(page: Any, stored: xr.Dataset) -
     box = page.locator("#map").bounding_box()
     page.mouse.click(box["x"] + 0.53 * box["width"], box["y"] + 0.6 * box["height"])
     here = {"here": _chosen(page)}
-    page.locator("summary").click()
-    titles = page.locator("#values th").all_inner_texts()
-    rows = {r[0]: dict(zip(titles, r, strict=True)) for r in (
-        row.locator("td").all_inner_texts() for row in page.locator("#values tr[data-time]").all())}  # fmt: skip
+    rows = _values(page)
     members = at(stored[f"{VARIABLE}_members"], here).values[:, :, 0]
     for step, time in enumerate(stored["valid_time"].values):
         row = rows[str(np.datetime64(time, "m"))[11:]]
@@ -174,11 +172,138 @@ def test_state_and_ages_are_seen_and_nothing_is_wider_than_the_screen(page: Any,
         assert box["x"] + box["width"] <= page.viewport_size["width"]
 
 
-def test_a_named_point_is_shown_by_its_name(page: Any) -> None:
-    page.locator("path.leaflet-interactive").last.click()
+def _choose(page: Any, name: str) -> None:
+    """Choose a place by the list of places, with the keyboard."""
+    page.locator("#places").evaluate("(list) => { list.open = true; }")
+    page.locator("#list button", has_text=name).focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#panel:not([hidden])")
+
+
+def _values(page: Any) -> dict[str, dict[str, str]]:
+    page.locator("#panel summary").click()
+    titles = page.locator("#values th").all_inner_texts()
+    rows = [row.locator("td").all_inner_texts() for row in page.locator("#values tr[data-time]").all()]
+    return {row[0]: dict(zip(titles, row, strict=True)) for row in rows}
+
+
+def test_a_named_point_is_shown_by_its_name_with_its_published_quantiles(page: Any, copy: Path) -> None:
+    page.locator(".place.point b", has_text="Munising").click()
     latitude, longitude = _chosen(page)
     assert page.locator("#place").inner_text().startswith("Munising: ")
     assert (latitude, longitude) == pytest.approx((46.41, -86.65), abs=0.0051)
+    path = copy / "forecasts" / "20190610T002200Z" / "points.json"
+    point = next(p for p in json.loads(path.read_text())["points"] if p["name"] == "Munising")
+    rows = _values(page)
+    for i, time in enumerate(point["valid_times"]):
+        assert rows[time[11:16]]["Mean"] == _number(point["mean"][i])
+        for share, values in point["quantiles"].items():
+            assert rows[time[11:16]][f"{100 * float(share):g} %"] == _number(values[i])
+    # Two bands, one within the other, and the sample of each.
+    assert page.locator("#chart .band").count() == 4
+    assert page.locator("#chart .band.inner").count() == 2
+
+
+def test_an_area_shows_the_means_that_were_published(page: Any, copy: Path) -> None:
+    _choose(page, "Cape")
+    assert page.locator("#place").inner_text() == "Cape: mean over the area"
+    path = copy / "forecasts" / "20190610T002200Z" / "areas.json"
+    area = next(f["properties"] for f in json.loads(path.read_text())["features"] if f["properties"]["name"] == "Cape")
+    rows = _values(page)
+    assert len(rows) == len(area["valid_times"]) == 6
+    for i, time in enumerate(area["valid_times"]):
+        assert rows[time[11:16]]["Mean"] == _number(area["mean"][i])
+        for threshold in ("1", "5"):
+            shown = rows[time[11:16]][f"P > {threshold} mm/h"]
+            assert shown == _number(area["probability"][threshold][i], share=True)
+    assert page.locator("#sums").inner_text() == "Sum over 12 min: 0.25 mm"
+    assert page.locator("#alerts").inner_text() == (
+        "▲ above 1 mm/h: raised since 00:20 UTC; forecast from 00:24 until 00:34 or later\n\n"
+        "○ above 5 mm/h: clear since 00:20 UTC"
+    )
+
+
+def _signs(page: Any) -> dict[str, str]:
+    return {
+        m.locator("b").inner_text(): f"{m.locator('i').inner_text()} {m.get_attribute('class').split()[-1]}"
+        for m in page.locator(".place:has(b)").all()
+    }
+
+
+def test_alerts_are_told_in_the_list_and_by_signs_on_the_map(page: Any) -> None:
+    assert page.locator("#standing").inner_text() == "▲ 2 alerts"
+    assert page.locator("#standing").get_attribute("role") == "status"
+    page.locator("#places").evaluate("(list) => { list.open = true; }")
+    listed = page.locator("#list li").all_inner_texts()
+    assert [text.split()[:2] for text in listed] == [["▲", "Marquette"], ["▲", "Cape"], ["○", "Munising"], ["○", "Bay"]]
+    assert "raised since 00:20 UTC; the newest forecast does not reach it" in listed[0]
+    assert "clear at 1, 5 mm/h" in listed[2]
+    classes = {name: sign.split()[0] for name, sign in _signs(page).items()}
+    assert classes == {"Marquette": "▲", "Cape": "▲", "Munising": "○", "Bay": "○"}
+    widths = page.locator("path.leaflet-interactive").evaluate_all(
+        "(all) => all.map((p) => p.getAttribute('stroke-width'))"
+    )
+    assert sorted(widths) == ["1.5", "4"]
+
+
+def test_a_gap_in_data_is_never_told_as_clear(page: Any, copy: Path) -> None:
+    page.locator("#places").evaluate("(list) => { list.open = true; }")
+    write_status(copy, state="no data", reasons=["the newest frame is of 2019-06-10T00:22:00Z, older than 20min"])
+    page.wait_for_selector("#standing:has-text('missing')", timeout=20_000)
+    assert page.locator("#standing").inner_text() == "▲ 2 alerts · ? data are missing"
+    text = page.locator("#list").inner_text()
+    assert text.startswith("Data are missing: the newest frame is of 2019-06-10T00:22:00Z, older than 20min.")
+    munising = page.locator("#list li", has_text="Munising").inner_text()
+    assert munising.count("unknown, data are missing; last known: clear since 00:20 UTC") == 2
+    assert "clear at" not in text
+    assert {name: sign.split()[0] for name, sign in _signs(page).items()} == {
+        "Marquette": "▲", "Cape": "▲", "Munising": "?", "Bay": "?",
+    }  # fmt: skip
+    dashes = page.locator("path.leaflet-interactive[stroke-dasharray]").count()
+    assert dashes == 1
+
+
+def test_without_an_answer_of_the_server_nothing_is_clear(browser: Any, copy: Path, serve) -> None:
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    with serve(copy) as ask:
+        write_status(copy)
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{ask.port}/")
+        page.wait_for_selector("#standing:text-is('▲ 2 alerts')")
+    page.wait_for_selector("#standing:has-text('missing')", timeout=20_000)
+    assert page.locator("#list").inner_text().startswith("Data are missing: the server does not answer.")
+    assert "last known: clear since 00:20 UTC" in page.locator("#list li", has_text="Bay").inner_text()
+    assert page.locator("#badge").inner_text() == "✕ no answer"
+    context.close()
+
+
+def test_before_the_first_forecast_the_page_says_so_and_nothing_can_be_chosen(browser: Any, copy: Path, serve) -> None:
+    for name in ("forecasts", "observed.zarr"):
+        shutil.rmtree(copy / name)
+    for name in ("alerts.geojson", "latest"):
+        (copy / name).unlink()
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    with serve(copy) as ask:
+        write_status(copy, state="waiting", frame_age_seconds=None, forecast_age_seconds=None)
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{ask.port}/")
+        page.wait_for_selector("#notice:has-text('No forecast was published yet')")
+        assert page.locator("#badge").inner_text() == "… waiting"
+        for name in ("#play", "#slider", "#product"):
+            assert page.locator(name).is_disabled()
+        for name in ("#legend", "#places", "#panel"):
+            assert page.locator(name).is_hidden()
+    context.close()
+
+
+def test_the_cross_is_there_for_keyboards_only(page: Any) -> None:
+    box = page.locator("#map").bounding_box()
+    page.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 0.6 * box["height"])
+    page.wait_for_selector("#panel:not([hidden])")
+    assert page.locator("#cross").is_hidden()
+    page.locator("#map").focus()
+    page.keyboard.press("ArrowLeft")
+    assert page.locator("#cross").is_visible()
 
 
 def test_a_new_forecast_is_shown_without_a_reload(page: Any, copy: Path) -> None:

@@ -114,6 +114,11 @@ def test_an_area_has_the_pixels_whose_centres_lie_in_it(ask, stored: xr.Dataset)
         shapely.from_wkt(AREA), *np.meshgrid(stored["longitude"].values, stored["latitude"].values)
     )
     assert inside.sum() == whole.sum() > 500
+    # Quantiles are made of the members of each pixel.
+    asked = query("area", AREA, parameter_name=f"{VARIABLE}_quantile_0.9", datetime="2019-06-10T00:26:00Z")
+    drawn = np.array(ask(asked).json["ranges"][f"{VARIABLE}_quantile_0.9"]["values"], float).reshape(found.shape)[0]
+    members = stored[f"{VARIABLE}_members"][:, 1].sel(latitude=latitude, longitude=longitude).values
+    np.testing.assert_array_equal(drawn[inside], np.quantile(members, 0.9, axis=0).astype("float32")[inside])
     several = ask(query("area", f"MULTI{AREA.replace('((', '(((')})", parameter_name=VARIABLE)).json
     assert several["ranges"][VARIABLE]["shape"] == [6, *inside.shape]
 

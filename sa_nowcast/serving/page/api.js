@@ -40,7 +40,7 @@ export function number(value, kind) {
   if (kind === "probability") return `${(100 * value).toFixed(value > 0 && value < 0.1 ? 1 : 0)} %`;
   if (kind === "time") return value.toFixed(0);
   if (value !== 0 && Math.abs(value) < 0.01) return value > 0 ? "<0.01" : ">−0.01";
-  return Math.abs(value) >= 100 ? value.toFixed(0) : String(Number(value.toPrecision(3)));
+  return Math.abs(value) >= 1000 ? value.toFixed(0) : String(Number(value.toPrecision(Math.abs(value) >= 100 ? 4 : 3)));
 }
 
 export function age(seconds) {

@@ -2,12 +2,14 @@
 import { age, clock, coordinates, day, get, number, pretty, series, stamp, units } from "./api.js";
 import { NowcastMap } from "./map.js";
 import { chart, table } from "./meteogram.js";
+import { lines, list, stateOf, summary, unanswered } from "./places.js";
 
 const at = (id) => document.getElementById(id);
 const EVERY = 10000, FRAME = 450, PAUSE = 1300;
 const STATES = { "ok": ["good", "✓ ok"], "waiting": ["good", "… waiting"], "late": ["warn", "! late"], "no data": ["bad", "✕ no data"], "degraded": ["warn", "! degraded"], "stopped": ["bad", "✕ stopped"] };
 
-const shown = { forecast: null, observed: null, layer: null, steps: [], step: 0, timer: null, point: null, points: [], asked: 0 };
+const shown = { forecast: null, observed: null, layer: null, steps: [], step: 0, timer: null, point: null, asked: 0 };
+const known = { places: [], standing: { missing: null, alerts: [] }, drawn: "", opened: false };
 const map = new NowcastMap(at("map"), choosePoint);
 let moveCursor = () => {};
 
@@ -30,6 +32,12 @@ async function refreshState() {
   }
 }
 
+// Before there is anything to show, nothing can be chosen.
+function showEmpty(empty) {
+  document.body.classList.toggle("empty", empty);
+  for (const id of ["play", "slider", "product"]) at(id).disabled = empty;
+}
+
 async function refreshForecast() {
   let forecast = null, observed = null;
   try {
@@ -41,6 +49,7 @@ async function refreshForecast() {
     notice(error.message);
     if (!observed) return;
   }
+  showEmpty(false);
   if (forecast) notice("");
   const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
   if (same(forecast, shown.forecast) && same(observed, shown.observed)) return;
@@ -50,7 +59,7 @@ async function refreshForecast() {
   listProducts();
   layTimeline();
   if (newer) {
-    await showPlaces();
+    await readPlaces();
     if (shown.point) await showSeries();
   }
 }
@@ -63,19 +72,60 @@ function listProducts() {
   at("product").value = shown.layer.id;
 }
 
-async function showPlaces() {
+// The named points and areas of the newest forecast, with their series.
+async function readPlaces() {
   const files = shown.forecast ? shown.forecast.files.map((f) => f.path) : [];
   const read = async (name) => {
     const path = files.find((f) => f.endsWith(`/${name}`));
     return path ? get(`files/${path}`).catch(() => null) : null;
   };
-  const [points, areas] = [await read("points.json"), await read("areas.json")];
-  // Those of the service's folder are newer: a gap in data makes them unknown.
-  const alerts = shown.forecast?.alerts ? await get("files/alerts.geojson").catch(() => null) : await read("alerts.geojson");
-  const raised = (alerts?.features || []).map((f) => f.properties).filter((p) => p.state === "raised");
-  shown.points = points?.points || [];
-  map.setPlaces(shown.points, areas, new Set(raised.map((p) => p.name)));
-  if (raised.length) notice(`Alerts: ${raised.map((p) => `${p.name} above ${p.threshold} ${units(p.units || "")}`).join("; ")}`);
+  const [points, areas] = await Promise.all([read("points.json"), read("areas.json")]);
+  known.places = (points?.points || []).map((series, i) => ({
+    key: `point/${series.name}`, kind: "point", name: series.name, series, ...shown.forecast.points[i],
+  }));
+  for (const feature of areas?.features || []) {
+    const { name } = feature.properties;
+    known.places.push({ key: `area/${name}`, kind: "area", name, series: feature.properties, feature });
+  }
+}
+
+// Alerts as they stand now: they change without a new forecast too, where data are missing.
+async function refreshAlerts() {
+  known.standing = await get("alerts").catch(() => unanswered(known.standing));
+  showPlaces();
+}
+
+function showPlaces() {
+  const drawn = JSON.stringify([known.standing, shown.forecast?.version]);
+  if (drawn === known.drawn) return;
+  known.drawn = drawn;
+  const { missing, alerts } = known.standing;
+  for (const place of known.places) place.alerts = alerts.filter((a) => `${a.kind}/${a.name}` === place.key);
+  at("places").hidden = !known.places.length;
+  const text = summary(known.places, missing);
+  if (at("standing").textContent !== text) at("standing").textContent = text;  // told aloud when it changes
+  list(at("list"), known.places, missing, shown.forecast ? day(shown.forecast.init_time) : "", choosePlace);
+  if (!known.opened && window.innerWidth > 700 && (missing || alerts.some((a) => a.state === "raised"))) {
+    at("places").open = true;
+    known.opened = true;  // whoever closes it has it closed
+  }
+  map.setPlaces(known.places, stateOf, choosePlace);
+  showAlerts();
+}
+
+function choosePlace(place) {
+  if (window.innerWidth < 1500) {  // there is no room for the list beside the series
+    at("places").open = false;
+    at("places").firstElementChild.focus();
+  }
+  if (place.kind === "point") return choosePoint(place.latitude, place.longitude, place.key);
+  shown.point = { key: place.key };
+  return showSeries();
+}
+
+function showAlerts() {
+  const place = known.places.find((one) => one.key === shown.point?.key);
+  at("alerts").replaceChildren(...(place ? lines(place.alerts, day(shown.forecast.init_time)) : []));
 }
 
 function notice(text) {
@@ -168,7 +218,7 @@ function showLegend(layer) {
   scale.levels.forEach((level, i) => {
     const one = document.createElement("span");
     one.style.borderTopColor = scale.colours[i];
-    one.textContent = kind === "probability" ? Math.round(100 * level) : Number(level.toPrecision(3));
+    one.textContent = kind === "probability" ? Math.round(100 * level) : Number(level.toPrecision(6));
     classes.append(one);
   });
   const missing = document.createElement("p"), sample = document.createElement("i");
@@ -179,13 +229,16 @@ function showLegend(layer) {
 
 // --- the point
 
-async function choosePoint(lat, lon, name = null) {
-  shown.point = { lat, lon, name };
+async function choosePoint(lat, lon, key = null) {
+  shown.point = { lat, lon, key };
   await showSeries();
 }
 
 async function showSeries() {
-  const { lat, lon, name } = shown.point, asked = ++shown.asked;
+  const { lat, lon, key } = shown.point, asked = ++shown.asked;
+  const place = known.places.find((one) => one.key === key);
+  if (place?.kind === "area") return drawSeries(ofArea(place.series), { parameters: {} }, place);
+  if (lat === undefined) return closePanel();  // an area that is no longer published
   try {
     const instance = shown.forecast && `forecast/instances/${shown.forecast.name}`;
     const [ahead, seen] = await Promise.all([
@@ -194,41 +247,54 @@ async function showSeries() {
     ]);
     if (asked !== shown.asked) return;  // another point was chosen meanwhile
     notice("");
-    drawSeries(ahead, seen, name);
+    drawSeries(ahead, seen, place);
   } catch (error) {
     if (asked === shown.asked) notice(error.message);
   }
 }
 
-function drawSeries(ahead, seen, name) {
+// The means over an area as they are published, like the answer for a position.
+function ofArea(published) {
+  const times = published.valid_times.map(Date.parse), parameters = {};
+  for (const { id, kind } of shown.forecast.layers) {
+    const own = kind === "value" ? published.mean : kind === "matched" ? published.matched
+      : kind === "probability" ? published.probability?.[id.split("_").pop()]
+        : kind === "amount" ? published.accumulation?.[id.split("_").pop()] : null;
+    if (Array.isArray(own)) parameters[id] = { times, values: own };
+    else if (typeof own === "number") parameters[id] = { times: times.slice(-1), values: [own] };
+  }
+  return { parameters };
+}
+
+function drawSeries(ahead, seen, place) {
   const layers = shown.forecast ? shown.forecast.layers : [];
   const of = (kind) => layers.find((l) => l.kind === kind);
   const found = (layer) => layer && ahead.parameters[layer.id];
-  let quantiles = (shown.forecast?.quantiles || []).map((id) => [Number(id.split("_").pop()), ahead.parameters[id]]);
-  const known = name && shown.points.find((point) => point.name === name);
-  if (!quantiles.length && known?.valid_times) {  // of named points they are published without members too
-    const times = known.valid_times.map(Date.parse);
-    quantiles = Object.entries(known.quantiles || {}).map(([share, values]) => [Number(share), { times, values }]);
-  }
+  const published = Object.entries(place?.series.quantiles || {});  // of named points, without members too
+  const quantiles = published.length
+    ? published.map(([share, values]) => [Number(share), { times: place.series.valid_times.map(Date.parse), values }]).sort((a, b) => a[0] - b[0])
+    : (shown.forecast?.quantiles || []).map((id) => [Number(id.split("_").pop()), ahead.parameters[id]]).filter(([, one]) => one);
   const init = shown.forecast ? Date.parse(shown.forecast.init_time) : 0;
   const past = Object.values(seen.parameters)[0];
   const recent = past && limited(past, init ? init - Math.max(36e5, Date.parse(layers[0].times.at(-1)) - init) : 0);
   const lines = { seen: recent, mean: found(of("value")), matched: found(of("matched")), quantiles };
-  const unit = (layers[0] || shown.observed.layers[0]).units;
+  const { units: unit, scale } = layers[0] || shown.observed.layers[0];
   const columns = [["Observed", "value", recent], ["Mean", "value", lines.mean], ["Matched", "value", lines.matched]];
-  for (const [share, one] of quantiles) columns.push([`${100 * share} %`, "value", one]);
+  for (const [share, one] of quantiles) columns.push([`${Number((100 * share).toPrecision(4))} %`, "value", one]);
   for (const layer of layers.filter((l) => l.kind === "probability")) {
     columns.push([pretty(layer.title).replace("Probability above", "P >"), "probability", found(layer)]);
   }
   const where = ahead.lat === undefined ? seen : ahead;
-  map.setMark(where.lat, where.lon);
+  const text = where.lat === undefined ? "mean over the area" : coordinates(where.lat, where.lon);
+  map.setMark(where.lat ?? null, where.lon, place?.kind === "area" ? place.key : null, Boolean(place));
   at("panel").hidden = false;
-  at("place").textContent = name ? `${name}: ${coordinates(where.lat, where.lon)}` : coordinates(where.lat, where.lon);
-  moveCursor = chart(at("chart"), lines, unit, init);
+  at("place").textContent = place ? `${place.name}: ${text}` : text;
+  showAlerts();
+  moveCursor = chart(at("chart"), lines, unit, init, !scale.below);
   table(at("values"), columns.filter((c) => c[2]));
   at("sums").textContent = layers.filter((l) => !l.varies && found(l)).map((l) => {
     const value = found(l).values[0];
-    if (l.kind === "time") return `${l.about}: ${value === null ? "none" : `${number(value, "time")} min`}`;
+    if (l.kind === "time") return `${pretty(l.about)}: ${value === null ? "none" : `${number(value, "time")} min`}`;
     return `${l.title}: ${number(value, l.kind)} ${units(l.units)}`;
   }).join(" · ");
   shown.lines = { ...lines, unit, found };
@@ -248,7 +314,7 @@ function showNow() {
   const value = (one) => one?.values[one.times.indexOf(time)];
   const unit = units(shown.lines.unit);
   const line = lead === null ? shown.lines.seen : shown.lines[shown.layer.kind === "matched" ? "matched" : "mean"];
-  let text = `${clock(time)} UTC: ${number(value(line))} ${unit}`;
+  let text = line ? `${clock(time)} UTC: ${number(value(line))} ${unit}` : `${clock(time)} UTC: before the forecast`;
   const [low, high] = [shown.lines.quantiles[0], shown.lines.quantiles.at(-1)];
   if (lead !== null && low && value(low[1]) !== undefined) text += ` (${number(value(low[1]))} to ${number(value(high[1]))})`;
   if (lead !== null && shown.layer.kind === "probability") {
@@ -277,7 +343,9 @@ at("slider").addEventListener("input", () => { play(false); go(Number(at("slider
 at("play").addEventListener("click", () => play(!shown.timer));
 at("close").addEventListener("click", closePanel);
 window.addEventListener("resize", () => shown.forecast && drawTicks(Date.parse(shown.forecast.init_time)));
+document.addEventListener("pointerdown", () => document.body.classList.remove("keys"), true);
 document.addEventListener("keydown", (event) => {
+  document.body.classList.add("keys");
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const inField = ["SELECT", "INPUT", "BUTTON", "SUMMARY"].includes(event.target.tagName);
   const actions = {
@@ -297,10 +365,12 @@ document.addEventListener("keydown", (event) => {
 async function refresh() {
   await refreshState();
   await refreshForecast().catch((error) => notice(error.message));
+  await refreshAlerts();
   setTimeout(refresh, EVERY);
 }
 get("service").then((service) => {
   at("name").textContent = service.name || "Nowcast";
   document.title = at("name").textContent;
 }).catch(() => {});
+showEmpty(true);
 refresh();

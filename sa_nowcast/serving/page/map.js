@@ -1,5 +1,12 @@
 // The map: coastlines and borders that ship with the page, a picture of the values, points, areas and their alerts.
 /* global L */
+import { SIGNS } from "./places.js";
+
+const OUTLINES = {
+  raised: { color: "#a3201f", weight: 4 }, unknown: { color: "#1d2430", weight: 2, dashArray: "3 6" },
+  clear: { color: "#1d2430", weight: 1.5 }, none: { color: "#1d2430", weight: 1.5 },
+};
+const CHOSEN = { color: "#2f56a8", weight: 5 };
 
 export class NowcastMap {
   constructor(element, onPoint) {
@@ -22,6 +29,8 @@ export class NowcastMap {
     this.bounds = null;
     this.mark = null;
     this.places = L.layerGroup().addTo(this.map);
+    this.outlines = new Map();
+    this.outlined = null;
   }
 
   // The grid's bounds: the map is laid there once, and coastlines are drawn around it.
@@ -77,33 +86,48 @@ export class NowcastMap {
     }
   }
 
-  setMark(lat, lon) {
+  // Mark a place, or the area that has the key.
+  setMark(lat, lon, area = null, named = false) {
     if (this.mark) this.mark.remove();
     this.mark = null;
+    this.outlined = area;
+    this.outlines.forEach((outline, key) => outline.setStyle(key === area ? CHOSEN : outline.options.own));
     if (lat === null) return;
-    this.mark = L.circleMarker([lat, lon], { pane: "places", radius: 7, color: "#a3201f", weight: 3, fill: false, interactive: false }).addTo(this.map);
+    this.mark = L.circleMarker([lat, lon], { pane: "places", radius: named ? 14 : 7, color: "#a3201f", weight: 3, fill: false, interactive: false }).addTo(this.map);
   }
 
   // Follow a change of size, and keep the mark in view.
   resized() {
     this.map.invalidateSize({ pan: true, animate: false });
-    if (this.mark) this.map.panInside(this.mark.getLatLng(), { padding: [40, 40], animate: false });
+    if (this.mark) this.map.panInside(this.mark.getLatLng(), { paddingTopLeft: [40, 40], paddingBottomRight: [140, 40], animate: false });  // and its name
   }
 
-  setPlaces(points, areas, raised) {
+  // States are told by sign, width and dashes, not by colour alone. The list of places is for keyboards and readers.
+  setPlaces(places, stateOf, choose) {
     this.places.clearLayers();
-    const style = (name) => raised.has(name) ? { color: "#a3201f", weight: 3 } : { color: "#1d2430", weight: 1.5 };
-    if (areas) {
-      L.geoJSON(areas, {
-        pane: "places", interactive: false,
-        style: (feature) => ({ ...style(feature.properties.name), fill: false }),
-      }).addTo(this.places);
-    }
-    for (const { name, latitude: lat, longitude: lon } of points) {
-      if (typeof lat !== "number" || typeof lon !== "number") continue;
-      L.circleMarker([lat, lon], { pane: "places", radius: 5, fillColor: "#fff", fillOpacity: 1, ...style(name), bubblingMouseEvents: false })
-        .bindTooltip(name, { permanent: points.length <= 12, direction: "right", offset: [6, 0] })
-        .on("click", () => this.onPoint(lat, lon, name)).addTo(this.places);
+    this.outlines.clear();
+    for (const place of places) {
+      const state = stateOf(place.alerts) || "none";
+      const named = places.length <= 12 || state === "raised";
+      let lat = place.latitude, lon = place.longitude;
+      if (place.kind === "area") {
+        if (!place.feature.geometry) continue;
+        const own = { ...OUTLINES[state], fill: false };
+        const outline = L.geoJSON(place.feature, { pane: "places", bubblingMouseEvents: false, style: own, own });
+        outline.on("click", () => choose(place)).bindTooltip(place.name, { sticky: true }).addTo(this.places);
+        this.outlines.set(place.key, outline);
+        if (place.key === this.outlined) outline.setStyle(CHOSEN);
+        if (!named) continue;
+        ({ lat, lng: lon } = outline.getBounds().getCenter());
+      }
+      const html = document.createElement("span"), sign = document.createElement("i"), name = document.createElement("b");
+      sign.textContent = SIGNS[state] || "●";
+      name.textContent = place.name;
+      html.append(sign, ...(named ? [name] : []));
+      const icon = L.divIcon({ className: `place ${place.kind} ${state}`, html, iconSize: [0, 0] });
+      const marker = L.marker([lat, lon], { pane: "places", keyboard: false, icon, alt: "" }).on("click", () => choose(place));
+      if (!named) marker.bindTooltip(place.name, { direction: "right", offset: [8, 0] });
+      marker.addTo(this.places);
     }
   }
 }

@@ -20,13 +20,15 @@ function element(name, text, className) {
 
 const pairs = (one) => one ? one.times.map((t, i) => [t, one.values[i]]).filter((p) => p[1] !== null) : [];
 
+const percent = (share) => Number((100 * share).toPrecision(4));
+
 function niceStep(range) {
   const power = 10 ** Math.floor(Math.log10(range / 4));
   return [1, 2, 5, 10].find((factor) => factor * power * 5 >= range) * power;
 }
 
-// `lines`: {seen, mean, matched, quantiles: [[share, series]]}, each {times, values}; returns what moves the cursor.
-export function chart(place, lines, unit, init) {
+// `lines`: {seen, mean, matched, quantiles: [[share, series]]}, each {times, values}; returns what moves the cursor. `amounts` begin at zero, as rain does.
+export function chart(place, lines, unit, init, amounts) {
   const all = [lines.seen, lines.mean, lines.matched, ...lines.quantiles.map((q) => q[1])].flatMap(pairs);
   place.replaceChildren();
   if (!all.length) {
@@ -36,7 +38,7 @@ export function chart(place, lines, unit, init) {
   const times = all.map((p) => p[0]), values = all.map((p) => p[1]);
   const first = Math.min(...times), last = Math.max(...times);
   const lowest = Math.min(...values), highest = Math.max(...values);
-  const fromZero = lowest >= 0 && highest - lowest >= lowest / 2;
+  const fromZero = lowest >= 0 && (amounts || highest - lowest >= lowest / 2);
   const step = niceStep(fromZero ? Math.max(highest, 0.4) : Math.max(highest - lowest, 1e-6));
   const bottom = fromZero ? 0 : Math.floor(lowest / step) * step;
   const top = Math.max(bottom + step, Math.ceil((fromZero ? Math.max(highest, 0.4) : highest) / step) * step);
@@ -58,11 +60,14 @@ export function chart(place, lines, unit, init) {
     svg.append(draw("line", { class: "axis", x1: x(t), x2: x(t), y1: HEIGHT - BOTTOM, y2: HEIGHT - BOTTOM + 4 }));
   }
   const key = [];
-  const outer = [lines.quantiles[0], lines.quantiles[lines.quantiles.length - 1]];
-  if (lines.quantiles.length > 1) {
-    const low = pairs(outer[0][1]), high = pairs(outer[1][1]).reverse();
-    svg.append(draw("path", { class: "band", d: `${path([...low, ...high])}Z` }));
-    key.push(["band", `${100 * outer[0][0]} to ${100 * outer[1][0]} % quantile`]);
+  const shares = lines.quantiles.length;
+  if (shares > 1) {
+    for (let i = 0; i < Math.floor(shares / 2); i++) {  // the outer band first, those within on top of it
+      const [[from, low], [to, high]] = [lines.quantiles[i], lines.quantiles[shares - 1 - i]];
+      const className = i ? "band inner" : "band";
+      svg.append(draw("path", { class: className, d: `${path([...pairs(low), ...pairs(high).reverse()])}Z` }));
+      key.push([className, `${percent(from)} to ${percent(to)} % quantile`]);
+    }
     const middle = lines.quantiles.find((q) => q[0] === 0.5);
     if (middle) {
       svg.append(draw("path", { class: "median", d: path(pairs(middle[1])) }));
@@ -83,7 +88,7 @@ export function chart(place, lines, unit, init) {
   const list = element("ul", undefined, "key");
   for (const [name, label] of key) {
     const item = element("li"), sample = draw("svg", { viewBox: "0 0 26 10", "aria-hidden": "true" });
-    sample.append(name === "band" ? draw("rect", { class: "band", width: 26, height: 10 }) : draw("path", { class: name, d: "M0 5H26" }));
+    sample.append(name.startsWith("band") ? draw("rect", { class: name, width: 26, height: 10 }) : draw("path", { class: name, d: "M0 5H26" }));
     item.append(sample, label);
     list.append(item);
   }
