@@ -20,6 +20,7 @@ import xarray as xr
 from sa_nowcast._version import __version__
 from sa_nowcast.derived import at, over
 from sa_nowcast.derived.fields import cells_of, to_grid
+from sa_nowcast.derived.filling import MOVED_FROM
 from sa_nowcast.errors import DataError, RecipeError, StorageError
 from sa_nowcast.forecasts.at_once import has_distribution
 from sa_nowcast.forecasts.default_model import default_model
@@ -81,6 +82,12 @@ class Site:
     def history(self) -> int:
         """Frames that a forecast needs."""
         return self.nowcaster.history
+
+    @property
+    def reach(self) -> int:
+        """Frames up to an init time that a forecast is made from: the history, and what its gaps are filled from."""
+        longest = self.recipe.fill_gaps
+        return self.history + (longest + MOVED_FROM - 1 if longest else 0)
 
     @property
     def units(self) -> str | None:

@@ -80,7 +80,7 @@ def test_frames_that_are_late_doubled_damaged_or_unlike_are_told_of_and_stop_not
     drop(ds.assign_coords(time=ds.time + np.timedelta64(40, "D")), 7, folder, "future.nc")
     drop(ds.assign_coords(time=ds.time + np.timedelta64(90, "s")), 1, folder, "rain_between.nc")
     drop(ds.assign(rain=ds["rain"].where(ds.time < ds.time[7])), 7, folder, "nothing.nc")
-    recipe = service(tmp_path, ds, saved)
+    recipe = service(tmp_path, ds, saved, fill_gaps=0)
     out = caught_up(recipe)
     counts = status(out)["counts"]
     assert counts["refused"] == {"unreadable": 1, "units": 1, "grid": 1, "time": 2, "empty": 1}
@@ -123,10 +123,10 @@ def test_no_forecast_is_published_from_frames_older_than_allowed(tmp_path: Path,
 def test_old_forecasts_are_removed_after_newer_ones_are_there(tmp_path: Path, saved: Path) -> None:
     ds = frames(12)
     folder = incoming(tmp_path, ds, range(8))
-    out = caught_up(service(tmp_path, ds, saved, now=7, keep="27min", max_age="27min"))
+    out = caught_up(service(tmp_path, ds, saved, now=7, keep="27min", max_age="27min", fill_gaps=0))
     for number in range(8, 12):
         drop(ds, number, folder)
-    caught_up(service(tmp_path, ds, saved, keep="27min", max_age="27min"))
+    caught_up(service(tmp_path, ds, saved, keep="27min", max_age="27min", fill_gaps=0))
     assert published(out) == names(ds, range(6, 12))
     with xr.open_zarr(out / "archive.zarr", decode_timedelta=True) as archive:
         there = archive["rain"].notnull().any(["lead_time", "y", "x"])
