@@ -272,7 +272,7 @@ def _require_apart(source: Path, folder: Path) -> None:
 def _require_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise StorageError(str(folder), f"cannot be written ({os.strerror(errno.EEXIST)})", fix="name another folder")
-    require_writable(folder / "any")
+    require_writable(folder, folder=True)
 
 
 def _like(recipe: ServiceRecipe, source: Path) -> tuple[xr.DataArray, Any]:
