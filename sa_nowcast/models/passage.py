@@ -38,7 +38,8 @@ def between(before_HW: Tensor, after_HW: Tensor, moved_B2HW: Tensor, share: floa
     share : float
         From 0 to 1.
     """
-    here = places(*before_HW.shape, before_HW)
+    height, width = before_HW.shape
+    here = places(height, width, before_HW)
     came = sample(before_HW[None, None], here - share * moved_B2HW)
     comes = sample(after_HW[None, None], here + (1 - share) * moved_B2HW)
     return ((1 - share) * came + share * comes)[0, 0]

@@ -115,7 +115,7 @@ def test_the_commands_of_the_container_file_do_what_they_should(tmp_path: Path) 
     options, check = dict(steps)["HEALTHCHECK"].split(" CMD ")
     assert options == "--interval=60s --start-period=120s"
     check = json.loads(check.replace(":9464", f":{port}"))
-    environment = os.environ | {"PYTHONPATH": str(site)}
+    environment = os.environ | {"PYTHONPATH": str(site), "HOME": "/nonexistent"}  # as of the account
     with (tmp_path / "output.txt").open("wb") as output:
         process = subprocess.Popen([sys.executable, site / "bin" / entry[0], *entry[1:]], env=environment, cwd=tmp_path,
                                    stdout=output, stderr=output)  # fmt: skip
