@@ -73,7 +73,7 @@ def fill_gaps(
     frames = Frames.from_xarray(one_field(data), time=time, y=y, x=x, channel=channel, gaps="skip")
     places = np.rint((frames.times - frames.times[0]) / frames.step).astype(np.int64)
     values = torch.from_numpy(np.array(frames.read(0, len(frames))))  # (time, channel, row, column)
-    there = np.flatnonzero(torch.isfinite(values).flatten(1).any(1).numpy())
+    there: list[int] = np.flatnonzero(torch.isfinite(values).flatten(1).any(1).numpy()).tolist()
     filled: dict[int, torch.Tensor] = {}
     with torch.inference_mode():
         for first, last in itertools.pairwise(there):
@@ -91,7 +91,8 @@ def fill_gaps(
     array = with_times(frames.arrays[0], frames.time_dim, frames.name)
     if not filled:
         return array
-    new = np.array([frames.times[0] + place * frames.step for place in sorted(filled)])
+    own = dict(zip(places.tolist(), frames.times, strict=True))  # a frame without values has its time
+    new = np.array([own.get(place, frames.times[0] + place * frames.step) for place in sorted(filled)])
     result = array.reindex({frames.time_dim: np.union1d(frames.times, new)})
     made = frames.field(torch.stack([filled[place] for place in sorted(filled)]).numpy())
     at = np.searchsorted(result[frames.time_dim].values, new)

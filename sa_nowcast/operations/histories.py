@@ -38,7 +38,7 @@ def missing(site: Site, init: int, there: Collection[int]) -> list[int] | None:
 
 
 def history_of(
-    site: Site, init: int, frame: Callable[[int], Any], lacking: Collection[int]
+    site: Site, init: int, frame: Callable[[int], Any], lacking: Collection[int], length: int
 ) -> npt.NDArray[np.float32] | None:
     """Return the history (time, y, x) up to an init time, without the frames of some times, which are filled.
 
@@ -50,13 +50,15 @@ def history_of(
         Gives the frame of a time, or None where it is gone.
     lacking : collection of int
         Times of the `window` whose frames take no part.
+    length : int
+        How many frames are wanted.
 
     Returns
     -------
     ndarray or None
         None where a frame is gone.
     """
-    times = window(site, init) if lacking else window(site, init)[-site.history :]
+    times = window(site, init) if lacking else [init - k * site.step for k in range(length - 1, -1, -1)]
     frames = [None if t in lacking else frame(t) for t in times]
     if any(found is None and t not in lacking for t, found in zip(times, frames, strict=True)):
         return None
@@ -64,4 +66,4 @@ def history_of(
     values = np.stack([blank if found is None else found for found in frames])
     if lacking:
         values = fill_gaps(site.field(values, times), site.recipe.fill_gaps, time=dims.TIME).values
-    return np.asarray(values[-site.history :], np.float32)
+    return np.asarray(values[-length:], np.float32)

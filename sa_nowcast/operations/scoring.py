@@ -113,14 +113,12 @@ class Scores:
         """Return the extrapolation from an init time, made once for all lead times that are verified together."""
         if self._moved is None or self._moved[0] != init:
             times = [init - k * self.site.step for k in range(_HISTORY_OF_EXTRAPOLATION - 1, -1, -1)]
-            if (gaps := self.journal.gaps().get(init)) is not None:
-                found = history_of(self.site, init, self.outputs.frame, gaps.lacking)
-                frames = [None] if found is None else list(found[-len(times) :])
-            else:
-                frames = [self.outputs.frame(t) for t in times]
-            if any(frame is None for frame in frames):
+            gaps = self.journal.gaps().get(init)
+            lacking = () if gaps is None else gaps.lacking
+            frames = history_of(self.site, init, self.outputs.frame, lacking, len(times))
+            if frames is None:
                 return None
-            data = self.site.field(np.stack(frames), times[-len(frames) :])
+            data = self.site.field(frames, times)
             job = reference("extrapolation").plan(data, self.site.recipe.steps)
             self._moved = init, job.compute()
         return self._moved[1]

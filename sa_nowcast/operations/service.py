@@ -330,7 +330,7 @@ class Service:
         as_of = site.clock.now()
         there = set(self.journal.frames(init - site.reach * site.step))
         filled, lacking = self._gaps(init, missing(site, init, there) or [])
-        values = history_of(site, init, self._frame, lacking)
+        values = history_of(site, init, self._frame, lacking, site.history)
         assert values is not None  # `_frame` gives a frame, or says that it is gone
         made = make(site, times, values, as_of, filled)
         done = time.perf_counter()
