@@ -25,7 +25,7 @@ from sa_nowcast.operations.making import make
 from sa_nowcast.operations.publishing import FLAGS, Outputs, places_of
 from sa_nowcast.operations.scoring import Scores
 from sa_nowcast.operations.site import Site, check, shown
-from sa_nowcast.operations.state import State
+from sa_nowcast.operations.state import STOPPED, State
 from sa_nowcast.operations.telling import Server
 from sa_nowcast.published import ALERTS, POINTS, SERVICE, VERIFICATION
 from sa_nowcast.recipe.service import ServiceRecipe
@@ -161,8 +161,8 @@ class Service:
     def close(self) -> None:
         """End: the status says so."""
         with contextlib.suppress(StorageError):
-            self.state.write("stopped")
-        self.state.tell("stopped")
+            self.state.write(STOPPED)
+        self.state.tell(STOPPED)
         if self.server is not None:
             self.server.stop()
         self.journal.close()
@@ -171,6 +171,9 @@ class Service:
         while not stop.wait(HEARTBEAT):
             with contextlib.suppress(StorageError):
                 self.state.write()
+        # At once: work that is under way may not end before the process does.
+        with contextlib.suppress(StorageError):
+            self.state.write(STOPPED)
 
     # One step
 

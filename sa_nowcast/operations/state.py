@@ -21,6 +21,7 @@ from sa_nowcast.published import STATUS
 from sa_nowcast.storage.whole import storage, write_whole
 
 _KEPT: Final = ("filled", "replaced")
+STOPPED: Final = "stopped"
 
 
 class State:
@@ -110,8 +111,9 @@ class State:
         return ("degraded", reasons) if reasons else ("ok", [])
 
     def write(self, state: str | None = None) -> None:
-        """Rewrite ``status.json``."""
+        """Rewrite ``status.json``; after "stopped" nothing else is said."""
         with self._lock:
+            state = STOPPED if self._state == STOPPED else state
             if threading.get_ident() == self._thread:
                 self._look()
             now = self.site.clock.now()

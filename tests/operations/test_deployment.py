@@ -151,5 +151,6 @@ def test_the_command_of_the_unit_checks_its_recipe(tmp_path: Path) -> None:
     script = Path(sys.executable).parent / Path(arguments[0]).name
     before = sorted(tmp_path.rglob("*"))
     done = subprocess.run([script, *arguments[1:], "--dry-run"], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr.count("\n")) == (0, 1), done.stderr
+    assert done.stderr.startswith("radar: ")
     assert sorted(tmp_path.rglob("*")) == before
