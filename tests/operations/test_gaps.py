@@ -131,7 +131,7 @@ def test_forecasts_that_are_too_old_when_the_frame_comes_stay_as_they_are(tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("at", ["put_archive", "publish", "finish"])
+@pytest.mark.parametrize("at", ["put_archive", "publish"])
 def test_what_is_made_anew_is_so_after_a_crash(
     at: str, tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
