@@ -20,8 +20,7 @@ from sa_nowcast.operations.histories import missing, window
 from sa_nowcast.operations.journal import Journal
 from sa_nowcast.operations.publishing import Outputs
 from sa_nowcast.operations.scoring import METRICS, Scores
-from sa_nowcast.operations.service import JOURNAL
-from sa_nowcast.operations.site import check
+from sa_nowcast.operations.site import JOURNAL, check
 from sa_nowcast.operations.state import read_status
 from sa_nowcast.published import ARCHIVE, FORECASTS, LOG, OBSERVED
 from sa_nowcast.recipe.service import ServiceRecipe
@@ -86,7 +85,7 @@ class Report:
 def judge(recipe: ServiceRecipe, output: Path, whole: list[int], found: Report) -> None:
     """Compare what was published with what should have been."""
     site = check(recipe)
-    journal = Journal(output / JOURNAL / "journal.sqlite")
+    journal = Journal(output / JOURNAL)
     try:
         there = set(whole)
         possible = [t for t in whole if missing(site, t, there) is not None]

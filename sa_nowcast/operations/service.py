@@ -24,15 +24,13 @@ from sa_nowcast.operations.journal import Journal
 from sa_nowcast.operations.making import make
 from sa_nowcast.operations.publishing import FLAGS, Outputs, places_of
 from sa_nowcast.operations.scoring import Scores
-from sa_nowcast.operations.site import Site, check, shown
+from sa_nowcast.operations.site import JOURNAL, Site, check, shown
 from sa_nowcast.operations.state import STOPPED, State
 from sa_nowcast.operations.telling import Server
 from sa_nowcast.published import ALERTS, POINTS, SERVICE, VERIFICATION
 from sa_nowcast.recipe.service import ServiceRecipe
 from sa_nowcast.storage.whole import locked, storage, write_whole
 
-JOURNAL: Final = "state"
-"""The folder of the service's own."""
 HEARTBEAT: Final = 5.0
 """Seconds between two rewritings of the status, at the most."""
 END_WITHIN: Final = 8.0
@@ -73,7 +71,7 @@ def watch(
         Whatever keeps the service from starting; see `sa_nowcast.operations.site.check`. Another process runs the same.
     """
     site = check(recipe)
-    lock = site.folder / JOURNAL / "lock"
+    lock = (site.folder / JOURNAL).with_name("lock")
     with storage(site.folder):
         lock.parent.mkdir(parents=True, exist_ok=True)
     with locked(lock, site.folder):
@@ -90,7 +88,7 @@ class Service:
 
     def __init__(self, site: Site, report: Callable[[str], None]) -> None:
         self.site, self.report = site, report
-        self.journal = Journal(site.folder / JOURNAL / "journal.sqlite")
+        self.journal = Journal(site.folder / JOURNAL)
         self.identity = str(self.journal.fact("id", str(uuid.uuid4())))
         self.begun = int(self.journal.fact("begun", site.clock.now()))
         self.outputs = Outputs(site, self.identity)
@@ -108,15 +106,15 @@ class Service:
     def _recover(self) -> None:
         """Bring the folder and the journal together, where a process was killed between the two."""
         site = self.site
-        self.outputs.tidy()
-        with storage(site.folder):
-            told = json.dumps({"id": self.identity, **site.described()}, allow_nan=False, ensure_ascii=False, indent=1)
-            write_whole(site.folder / SERVICE, told)
         for store in (self.outputs.observed, self.outputs.archive):
             if store.exists and store.owner().get("service") != self.identity:
                 raise StorageError(
                     str(store.place), "was written by another service", fix="name another output.folder, or remove it"
                 )
+        self.outputs.tidy()
+        with storage(site.folder):
+            told = json.dumps({"id": self.identity, **site.described()}, allow_nan=False, ensure_ascii=False, indent=1)
+            write_whole(site.folder / SERVICE, told)
         known = set(self.journal.forecasts())
         there = self.outputs.published()
         for init in there:

@@ -237,6 +237,25 @@ def test_a_store_that_grows_is_read_as_it_grows(tmp_path: Path, saved: Path) -> 
 
 
 @pytest.mark.slow
+def test_a_service_that_was_killed_before_it_had_said_what_it_is_starts_again(
+    tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ds = frames(4)
+    incoming(tmp_path, ds, range(4))
+    recipe = service(tmp_path, ds, saved)
+
+    def stopped(self: Outputs) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Outputs, "tidy", stopped)
+        with pytest.raises(MemoryError):
+            caught_up(recipe)
+    assert not (tmp_path / "out" / "service.json").exists()
+    assert published(caught_up(recipe)) == names(ds, [3])
+
+
+@pytest.mark.slow
 def test_two_services_cannot_run_in_one_folder(tmp_path: Path, saved: Path) -> None:
     from sa_nowcast.storage.whole import locked
 
