@@ -67,9 +67,10 @@ class State:
     def published(self, *, new: bool, filled: bool) -> None:
         """Count a forecast."""
         for kind, counts in (("forecasts", new), ("replaced", not new), ("filled", new and filled)):
-            self.counts[kind] += int(counts)
-        for kind in _KEPT:
-            self.journal.keep(kind, self.counts[kind])
+            if counts:
+                self.counts[kind] += 1
+                if kind in _KEPT:
+                    self.journal.keep(kind, self.counts[kind])
 
     def _counted(self) -> dict[str, Any]:
         """Return what was counted before, by the journal."""
