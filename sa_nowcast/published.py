@@ -17,7 +17,7 @@ HEARTBEAT: Final = 30.0
 STATES: Final = ("ok", "waiting", "late", "no data", "degraded", "stopped")
 HEALTHY: Final = ("ok", "waiting", "late", "degraded")
 AGES: Final = ("frame_age_seconds", "forecast_age_seconds")
-_COUNTED: Final = ("frames", "forecasts", "duplicate", "late", "converted", "expired")
+_COUNTED: Final = ("frames", "forecasts", "duplicate", "late", "converted", "expired", "filled", "replaced")
 
 
 def current(status: Mapping[str, Any], now: datetime | None = None) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def accumulate_passing(forecast: xr.DataArray, frames: xr.DataArray, windows: Se
 def rain_spell(
     forecast: xr.DataArray, threshold: float, observed: xr.DataArray | None = None
 ) -> tuple[xr.DataArray, xr.DataArray]:
-    """Return when a threshold is first reached after the init time, and when it is no more for the first time then.
+    """Return the time to the first exceedance of a threshold, and the time to the end of that exceedance.
 
     Parameters
     ----------
@@ -119,8 +119,9 @@ def rain_spell(
     Returns
     -------
     onset, end : DataArray
-        Minutes after the init time, NaN where there is none within the lead times; between lead times linear in the
-        value. Where it rains at the init time already the onset is 0.
+        Minutes after the init time at which the value first reaches the threshold, and then first falls below it; NaN
+        where that is not within the lead times. Between lead times linear in the value. Where the threshold is reached
+        at the init time already, the onset is 0.
     """
     if not threshold > 0:
         raise RecipeError("threshold", f"{threshold!r}", expected="a number above 0")
@@ -146,10 +147,10 @@ def rain_spell(
             before, last = now, lead
     like = values.isel({dims.LEAD_TIME: 0}, drop=True).drop_vars(dims.VALID_TIME, errors="ignore")
     result = []
-    for name, found, what in ((ONSET, onset, "first reached"), (END, end, "no more reached for the first time")):
+    for name, found, what in ((ONSET, onset, "first exceedance"), (END, end, "end of the first exceedance")):
         one = like.copy(data=found.astype(np.float32)).rename(name)
         units = text(forecast.attrs.get("units")) or ""
-        one.attrs = {"long_name": f"time until {threshold:g} {units} is {what}".replace("  ", " "), "units": "min"}
+        one.attrs = {"long_name": f"time to the {what} of {threshold:g} {units}".rstrip(), "units": "min"}
         one.encoding = {k: v for k, v in forecast.encoding.items() if k == "grid_mapping"}
         result.append(one)
     return result[0], result[1]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,9 +18,29 @@ create table if not exists files (key text primary key, outcome text, reason tex
 create table if not exists frames (time integer primary key, file text, arrived real, accepted real);
 create table if not exists forecasts (init integer primary key, as_of text, published real, latency real, flags text);
 create table if not exists expired (init integer primary key);
+create table if not exists gaps (init integer primary key, filled text, lacking text, begun integer);
 create table if not exists scores (init integer, lead integer, sums text, primary key (init, lead));
 create table if not exists facts (name text primary key, value text);
 """
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """What a forecast was made without.
+
+    Attributes
+    ----------
+    filled : list of int
+        Times of its history that were filled.
+    lacking : list of int
+        Those, and others that might have told how.
+    begun : bool
+        Whether it is being made anew.
+    """
+
+    filled: list[int]
+    lacking: list[int]
+    begun: bool
 
 
 class Journal:
@@ -71,10 +92,35 @@ class Journal:
 
     # Forecasts
 
-    def forecast(self, init: int, as_of: str, published: float, latency: float, flags: Any) -> None:
-        """Note a forecast that is published."""
+    def forecast(
+        self, init: int, as_of: str, published: float, latency: float, flags: Any,
+        filled: Sequence[int] = (), lacking: Sequence[int] = (),
+    ) -> None:  # fmt: skip
+        """Note a forecast that is published, in place of an earlier one; `filled` and `lacking` as in `Gaps`."""
+        self._db.execute("begin")
         values = (init, as_of, published, latency, json.dumps(flags))
         self._db.execute("insert or replace into forecasts values (?, ?, ?, ?, ?)", values)
+        self._db.execute("delete from gaps where init = ?", (init,))
+        if filled:
+            told = (init, json.dumps(list(filled)), json.dumps(list(lacking)), 0)
+            self._db.execute("insert into gaps values (?, ?, ?, ?)", told)
+        self._db.execute("commit")
+
+    def gaps(self) -> dict[int, Gaps]:
+        """Return the forecasts whose histories were filled, by init time."""
+        rows = self._rows("select init, filled, lacking, begun from gaps order by init")
+        return {init: Gaps(json.loads(f), json.loads(lacking), bool(b)) for init, f, lacking, b in rows}
+
+    def begin_anew(self, init: int) -> None:
+        """Note that a forecast is being made anew, and forget its scores."""
+        self._db.execute("begin")
+        self._db.execute("update gaps set begun = 1 where init = ?", (init,))
+        self._db.execute("delete from scores where init = ?", (init,))
+        self._db.execute("commit")
+
+    def as_of(self, init: int) -> str | None:
+        """Return when a forecast was made; None where there is none."""
+        return next((str(found) for (found,) in self._rows("select as_of from forecasts where init = ?", init)), None)
 
     def forecasts(self, since: int | None = None) -> list[int]:
         """Return the init times of the forecasts, ascending."""
@@ -115,13 +161,17 @@ class Journal:
         found = self._rows("select value from facts where name = ?", name)
         if found:
             return json.loads(found[0][0])
-        self._db.execute("insert into facts values (?, ?)", (name, json.dumps(default)))
+        self.keep(name, default)
         return default
+
+    def keep(self, name: str, value: Any) -> None:
+        """Keep a value under a name."""
+        self._db.execute("insert or replace into facts values (?, ?)", (name, json.dumps(value)))
 
     def forget(self, frames_before: int, before: int, files_before: float, scores_before: int) -> None:
         """Remove frames and init times before some times, files dealt with before a moment, and older scores."""
         self._db.execute("delete from frames where time < ?", (frames_before,))
-        for table in ("forecasts", "expired"):
+        for table in ("forecasts", "expired", "gaps"):
             self._db.execute(f"delete from {table} where init < ?", (before,))
         self._db.execute("delete from scores where init < ?", (scores_before,))
         self._db.execute("delete from files where at < ?", (files_before,))

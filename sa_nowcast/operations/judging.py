@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from sa_nowcast.derived import fill_gaps
 from sa_nowcast.hindcast import hindcast
 from sa_nowcast.metadata import dims
 from sa_nowcast.operations.clock import iso
+from sa_nowcast.operations.histories import missing, window
 from sa_nowcast.operations.journal import Journal
 from sa_nowcast.operations.publishing import Outputs
 from sa_nowcast.operations.scoring import METRICS, Scores
-from sa_nowcast.operations.service import JOURNAL
-from sa_nowcast.operations.site import check
+from sa_nowcast.operations.site import JOURNAL, check
 from sa_nowcast.operations.state import read_status
 from sa_nowcast.published import ARCHIVE, FORECASTS, LOG, OBSERVED
 from sa_nowcast.recipe.service import ServiceRecipe
@@ -37,6 +38,8 @@ class Report:
         Of the data, and those that arrived whole.
     possible, published, expired : int
         Init times whose history arrived; those that were published; and those whose frames were older than allowed.
+    filled : int
+        Forecasts whose history had a gap, at the end.
     files : int
         Published files, all of which were read.
     latencies : list of float
@@ -52,6 +55,7 @@ class Report:
     possible: int = 0
     published: int = 0
     expired: int = 0
+    filled: int = 0
     killed: int = 0
     files: int = 0
     pairs: int = 0
@@ -66,7 +70,7 @@ class Report:
         return [
             f"frames: {self.delivered} of {self.frames} arrived whole; the service counted {self.counts}",
             f"init times: {self.possible} could be forecast, {self.published} were published, each once, and "
-            f"{self.expired} had frames older than allowed",
+            f"{self.expired} had frames older than allowed; the history of {self.filled} was filled",
             f"files: {self.files} published, all of them whole",
             f"self-verification: equal to that of a hindcast, {self.pairs} pairs of init time and lead time"
             if self.pairs
@@ -78,13 +82,13 @@ class Report:
         ] if not self.faults else [f"wrong: {fault}" for fault in self.faults]  # fmt: skip
 
 
-def judge(recipe: ServiceRecipe, output: Path, whole: list[int], step: int, found: Report) -> None:
+def judge(recipe: ServiceRecipe, output: Path, whole: list[int], found: Report) -> None:
     """Compare what was published with what should have been."""
     site = check(recipe)
-    journal = Journal(output / JOURNAL / "journal.sqlite")
+    journal = Journal(output / JOURNAL)
     try:
         there = set(whole)
-        possible = [t for t in whole if all(t - k * step in there for k in range(site.history))]
+        possible = [t for t in whole if missing(site, t, there) is not None]
         forecasts, expired = journal.forecasts(), journal.expired()
         found.possible, found.published, found.expired = len(possible), len(forecasts), len(expired)
         found.latencies = [v for v in journal.latencies() if v is not None and np.isfinite(v)]
@@ -144,10 +148,22 @@ def _compare(recipe: ServiceRecipe, output: Path, forecasts: list[int], found: R
         last = inits[-1] + np.timedelta64(scores.site.leads[-1], "ns")
         times = np.arange(observed[dims.TIME].values[0], last + 1, np.timedelta64(scores.site.step, "ns"))
         truth = observed.reindex({dims.TIME: times})[name].load()
-        expected = hindcast(
-            truth, scores.site.nowcaster, recipe.steps, init_times=inits, batch_size=1, tile=recipe.tile,
-            device=recipe.device,
-        ).load()  # fmt: skip
+        gaps = scores.journal.gaps()
+        found.filled = len(gaps)
+
+        def forecasts_by(model: Any, **how: Any) -> xr.DataArray:
+            """Return a hindcast from what each forecast was made from."""
+            complete = [init for init in forecasts if init not in gaps]
+            parts = [(truth, complete)] if complete else []
+            for init in gaps:
+                without = truth.where(~truth[dims.TIME].isin(np.array(gaps[init].lacking, "M8[ns]")))
+                times = np.array(window(scores.site, init), "M8[ns]")
+                parts.append((fill_gaps(without.reindex({dims.TIME: times}), recipe.fill_gaps), [init]))
+            made = [hindcast(data, model, recipe.steps, init_times=np.array(own, "M8[ns]"), batch_size=1, **how).load()
+                    for data, own in parts]  # fmt: skip
+            return xr.concat(made, dims.INIT_TIME).sortby(dims.INIT_TIME)
+
+        expected = forecasts_by(scores.site.nowcaster, tile=recipe.tile, device=recipe.device)
         own = archive[name].sel({dims.INIT_TIME: inits})
         if not (archive[SLOT_STATUS].sel({dims.INIT_TIME: inits}) == 0).all():
             found.faults.append("the archive lacks a forecast")
@@ -156,7 +172,7 @@ def _compare(recipe: ServiceRecipe, output: Path, forecasts: list[int], found: R
         for against in scores.references:
             other: Any = against
             if against == "extrapolation":
-                other = hindcast(truth, against, recipe.steps, init_times=inits, batch_size=1).load()
+                other = forecasts_by(against)
             theirs = verify(expected, truth, METRICS, reference=other, reference_name=against, valid_times="all",
                             bootstrap=Bootstrap(samples=0))  # fmt: skip
             sums = scores.statistics(-(2**62), against)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from sa_nowcast.derived import accumulate_passing, over, rain_spell
+from sa_nowcast.derived.filling import FILLED
 from sa_nowcast.forecasts.at_once import at_once
 from sa_nowcast.forecasts.cf import to_dataset
 from sa_nowcast.forecasts.job import plan
@@ -24,6 +25,7 @@ from sa_nowcast.operations.site import WINDOWS, Site
 LEAST_RAIN: Final = 0.1
 """mm h-1 from which on it rains, where the recipe names no thresholds."""
 AS_OF, FRAMES = "sa_nowcast_as_of", "sa_nowcast_frames"
+COMMENT_ON_FILLED: Final = "frames of the history that were missing were filled along the motion: "
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Made:
     ----------
     init : int
         Nanoseconds since 1970.
+    filled : list of str
+        Times of the history whose frames were missing.
     mean, matched, members, probability : DataArray or None
     sums : mapping of str to DataArray
         Accumulations by their windows.
@@ -47,6 +51,7 @@ class Made:
 
     init: int
     as_of: str
+    filled: list[str]
     mean: xr.DataArray
     matched: xr.DataArray | None
     members: xr.DataArray | None
@@ -74,6 +79,9 @@ class Made:
             ds[str(one.name)] = bare
             ds[str(one.name)].encoding = {**one.encoding, "_FillValue": np.float32(np.nan)}
         ds.attrs |= {AS_OF: self.as_of, FRAMES: self.mean.attrs[FRAMES]}
+        if self.filled:
+            told = " ".join(self.filled)
+            ds.attrs |= {FILLED: told, "comment": COMMENT_ON_FILLED + told}
         return ds
 
 
@@ -82,7 +90,9 @@ def _as_in(ds: xr.Dataset, name: str) -> xr.DataArray:
     return found
 
 
-def make(site: Site, times: Sequence[int], history: npt.NDArray[np.float32], as_of: int) -> Made:
+def make(
+    site: Site, times: Sequence[int], history: npt.NDArray[np.float32], as_of: int, filled: Sequence[int] = ()
+) -> Made:
     """Forecast from the last of some frames.
 
     Parameters
@@ -94,6 +104,8 @@ def make(site: Site, times: Sequence[int], history: npt.NDArray[np.float32], as_
         In the layout of the data.
     as_of : int
         When the forecast is made.
+    filled : sequence of int
+        Which of `times` are of frames that were missing, and filled.
     """
     recipe = site.recipe
     observed = site.field(history, list(times))
@@ -110,7 +122,7 @@ def make(site: Site, times: Sequence[int], history: npt.NDArray[np.float32], as_
         members=recipe.members,
         seed=recipe.seed,
     )
-    told = {AS_OF: str(iso(as_of)), FRAMES: " ".join(str(iso(t)) for t in times)}
+    told = {AS_OF: str(iso(as_of)), FRAMES: " ".join(str(iso(t)) for t in times if t not in filled)}
     mean = job.labelled(found.mean).assign_attrs(told)
     alike: xr.DataArray | None = None
     if "matched" in recipe.products:
@@ -136,11 +148,12 @@ def make(site: Site, times: Sequence[int], history: npt.NDArray[np.float32], as_
     if (least := _least(site)) is not None:
         spell = rain_spell(mean, least, observed.isel({dims.TIME: -1}))
     made = Made(
-        int(times[-1]), str(iso(as_of)), mean, alike, members, probability, sums, spell, {}, None, {}
+        int(times[-1]), str(iso(as_of)), [str(iso(t)) for t in filled], mean, alike, members, probability, sums, spell,
+        {}, None, {},
     )  # fmt: skip
     points, flags = _points(site, made, found.quantiles)
     areas, of_areas = _areas(site, made)
-    return Made(made.init, made.as_of, mean, alike, members, probability, sums, spell, points, areas, flags | of_areas)
+    return replace(made, points=points, areas=areas, flags=flags | of_areas)
 
 
 def _along(
@@ -218,11 +231,14 @@ def _points(
             _flag(by if chance is None else chance[k], t if limit is None else limit)
             for k, t in enumerate(site.thresholds)
         ]
-    head = {
-        "init_time": iso(made.init), "as_of": made.as_of, "variable": str(made.mean.name), "units": site.units,
-        "accumulation_units": site.adds_up,
+    return {**_head(site, made), "points": entries}, flags
+
+
+def _head(site: Site, made: Made) -> dict[str, Any]:
+    return {
+        "init_time": iso(made.init), "as_of": made.as_of, "filled": made.filled, "variable": str(made.mean.name),
+        "units": site.units, "accumulation_units": site.adds_up,
     }  # fmt: skip
-    return {**head, "points": entries}, flags
 
 
 def _flag(values: npt.NDArray[Any], limit: float) -> bool | None:
@@ -272,11 +288,7 @@ def _areas(site: Site, made: Made) -> tuple[dict[str, Any] | None, dict[str, lis
         geometry = feature.get("geometry") if feature.get("type") == "Feature" else feature
         result.append({"type": "Feature", "geometry": geometry, "properties": properties})
         flags[name] = [_flag(own["mean"], t) for t in site.thresholds]
-    head = {
-        "init_time": iso(made.init), "as_of": made.as_of, "variable": str(made.mean.name), "units": site.units,
-        "accumulation_units": site.adds_up,
-    }  # fmt: skip
-    return {"type": "FeatureCollection", **head, "features": result}, flags
+    return {"type": "FeatureCollection", **_head(site, made), "features": result}, flags
 
 
 def valid_time(init: int, lead: int) -> np.datetime64:

@@ -15,6 +15,7 @@ import xarray as xr
 
 from sa_nowcast._version import __version__
 from sa_nowcast.computing.threads import cores
+from sa_nowcast.derived.filling import FILLED
 from sa_nowcast.forecasts.cf import CONVENTIONS
 from sa_nowcast.interop import geotiff
 from sa_nowcast.metadata import dims
@@ -27,6 +28,7 @@ from sa_nowcast.storage.whole import partial_beside, storage, sync, write_whole
 
 FLAGS: Final = ".flags.json"
 """What was exceeded, from which alerts are made; of the service alone."""
+_FORMER: Final = ".former"
 FORECAST_EXTENSION: Final = "https://stac-extensions.github.io/forecast/v0.2.0/schema.json"
 _COG: Final = "image/tiff; application=geotiff; profile=cloud-optimized"
 
@@ -48,6 +50,11 @@ class Outputs:
         with storage(self.folder):
             self.forecasts.mkdir(parents=True, exist_ok=True)
             for rest in (*self.forecasts.glob(".*"), *self.folder.glob(".*.partial")):
+                if rest.name.endswith(_FORMER):
+                    target = rest.with_name(rest.name[1:].removesuffix(_FORMER))
+                    if not target.exists():  # killed before the new one was there
+                        os.rename(rest, target)
+                        continue
                 shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
 
     def published(self) -> list[int]:
@@ -79,6 +86,8 @@ class Outputs:
         name = str(made.mean.name)
         if not self.archive.exists:
             self.archive.create(moment(self.observed_first()), self._archive_template(made), {"service": self.identity})
+        if self.archive.has(moment(made.init), STATUS):  # in place of an earlier one: no reader finds parts of both
+            self.archive.remove(moment(made.init), (STATUS,))
         values: dict[str, Any] = {} if made.matched is None else {f"{name}_matched": made.matched.values}
         self.archive.put(moment(made.init), {**values, name: made.mean.values, STATUS: np.array(0)})
 
@@ -114,8 +123,9 @@ class Outputs:
         return ds
 
     def publish(self, made: Made, alerts: Mapping[str, Any]) -> Path:
-        """Write the folder of a forecast beside its name, and rename it there."""
+        """Write the folder of a forecast beside its name, and rename it there, in place of an earlier one."""
         target = self.forecasts / folder_name(made.init)
+        former = target.with_name(f".{target.name}{_FORMER}")
         with storage(target), partial_beside(target) as partial:
             partial.mkdir()
             assets: dict[str, dict[str, Any]] = {}
@@ -136,8 +146,11 @@ class Outputs:
                 _json(partial / ITEM, self._item(made, assets))
             for path in (*partial.rglob("*"), partial):
                 sync(path)
+            if target.exists():
+                os.rename(target, former)
             os.rename(partial, target)
             sync(self.forecasts)
+            shutil.rmtree(former, ignore_errors=True)
         return target
 
     def finish(self, alerts: Mapping[str, Any], newest: int) -> None:
@@ -173,6 +186,7 @@ class Outputs:
         def write(each: tuple[str, xr.DataArray, str | None]) -> None:
             file, field, valid = each
             tags = {"init_time": str(iso(made.init))} | ({} if valid is None else {"valid_time": valid})
+            tags |= {FILLED: " ".join(made.filled)} if made.filled else {}
             geotiff.write_cog(field.reset_coords(drop=True), folder / file, tags, self._profile)
 
         with ThreadPoolExecutor(min(cores(), 4)) as pool:
@@ -212,6 +226,7 @@ class Outputs:
                 "forecast:horizon": f"PT{minutes:g}M",
                 **({} if variable is None else {"forecast:variable": str(variable)}),
                 "processing:software": {"sa_nowcast": __version__},
+                **({"sa_nowcast:filled": made.filled} if made.filled else {}),
             },
             "links": [],
             "assets": dict(assets),
@@ -237,7 +252,7 @@ class Outputs:
                     self.archive.remove(when, names)
         if self.observed.exists:
             # Of the oldest forecast that is kept, all that it was made from.
-            least = oldest - self.site.history * self.site.step
+            least = oldest - self.site.reach * self.site.step
             for when in self.observed.written(name):
                 if int(when.astype(np.int64)) < least:
                     self.observed.remove(when, (name,))

@@ -135,7 +135,7 @@ def replay(
             process.kill()
             process.wait()
     say("comparing with a hindcast of the same times")
-    judge(recipe, output, whole, step, found)
+    judge(recipe, output, whole, found)
     return found
 
 

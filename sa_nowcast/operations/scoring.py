@@ -12,6 +12,7 @@ import xarray as xr
 from sa_nowcast.forecasts.labels import labelled
 from sa_nowcast.metadata import dims
 from sa_nowcast.operations.clock import iso, moment
+from sa_nowcast.operations.histories import history_of
 from sa_nowcast.operations.journal import Journal
 from sa_nowcast.operations.publishing import Outputs
 from sa_nowcast.operations.site import Site
@@ -95,6 +96,12 @@ class Scores:
         self._sums = {init: own for init, own in self._sums.items() if init >= before}
         self._done = {pair for pair in self._done if pair[0] >= before}
 
+    def begin_anew(self, init: int) -> None:
+        """Forget what was verified of a forecast that is made anew; the journal does likewise."""
+        self._sums.pop(init, None)
+        self._done = {pair for pair in self._done if pair[0] != init}
+        self._moved = None
+
     def _labelled(self, values: Any, init: int, leads: list[int]) -> xr.DataArray:
         coords = {d: self.site.like.coords[d] for d in self.site.like.dims if d in self.site.like.coords}
         bare = xr.DataArray(
@@ -106,10 +113,12 @@ class Scores:
         """Return the extrapolation from an init time, made once for all lead times that are verified together."""
         if self._moved is None or self._moved[0] != init:
             times = [init - k * self.site.step for k in range(_HISTORY_OF_EXTRAPOLATION - 1, -1, -1)]
-            frames = [self.outputs.frame(t) for t in times]
-            if any(frame is None for frame in frames):
+            gaps = self.journal.gaps().get(init)
+            lacking = () if gaps is None else gaps.lacking
+            frames = history_of(self.site, init, self.outputs.frame, lacking, len(times))
+            if frames is None:
                 return None
-            data = self.site.field(np.stack(frames), times)
+            data = self.site.field(frames, times)
             job = reference("extrapolation").plan(data, self.site.recipe.steps)
             self._moved = init, job.compute()
         return self._moved[1]

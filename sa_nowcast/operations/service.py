@@ -19,19 +19,18 @@ from sa_nowcast.errors import SaNowcastError, StorageError
 from sa_nowcast.operations.alerts import collection, without_all_clear
 from sa_nowcast.operations.arrivals import Arrival, Arrivals, Notice, Refusal
 from sa_nowcast.operations.clock import folder_name, iso
+from sa_nowcast.operations.histories import history_of, missing, window
 from sa_nowcast.operations.journal import Journal
 from sa_nowcast.operations.making import make
 from sa_nowcast.operations.publishing import FLAGS, Outputs, places_of
 from sa_nowcast.operations.scoring import Scores
-from sa_nowcast.operations.site import Site, check, shown
-from sa_nowcast.operations.state import State
+from sa_nowcast.operations.site import JOURNAL, Site, check, shown
+from sa_nowcast.operations.state import STOPPED, State
 from sa_nowcast.operations.telling import Server
 from sa_nowcast.published import ALERTS, POINTS, SERVICE, VERIFICATION
 from sa_nowcast.recipe.service import ServiceRecipe
 from sa_nowcast.storage.whole import locked, storage, write_whole
 
-JOURNAL: Final = "state"
-"""The folder of the service's own."""
 HEARTBEAT: Final = 5.0
 """Seconds between two rewritings of the status, at the most."""
 END_WITHIN: Final = 8.0
@@ -72,7 +71,7 @@ def watch(
         Whatever keeps the service from starting; see `sa_nowcast.operations.site.check`. Another process runs the same.
     """
     site = check(recipe)
-    lock = site.folder / JOURNAL / "lock"
+    lock = (site.folder / JOURNAL).with_name("lock")
     with storage(site.folder):
         lock.parent.mkdir(parents=True, exist_ok=True)
     with locked(lock, site.folder):
@@ -89,7 +88,7 @@ class Service:
 
     def __init__(self, site: Site, report: Callable[[str], None]) -> None:
         self.site, self.report = site, report
-        self.journal = Journal(site.folder / JOURNAL / "journal.sqlite")
+        self.journal = Journal(site.folder / JOURNAL)
         self.identity = str(self.journal.fact("id", str(uuid.uuid4())))
         self.begun = int(self.journal.fact("begun", site.clock.now()))
         self.outputs = Outputs(site, self.identity)
@@ -107,15 +106,15 @@ class Service:
     def _recover(self) -> None:
         """Bring the folder and the journal together, where a process was killed between the two."""
         site = self.site
-        self.outputs.tidy()
-        with storage(site.folder):
-            told = json.dumps({"id": self.identity, **site.described()}, allow_nan=False, ensure_ascii=False, indent=1)
-            write_whole(site.folder / SERVICE, told)
         for store in (self.outputs.observed, self.outputs.archive):
             if store.exists and store.owner().get("service") != self.identity:
                 raise StorageError(
                     str(store.place), "was written by another service", fix="name another output.folder, or remove it"
                 )
+        self.outputs.tidy()
+        with storage(site.folder):
+            told = json.dumps({"id": self.identity, **site.described()}, allow_nan=False, ensure_ascii=False, indent=1)
+            write_whole(site.folder / SERVICE, told)
         known = set(self.journal.forecasts())
         there = self.outputs.published()
         for init in there:
@@ -123,7 +122,9 @@ class Service:
                 folder = self.outputs.forecasts / folder_name(init)
                 points = json.loads((folder / POINTS).read_text("utf-8"))
                 flags = json.loads((folder / FLAGS).read_text("utf-8"))
-                self.journal.forecast(init, points["as_of"], time.time(), float("nan"), flags)
+                # No frame has come since it was written.
+                gaps = self._gaps(init, missing(site, init, set(self.journal.frames())) or [])
+                self.journal.forecast(init, points["as_of"], time.time(), float("nan"), flags, *gaps)
                 self.state.tell("recovered", init_time=iso(init))
         if there:
             file = self.outputs.forecasts / folder_name(there[-1]) / ALERTS
@@ -158,8 +159,8 @@ class Service:
     def close(self) -> None:
         """End: the status says so."""
         with contextlib.suppress(StorageError):
-            self.state.write("stopped")
-        self.state.tell("stopped")
+            self.state.write(STOPPED)
+        self.state.tell(STOPPED)
         if self.server is not None:
             self.server.stop()
         self.journal.close()
@@ -168,6 +169,9 @@ class Service:
         while not stop.wait(HEARTBEAT):
             with contextlib.suppress(StorageError):
                 self.state.write()
+        # At once: work that is under way may not end before the process does.
+        with contextlib.suppress(StorageError):
+            self.state.write(STOPPED)
 
     # One step
 
@@ -269,27 +273,32 @@ class Service:
     # Forecasts
 
     def possible(self) -> list[int]:
-        """Return the init times that all frames are there for and that have no forecast, the newest first."""
-        now, step = self.site.clock.now(), self.site.step
-        least = max(self.begun - self.site.max_age, now - self.site.keep)
-        times = self.journal.frames(least - self.site.history * step)
+        """Return the init times to forecast from, the newest first.
+
+        Those that have a history and no forecast; and those whose forecast was made without a frame that is there now.
+        """
+        site, now = self.site, self.site.clock.now()
+        least = max(self.begun - site.max_age, now - site.keep)
+        times = self.journal.frames(least - site.reach * site.step)
         there, done = set(times), {*self.journal.forecasts(least), *self.journal.expired()}
-        return [
-            t
-            for t in reversed(times)
-            if t >= least and t not in done and all(t - k * step in there for k in range(self.site.history))
-        ]
+        result = [t for t in times if t >= least and t not in done and missing(site, t, there) is not None]
+        for t, gaps in self.journal.gaps().items():
+            due = now - t <= site.max_age and not there.isdisjoint(gaps.lacking)
+            if (gaps.begun or due) and self._failed.get(t, 0) < _TRIES:
+                result.append(t)
+        return sorted(result, reverse=True)
 
     def _forecast(self) -> bool:
         """Make the newest forecast that is possible; frames that are too old are noted as such."""
         for init in self.possible():
-            if self.site.clock.now() - init > self.site.max_age:
+            former = self.journal.as_of(init)
+            if former is None and self.site.clock.now() - init > self.site.max_age:
                 self.journal.expire(init)
                 self.state.counts["expired"] += 1
                 self.state.tell("expired", init_time=iso(init), found=f"older than {shown(self.site.max_age)}")
                 continue
             try:
-                self._publish(init)
+                self._publish(init, former)
             except StorageError:
                 raise
             except (SaNowcastError, RuntimeError) as error:
@@ -297,11 +306,16 @@ class Service:
                 self._failed[init] = self._failed.get(init, 0) + 1
                 self.state.tell("failed", init_time=iso(init), found=str(error))
                 self.state.met(f"no forecast from {iso(init)} ({error})")
-                if self._failed[init] >= _TRIES:
+                if self._failed[init] >= _TRIES and former is None:
                     self.journal.expire(init)
                 continue
             return True
         return False
+
+    def _gaps(self, init: int, filled: list[int]) -> tuple[list[int], list[int]]:
+        """Return what a forecast is made without, as in `sa_nowcast.operations.journal.Gaps`."""
+        there = set(self.journal.frames(init - self.site.reach * self.site.step))
+        return filled, [t for t in window(self.site, init) if t not in there] if filled else []
 
     def _frame(self, when: int) -> Values:
         if when not in self.frames:
@@ -311,29 +325,37 @@ class Service:
             return np.asarray(found, np.float32)
         return self.frames[when]
 
-    def _publish(self, init: int) -> None:
+    def _publish(self, init: int, former: str | None) -> None:
         site, began = self.site, time.perf_counter()
-        times = [init - k * site.step for k in range(site.history - 1, -1, -1)]
+        times = window(site, init)[-site.history :]
         as_of = site.clock.now()
-        made = make(site, times, np.stack([self._frame(t) for t in times]), as_of)
+        there = set(self.journal.frames(init - site.reach * site.step))
+        filled, lacking = self._gaps(init, missing(site, init, there) or [])
+        values = history_of(site, init, self._frame, lacking, site.history)
+        assert values is not None  # `_frame` gives a frame, or says that it is gone
+        made = make(site, times, values, as_of, filled)
         done = time.perf_counter()
+        if former is not None:
+            self.journal.begin_anew(init)
+            self.scores.begin_anew(init)
         history, places = [*self.journal.flags(init - 1), (init, made.flags)], places_of(site, made)
         alerts = collection(places, site.thresholds, site.units, history, site.step, iso)
         self.outputs.put_archive(made)
         self.outputs.publish(made, alerts)
         published = time.time()
         latency = published - self.journal.arrival(times)
-        self.journal.forecast(init, made.as_of, published, latency, made.flags)
+        self.journal.forecast(init, made.as_of, published, latency, made.flags, filled, lacking)
         newest = max(self.journal.forecasts())
-        self.state.tell("published", init_time=iso(init), as_of=made.as_of, latency=round(latency, 3),
-                   late=newest != init or None)  # fmt: skip
+        self.state.tell("published" if former is None else "replaced", init_time=iso(init), as_of=made.as_of,
+                        replaces=former, filled=made.filled or None, latency=round(latency, 3),
+                        late=newest != init or None)  # fmt: skip
         if newest != init:  # what is published late may tell more of those that are newer
             alerts = collection(places, site.thresholds, site.units, self.journal.flags(newest), site.step, iso)
         self.outputs.finish(alerts, newest)
         end = time.perf_counter()
         total = end - began + self.state.durations.get("read", 0.0)
         self.state.durations |= {"forecast": done - began, "publish": end - done, "total": total}
-        self.state.counts["forecasts"] += 1
+        self.state.published(new=former is None, filled=bool(filled))
         self.state.counts["latencies"].append(latency)
         self.report(f"{iso(init)}: published after {latency:.1f} s")
         self._remove_old(as_of)
@@ -345,7 +367,7 @@ class Service:
             self.state.tell("removed", init_time=iso(init))
         there = self.outputs.published()
         # What became of files is kept for as long as they may lie there.
-        least = oldest - site.history * site.step
+        least = oldest - site.reach * site.step
         self.journal.forget(least, min(oldest, *there[-1:]), 0.0, now - _MONTH)
         self.scores.forget(now - _MONTH)
 

@@ -20,6 +20,7 @@ import xarray as xr
 from sa_nowcast._version import __version__
 from sa_nowcast.derived import at, over
 from sa_nowcast.derived.fields import cells_of, to_grid
+from sa_nowcast.derived.filling import MOVED_FROM
 from sa_nowcast.errors import DataError, RecipeError, StorageError
 from sa_nowcast.forecasts.at_once import has_distribution
 from sa_nowcast.forecasts.default_model import default_model
@@ -31,14 +32,17 @@ from sa_nowcast.metadata import dims
 from sa_nowcast.metadata.thresholds import check_thresholds
 from sa_nowcast.metadata.units import amount_of_rate, conversion, is_amount
 from sa_nowcast.operations.clock import Clock
-from sa_nowcast.published import SERVICE
+from sa_nowcast.published import ARCHIVE, FORECASTS, OBSERVED, SERVICE
 from sa_nowcast.recipe.service import PointRecipe, ServiceRecipe, seconds
 from sa_nowcast.sources.opening import open_data, region
 from sa_nowcast.sources.reading import require
 from sa_nowcast.storage.manifest import is_zarr
+from sa_nowcast.storage.slots import SlotStore
 from sa_nowcast.storage.whole import require_writable
 
 LOOPBACK: Final = "127.0.0.1"
+JOURNAL: Final = "state/journal.sqlite"
+"""What a service has done, in its folder."""
 WINDOWS: Final = ("30min", "60min")
 _OWN: Final = ("name", "variable", "units", "step_seconds", "lead_times_seconds", "grid", "model")
 """What tells one service's outputs from another's."""
@@ -81,6 +85,12 @@ class Site:
     def history(self) -> int:
         """Frames that a forecast needs."""
         return self.nowcaster.history
+
+    @property
+    def reach(self) -> int:
+        """Frames up to an init time that a forecast is made from: the history, and what its gaps are filled from."""
+        longest = self.recipe.fill_gaps
+        return self.history + (longest + MOVED_FROM - 1 if longest else 0)
 
     @property
     def units(self) -> str | None:
@@ -265,7 +275,7 @@ def _require_apart(source: Path, folder: Path) -> None:
 def _require_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise StorageError(str(folder), f"cannot be written ({os.strerror(errno.EEXIST)})", fix="name another folder")
-    require_writable(folder / "any")
+    require_writable(folder, folder=True)
 
 
 def _like(recipe: ServiceRecipe, source: Path) -> tuple[xr.DataArray, Any]:
@@ -392,6 +402,10 @@ def _require_own(site: Site) -> None:
     folder = site.folder
     if not folder.exists() or not any(folder.iterdir()):
         return
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    state = (folder / JOURNAL).parent
+    if names <= {state.name, FORECASTS} and state.is_dir() and not any(folder.glob(f"{FORECASTS}/[!.]*")):
+        return  # one that was killed before it had said what it is
     fix = "name another output.folder, or remove this one"
     try:
         theirs = json.loads((folder / SERVICE).read_text("utf-8"))
@@ -402,6 +416,10 @@ def _require_own(site: Site) -> None:
     if differing:
         shown = "; ".join(f"{key} {_short(theirs.get(key))}, not {_short(own[key])}" for key in differing)
         raise StorageError(str(folder), f"was written by another service: {shown}", fix=fix)
+    for place, dim in ((folder / OBSERVED, dims.TIME), (folder / ARCHIVE, dims.INIT_TIME)):
+        store = SlotStore(place, dim, np.timedelta64(site.step, "ns"))
+        if store.exists and (store.owner().get("service") != theirs.get("id") or not (folder / JOURNAL).is_file()):
+            raise StorageError(str(place), "was written by another service", fix=fix)
 
 
 def _short(value: Any) -> str:

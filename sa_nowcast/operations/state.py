@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from sa_nowcast.operations.telling import Log, memory_bytes
 from sa_nowcast.published import STATUS
 from sa_nowcast.storage.whole import storage, write_whole
 
+_KEPT: Final = ("filled", "replaced")
+STOPPED: Final = "stopped"
+
 
 class State:
     """What is known of a service; the thread that made it changes it, any may write it.
@@ -28,6 +31,7 @@ class State:
     ----------
     counts : dict
         Frames and forecasts by what became of them, since the service was first started, and latencies in s.
+        `filled` are forecasts whose history had a gap, and `replaced` those that were made anew when its frame came.
     durations : dict
         Seconds of the last forecast, by its parts.
     recent : list of str
@@ -53,11 +57,20 @@ class State:
         self._lock, self._thread = threading.Lock(), threading.get_ident()
         self._there: set[int] = set()
         self._newest: tuple[int | None, int | None] = (None, None)
+        self._filled: list[str] = []
         self.counts = self._counted()
 
     def met(self, what: str) -> None:
         """Remember what went wrong."""
         self.recent = [*self.recent, what][-3:]
+
+    def published(self, *, new: bool, filled: bool) -> None:
+        """Count a forecast."""
+        for kind, counts in (("forecasts", new), ("replaced", not new), ("filled", new and filled)):
+            if counts:
+                self.counts[kind] += 1
+                if kind in _KEPT:
+                    self.journal.keep(kind, self.counts[kind])
 
     def _counted(self) -> dict[str, Any]:
         """Return what was counted before, by the journal."""
@@ -69,6 +82,7 @@ class State:
                 found[outcome] += count
         found["frames"] += found["late"] + found["converted"]
         found["forecasts"], found["expired"] = len(self.journal.forecasts()), len(self.journal.expired())
+        found |= {kind: int(self.journal.fact(kind, 0)) for kind in _KEPT}
         found["latencies"] = [v for v in self.journal.latencies() if v is not None and np.isfinite(v)]
         return found
 
@@ -98,8 +112,9 @@ class State:
         return ("degraded", reasons) if reasons else ("ok", [])
 
     def write(self, state: str | None = None) -> None:
-        """Rewrite ``status.json``."""
+        """Rewrite ``status.json``; after "stopped" nothing else is said."""
         with self._lock:
+            state = STOPPED if self._state == STOPPED else state
             if threading.get_ident() == self._thread:
                 self._look()
             now = self.site.clock.now()
@@ -115,6 +130,7 @@ class State:
                 "reasons": reasons,
                 "newest_frame": iso(frame),
                 "newest_init_time": iso(forecast),
+                "newest_filled": self._filled,
                 "frame_age_seconds": None if frame is None else (now - frame) / 1e9,
                 "forecast_age_seconds": None if forecast is None else (now - forecast) / 1e9,
                 "durations": {k: round(v, 3) for k, v in self.durations.items()},
@@ -140,6 +156,8 @@ class State:
         frames = self.journal.frames()
         self._there = set(frames[-4 * self.site.history :])
         self._newest = frames[-1] if frames else None, max(self.journal.forecasts(), default=None)
+        gaps = None if self._newest[1] is None else self.journal.gaps().get(self._newest[1])
+        self._filled = [] if gaps is None else [str(iso(t)) for t in gaps.filled]
         self.counts["latencies"] = self.counts["latencies"][-2000:]
 
     def tell(self, event: str, **more: Any) -> None:

@@ -158,6 +158,9 @@ class ServiceRecipe(Block):
     areas_name: str | None = Field(None, description="The property that names the areas; null: name, or their id.")
     alerts: AlertsRecipe = AlertsRecipe()
     verification: SkillRecipe = SkillRecipe()
+    fill_gaps: int = Field(
+        1, ge=0, description="Frames of the longest gap in a history that is filled along the motion; 0: none is."
+    )
     max_age: str = Field("30min", description="How old the last frame of a forecast may be when it is published.")
     keep: str = Field("7d", description="How long forecasts and frames are kept.")
     output: PublishedRecipe

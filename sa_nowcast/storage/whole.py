@@ -238,13 +238,16 @@ def storage(place: Path) -> Iterator[None]:
         ) from error
 
 
-def require_writable(place: Path) -> None:
-    """Prove that something can be written at `place`, in the nearest folder that is there; nothing is left behind."""
-    folder = place.absolute().parent
+def require_writable(place: Path, *, folder: bool = False) -> None:
+    """Prove that something can be written at `place`, in the nearest folder that is there; nothing is left behind.
+
+    With `folder` it is a folder that files are written in.
+    """
+    nearest = place.absolute() if folder else place.absolute().parent
     with storage(place):
-        while not folder.exists() and folder != folder.parent:
-            folder = folder.parent
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable."):
+        while not nearest.exists() and nearest != nearest.parent:
+            nearest = nearest.parent
+        with tempfile.NamedTemporaryFile(dir=nearest, prefix=".writable."):
             pass
 
 

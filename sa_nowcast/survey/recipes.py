@@ -66,7 +66,7 @@ def _output(recipe: Recipe) -> str:
     try:
         if folder.exists() and not folder.is_dir():
             raise StorageError(str(folder), f"cannot be written ({os.strerror(errno.EEXIST)})")
-        require_writable(folder / "any")
+        require_writable(folder, folder=True)
     except StorageError as error:  # in the words of the run, which makes the folder
         raise StorageError(str(folder), f"the output folder {error.found}", fix="choose another folder") from error
     if folder.is_dir():

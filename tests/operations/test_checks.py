@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from pathlib import Path
 
@@ -100,9 +101,17 @@ def test_a_folder_of_another_service_is_refused(tmp_path: Path, saved: Path) -> 
             StorageError, match="was written by another service: " + ("name" if "name" in more else "lead")
         ):
             site.check(service(tmp_path, ds, saved, **more))
-    (out / "state" / "journal.sqlite").unlink()
+    journal = out / "state" / "journal.sqlite"
+    journal.rename(out / "state" / "away")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     with pytest.raises(StorageError, match=r"observed\.zarr: was written by another service"):
         caught_up(service(tmp_path, ds, saved))
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    (out / "state" / "away").rename(journal)
+    told = json.loads((out / "service.json").read_text())
+    (out / "service.json").write_text(json.dumps({**told, "id": "another"}))
+    with pytest.raises(StorageError, match=r"observed\.zarr: was written by another service"):
+        site.check(service(tmp_path, ds, saved))
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from operations.service_files import (
     status,
     times_of,
 )
+from sa_nowcast.derived import fill_gaps
 from sa_nowcast.errors import StorageError
 from sa_nowcast.hindcast import hindcast
 from sa_nowcast.operations import site
@@ -80,7 +81,7 @@ def test_frames_that_are_late_doubled_damaged_or_unlike_are_told_of_and_stop_not
     drop(ds.assign_coords(time=ds.time + np.timedelta64(40, "D")), 7, folder, "future.nc")
     drop(ds.assign_coords(time=ds.time + np.timedelta64(90, "s")), 1, folder, "rain_between.nc")
     drop(ds.assign(rain=ds["rain"].where(ds.time < ds.time[7])), 7, folder, "nothing.nc")
-    recipe = service(tmp_path, ds, saved)
+    recipe = service(tmp_path, ds, saved, fill_gaps=0)
     out = caught_up(recipe)
     counts = status(out)["counts"]
     assert counts["refused"] == {"unreadable": 1, "units": 1, "grid": 1, "time": 2, "empty": 1}
@@ -123,10 +124,10 @@ def test_no_forecast_is_published_from_frames_older_than_allowed(tmp_path: Path,
 def test_old_forecasts_are_removed_after_newer_ones_are_there(tmp_path: Path, saved: Path) -> None:
     ds = frames(12)
     folder = incoming(tmp_path, ds, range(8))
-    out = caught_up(service(tmp_path, ds, saved, now=7, keep="27min", max_age="27min"))
+    out = caught_up(service(tmp_path, ds, saved, now=7, keep="27min", max_age="27min", fill_gaps=0))
     for number in range(8, 12):
         drop(ds, number, folder)
-    caught_up(service(tmp_path, ds, saved, keep="27min", max_age="27min"))
+    caught_up(service(tmp_path, ds, saved, keep="27min", max_age="27min", fill_gaps=0))
     assert published(out) == names(ds, range(6, 12))
     with xr.open_zarr(out / "archive.zarr", decode_timedelta=True) as archive:
         there = archive["rain"].notnull().any(["lead_time", "y", "x"])
@@ -191,9 +192,10 @@ def test_the_self_verification_is_that_of_a_hindcast(tmp_path: Path, saved: Path
     incoming(tmp_path, ds, [n for n in range(11) if n != 8])
     recipe = service(tmp_path, ds, saved)
     out = caught_up(recipe)
-    whole = ds["rain"].where(ds.time != ds.time[8])
-    inits = ds.time.values[3:8]
-    expected = hindcast(ds, str(saved), 3, init_times=inits, batch_size=1).load()
+    times = pd.date_range(ds.time.values[0], periods=14, freq="5min")
+    whole = ds["rain"].where(ds.time != ds.time[8]).reindex(time=times)
+    inits = ds.time.values[[3, 4, 5, 6, 7, 9, 10]]
+    expected = hindcast(fill_gaps(whole), str(saved), 3, init_times=inits, batch_size=1).load()
     theirs = verify(
         expected, whole, ["mse"], reference="persistence", valid_times="all", bootstrap=Bootstrap(samples=0)
     )
@@ -208,7 +210,7 @@ def test_the_self_verification_is_that_of_a_hindcast(tmp_path: Path, saved: Path
     assert [lead["mse"] for lead in day["leads"]] == theirs["mse"].values.tolist()
     assert [lead["skill_persistence"] for lead in day["leads"]] == theirs["mse_skill"].values.tolist()
     assert [lead["pairs"] for lead in day["leads"]] == theirs["forecasts"].values.tolist()
-    assert day["init_times"] == 5
+    assert day["init_times"] == 6
 
 
 def test_skill_below_its_bound_is_a_state(tmp_path: Path, saved: Path) -> None:
@@ -232,6 +234,25 @@ def test_a_store_that_grows_is_read_as_it_grows(tmp_path: Path, saved: Path) -> 
     )
     caught_up(recipe)
     assert published(out) == names(ds, range(3, 8))
+
+
+@pytest.mark.slow
+def test_a_service_that_was_killed_before_it_had_said_what_it_is_starts_again(
+    tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ds = frames(4)
+    incoming(tmp_path, ds, range(4))
+    recipe = service(tmp_path, ds, saved)
+
+    def stopped(self: Outputs) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Outputs, "tidy", stopped)
+        with pytest.raises(MemoryError):
+            caught_up(recipe)
+    assert not (tmp_path / "out" / "service.json").exists()
+    assert published(caught_up(recipe)) == names(ds, [3])
 
 
 @pytest.mark.slow
