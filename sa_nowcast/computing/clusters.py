@@ -180,7 +180,8 @@ class Tasks:
             smaller = self.needs.smaller(self.needs.bytes - lacking)
             raise ModelError(
                 self.store,
-                *self._compared(),
+                self._needed(),
+                expected=self._largest(),
                 fix=(f"{smaller}, or " if smaller else "") + f"start workers with {_mib(lacking)} more",
             )
 
@@ -188,14 +189,13 @@ class Tasks:
         """Return the bytes that the largest worker has too few to hold a task; 0 where none is known."""
         return self.needs.bytes - max(self._rooms.values()) if self.needs is not None and self._rooms else 0
 
-    def _compared(self) -> tuple[str, str]:
-        """Return what a task takes, and what there is."""
+    def _needed(self) -> str:
         assert self.needs is not None
-        most, count = max(self._rooms.values()), len(self._rooms)
-        return (
-            f"each task needs about {_mib(self.needs.bytes)} of a worker's memory",
-            f"at most the {_mib(max(most, 0))} that the largest of {count} workers has beside its process",
-        )
+        return f"each task needs about {_mib(self.needs.bytes)} of a worker's memory"
+
+    def _largest(self) -> str:
+        most = max(0, *self._rooms.values())
+        return f"at most the {_mib(most)} that the largest of {len(self._rooms)} workers has beside its process"
 
     def first_of(self, running: Collection[Any]) -> list[Any]:
         """Wait until one ends; return all that have. `Interrupted`: no worker is there or to come, or no scheduler."""
@@ -271,7 +271,7 @@ class Tasks:
             return
         if (lacking := self._lacking()) > 0:  # those that could are gone, and nobody started them again
             fix = f"start workers with {_mib(lacking)} more, then run the same again to go on"
-            raise Interrupted(self.store, *self._compared(), fix=fix)
+            raise Interrupted(self.store, self._needed(), expected=self._largest(), fix=fix)
         cluster = self.client.cluster
         known = getattr(cluster, "workers", None)
         adaptive = getattr(cluster, "_adaptive", None) is not None
