@@ -13,6 +13,7 @@ from lightning.fabric.plugins import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from torch.distributed.rendezvous import rendezvous
 
 from sa_nowcast.errors import RecipeError, SaNowcastError
 from sa_nowcast.stream import Share
@@ -71,15 +72,15 @@ def launched() -> Launch:
     return Launch(share, environment.local_rank(), per_machine, ranks // per_machine, environment)
 
 
-def meet(launch: Launch, step: int, folder: Path | None) -> torch.distributed.Store | None:
+def meet(launch: Launch, step: int, folder: Path | None) -> object:
     """Wait for all processes, and see that each goes on from the same update, `step`.
 
     They would meet without it, but wait for half an hour, and a folder that is not shared would be noticed by nobody.
 
     Returns
     -------
-    Store or None
-        Through which they met; the first process serves it while it is kept. None: nobody else is to come.
+    object
+        Through which they met; the first process may serve it, so it has to be kept. None: nobody else is to come.
 
     Raises
     ------
@@ -97,7 +98,7 @@ def meet(launch: Launch, step: int, folder: Path | None) -> torch.distributed.St
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = address, str(port)
     came, seen = ([f"sa_nowcast/{what}/{number}" for number in range(ranks)] for what in ("came", "seen"))
     try:
-        store, _, _ = next(torch.distributed.rendezvous("env://", rank, ranks, timeout=within))
+        store, _, _ = next(rendezvous("env://", rank, ranks, timeout=within))
         store.set(came[rank], str(step))
         store.wait(came, within)
         steps = [int(store.get(key)) for key in came]
