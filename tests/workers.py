@@ -25,7 +25,7 @@ def workers_of(*limits: int, processes: bool = False) -> Iterator[Any]:
         }
         for number, limit in enumerate(limits)
     }
-    scheduler = {"cls": distributed.Scheduler, "options": {"dashboard": False}}
+    scheduler = {"cls": distributed.Scheduler, "options": {"dashboard": False, "dashboard_address": ":0"}}
     with (
         dask.config.set({} if processes else watches),  # type: ignore[no-untyped-call]
         distributed.SpecCluster(workers=spec, scheduler=scheduler, silence_logs=50) as cluster,

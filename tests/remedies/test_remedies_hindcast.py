@@ -69,14 +69,14 @@ def test_a_hindcast_without_its_mark(tmp_path):
 @pytest.mark.parametrize("how", ["smaller", "workers", "one"])
 def test_workers_that_cannot_hold_a_task(how, tmp_path):
     """Of a shard of one init time nothing can be smaller."""
-    given = {"data": rain(40, 256, 256), "steps": 8, "to": tmp_path / "a.zarr", "shard_size": 1 if how == "one" else 32}
+    given = {"data": rain(24, 192, 192), "steps": 8, "to": tmp_path / "a.zarr", "shard_size": 1 if how == "one" else 16}
 
     def on_worker(room, **options):
         # The worker is a part of this process, whose own memory is a few MiB more or less at each call.
         with workers_of(Process().memory_info().rss + room) as cluster:
             _made(**given | {"cluster": cluster} | options)
 
-    few = (2 if how == "one" else 40) * MiB
+    few = (2 if how == "one" else 20) * MiB
     fix = yield lambda: on_worker(few)
     smaller, _, more = fix.rpartition(", or ")
     if how == "smaller":
