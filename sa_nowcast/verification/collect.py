@@ -105,15 +105,16 @@ def _collect(pairing: Pairing, scales: tuple[Scale, ...]) -> list[Statistics]:
         made = [sums_of(*part) for part in parts[first : first + at_once]]
         results += made if form == "values" else compute(*made)  # type: ignore[no-untyped-call]
     members = (labels.members, labels.reference_members)
-    states: dict[Scale, list[Statistics]] = {scale: [] for scale in scales}
-    for block, group in itertools.groupby(zip(parts, results, strict=True), key=lambda each: each[0][0]):
-        sums = iter(_join([result for _, result in group], axis=2))
-        for scale, of_scale in zip(scales, zip(*[sums] * (1 + pairing.has_reference), strict=True), strict=True):
-            named = [
-                _label(one, pairing, block, ends, reductions, m) for one, m in zip(of_scale, members, strict=False)
-            ]
-            states[scale].append(Statistics(named[0], named[1] if len(named) > 1 else None, labels))
-    return [Statistics.total(each) for each in states.values()]
+    if not results:
+        return [Statistics.zero() for _ in scales]
+    groups = itertools.groupby(zip(parts, results, strict=True), key=lambda each: each[0][0])
+    # Labelled at the end: of a long archive labels of each block would be larger than the sums.
+    sums = iter(_join([_join([result for _, result in group], axis=2) for _, group in groups], axis=0))
+    states = []
+    for of_scale in zip(*[sums] * (1 + pairing.has_reference), strict=True):
+        named = [_label(one, pairing, ends, reductions, m) for one, m in zip(of_scale, members, strict=False)]
+        states.append(Statistics.total([Statistics(named[0], named[1] if len(named) > 1 else None, labels)]))
+    return states
 
 
 def init_blocks(pairing: Pairing) -> Iterator[slice]:
@@ -348,16 +349,15 @@ def _in_one_precision(*arrays: Values) -> list[npt.NDArray[np.float64]]:
 def _label(
     sums: Sums,
     pairing: Pairing,
-    block: slice,
     leads: list[int],
     reductions: tuple[Reduction, ...],
     members: int,
 ) -> xr.Dataset:
-    """Return the sums of a block as a Dataset with the forecast's coordinates, at these positions of lead time."""
+    """Return the sums of all init times as a Dataset with the coordinates of the forecast, at these lead times."""
     forecast = pairing.forecast.isel(lead_time=leads)
     own = {name: dims for reduction in reductions for name, dims in reduction.dims.items()}
     variables = {name: ((*SUM_DIMS[: values.ndim], *own.get(name, ())), values) for name, values in sums.items()}
-    coords: dict[str, Any] = {"init_time": forecast["init_time"].values[block]}
+    coords: dict[str, Any] = {"init_time": forecast["init_time"].values}
     for dim in SUM_DIMS[1:]:
         known = dim in forecast.dims and dim in forecast.coords
         coords[dim] = forecast[dim].values if known else np.arange(forecast.sizes.get(dim, 1))
