@@ -1,6 +1,6 @@
 """The package's errors, as one tree.
 
-    SaNowcastError                     exit 70   an internal fault when raised as such
+    SaNowcastError                     exit 70   raised as such: an internal fault, or another process is gone
     ├── RecipeError                    exit 2    the recipe, or an argument
     ├── MissingLibraryError            exit 2    an optional library is not installed
     ├── DataError                      exit 3    frames, times, units, grid, gaps, a damaged chunk

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from sequences import rain
+from workers import MiB, hold, workers_of
 
 from sa_nowcast import open_zarr
 from sa_nowcast.computing import clusters
@@ -21,7 +24,7 @@ from sa_nowcast.conversion import convert
 from sa_nowcast.errors import Interrupted, ModelError
 from sa_nowcast.forecasts.default_model import default_model
 from sa_nowcast.forecasts.nowcaster import Nowcaster
-from sa_nowcast.hindcast import hindcast, shard
+from sa_nowcast.hindcast import hindcast, memory, shard
 from sa_nowcast.hindcast.shard import Shard
 from sa_nowcast.storage.shards import write_shard
 
@@ -203,3 +206,86 @@ def test_a_shard_on_which_workers_die_is_named(tmp_path: Path) -> None:
             Interrupted, match=r"INTERRUPTED a\.zarr: several workers died on shard 3\..* a smaller batch_size, then"
         ):
             tasks.result(ended, "shard 3")
+
+
+# --- memory
+
+
+def limit_of(limit: int | None) -> int:
+    """The room on a worker whose process has nothing yet."""
+    return limit or 0
+
+
+def test_tasks_go_to_the_workers_that_can_hold_them_and_what_none_can_hold_is_refused() -> None:
+    with workers_of(500 * MiB, 2000 * MiB) as cluster, distributed.Client(cluster, set_as_default=False) as client:
+        large = max(client.scheduler_info()["workers"].items(), key=lambda worker: worker[1]["memory_limit"])[0]
+        for needed, where in ((600, {large}), (400, None)):
+            needs = clusters.Needs(needed * MiB, limit_of, lambda most: "")
+            tasks = clusters.Tasks(client, "a.zarr", "batch_size", needs)
+            tasks.require_room()
+            calls = ((number, f"{number}", hold, (10,)) for number in range(8))
+            ran = {address for _, address in clusters.results_of(tasks, calls)}
+            assert where is None or ran == where
+        needs = clusters.Needs(2100 * MiB, limit_of, lambda most: f"pass size={most // MiB}")
+        with pytest.raises(
+            ModelError,
+            match=r"a\.zarr: each task needs about 2100 MiB of a worker's memory, expected at most the 2000 MiB that "
+            r"the largest of 2 workers has beside its process\. Fix: pass size=2000, or start workers with 100 MiB ",
+        ) as caught:
+            clusters.Tasks(client, "a.zarr", "batch_size", needs).require_room()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_task_that_only_lost_workers_could_hold_ends_the_call() -> None:
+    with workers_of(500 * MiB, 2000 * MiB) as cluster, distributed.Client(cluster, set_as_default=False) as client:
+        tasks = clusters.Tasks(client, "a.zarr", "batch_size", clusters.Needs(600 * MiB, limit_of, lambda most: ""))
+        tasks.require_room()
+        large = max(client.scheduler_info()["workers"].items(), key=lambda worker: worker[1]["memory_limit"])[0]
+        client.retire_workers([large], close_workers=True, remove=True)
+        with pytest.raises(
+            Interrupted, match=r"needs about 600 MiB of .* the largest of 1 workers .* 100 MiB more, then"
+        ):
+            list(clusters.results_of(tasks, [(0, "shard 0", hold, (10,))]))
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_smaller_tasks_fit_and_are_no_smaller_than_they_have_to_be(nowcaster: Nowcaster, begun: bool) -> None:
+    job = nowcaster.plan(rain(60), init_times=slice(None), batch_size=16)
+    whole = memory.task_bytes(job, 48)
+    for most in (whole, whole - 1, whole // 2, whole // 8):
+        told = memory.smaller_tasks(job, 48, most, begun=begun)
+        chosen = {name: int(number) for name, number in re.findall(r"(\w+)=(\d+)", told)}
+        size = chosen.get("shard_size", 48)
+        if not chosen:  # not even one init time at once
+            assert memory.task_bytes(replace(job, batch=1), 48 if begun else 1) > most
+            continue
+        assert memory.task_bytes(replace(job, batch=chosen["batch_size"]), size) <= most
+        larger = [(chosen["batch_size"], size + chosen["batch_size"])] if size < 48 else []
+        larger += [(2 * chosen["batch_size"], 48 if begun else 2 * chosen["batch_size"])] if most < whole else []
+        assert all(memory.task_bytes(replace(job, batch=b), s) > most for b, s in larger if b <= 16)
+
+
+@pytest.mark.slow
+def test_a_small_worker_beside_a_large_one_is_not_ended_and_alone_it_is_refused(tmp_path: Path) -> None:
+    data = rain(40, 512, 512)
+    options: dict[str, Any] = {"steps": 12, "shard_size": 18, "init_times": slice(None, data["time"].values[35])}
+    hindcast(data, "persistence", to=tmp_path / "here.zarr", **options)
+    with workers_of(550 * MiB, 2000 * MiB, processes=True) as cluster:
+        small, large = (cluster.workers[number].pid for number in range(2))
+        hindcast(data, "persistence", to=tmp_path / "there.zarr", cluster=cluster, **options)
+        assert [cluster.workers[number].pid for number in range(2)] == [small, large]
+        with distributed.Client(cluster, set_as_default=False) as client:
+            peaks = sorted(client.run(peak).values())
+        assert peaks[0] < 550 * MiB < peaks[1]
+    xr.testing.assert_identical(open_zarr(tmp_path / "here.zarr"), open_zarr(tmp_path / "there.zarr"))
+    with workers_of(550 * MiB, processes=True) as cluster:
+        with pytest.raises(
+            ModelError, match=r"each task needs about \d+ MiB .* Fix: pass batch_size=1 with shard_size=\d"
+        ):
+            hindcast(data, "persistence", to=tmp_path / "small.zarr", cluster=cluster, **options)
+        assert not list(tmp_path.glob("small*"))
+
+
+def peak() -> int:
+    """The most that this process ever had, in bytes."""
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,3 +123,45 @@ def log_of(folder: Path) -> list[dict[str, str]]:
     with (folder / LOG).open(newline="") as file:
         rows = list(csv.DictReader(file))
     return [{k: v for k, v in row.items() if k not in ("samples_per_second", "memory_mib")} for row in rows]
+
+
+# --- several processes
+
+ON_ITS_OWN = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "test"}
+
+
+def machine(number: int, **more: str) -> None:
+    """Let this process be the one of a machine of two, as torchrun says it."""
+    os.environ.update(ON_ITS_OWN, RANK=str(number), GROUP_RANK=str(number), **more)
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
+
+
+def on_two_machines(function: Callable[[int], Any], timeout: float = 120) -> list[int]:
+    """Call a function with 0 and 1 in two forked processes; return how they ended, as `os.waitpid` says it."""
+    port, children, ended = free_port(), [], {}
+    for number in range(2):
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                machine(number, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
+                function(number)
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(child)
+    deadline = time.monotonic() + timeout
+    while len(ended) < 2:
+        for child in set(children) - set(ended):
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                ended[child] = status
+            elif time.monotonic() > deadline:
+                os.kill(child, signal.SIGKILL)
+        time.sleep(0.01)
+    return [ended[child] for child in children]

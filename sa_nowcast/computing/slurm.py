@@ -33,7 +33,7 @@ class Job:
     time : str
         The longest time, in Slurm's own spelling: ``24:00:00`` or ``2-00:00:00``.
     nodes, gpus, cpus : int
-        Machines; GPUs of each, one process for each of them (0: one process on the CPU); cores of each process.
+        Machines; GPUs of each, one process for each (0: one process a machine, on its CPU); cores of each process.
     partition, account, memory : str or None
         As Slurm takes them; None leaves its own default.
     arguments : sequence of str
@@ -58,8 +58,6 @@ class Job:
                 raise RecipeError(f"--{field}", f"{number}", expected=f"at least {least}")
         if not _TIME.fullmatch(self.time):
             raise RecipeError("--time", f"{self.time!r}", expected="such as 24:00:00 or 2-00:00:00")
-        if self.nodes > 1 and not self.gpus:
-            raise RecipeError("--nodes", f"{self.nodes} without GPUs", expected="1", fix="give --gpus, or one node")
         for option, text in (("partition", self.partition), ("account", self.account), ("memory", self.memory)):
             # Such a line is Slurm's to read, and no shell quotes it.
             if text is not None and not _NAME.fullmatch(text):
@@ -85,7 +83,15 @@ class Job:
             "signal": f"USR1@{WARNING_SECONDS}",
         }
         lines = [f"#SBATCH --{option}={value}" for option, value in asked.items() if value is not None]
+        # srun starts each process itself: torchrun would end at USR1, and with a code of its own. Since Slurm 22.05 it
+        # does not take --cpus-per-task from sbatch.
         command = shlex.join([program(), "run", self.recipe, "--quiet", *self.arguments])
+        meeting = [
+            "# Where the processes of all machines meet: at a port of the first one.",
+            'MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+            "MASTER_PORT=$((15000 + SLURM_JOB_ID % 10000))",
+            "export MASTER_ADDR MASTER_PORT",
+        ]
         return "\n".join(
             [
                 "#!/bin/bash",
@@ -95,7 +101,8 @@ class Job:
                 f"# {WARNING_SECONDS} s before the end Slurm sends USR1: the run saves itself and exits with 75.",
                 f"cd {shlex.quote(str(self.folder))} || exit 5",
                 f"export OMP_NUM_THREADS={self.cpus}",
-                f"srun {command}",
+                *(meeting if self.nodes > 1 else []),
+                f"srun --cpus-per-task={self.cpus} {command}",
                 "code=$?",
                 'if [ "$code" -eq 75 ]; then',
                 '  echo "job $SLURM_JOB_ID was interrupted and saved; back into the queue" >&2',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import json
 import math
 import warnings
@@ -17,12 +18,13 @@ import xarray as xr
 import zarr
 from zarr.codecs import ZstdCodec
 
-from sa_nowcast.computing.clusters import Call, results_of, tasks_on
+from sa_nowcast.computing.clusters import Call, Needs, results_of, tasks_on
 from sa_nowcast.errors import ForecastWarning, StorageError
 from sa_nowcast.forecasts.cf import to_dataset
 from sa_nowcast.forecasts.job import Job, Opaque, sha256
 from sa_nowcast.forecasts.method import AS_ASKED, FELL_BACK, FILLED, NONE_POSSIBLE, Statuses, shortcomings
 from sa_nowcast.forecasts.nowcaster import Nowcaster
+from sa_nowcast.hindcast.memory import room_on_worker, smaller_tasks, task_bytes
 from sa_nowcast.hindcast.shard import BATCH, Batch, Shard, index_of, run_shard, same
 from sa_nowcast.metadata import dims
 from sa_nowcast.storage.growing import Entry, GrowingStore, Progress, no_values, require_replaceable
@@ -123,6 +125,11 @@ class Archive(GrowingStore[Shard]):
                     f"init times {first} to {last}", plans, variable_axis, job.init_axis, any_number, job.batch,
                 )
             )  # fmt: skip
+        if self.cluster is not None and shards:
+            with tasks_on(
+                self.cluster, str(self.place), "batch_size", needs=self._needs(size, begun=bool(before))
+            ) as tasks:
+                tasks.require_room()
         return self._labelled(template, plans), shards, {"shard": size, "batch": job.batch, "tile": job.tile}
 
     def _shard_size(self) -> int:
@@ -230,7 +237,8 @@ class Archive(GrowingStore[Shard]):
     def _run_on(self, cluster: Any, todo: Sequence[Shard]) -> Iterator[tuple[Shard, Entry | int]]:
         """Compute on the workers of a cluster, a few shards a worker at a time."""
         method = self.job.method
-        with tasks_on(cluster, str(self.place), "batch_size") as tasks:
+        needs = self._needs(max(shard.size for shard in todo), begun=True)
+        with tasks_on(cluster, str(self.place), "batch_size", needs=needs) as tasks:
             if type(method) is Nowcaster and method.inflow == FILLED:
                 # A file beside the archive, which every worker can read: sent once, checked, and not lost with a
                 # worker that dies.
@@ -241,6 +249,14 @@ class Archive(GrowingStore[Shard]):
                 model = tasks.submit(same, method)
             calls: Iterator[Call] = ((s, s.label, run_shard, (s, self._work(s), model)) for s in todo)
             yield from results_of(tasks, calls)
+
+    def _needs(self, size: int, *, begun: bool) -> Needs:
+        """Return what shards of so many init times take; of an archive that was `begun`, their size is given."""
+        return Needs(
+            task_bytes(self.job, size),
+            functools.partial(room_on_worker, self.job.device),
+            functools.partial(smaller_tasks, self.job, size, begun=begun),
+        )
 
     # End
 

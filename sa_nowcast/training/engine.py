@@ -27,6 +27,7 @@ from sa_nowcast.training.averaging import Average
 from sa_nowcast.training.checkpoint import AtomicCheckpointIO
 from sa_nowcast.training.data import TrainingData
 from sa_nowcast.training.hardware import Hardware
+from sa_nowcast.training.launch import lost, meet
 from sa_nowcast.training.log import TrainingLog
 from sa_nowcast.training.module import NowcastModule, updates_a_batch
 from sa_nowcast.training.pictures import Pictures, hindrance
@@ -191,11 +192,16 @@ def _run(
         )
         watch = next(c for c in callbacks if isinstance(c, Watch))
         try:
+            _met = meet(launch, sampler.first, folder)  # kept while the run is on
             trainer.fit(module, train_dataloaders=loader, ckpt_path=checkpoint, weights_only=True)
         except SystemExit:
             # How Lightning ends on a second Ctrl-C; a notebook must not end with it.
             if not watch.stopped_by:
                 raise
+        except RuntimeError as error:
+            if (gone := lost(error, launch, trainer.global_step, folder)) is not None:
+                raise gone from error
+            raise
         finally:
             loader.close()
         return trainer.global_step

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from sa_nowcast.computing.clusters import dask_threads
 from sa_nowcast.frames import LARGEST, fill_values, infinite_values
 from sa_nowcast.times import show_time
 from sa_nowcast.verification.ensembles import Keys, axis_keys
@@ -25,6 +26,9 @@ from sa_nowcast.verification.statistics import Statistics
 BLOCK_BYTES = 16 * 2**20
 LEAST_BLOCK_BYTES = 4 * 2**20
 BATCH_VALUES = 2**18
+# How many blocks dask is given at a time, for a graph of all grows with the archive: some for each thread, and so many
+# that finding their parts in the graph of a long archive, which takes time for all of it, does not count.
+BLOCKS_A_THREAD, LEAST_BLOCKS, MOST_BLOCKS = 16, 256, 2048
 
 SUM_DIMS = ("init_time", "variable", "lead_time", "channel")
 
@@ -37,7 +41,7 @@ def collect(pairing: Pairing) -> Statistics:
 
     The archive is read once, and once more for each time over which lead times are averaged: in blocks along init time,
     and along lead time where one init time is larger than a block, as an ensemble is; where it is backed by dask, the
-    blocks are dask tasks and run on whatever scheduler is in use.
+    blocks are dask tasks and run on whatever scheduler is in use, some hundreds at a time.
     """
     scales = pairing.labels.settings.scales or (Scale(),)
     states: dict[Scale, Statistics] = {}
@@ -85,28 +89,32 @@ def _collect(pairing: Pairing, scales: tuple[Scale, ...]) -> list[Statistics]:
             pairing = replace(pairing, truth=pairing.truth.chunk({pairing.time: 1}))
         reduce, add, finish = (delayed(each, pure=False) for each in (reduce, add, finish))
         form = "data"
-    results: list[Any] = []
-    for block, leads in parts:
+
+    def sums_of(block: slice, leads: slice) -> Any:
         if not scales[0].time:
-            results.append(reduce(*_block(pairing, block, leads, form), *what))
-            continue
+            return reduce(*_block(pairing, block, leads, form), *what)
         total = None
         for some in _lead_blocks(pairing, block, leads):
             total = add(total, *_block(pairing, block, some, form)[:-1])
         keys = _keys(pairing, block, slice(leads.stop - 1, leads.stop))
-        results.append(finish(total, leads.stop - leads.start, keys, *what))
-    if form == "data":
-        results = list(compute(*results))  # type: ignore[no-untyped-call]
+        return finish(total, leads.stop - leads.start, keys, *what)
+
+    results: list[Any] = []
+    at_once = len(parts) if form == "values" else min(MOST_BLOCKS, max(LEAST_BLOCKS, BLOCKS_A_THREAD * dask_threads()))
+    for first in range(0, len(parts), at_once):
+        made = [sums_of(*part) for part in parts[first : first + at_once]]
+        results += made if form == "values" else compute(*made)  # type: ignore[no-untyped-call]
     members = (labels.members, labels.reference_members)
-    states: dict[Scale, list[Statistics]] = {scale: [] for scale in scales}
-    for block, group in itertools.groupby(zip(parts, results, strict=True), key=lambda each: each[0][0]):
-        sums = iter(_join([result for _, result in group], axis=2))
-        for scale, of_scale in zip(scales, zip(*[sums] * (1 + pairing.has_reference), strict=True), strict=True):
-            named = [
-                _label(one, pairing, block, ends, reductions, m) for one, m in zip(of_scale, members, strict=False)
-            ]
-            states[scale].append(Statistics(named[0], named[1] if len(named) > 1 else None, labels))
-    return [Statistics.total(each) for each in states.values()]
+    if not results:
+        return [Statistics.zero() for _ in scales]
+    groups = itertools.groupby(zip(parts, results, strict=True), key=lambda each: each[0][0])
+    # Labelled at the end: of a long archive labels of each block would be larger than the sums.
+    sums = iter(_join([_join([result for _, result in group], axis=2) for _, group in groups], axis=0))
+    states = []
+    for of_scale in zip(*[sums] * (1 + pairing.has_reference), strict=True):
+        named = [_label(one, pairing, ends, reductions, m) for one, m in zip(of_scale, members, strict=False)]
+        states.append(Statistics.total([Statistics(named[0], named[1] if len(named) > 1 else None, labels)]))
+    return states
 
 
 def init_blocks(pairing: Pairing) -> Iterator[slice]:
@@ -341,16 +349,15 @@ def _in_one_precision(*arrays: Values) -> list[npt.NDArray[np.float64]]:
 def _label(
     sums: Sums,
     pairing: Pairing,
-    block: slice,
     leads: list[int],
     reductions: tuple[Reduction, ...],
     members: int,
 ) -> xr.Dataset:
-    """Return the sums of a block as a Dataset with the forecast's coordinates, at these positions of lead time."""
+    """Return the sums of all init times as a Dataset with the coordinates of the forecast, at these lead times."""
     forecast = pairing.forecast.isel(lead_time=leads)
     own = {name: dims for reduction in reductions for name, dims in reduction.dims.items()}
     variables = {name: ((*SUM_DIMS[: values.ndim], *own.get(name, ())), values) for name, values in sums.items()}
-    coords: dict[str, Any] = {"init_time": forecast["init_time"].values[block]}
+    coords: dict[str, Any] = {"init_time": forecast["init_time"].values}
     for dim in SUM_DIMS[1:]:
         known = dim in forecast.dims and dim in forecast.coords
         coords[dim] = forecast[dim].values if known else np.arange(forecast.sizes.get(dim, 1))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from psutil import Process
 from sequences import NETWORK, OPTIONS, rain, weather
+from workers import MiB, workers_of
 
 import sa_nowcast
 from remedies.trial import keywords, remedy, value
@@ -60,6 +63,28 @@ def test_a_hindcast_without_its_mark(tmp_path):
     del zarr.open_group(tmp_path / "a.zarr", mode="r+").attrs[COMPLETE]
     fix = yield lambda: _made(to=tmp_path / "a.zarr")
     yield lambda: _made(to=tmp_path / "a.zarr", **keywords(fix))
+
+
+@remedy("computing/clusters.py", "…, or start workers with … more", "start workers with … more")
+@pytest.mark.parametrize("how", ["smaller", "workers", "one"])
+def test_workers_that_cannot_hold_a_task(how, tmp_path):
+    """Of a shard of one init time nothing can be smaller."""
+    given = {"data": rain(24, 192, 192), "steps": 8, "to": tmp_path / "a.zarr", "shard_size": 1 if how == "one" else 16}
+
+    def on_worker(room, **options):
+        # The worker is a part of this process, whose own memory is a few MiB more or less at each call.
+        with workers_of(Process().memory_info().rss + room) as cluster:
+            _made(**given | {"cluster": cluster} | options)
+
+    few = (2 if how == "one" else 20) * MiB
+    fix = yield lambda: on_worker(few)
+    smaller, _, more = fix.rpartition(", or ")
+    if how == "smaller":
+        chosen = {name: int(number) for name, number in re.findall(r"(\w+)=(\d+)", smaller)}
+        yield lambda: on_worker(few + 20 * MiB, **chosen)
+    else:
+        more = int(re.search(r"with (\d+) MiB more", more)[1]) * MiB
+        yield lambda: on_worker(few + more + 20 * MiB)
 
 
 @remedy("storage/growing.py", "finish or remove it, or name another path")

@@ -337,10 +337,3 @@ def test_a_script_that_sbatch_refuses(option, submit, tmp_path):
     fix = yield submit("--send", option, wrong)
     assert option in flags(fix)
     yield submit("--send", option, right)
-
-
-@remedy("computing/slurm.py", "give --gpus, or one node")
-@pytest.mark.parametrize("more", [["--nodes", "2", "--gpus", "1"], ["--nodes", "1", "--gpus", "0"]])
-def test_several_machines_without_gpus(more, submit):
-    yield submit("--nodes", "2", "--gpus", "0")
-    yield submit(*more)

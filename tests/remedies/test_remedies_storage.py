@@ -15,6 +15,7 @@ import pytest
 import xarray as xr
 import zarr
 from sequences import rain
+from workers import MiB, hold, workers_of
 
 from remedies.trial import full, keywords, remedy, value, without_privileges
 from sa_nowcast import open_zarr
@@ -324,6 +325,24 @@ def test_a_scheduler_that_ended(cluster, tmp_path, monkeypatch):
     with distributed.LocalCluster(n_workers=1, processes=False, protocol="tcp", dashboard_address=None) as other:
         run(other.scheduler_address)
     yield lambda: open_zarr(tmp_path / "a.zarr").load()
+
+
+@remedy("computing/clusters.py", "start workers with … more, then run the same again to go on")
+def test_workers_that_could_hold_a_task_and_are_gone(monkeypatch):
+    monkeypatch.setattr(clusters, "LOOK_EVERY", 0.1)
+    monkeypatch.setattr(clusters, "NONE_COME", 0.5)
+    needs = clusters.Needs(60 * MiB, int, lambda most: "")
+
+    def call(*limits, lost=()):
+        with workers_of(*limits) as cluster, distributed.Client(cluster, set_as_default=False) as client:
+            tasks = clusters.Tasks(client, "a.zarr", "batch_size", needs)
+            tasks.require_room()
+            client.retire_workers([cluster.workers[number].address for number in lost], remove=True)
+            list(clusters.results_of(tasks, [(0, "shard 0", hold, (1,))]))
+
+    fix = yield lambda: call(50 * MiB, 100 * MiB, lost=[1])
+    more = int(fix.partition("with ")[2].partition(" MiB")[0])
+    yield lambda: call((50 + more) * MiB)
 
 
 @remedy("computing/clusters.py", "give workers more memory or use a smaller …, then run the same again to go on")

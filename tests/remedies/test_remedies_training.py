@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,13 @@ import pytest
 import torch
 import yaml
 from sequences import NETWORK, rain, weather
-from trials import StopAfter, train, with_callback
+from trials import ON_ITS_OWN, StopAfter, free_port, machine, train, with_callback
 
 from remedies.trial import assert_installs, full, keywords, remedy, uninstalled
 from sa_nowcast.errors import Interrupted
 from sa_nowcast.recipe import parse_recipe
 from sa_nowcast.stream import SequenceDataset, loader
+from sa_nowcast.training import launch
 from sa_nowcast.training.checkpoint import load_checkpoint
 from sa_nowcast.training.launch import launched
 from sa_nowcast.windows import split_in_time
@@ -152,6 +154,71 @@ def test_machines_with_different_numbers_of_processes(monkeypatch):
     monkeypatch.setenv("MASTER_PORT", "0")
     yield launched
     monkeypatch.setenv("WORLD_SIZE", "4")
+
+
+@pytest.fixture
+def of_two(monkeypatch):
+    """Does a function of 0 here, and of 1 in another process."""
+
+    def both(function: Callable[[int], object]) -> None:
+        told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "GLOO_SOCKET_IFNAME": "lo"}
+        for name, value in (ON_ITS_OWN | told | {"RANK": "0", "GROUP_RANK": "0"}).items():
+            monkeypatch.setenv(name, value)
+        other = os.fork()
+        if not other:
+            try:
+                machine(1)
+                function(1)
+            finally:
+                os._exit(0)
+        try:
+            function(0)
+        finally:
+            os.waitpid(other, 0)
+
+    return both
+
+
+@remedy(
+    "training/launch.py",
+    "see what those say that did not come, open this port to the other machines, and start all at once",
+)
+def test_a_machine_that_does_not_come(of_two, monkeypatch):
+    monkeypatch.setattr(launch, "MEET_WITHIN", 1.0)
+    yield lambda: of_two(lambda number: number or launch.meet(launched(), 0, None))
+    monkeypatch.setattr(launch, "MEET_WITHIN", 60.0)
+    yield lambda: of_two(lambda number: launch.meet(launched(), 0, None))
+
+
+@remedy("training/launch.py", "name an output folder on a disk that all machines share")
+def test_machines_with_checkpoints_of_their_own(of_two, tmp_path):
+    yield lambda: of_two(lambda number: launch.meet(launched(), 2 * number, tmp_path))
+    yield lambda: of_two(lambda number: launch.meet(launched(), 2, tmp_path))
+
+
+@remedy(
+    "training/launch.py",
+    "see what that one says, and start all again, with folder= to go on",
+    "see what that one says, and start all again; they go on from what is saved in …",
+)
+@pytest.mark.parametrize("folder", [None, "run"])
+def test_a_machine_that_is_gone(folder, of_two, tmp_path):
+    """The trained weights after it are another test's."""
+    path = None if folder is None else tmp_path / folder
+
+    def update(number: int, dies: bool) -> None:
+        torch.distributed.init_process_group("gloo")
+        if dies and number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        try:
+            torch.distributed.all_reduce(torch.ones(1))
+        except RuntimeError as error:
+            raise launch.lost(error, launched(), 1, path) from error
+        finally:
+            torch.distributed.destroy_process_group()
+
+    yield lambda: of_two(lambda number: update(number, dies=True))
+    yield lambda: of_two(lambda number: update(number, dies=False))
 
 
 @remedy("training/log.py", "free space or choose another folder")

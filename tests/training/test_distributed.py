@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ import pytest
 import torch
 import xarray as xr
 from sequences import NETWORK, rain
-from trials import Each, log_of, train, weights, with_callback
+from trials import Each, free_port, log_of, train, weights, with_callback
 
 from sa_nowcast.errors import Interrupted, RecipeError
 from sa_nowcast.training.checkpoint import load_checkpoint
@@ -44,12 +43,6 @@ def uneven() -> xr.DataArray:
     missing = rng.random(data.shape) < rng.choice([0.0, 0.5, 0.95], (40, 1, 1))
     missing[:, 5, 5] = False
     return data.where(~missing)
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
 
 
 def together(function: Callable[[int], Any], timeout: float = 120) -> list[Any]:
