@@ -217,7 +217,7 @@ def _onnx(nowcaster: Nowcaster, program: Any, about: Mapping[str, str]) -> bytes
     except Exception as error:
         raise _impossible(nowcaster, "ONNX", error) from error
     for node in made.model.graph:
-        node.metadata_props.clear()  # lines of source with the paths of this machine, half of the file
+        node.metadata_props.clear()  # lines of source, with the paths of this machine
     made.model.metadata_props.update(about)
     content = io.BytesIO()
     made.save(content)
