@@ -46,6 +46,7 @@ def test_bad_arguments_are_refused(tmp_path: Path, saved: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # on a busy machine the comparison alone takes minutes
 def test_the_sample_with_faults_through_the_recipe_that_ships(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
