@@ -10,6 +10,8 @@ state of zeros too, no peepholes, no biases, one frame and one layer at a time, 
 convolution, over channels and positions, which is that code's option, it is more like our ConvLSTM. OpenSTL itself is
 not run.
 
+`sa_nowcast.models.blockwise` is compared with what torch does by itself, too.
+
 Cases take turns; a ratio is the median over rounds of the ratio within a round.
 """
 
@@ -25,10 +27,13 @@ import torch
 from networks import HIDDEN, KERNEL, LAYERS, PATCH, WRITTEN_OUT, Task, prepare
 from torch import Tensor, nn
 
+from sa_nowcast.models import blockwise
+
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(7200)]
 
 BATCH, FRAMES, ROUNDS = (int(os.environ.get(k, d)) for k, d in (("BATCH", "8"), ("FRAMES", "10"), ("ROUNDS", "5")))
 PLAIN, NORMED = "plain convlstm", "plain convlstm, layer norm"
+TORCHS = "sa-convlstm, torch's attention"
 WANTED_16, WANTED_64 = 1.30, 0.55
 
 
@@ -87,6 +92,17 @@ def plain(task: Task, norm: bool) -> Callable[[], float]:
     return train
 
 
+def by_torch(step: Callable[[], float]) -> Callable[[], float]:
+    """Return the step without what `sa_nowcast.models.blockwise` does otherwise than torch."""
+
+    def train() -> float:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(blockwise, "_is_faster", lambda: False)
+            return step()
+
+    return train
+
+
 def seconds(cases: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
     torch.set_num_threads(1)
     taken: dict[str, list[float]] = {name: [] for name in cases}
@@ -122,4 +138,5 @@ def test_sa_convlstm_beside_a_plain_convlstm() -> None:
 def test_fused_attention_beside_attention_written_out() -> None:
     task = Task(64, 1, 3, 3)
     cases = {name: prepare(name, task)[0] for name in ("sa-convlstm", WRITTEN_OUT)}
+    cases |= {TORCHS: by_torch(prepare("sa-convlstm", task)[0])}
     assert compared(task, cases, "sa-convlstm", WRITTEN_OUT, WANTED_64) <= 0.8
