@@ -37,14 +37,14 @@ def _in_blocks(query: Tensor, keys: Tensor) -> bool:
         and all(one.device.type == "cpu" and one.dtype == torch.float32 for one in (query, keys))
         and not torch.compiler.is_compiling()
         and torch.get_num_threads() <= _MOST_THREADS
-        and torch.backends.mkldnn.enabled
+        and bool(torch.backends.mkldnn.enabled)
         and _is_faster()
     )
 
 
 @functools.cache
 def _is_faster() -> bool:
-    there = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    there = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     return there and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
