@@ -6,9 +6,9 @@ import contextlib
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sa_nowcast.models.blockwise import attend
 from sa_nowcast.models.maps import full_precision, pool, prepared
 
 
@@ -71,12 +71,7 @@ class Attention(nn.Module):
         B, H, W, C = h_BHWC.shape
         read_channels = len(maps) * C
         query = (h_BHWC @ weights.query[:, :read_channels]).view(B, H * W, len(maps), C).transpose(1, 2)
-        keys = self._keys(maps).to(query.dtype)
-        read: Tensor
-        if query.is_meta:  # where only memory is counted, the fused kernel has to be named
-            read = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, keys, keys, scale=1.0)[0]
-        else:
-            read = F.scaled_dot_product_attention(query, keys, keys, scale=1.0)
+        read = attend(query, self._keys(maps).to(query.dtype))
         return read.transpose(1, 2).reshape(B, H, W, read_channels) @ weights.value[:read_channels]
 
     def row(

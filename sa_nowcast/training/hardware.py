@@ -58,7 +58,7 @@ def choose_hardware(recipe: TrainingRecipe, *, graph: bool = True) -> Hardware:
     if precision == "auto":
         precision = "bf16" if cuda and torch.cuda.get_device_capability(device) >= _BF16_CAPABILITY else "fp32"
     if acceleration == "auto":
-        # Compiling takes longer than a short run on a CPU; see docs/log.md for what a graph saves on a GPU.
+        # Compiling takes longer than a short run on a CPU; docs/how-to/gpu.md measures what a graph saves.
         acceleration = "graph" if graph and cuda and launch.alone else "none"
     if acceleration == "graph" and not (cuda and launch.alone):
         found = f"{device}" if not cuda else f"{launch.share.ranks} processes"

@@ -32,6 +32,7 @@ import torch
 import torch.nn.functional as F
 
 from sa_nowcast import models
+from sa_nowcast.models import attention
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(7200)]
 
@@ -63,14 +64,14 @@ TARGETS = [
 
 @contextlib.contextmanager
 def attention_written_out(on: bool) -> Iterator[None]:
-    """Replace the fused call by softmax(Q Kᵀ) V, for the networks here scale by 1; all else stays."""
-    fused = F.scaled_dot_product_attention
+    """Replace the fused attention by softmax(Q Kᵀ) K; all else stays."""
+    fused = attention.attend
     if on:
-        F.scaled_dot_product_attention = lambda q, k, v, scale: (q @ k.mT).softmax(-1) @ v
+        attention.attend = lambda q, k: (q @ k.mT).softmax(-1) @ k
     try:
         yield
     finally:
-        F.scaled_dot_product_attention = fused
+        attention.attend = fused
 
 
 def config_of(name: str, task: Task) -> models.NetworkConfig:
