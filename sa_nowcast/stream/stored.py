@@ -176,7 +176,12 @@ def _dimension_names(array: zarr.Array[Any]) -> list[str] | None:
 def _group(array: zarr.Array[Any]) -> xr.Dataset | None:
     path = array.path.rpartition("/")[0] or None
     try:
-        ds: xr.Dataset = xr.open_zarr(array.store, group=path, chunks=None, consolidated=False)
+        # A store elsewhere has its metadata in one request, where they are consolidated.
+        consolidated = (
+            not isinstance(array.store, LocalStore)
+            and zarr.open_group(array.store, path=path, mode="r").metadata.consolidated_metadata is not None
+        )
+        ds: xr.Dataset = xr.open_zarr(array.store, group=path, chunks=None, consolidated=consolidated)
     except (OSError, ValueError, KeyError, DataError):
         return None
     return ds
