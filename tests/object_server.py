@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -53,6 +54,10 @@ class Application:
             return _refusal(start_response, "403 Forbidden", "AccessDenied", "Access Denied")
         if reading and path.startswith("/frankfurt-") and "eu-central-1" not in environ.get("HTTP_AUTHORIZATION", ""):
             return _refusal(start_response, "301 Moved Permanently", "PermanentRedirect", "Use another endpoint.")
+        if self.faults.get("distinct") and reading:
+            distinct = int(self.faults["distinct"])
+            kept = re.sub(r"/c/(\d+)/", lambda number: f"/c/{int(number[1]) % distinct}/", path)
+            environ |= dict.fromkeys(("PATH_INFO", "RAW_URI", "REQUEST_URI"), kept)
         answer = self.inner(environ, start_response)
         if not cut:
             return answer
@@ -111,7 +116,10 @@ class ObjectServer:
         self._send("DELETE", f"{bucket}/{key}")
 
     def set(self, **faults: float) -> None:
-        """Set ``delay`` (seconds), or how many requests to ``throttle`` or ``cut``; counts begin anew."""
+        """Set ``delay`` (seconds), or how many requests to ``throttle`` or ``cut``; counts begin anew.
+
+        ``distinct``: so many chunks of an array were stored, and are given for all others by their number modulo this.
+        """
         self._send("GET", f"{CONTROL[1:]}?{urllib.parse.urlencode(faults or {'delay': 0})}")
 
     def reads(self) -> Counter[str]:
