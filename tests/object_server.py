@@ -40,17 +40,18 @@ class Application:
             return self._control(environ, start_response)
         with self.lock:
             self.counts[f"{environ['REQUEST_METHOD']} {path}"] += 1
-            throttled = self.faults.get("throttle", 0) > 0
-            cut = path.endswith("/0") and self.faults.get("cut", 0) > 0
+            number = sum(self.counts.values())
+            every = self.faults.get("every", 0)
+            throttled = self.faults.get("throttle", 0) > 0 or (every > 0 and number % every == 0)
             if throttled:
-                self.faults["throttle"] -= 1
-            if cut:
-                self.faults["cut"] -= 1
+                self.faults["throttle"] = self.faults.get("throttle", 0) - 1
         time.sleep(self.faults.get("delay", 0))
         if throttled:
             return _refusal(start_response, "503 Slow Down", "SlowDown", "Please reduce your request rate.")
         reading = environ["REQUEST_METHOD"] == "GET"
-        if path.startswith("/private-"):
+        if self.faults.get("fail"):
+            return _refusal(start_response, "500 Internal Server Error", "InternalError", "We failed.")
+        if path.startswith("/private-") or self.faults.get("refuse"):
             return _refusal(start_response, "403 Forbidden", "AccessDenied", "Access Denied")
         if reading and path.startswith("/frankfurt-") and "eu-central-1" not in environ.get("HTTP_AUTHORIZATION", ""):
             return _refusal(start_response, "301 Moved Permanently", "PermanentRedirect", "Use another endpoint.")
@@ -58,11 +59,7 @@ class Application:
             distinct = int(self.faults["distinct"])
             kept = re.sub(r"/c/(\d+)/", lambda number: f"/c/{int(number[1]) % distinct}/", path)
             environ |= dict.fromkeys(("PATH_INFO", "RAW_URI", "REQUEST_URI"), kept)
-        answer = self.inner(environ, start_response)
-        if not cut:
-            return answer
-        content = b"".join(answer)
-        return [content[: len(content) // 2]]  # the connection ends before what Content-Length promised
+        return self.inner(environ, start_response)
 
     def _control(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
         with self.lock:
@@ -116,7 +113,7 @@ class ObjectServer:
         self._send("DELETE", f"{bucket}/{key}")
 
     def set(self, **faults: float) -> None:
-        """Set ``delay`` (seconds), or how many requests to ``throttle`` or ``cut``; counts begin anew.
+        """Set ``delay`` (seconds), ``fail`` or ``refuse`` (1: every request), how many requests to ``throttle``, or ``every`` how many-th; counts begin anew.
 
         ``distinct``: so many chunks of an array were stored, and are given for all others by their number modulo this.
         """

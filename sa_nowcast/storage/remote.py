@@ -33,7 +33,7 @@ RETRY_SECONDS: Final = 60.0
 REQUEST_SECONDS: Final = 60.0
 """For one request with its answer: a shard of 64 MB at 1 MB/s. With the retries, an error is there in two minutes."""
 _CONNECT_SECONDS: Final = 5.0
-_FIRST_WAIT: Final = 0.25
+FIRST_WAIT: Final = 0.25
 _LONGEST_WAIT: Final = 5.0
 _ROOTS: Final = ("zarr.json", ".zmetadata", ".zgroup")
 
@@ -130,7 +130,7 @@ class RemoteStore(ObjectStore[Any]):
 
         For threads: the interpreter is free meanwhile.
         """
-        with told(self.address):
+        with told(self.address), self._missed(key):
             if start < 0:
                 return memoryview(self.store.get(key, options={"range": {"suffix": -start}}).bytes())
             if stop is None:
@@ -138,6 +138,14 @@ class RemoteStore(ObjectStore[Any]):
                 self._check(key, content, whole=True)
                 return content
             return memoryview(self.store.get_range(key, start=start, end=stop))
+
+    @contextlib.contextmanager
+    def _missed(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            self._check(key, None, whole=False)
+            raise
 
     def _check(self, key: str, content: Any, whole: bool) -> None:
         if not self.listed or key == f"{MANIFEST}/{METADATA}" or key not in self.files:
@@ -280,7 +288,7 @@ def _connected(address: str) -> Any:
         "max_retries": RETRIES,
         "retry_timeout": timedelta(seconds=RETRY_SECONDS),
         "backoff": {
-            "init_backoff": timedelta(seconds=_FIRST_WAIT), "max_backoff": timedelta(seconds=_LONGEST_WAIT), "base": 2,
+            "init_backoff": timedelta(seconds=FIRST_WAIT), "max_backoff": timedelta(seconds=_LONGEST_WAIT), "base": 2,
         },
     }  # fmt: skip
     how: dict[str, Any] = {"client_options": options, "retry_config": retries}

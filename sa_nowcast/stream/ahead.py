@@ -1,8 +1,8 @@
 """Cells of stores elsewhere, read by threads before a window needs them: a request takes longer than a window.
 
-Which cell comes next in a lane is known, since the order of windows is. So each lane has the cell after its present
-one under way, and all lanes' requests run beside each other and beside the training step. Every cell is asked for once
-all the same.
+Which cell comes next in a lane is known, since the order of windows is. So the cell after a lane's present one is under
+way, and several lanes' requests run beside each other and beside the training step. Every cell is asked for once all
+the same.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
-THREADS: Final = 8
-"""As many as there are lanes; they wait for the network, and decompress without holding the interpreter."""
+THREADS: Final = 4
+"""They wait for the network, and decompress without holding the interpreter. Each has an object in memory, and as many
+cells are read ahead at most: with eight, streaming took 625 MB at its peak and not below 600."""
 
 
 class Ahead:
@@ -37,8 +38,8 @@ class Ahead:
                 coming[cell] = self._submit(cell)
 
     def idle(self, lane: int) -> bool:
-        """Say whether nothing is under way or unused in a lane."""
-        return not self._coming.get(lane)
+        """Say whether nothing is under way or unused in a lane, and not too much in all lanes together."""
+        return not self._coming.get(lane) and sum(map(len, self._coming.values())) < THREADS
 
     def take(self, lane: int, cell: int) -> Any:
         """Return a cell that was asked for, waiting for it where need be, or read it now."""
@@ -55,7 +56,7 @@ class Ahead:
         waiting: list[tuple[int, Future[Any]]] = []
         for cell in cells:
             waiting.append((cell, self._submit(cell)))
-            if len(waiting) > THREADS // 2:
+            if len(waiting) > THREADS:
                 first, future = waiting.pop(0)
                 yield first, future.result()
         for first, future in waiting:

@@ -223,6 +223,7 @@ class ShardReader:
         self._path = array.path
         self._key = array.metadata.encode_chunk_key
         self._dtype, self._shape = array.dtype, array.shape
+        self._fill = array.fill_value
         self._chunk = int(array.chunks[0])
         self._shard = int((array.shards or array.chunks)[0])
         self._indices: dict[int, Index] = {}
@@ -265,23 +266,31 @@ class ShardReader:
         size = len(out) // (high - low)
         try:
             content, start = None, 0
-            if (low, high) == (0, self._shard // self._chunk):
-                content = self._bytes(key, 0)  # the whole, with its index, at once
-            index = self._index_of(key, shard, content)
+            try:
+                if (low, high) == (0, self._shard // self._chunk):
+                    content = self._bytes(key, 0)  # the whole, with its index, at once
+                index = self._index_of(key, shard, content)
+            except FileNotFoundError:
+                if isinstance(self._store, LocalStore):
+                    raise
+                # Elsewhere each look costs a request.
+                index = self._indices[shard] = np.full((self._shard // self._chunk, 2), -1, np.int64).view(np.uint64)
             if index is None:
                 return False
             offsets, lengths = index[low:high, 0].astype(np.int64), index[low:high, 1].astype(np.int64)
-            if content is None:
-                start, stop = int(offsets.min()), int((offsets + lengths).max())
-                if start < 0 or stop - start > 2 * int(lengths.sum()):
-                    return False  # a chunk that is not stored, or chunks far apart
+            there = offsets >= 0  # others are not stored: all their values are the fill value
+            if content is None and there.any():
+                start, stop = int(offsets[there].min()), int((offsets + lengths)[there].max())
+                if stop - start > 2 * int(lengths[there].sum()):
+                    return False  # chunks far apart
                 content = self._bytes(key, start, stop)
-            elif int(offsets.min()) < 0:
-                return False
-            pieces = [content[o : o + n] for o, n in zip((offsets - start).tolist(), lengths.tolist(), strict=True)]
-            targets = [out[n * size : (n + 1) * size] for n in range(len(pieces))]
-            for piece, target in zip(pieces, targets, strict=True):
-                decompress(piece, target)
+            for n, (offset, length) in enumerate(zip((offsets - start).tolist(), lengths.tolist(), strict=True)):
+                target = out[n * size : (n + 1) * size]
+                if there[n]:
+                    assert content is not None
+                    decompress(content[offset : offset + length], target)
+                else:
+                    np.frombuffer(target, self._dtype)[:] = self._fill
         except (OSError, RuntimeError, ValueError):
             return False
         return True
@@ -297,8 +306,9 @@ class ShardReader:
     def _index_of(self, key: str, shard: int, whole: memoryview | None) -> Index | None:
         if shard not in self._indices:
             size = 16 * (self._shard // self._chunk) + 4
-            content = self._bytes(key, -size) if whole is None else whole[-size:]
-            if google_crc32c.value(bytes(content[:-4])) != int.from_bytes(content[-4:], "little"):
+            # A copy: a view would keep the whole object.
+            content = bytes(self._bytes(key, -size) if whole is None else whole[-size:])
+            if google_crc32c.value(content[:-4]) != int.from_bytes(content[-4:], "little"):
                 return None
             for former in list(self._indices)[: -_INDICES + 1]:
                 self._indices.pop(former, None)  # as another thread may have done

@@ -173,5 +173,5 @@ def test_an_epoch_asks_for_each_object_once_in_bounded_memory(server: ObjectServ
         f"{found['peak_mb']:.0f} MB; {len(reads)} objects, {sum(reads.values()) / SHARDS:.3f} requests each"
     )
     assert len(reads) == SHARDS
-    assert sum(reads.values()) <= most * SHARDS
+    assert sum(reads.values()) <= most * SHARDS + 4  # when it is opened, its last frame is read in two ways
     assert found["peak_mb"] < 600

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import pickle
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,33 +22,17 @@ from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError, SaNow
 from sa_nowcast.hindcast import hindcast
 from sa_nowcast.sources import open_source
 from sa_nowcast.sources.opening import kind_of, open_forecast
-from sa_nowcast.storage import remote
 from sa_nowcast.storage.addresses import plain
 from sa_nowcast.storage.remote import RemoteStore, stamp_of
 
 SECRET = "not-to-be-printed"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[ObjectServer]:
-    found = ObjectServer()
-    yield found
-    found.kill()
-
-
-@pytest.fixture(autouse=True)
-def _environment(server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [n for n in os.environ if n.startswith(("AWS_", "AZURE_", "GOOGLE_"))]:
-        monkeypatch.delenv(name)
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(remote, "RETRIES", 2)
-    monkeypatch.setattr(remote, "_FIRST_WAIT", 0.01)
-    server.set(delay=0, throttle=0, cut=0)
+pytestmark = pytest.mark.usefixtures("s3")
 
 
 @pytest.fixture(scope="module")
-def folder(server: ObjectServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(object_server: ObjectServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stores that are also in the bucket `data`."""
     path = tmp_path_factory.mktemp("stores")
     data = rain(12).to_dataset()
@@ -60,7 +42,7 @@ def folder(server: ObjectServer, tmp_path_factory: pytest.TempPathFactory) -> Pa
     data.to_zarr(path / "v2.zarr", zarr_format=2, consolidated=True, encoding=dry)
     sa_nowcast.convert(data, path / "converted.zarr")
     for store in path.iterdir():
-        server.put(store, "data", f"radar/{store.name}", public=store.name != "v2.zarr")
+        object_server.put(store, "data", f"radar/{store.name}", public=store.name != "v2.zarr")
     return path
 
 
@@ -74,16 +56,16 @@ def test_a_store_in_a_bucket_opens_as_the_one_in_a_folder(name: str, folder: Pat
 
 
 def test_google_azure_and_a_web_server_give_the_same_store(
-    server: ObjectServer, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: ObjectServer, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    account = {"gcs_base_url": server.url, "disable_oauth": True}
+    account = {"gcs_base_url": s3.url, "disable_oauth": True}
     keys = dict.fromkeys(("client_email", "private_key", "private_key_id"), "")
     (tmp_path / "account.json").write_text(json.dumps(account | keys))
     monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(tmp_path / "account.json"))
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "somebody")
-    monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", server.url)
+    monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", s3.url)
     here = open_source(folder / "v3.zarr")
-    for root in ("gs://data", "az://data", f"{server.url}/data"):
+    for root in ("gs://data", "az://data", f"{s3.url}/data"):
         assert open_source(f"{root}/radar/v3.zarr").identical(here)
 
 
@@ -106,7 +88,7 @@ def test_without_credentials_public_stores_are_read_and_others_refused(
         ("s3://data/radar/v3.zarr/rain", DataError, "is a Zarr array"),
         ("s3://private-data/v3.zarr", StorageError, "with the credentials of the environment (403 AccessDenied)"),
         ("s3://frankfurt-data/v3.zarr", StorageError, "another region than us-east-1"),
-        ("http://127.0.0.1:9/v3.zarr", StorageError, "the server 127.0.0.1:9 cannot be reached after 2 retries"),
+        ("http://127.0.0.1:9/v3.zarr", StorageError, "the server 127.0.0.1:9 cannot be reached after 3 retries"),
         ("ftp://data/v3.zarr", RecipeError, "addresses that begin with ftp:// are not read"),
         (f"s3://somebody:{SECRET}@data/v3.zarr", RecipeError, "the address held a user"),
         (f"https://data/v3.zarr?X-Amz-Signature={SECRET}", RecipeError, "the address held a user"),
@@ -124,9 +106,9 @@ def test_what_is_wrong_with_an_address_is_one_line(address: str, kind: type[SaNo
     assert caught.value.__cause__ is None or not type(caught.value.__cause__).__module__.startswith("obstore")
 
 
-def test_a_web_server_needs_consolidated_metadata(server: ObjectServer, folder: Path) -> None:
+def test_a_web_server_needs_consolidated_metadata(s3: ObjectServer, folder: Path) -> None:
     with pytest.raises(DataError, match="a web server does not list"):
-        open_source(f"{server.url}/data/radar/alone.zarr")
+        open_source(f"{s3.url}/data/radar/alone.zarr")
 
 
 def test_secrets_stay_in_the_environment(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -139,27 +121,27 @@ def test_secrets_stay_in_the_environment(folder: Path, caplog: pytest.LogCapture
     assert received.identical(sa_nowcast.open_zarr(folder / "converted.zarr"))
 
 
-def test_a_converted_store_that_lost_a_shard_or_has_another_is_not_read(server: ObjectServer, folder: Path) -> None:
-    address = server.put(folder / "converted.zarr", "data", "broken.zarr")
-    server.put(folder / "converted.zarr/zarr.json", "data", "broken.zarr/rain/c/0/0/0")
+def test_a_converted_store_that_lost_a_shard_or_has_another_is_not_read(s3: ObjectServer, folder: Path) -> None:
+    address = s3.put(folder / "converted.zarr", "data", "broken.zarr")
+    s3.put(folder / "converted.zarr/zarr.json", "data", "broken.zarr/rain/c/0/0/0")
     with pytest.raises(DataError, match="its SHA-256 differs"):
         open_source(address)["rain"].load()
-    server.delete("data", "broken.zarr/rain/c/0/0/0")
+    s3.delete("data", "broken.zarr/rain/c/0/0/0")
     with pytest.raises(DataError, match="is missing"):
         open_source(address)["rain"].load()
 
 
-def test_what_a_store_holds_is_known_again_and_a_change_of_it_too(server: ObjectServer, folder: Path) -> None:
-    address = server.put(folder / "v3.zarr", "data", "changing.zarr")
+def test_what_a_store_holds_is_known_again_and_a_change_of_it_too(s3: ObjectServer, folder: Path) -> None:
+    address = s3.put(folder / "v3.zarr", "data", "changing.zarr")
     before = stamp_of(address)
     assert before == stamp_of(address)
-    server.put(folder / "v3.zarr/zarr.json", "data", "changing.zarr/rain/c/0/0/0")
+    s3.put(folder / "v3.zarr/zarr.json", "data", "changing.zarr/rain/c/0/0/0")
     assert before != stamp_of(address)
 
 
-def test_an_archive_in_a_bucket_is_a_forecast(server: ObjectServer, tmp_path: Path) -> None:
+def test_an_archive_in_a_bucket_is_a_forecast(s3: ObjectServer, tmp_path: Path) -> None:
     archive = hindcast(rain(12), "persistence", 3, to=tmp_path / "archive.zarr")
-    address = server.put(tmp_path / "archive.zarr", "data", "archive.zarr")
+    address = s3.put(tmp_path / "archive.zarr", "data", "archive.zarr")
     assert kind_of(address) == "forecast"
     np.testing.assert_array_equal(open_forecast(address).values, archive.values)
 
