@@ -113,8 +113,9 @@ class ObjectServer:
         self._send("DELETE", f"{bucket}/{key}")
 
     def set(self, **faults: float) -> None:
-        """Set ``delay`` (seconds), ``fail`` or ``refuse`` (1: every request), how many requests to ``throttle``, or ``every`` how many-th; counts begin anew.
+        """Set ``delay`` (seconds), ``fail`` or ``refuse`` (1: every request), or what to throttle; counts begin anew.
 
+        ``throttle``: so many requests; ``every``: every so many-th one.
         ``distinct``: so many chunks of an array were stored, and are given for all others by their number modulo this.
         """
         self._send("GET", f"{CONTROL[1:]}?{urllib.parse.urlencode(faults or {'delay': 0})}")
