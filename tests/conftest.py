@@ -10,10 +10,12 @@ import pytest
 import torch
 import xarray as xr
 from hypothesis import HealthCheck, settings
+from object_server import ObjectServer
 from sequences import NETWORK, OPTIONS, rain, traffic, weather
 
 from sa_nowcast.forecasts.defaults import ENVIRONMENT, set_default_model
 from sa_nowcast.forecasts.nowcaster import Nowcaster
+from sa_nowcast.storage import remote
 from sa_nowcast.training.fit import fit
 
 # The width of the runner's terminal is not that of the commands.
@@ -54,6 +56,27 @@ def weather_nowcaster() -> Nowcaster:
 @pytest.fixture(scope="session")
 def traffic_nowcaster() -> Nowcaster:
     return fit(traffic(), history=4, steps=3, network=NETWORK, progress=False, **OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def object_server() -> Iterator[ObjectServer]:
+    """An S3 server, one a module."""
+    found = ObjectServer()
+    yield found
+    found.kill()
+
+
+@pytest.fixture
+def s3(object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> ObjectServer:
+    """The same, named by the environment, without a fault so far, and with waits as short as it is near."""
+    for name in [n for n in os.environ if n.startswith(("AWS_", "AZURE_", "GOOGLE_"))]:
+        monkeypatch.delenv(name)
+    for name, value in object_server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(remote, "RETRIES", 3)
+    monkeypatch.setattr(remote, "FIRST_WAIT", 0.01)
+    object_server.set(delay=0, throttle=0, every=0, fail=0, refuse=0)
+    return object_server
 
 
 @pytest.fixture

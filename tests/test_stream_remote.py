@@ -14,6 +14,7 @@ import pytest
 import torch
 import xarray as xr
 import zarr
+from object_server import ObjectServer
 from sequences import rain
 from zarr.storage import FsspecStore, MemoryStore
 
@@ -90,3 +91,25 @@ def test_a_damaged_chunk_elsewhere_is_named_with_variable_and_time(folder: str, 
     memory.pipe(key, bytes(content))
     with pytest.raises(DataError, match=r"DATA rain, 2020-06-01T0[12]:\d\d: storage could not give the values"):
         list(loader(SequenceDataset(as_url(folder, local), 4, 3, **SMALL)))
+
+
+@pytest.mark.parametrize("sharded", [True, False])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_an_object_store_gives_the_batches_of_a_folder_and_each_object_once(
+    sharded: bool, shuffle: bool, s3: ObjectServer, tmp_path: Path
+) -> None:
+    path, data = tmp_path / "rain.zarr", rain(160, 8, 8)
+    data += 1  # dry chunks would not be stored
+    encoding: dict[str, Any] = {"dtype": "int16", "scale_factor": 0.01, "_FillValue": -1, "chunks": (2, 8, 8)}
+    encoding |= {"shards": (20, 8, 8) if sharded else None, "compressors": zarr.codecs.ZstdCodec(checksum=True)}
+    data.to_dataset().to_zarr(path, zarr_format=3, consolidated=True, encoding={"rain": encoding})
+    address, how = s3.put(path, "data", f"{sharded}.zarr"), {"in_memory": False, "cache_bytes": 9000, "seed": 3}
+    remote, here = (SequenceDataset(p, 2, 2, stride=4, shuffle=shuffle, **how) for p in (address, path))  # type: ignore[arg-type]
+    assert not here.layout.whole
+    s3.set(delay=0.02)
+    theirs = [b.numpy().tobytes() for b in loader(here, 8)]
+    assert [b.numpy().tobytes() for b in loader(remote, 8)] == theirs
+    reads = {key: number for key, number in s3.reads().items() if "/rain/c/" in key}
+    assert len(reads) == (8 if sharded else 80)
+    # A shard that is larger than a cell is asked for its index, by both cells of its first window, and for each cell.
+    assert sum(reads.values()) <= (80 + 2 * len(reads) if sharded else len(reads))

@@ -142,14 +142,14 @@ def hindcast(
             expected="an archive to write",
             fix="to='archive.zarr', or compute the lazy hindcast while a dask client is active",
         )
+    place = None if to is None else folder_here(to, "to")
     job = method_of(model).plan(
         data, steps, init_times=slice(None) if init_times is None else init_times, stride=stride, product=product,
         inflow=inflow, members=members, seed=seed, missing=missing, batch_size=batch_size, tile=tile, grid=grid,
         names=dims.DimNames(time, y, x, channel), device=device, here=cluster is None,
     )  # fmt: skip
-    if to is None:
+    if place is None:
         return _lazy(job)
-    place = folder_here(to, "to")
     archive = Archive(job, place, batch_size, shard_size)
     if dry_run:
         archive.check(existing)

@@ -102,7 +102,7 @@ def _open(path: Path, engine: Any, chunks: Mapping[str, int] | None, options: Ma
     if engine == "zarr" and not {"use_zarr_fill_value_as_mask", "decode_cf"} & set(options):
         zeros = zeros_by_default(path, options.get("group"))
         if zeros:
-            return _with_zeros(path, chunks, options, zeros)
+            return open_with_zeros(path, chunks, options, zeros)
     with reading(path, engine if isinstance(engine, str) else "a file of xarray"):
         return xr.open_dataset(path, engine=engine, chunks=chunks, **options)
 
@@ -123,10 +123,10 @@ def zeros_by_default(path: Path, group: str | None = None) -> list[str]:
     return found
 
 
-def _with_zeros(
-    path: Path, chunks: Mapping[str, int] | None, options: Mapping[str, Any], zeros: Sequence[str]
+def open_with_zeros(
+    path: Any, chunks: Mapping[str, int] | None, options: Mapping[str, Any], zeros: Sequence[str]
 ) -> xr.Dataset:
-    """Open a Zarr store with the values 0 of some arrays kept, and the others as xarray opens them."""
+    """Open a Zarr store, by its path or one of zarr's, with the values 0 of some arrays kept, others as xarray does."""
     decoding = {k: v for k, v in options.items() if k in inspect.signature(xr.decode_cf).parameters}
     with reading(path, "zarr"):
         opening = {k: v for k, v in options.items() if k not in decoding}

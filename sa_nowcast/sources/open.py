@@ -26,7 +26,9 @@ from sa_nowcast.sources.odim import is_odim
 from sa_nowcast.sources.paths import PathLike, expand
 from sa_nowcast.sources.radar import IMPORTERS, open_radar
 from sa_nowcast.sources.reading import reading, require, require_known
+from sa_nowcast.sources.remote import open_address
 from sa_nowcast.sources.taxibj import open_taxibj
+from sa_nowcast.storage.addresses import is_address, plain
 from sa_nowcast.storage.manifest import is_zarr
 
 _HDF5: Final = b"\x89HDF\r\n\x1a\n"
@@ -65,7 +67,8 @@ def open_source(
     Parameters
     ----------
     source : path or iterable of paths
-        A file, a folder, a pattern, a Zarr store, or several.
+        A file, a folder, a pattern, a Zarr store, or several; or the address of one Zarr store (``s3://``, ``gs://``,
+        ``az://``, ``https://`` or ``http://``).
     engine : str or BackendEntrypoint, optional
         ``taxibj``, ``moving_mnist``, ``kth``, ``array`` (NumPy files), ``film``, ``geotiff``, a format of radar
         composites (see `open_radar`), or an engine of xarray. By default the files tell: GeoTIFF, ODIM_H5, KNMI's HDF5,
@@ -81,8 +84,15 @@ def open_source(
     Raises
     ------
     RecipeError
-        An unknown engine or option; the nearest known one is named. An option that the reader cannot do without.
+        An unknown engine or option; the nearest known one is named. An option that the reader cannot do without. An
+        address of another kind, or one that holds a secret.
+    StorageError
+        A store at an address cannot be read: forbidden, throttled, out of reach.
     """
+    if is_address(source):
+        if engine not in (None, "zarr"):
+            raise RecipeError("engine", f"{engine!r} reads files, and {plain(source)} is an address", expected="'zarr'")
+        return open_address(source, options=options)
     if engine is None:
         engine, source = _detect(source)
     elif engine == "rasterio" and engine not in xr.backends.list_engines():

@@ -17,8 +17,11 @@ from sa_nowcast.metadata import dims
 from sa_nowcast.metadata.attributes import normalised, text
 from sa_nowcast.recipe import SAMPLE_PREFIX
 from sa_nowcast.sources import chain, open_source
+from sa_nowcast.sources.remote import open_address, open_group
 from sa_nowcast.sources.samples import open_sample
+from sa_nowcast.storage.addresses import is_address, require_address
 from sa_nowcast.storage.manifest import is_zarr
+from sa_nowcast.storage.remote import RemoteStore
 from sa_nowcast.storage.whole import nearest_to
 
 Kind = Literal["model", "recipe", "run", "forecast", "scores", "data"]
@@ -35,6 +38,8 @@ def kind_of(source: str) -> Kind:
         A saved nowcaster; a recipe's YAML; the folder of a run; one forecast or an archive of them; scores as
         `sa_nowcast.to_table` or `verify` gives them; or a file, folder, pattern or store with frames.
     """
+    if is_address(source):
+        return _kind_at(source)
     path = Path(source).expanduser()
     if path.suffix.lower() in RECIPE_SUFFIXES:
         return "recipe"
@@ -48,11 +53,22 @@ def kind_of(source: str) -> Kind:
         return "data"
     try:
         with xr.open_dataset(path, engine="zarr" if is_zarr(path) else None, decode_times=False) as ds:
-            if dims.LEAD_TIME not in ds.variables:
-                return "data"
-            return "forecast" if {dims.INIT_TIME, dims.VALID_TIME} & set(map(str, ds.variables)) else "scores"
+            return _kind_of_dataset(ds)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError):
         return "data"  # whose reader says what is wrong with it
+
+
+def _kind_at(address: str) -> Kind:
+    try:
+        return _kind_of_dataset(open_address(address, options={"decode_times": False}))
+    except DataError:
+        return "data"  # as below
+
+
+def _kind_of_dataset(ds: xr.Dataset) -> Kind:
+    if dims.LEAD_TIME not in ds.variables:
+        return "data"
+    return "forecast" if {dims.INIT_TIME, dims.VALID_TIME} & set(map(str, ds.variables)) else "scores"
 
 
 def open_data(
@@ -162,10 +178,12 @@ def open_forecast(source: str) -> xr.DataArray:
         No such file, no forecast in it, an archive that is not whole, or forecasts on different grids.
     """
     path = Path(source).expanduser()
-    if not path.exists():
+    if not is_address(source) and not path.exists():
         remedy = nearest_to(path) or "make one with sa-nowcast forecast or sa-nowcast hindcast"
         raise DataError(source, "no such file or folder", expected="a forecast or an archive", fix=remedy)
-    ds = normalised(_opened(path))
+    ds = normalised(
+        open_address(source, chunks={}, options={"decode_timedelta": True}) if is_address(source) else _opened(path)
+    )
     names = sorted(str(n) for n, v in ds.data_vars.items() if dims.LEAD_TIME in v.dims)
     if not names:
         raise DataError(
@@ -205,6 +223,15 @@ def _opened(path: Path) -> xr.Dataset:
         raise DataError(
             str(path), f"cannot be opened ({type(error).__name__}: {error})", expected="NetCDF or Zarr"
         ) from error
+
+
+def zarr_header(source: str) -> tuple[int, dict[str, Any]] | None:
+    """Return the format of a Zarr store and its global attributes, none where they cannot be read; None: no store."""
+    if is_address(source):
+        group = open_group(RemoteStore(require_address(source)))
+        return group.metadata.zarr_format, dict(group.attrs)
+    path = Path(source).expanduser()
+    return (3 if (path / "zarr.json").is_file() else 2, zarr_attrs(path)) if is_zarr(path) else None
 
 
 def zarr_attrs(path: Path) -> dict[str, Any]:

@@ -15,7 +15,9 @@ from typing import Final
 import numpy as np
 
 from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.storage.addresses import is_address, plain
 from sa_nowcast.storage.manifest import is_zarr
+from sa_nowcast.storage.remote import stamp_of
 from sa_nowcast.storage.whole import nearest_to
 
 PathLike = str | os.PathLike[str]
@@ -49,9 +51,11 @@ UNIX: Final = "unix"
 def stamp(source: PathLike | Iterable[PathLike]) -> str | None:
     """Return a digest of the names, sizes and times of change of the files that `source` names; nothing is read.
 
-    None where it names no local files, as an address does.
+    Of a store at an address, it is of its objects. None where it names nothing.
     """
     try:
+        if is_address(source):
+            return hashlib.sha256(repr(stamp_of(source)).encode()).hexdigest()
         places = expand(source)
         files = [f for place in places for f in (sorted(place.rglob("*")) if place.is_dir() else [place])]
         stats = [(str(f), f.stat()) for f in files if f.is_file()]
@@ -69,6 +73,8 @@ def expand(source: PathLike | Iterable[PathLike], suffixes: Sequence[str] = ()) 
     """
     if not isinstance(source, str | os.PathLike):
         return [path for one in source for path in expand(one, suffixes)]
+    if is_address(source):
+        raise DataError(plain(source), "an address, among files", expected="paths, or the address of one Zarr store")
     text = os.path.expanduser(os.fspath(source))
     path = Path(text)
     if path.is_file() or is_zarr(path):

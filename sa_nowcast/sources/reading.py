@@ -46,7 +46,7 @@ def require_known(options: Mapping[str, Any], reader: Callable[..., Any], engine
 
 
 @contextmanager
-def reading(path: Path, kind: str, fix: str = CHECK) -> Iterator[None]:
+def reading(path: object, kind: str, fix: str = CHECK) -> Iterator[None]:
     """Read `path` inside, by a library; raise a DataError where it is not a whole file of that `kind`.
 
     As little as can be belongs inside: damaged files make libraries raise almost anything (KeyError, TypeError,

@@ -19,6 +19,7 @@ from sa_nowcast.errors import DataError, RecipeError, SaNowcastError
 from sa_nowcast.metadata import dims
 from sa_nowcast.sources.paths import PathLike
 from sa_nowcast.sources.reading import outer
+from sa_nowcast.storage.addresses import is_address
 from sa_nowcast.storage.manifest import COMPLETE, MANIFEST, METADATA, PARTIAL, Manifest, metadata_bytes
 from sa_nowcast.times import show_time
 
@@ -35,7 +36,8 @@ def open_zarr(path: PathLike, *, check: Check = "chunks", chunks: Mapping[str, i
 
     Parameters
     ----------
-    path : path
+    path : path or address
+        An address as `sa_nowcast.sources.open_source` reads it.
     check : {"chunks", "mark", "nothing"}
         ``chunks`` compares the store with the list that was written with it: metadata, and the size of every file,
         when it is opened; the SHA-256 of a file when something of it is first read, which reads the file whole once.
@@ -58,6 +60,10 @@ def open_zarr(path: PathLike, *, check: Check = "chunks", chunks: Mapping[str, i
     """
     if check not in get_args(Check):
         raise RecipeError("check", repr(check), expected=" or ".join(map(repr, get_args(Check))))
+    if is_address(path):
+        from sa_nowcast.sources.remote import open_address  # which knows files, and those this
+
+        return open_address(path, chunks=chunks, check=check == "chunks")
     root = Path(path).expanduser()
     try:
         return _opened(root, check, chunks)

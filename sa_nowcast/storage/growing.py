@@ -28,6 +28,7 @@ import zarr
 from sa_nowcast._version import __version__
 from sa_nowcast.computing import quiet
 from sa_nowcast.errors import Interrupted, RecipeError, StorageError
+from sa_nowcast.storage.addresses import is_address, plain
 from sa_nowcast.storage.manifest import MANIFEST, PARTIAL, may_be_replaced, write_manifest
 from sa_nowcast.storage.shards import ShardRecord
 from sa_nowcast.storage.whole import locked, put_in_place, remove, require_writable, storage, sync, write_whole
@@ -316,10 +317,10 @@ def require_replaceable(place: Path) -> None:
 def folder_here(path: str | os.PathLike[str], argument: str) -> Path:
     """Return the absolute path of a folder that is to be written; `argument` is what a user calls it."""
     text = os.path.expanduser(os.fspath(path))
-    if "://" in text:
+    if is_address(text):
         raise RecipeError(
             argument,
-            text,
+            plain(text),
             expected="a folder of this machine",
             fix="write a folder, then copy it; only a rename is atomic",
         )

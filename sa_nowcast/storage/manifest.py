@@ -25,6 +25,8 @@ PARTIAL: Final = ".partial"
 """Ends the name of a store that is being written."""
 MANIFEST: Final = "sa_nowcast_files"
 METADATA: Final = "zarr.json"
+_LIST: Final = f"{MANIFEST}/{METADATA}"
+_FIX: Final = "convert or hindcast again, or copy the store again; check='mark' reads it unchecked"
 LARGEST_METADATA: Final = 256 * 2**20
 """Bytes of one metadata file; a million shards take half of it."""
 
@@ -62,22 +64,14 @@ class Manifest:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        file, where = root / MANIFEST / METADATA, f"{MANIFEST}/{METADATA}"
-        fix = "convert or hindcast again, or copy the store again; check='mark' reads it unchecked"
+        file = root / MANIFEST / METADATA
         try:
-            content = json.loads(metadata_bytes(file))
-            attributes: Any = content["attributes"]
-            files = {str(k): (int(size), str(digest)) for k, (size, digest) in attributes["files"].items()}
-            sound = _digest(files) == attributes["sha256"]
-        except FileNotFoundError as error:
-            raise DataError(str(root), f"the list of its files is missing ({where})", fix=fix) from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise DataError(
-                str(root), f"the list of its files is damaged ({where}: {type(error).__name__})", fix=fix
-            ) from error
-        if not sound:
-            raise DataError(str(root), f"the list of its files is damaged ({where})", fix=fix)
-        self.files: Mapping[str, Entry] = files
+            content = metadata_bytes(file)
+        except FileNotFoundError:
+            content = None
+        except (OSError, ValueError) as error:
+            raise _list_damaged(str(root), type(error).__name__) from error
+        self.files: Mapping[str, Entry] = listed_files(str(root), content)
         self._sound: dict[str, tuple[int, int, int]] = {}
 
     def size_fault(self, key: str) -> str | None:
@@ -123,6 +117,25 @@ class Manifest:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_sound": {}}  # another process looks for itself
+
+
+def listed_files(store: str, content: bytes | None) -> Mapping[str, Entry]:
+    """Return the files of the list that a store was finished with; `DataError` where it is missing or damaged."""
+    if content is None:
+        raise DataError(store, f"the list of its files is missing ({_LIST})", fix=_FIX)
+    try:
+        attributes: Any = json.loads(content)["attributes"]
+        files = {str(k): (int(size), str(digest)) for k, (size, digest) in attributes["files"].items()}
+        sound = _digest(files) == attributes["sha256"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _list_damaged(store, type(error).__name__) from error
+    if not sound:
+        raise _list_damaged(store, "")
+    return files
+
+
+def _list_damaged(store: str, how: str) -> DataError:
+    return DataError(store, f"the list of its files is damaged ({_LIST}{how and ': ' + how})", fix=_FIX)
 
 
 def metadata_bytes(file: Path) -> bytes:

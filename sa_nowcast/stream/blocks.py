@@ -17,9 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from zarr.storage import ObjectStore
 
 from sa_nowcast.errors import DataError
 from sa_nowcast.frames import Frames, require_usable
+from sa_nowcast.stream.ahead import Ahead
 from sa_nowcast.stream.order import Layout, StoredAxis
 from sa_nowcast.stream.packed import Unpacker
 from sa_nowcast.stream.stored import StoredVariable, stored_variables
@@ -40,6 +42,7 @@ class Blocks(ABC):
     """The frames of one sequence, for reading in parts."""
 
     axis: StoredAxis  # in what parts reading is cheap
+    far = False  # whether the store is elsewhere, where a request takes long and several can be under way
 
     def __init__(self, frames: Frames) -> None:
         self.channels = frames.channels
@@ -114,6 +117,7 @@ class ZarrBlocks(Blocks):
         self.variables = variables
         self._unpackers = [Unpacker(v.array.dtype, v.packing) for v in variables]
         atom, unit = (math.lcm(*(getattr(v, kind) for v in variables)) for kind in ("chunk", "unit"))
+        self.far = any(isinstance(v.array.store, ObjectStore) for v in variables)
         first = variables[0]
         aligned = all((v.offset % v.unit, v.unit) == (first.offset % first.unit, first.unit) for v in variables)
         self.axis = StoredAxis(
@@ -217,6 +221,14 @@ class BlockReader:
     def __init__(self, blocks: Sequence[Blocks], first: Positions, layout: Layout) -> None:
         self.blocks, self.first, self.layout = list(blocks), first, layout
         self._held: dict[int, dict[int, Block]] = {}
+        self.ahead = Ahead(self._read) if any(b.far for b in self.blocks) else None
+
+    def ask(self, begin: int, end: int, lane: int) -> None:
+        """Begin to read what frames ``begin`` to ``end`` need and the lane does not hold, where that helps."""
+        if self.ahead is not None:
+            held = self._held.get(lane, {})
+            wanted = range(self.layout.cell(begin), self.layout.cell(end - 1) + 1)
+            self.ahead.ask(lane, [cell for cell in wanted if cell not in held])
 
     def read(self, window: Window, lane: int, out_TCHW: Tensor) -> None:
         """Read a window; cells that no later window of the lane needs are let go first."""
@@ -234,9 +246,15 @@ class BlockReader:
         for number in range(cell, last + 1):
             low, high = int(edges[number]), int(edges[number + 1])
             if number not in held:
-                held[number] = blocks.read(low - first, high - first)
+                held[number] = self._read(number) if self.ahead is None else self.ahead.take(lane, number)
             part = out[max(low - begin, 0) : min(high, end) - begin]
             blocks.unpack(held[number], max(begin - low, 0), low - first, window.rows, window.columns, part)
+
+    def _read(self, cell: int) -> Block:
+        low, high = int(self.layout.edges[cell]), int(self.layout.edges[cell + 1])
+        source = self.source(low)
+        first = int(self.first[source])
+        return self.blocks[source].read(low - first, high - first)
 
     def source(self, frame: int) -> int:
         """Return the source that a frame belongs to."""
@@ -245,12 +263,13 @@ class BlockReader:
     def frames(self, inside: npt.NDArray[np.bool_], at_once: int) -> Iterator[npt.NDArray[np.float32]]:
         """Yield the frames that are `inside`, (time, channel, row, column), so many at once at most."""
         whole = slice(None)
-        for low, high in zip(self.layout.edges[:-1].tolist(), self.layout.edges[1:].tolist(), strict=True):
-            if not inside[low:high].any():
-                continue
+        edges = self.layout.edges.tolist()
+        cells = [cell for cell in range(len(edges) - 1) if inside[edges[cell] : edges[cell + 1]].any()]
+        read = ((cell, self._read(cell)) for cell in cells) if self.ahead is None else self.ahead.in_order(cells)
+        for cell, block in read:
+            low, high = edges[cell : cell + 2]
             source = self.source(low)
             first = int(self.first[source])
-            block = self.blocks[source].read(low - first, high - first)
             for begin in range(low, high, at_once):
                 end = min(begin + at_once, high)
                 out = np.empty((end - begin, *self.blocks[source].frame_shape), np.float32)

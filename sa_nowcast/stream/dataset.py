@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from sa_nowcast import windows
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.frames import Frames
 from sa_nowcast.scaling import Scaling
+from sa_nowcast.stream.ahead import Ahead
 from sa_nowcast.stream.blocks import BlockReader, DeviceReader, MemoryBlocks, Window, open_blocks
 from sa_nowcast.stream.order import block_order, choose_layout
 from sa_nowcast.stream.samples import NumberedSamples
@@ -161,6 +163,7 @@ class SequenceDataset(NumberedSamples):
             else DeviceReader(loaded, torch.device(device))
         )
         self._orders: dict[int, Positions] = {}
+        self._seen: dict[int, int] = {}  # by lane, the last sample of which the cells were asked for
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -173,8 +176,13 @@ class SequenceDataset(NumberedSamples):
     def batch(self, samples: Sequence[int]) -> Tensor:
         """Return samples as one tensor (B, T, C, H, W)."""
         out = _empty((len(samples), *self.sample_shape), self._reader.device)
+        ahead = self._reader.ahead if isinstance(self._reader, BlockReader) else None
+        if ahead is not None:
+            self._ask(samples)
         for entry, sample in zip(out, samples, strict=True):
             self._fill(int(sample), entry)
+            if ahead is not None:
+                self._look_ahead(int(sample), ahead)
             if self.flips or self.turns:
                 up, left, quarters = windows.flips_and_turns(self.seed, int(sample))
                 entry.copy_(_moved(entry, (up, left) if self.flips else (False, False), quarters if self.turns else 0))
@@ -234,6 +242,34 @@ class SequenceDataset(NumberedSamples):
         np.add.at(edges, self.starts + self._lengths, -1)
         return Scaling.fit(kind, self.channels, self._reader.frames(np.cumsum(edges[:-1]) > 0, _FRAMES_AT_ONCE))
 
+    def _ask(self, samples: Sequence[int]) -> None:
+        """Begin to read the cells of samples, one sample a lane."""
+        assert isinstance(self._reader, BlockReader)
+        for sample in {self._lane(s): s for s in map(int, reversed(samples))}.values():
+            start, length = self._span(sample)
+            self._reader.ask(start, start + length, self._lane(sample))
+
+    def _look_ahead(self, sample: int, ahead: Ahead) -> None:
+        """Begin to read the next cell that the lane of a sample needs, within the epoch."""
+        assert isinstance(self._reader, BlockReader)
+        if not self.shuffle and multiprocessing.parent_process() is not None:
+            return  # a worker of a loader, whose next cell is another's
+        lane, each = self._lane(sample), self.layout.lanes if self.shuffle else 1
+        seen, end = self._seen.get(lane, -1), (sample // len(self) + 1) * len(self)
+        if not sample <= seen < end:
+            ahead.forget(lane)
+            seen = sample
+        while ahead.idle(lane) and seen + each < end:
+            seen += each
+            start, length = self._span(seen)
+            self._reader.ask(start, start + length, lane)
+        self._seen[lane] = seen
+
+    def _span(self, sample: int) -> tuple[int, int]:
+        """Return the first frame of a sample, and how many there are."""
+        number = self._window_number(sample)
+        return int(self.starts[number]), int(self._lengths[number])
+
     def _fill(self, sample: int, out_TCHW: Tensor) -> Window:
         """Read a sample into `out_TCHW`, before flips and turns, and return where it is."""
         length = int(self._lengths[self._window_number(sample)])
@@ -284,7 +320,7 @@ class SequenceDataset(NumberedSamples):
     def __getstate__(self) -> dict[str, Any]:
         if isinstance(self._reader, DeviceReader):
             raise RecipeError("workers", "data that are on a device", expected="0 workers, or data without device=")
-        return {**self.__dict__, "_orders": {}}
+        return {**self.__dict__, "_orders": {}, "_seen": {}}
 
 
 def _starts(

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import numpy as np
 import xarray as xr
@@ -15,6 +16,7 @@ from zarr.abc.store import Store
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.frames import Frames
 from sa_nowcast.metadata import dims
+from sa_nowcast.storage.addresses import SCHEMES, is_address
 from sa_nowcast.times import Times, show_step
 from sa_nowcast.windows import Positions, split_in_time, window_starts
 
@@ -64,7 +66,10 @@ def _frames(source: Source, names: dict[str, Any]) -> Frames:
 def _opened(source: str | os.PathLike[str] | Store) -> xr.Dataset:
     from sa_nowcast.conversion import COMPLETE, open_zarr
     from sa_nowcast.sources import open_source
+    from sa_nowcast.sources.remote import open_address
 
+    if is_address(source) and urlsplit(source).scheme in SCHEMES:
+        return open_address(source)
     if isinstance(source, Store) or "://" in str(source):
         try:
             remote = zarr.open_group(source, mode="r")

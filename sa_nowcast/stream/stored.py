@@ -13,7 +13,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import google_crc32c
 import numpy as np
@@ -28,10 +28,13 @@ from sa_nowcast.conversion import COMPLETE
 from sa_nowcast.errors import DataError
 from sa_nowcast.frames import Frames
 from sa_nowcast.storage.manifest import Manifest
+from sa_nowcast.storage.remote import RemoteStore
 from sa_nowcast.stream.packed import PACKING
 
 Index = npt.NDArray[np.uint64]
 
+_INDICES: Final = 64
+"""Of so many shards the index is kept: several lanes read parts of as many shards in turn."""
 _DASK_SELECTIONS = ("original-open_dataset-", "open_dataset-", "getitem-", "rechunk-", "transpose-")
 
 
@@ -176,7 +179,12 @@ def _dimension_names(array: zarr.Array[Any]) -> list[str] | None:
 def _group(array: zarr.Array[Any]) -> xr.Dataset | None:
     path = array.path.rpartition("/")[0] or None
     try:
-        ds: xr.Dataset = xr.open_zarr(array.store, group=path, chunks=None, consolidated=False)
+        # A store elsewhere has its metadata in one request, where they are consolidated.
+        consolidated = (
+            not isinstance(array.store, LocalStore)
+            and zarr.open_group(array.store, path=path, mode="r").metadata.consolidated_metadata is not None
+        )
+        ds: xr.Dataset = xr.open_zarr(array.store, group=path, chunks=None, consolidated=consolidated)
     except (OSError, ValueError, KeyError, DataError):
         return None
     return ds
@@ -201,7 +209,7 @@ def _part(
 
 
 class ShardReader:
-    """Reads whole frames of an array of a local Zarr format 3 store, straight from its files.
+    """Reads whole frames of an array of a Zarr format 3 store, straight from its files or objects.
 
     zarr reads a part of a shard chunk by chunk, at half the pace of a whole shard. What `sa_nowcast.convert` writes,
     and other stores with the same codecs, can be had faster: the shard's index is read once, all bytes that are wanted
@@ -211,20 +219,22 @@ class ShardReader:
     """
 
     def __init__(self, array: zarr.Array[Any]) -> None:
-        self._folder = Path(array.store.root) / array.path  # type: ignore[attr-defined]
+        self._store: Any = array.store
+        self._path = array.path
         self._key = array.metadata.encode_chunk_key
         self._dtype, self._shape = array.dtype, array.shape
+        self._fill = array.fill_value
         self._chunk = int(array.chunks[0])
         self._shard = int((array.shards or array.chunks)[0])
-        self._index: tuple[int, Index] | None = None
+        self._indices: dict[int, Index] = {}
 
     @staticmethod
     def readable(array: zarr.Array[Any]) -> bool:
         """Whether the array's chunks and codecs are the ones that are read here."""
-        if array.metadata.zarr_format != 3 or type(array.store) is not LocalStore or array.shards is None:
+        if array.metadata.zarr_format != 3 or not isinstance(array.store, LocalStore | RemoteStore):
             return False
         codecs = array.metadata.codecs
-        if len(codecs) != 1 or not isinstance(codecs[0], ShardingCodec) or array.ndim < 2:
+        if array.shards is None or len(codecs) != 1 or not isinstance(codecs[0], ShardingCodec) or array.ndim < 2:
             return False
         sharding = codecs[0]
         little = array.dtype.itemsize == 1 or array.dtype.newbyteorder("<") == array.dtype
@@ -252,33 +262,55 @@ class ShardReader:
         return frames[begin - first * self._chunk : end - first * self._chunk]
 
     def _read_shard(self, shard: int, low: int, high: int, out: memoryview) -> bool:
-        key = self._key((shard, *[0] * (len(self._shape) - 1)))
+        key = f"{self._path}/{self._key((shard, *[0] * (len(self._shape) - 1)))}"
         size = len(out) // (high - low)
         try:
-            with (self._folder / key).open("rb") as file:
-                index = self._index_of(file, shard)
-                if index is None:
-                    return False
-                offsets, lengths = index[low:high, 0].astype(np.int64), index[low:high, 1].astype(np.int64)
-                start, stop = int(offsets.min()), int((offsets + lengths).max())
-                if start < 0 or stop - start > 2 * int(lengths.sum()):
-                    return False  # a chunk that is not stored, or chunks far apart
-                file.seek(start)
-                content = memoryview(file.read(stop - start))
-            pieces = [content[o : o + n] for o, n in zip((offsets - start).tolist(), lengths.tolist(), strict=True)]
-            targets = [out[n * size : (n + 1) * size] for n in range(len(pieces))]
-            for piece, target in zip(pieces, targets, strict=True):
-                decompress(piece, target)
+            content, start = None, 0
+            try:
+                if (low, high) == (0, self._shard // self._chunk):
+                    content = self._bytes(key, 0)  # the whole, with its index, at once
+                index = self._index_of(key, shard, content)
+            except FileNotFoundError:
+                if isinstance(self._store, LocalStore):
+                    raise
+                # Elsewhere each look costs a request.
+                index = self._indices[shard] = np.full((self._shard // self._chunk, 2), -1, np.int64).view(np.uint64)
+            if index is None:
+                return False
+            offsets, lengths = index[low:high, 0].astype(np.int64), index[low:high, 1].astype(np.int64)
+            there = offsets >= 0  # others are not stored: all their values are the fill value
+            if content is None and there.any():
+                start, stop = int(offsets[there].min()), int((offsets + lengths)[there].max())
+                if stop - start > 2 * int(lengths[there].sum()):
+                    return False  # chunks far apart
+                content = self._bytes(key, start, stop)
+            for n, (offset, length) in enumerate(zip((offsets - start).tolist(), lengths.tolist(), strict=True)):
+                target = out[n * size : (n + 1) * size]
+                if there[n]:
+                    assert content is not None
+                    decompress(content[offset : offset + length], target)
+                else:
+                    np.frombuffer(target, self._dtype)[:] = self._fill
         except (OSError, RuntimeError, ValueError):
             return False
         return True
 
-    def _index_of(self, file: Any, shard: int) -> Index | None:
-        if self._index is None or self._index[0] != shard:
-            entries = self._shard // self._chunk
-            file.seek(-(16 * entries + 4), 2)
-            content = file.read()
+    def _bytes(self, key: str, start: int, stop: int | None = None) -> memoryview:
+        """Return bytes of a file or object: up to `stop`, or to its end; where `start` is negative, the last ones."""
+        if isinstance(self._store, RemoteStore):
+            return self._store.part(key, start, stop)
+        with (Path(self._store.root) / key).open("rb") as file:
+            file.seek(start, 2 if start < 0 else 0)
+            return memoryview(file.read(-1 if stop is None else stop - start))
+
+    def _index_of(self, key: str, shard: int, whole: memoryview | None) -> Index | None:
+        if shard not in self._indices:
+            size = 16 * (self._shard // self._chunk) + 4
+            # A copy: a view would keep the whole object.
+            content = bytes(self._bytes(key, -size) if whole is None else whole[-size:])
             if google_crc32c.value(content[:-4]) != int.from_bytes(content[-4:], "little"):
                 return None
-            self._index = shard, np.frombuffer(content[:-4], "<u8").reshape(entries, 2)
-        return self._index[1]
+            for former in list(self._indices)[: -_INDICES + 1]:
+                self._indices.pop(former, None)  # as another thread may have done
+            self._indices[shard] = np.frombuffer(content[:-4], "<u8").reshape(-1, 2)
+        return self._indices.get(shard)

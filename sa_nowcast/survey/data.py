@@ -18,7 +18,7 @@ from sa_nowcast.metadata.bounds import KEYS, read_bounds
 from sa_nowcast.scaling import are_counts, bounds_of
 from sa_nowcast.sources.chain import SEQUENCE
 from sa_nowcast.sources.files import zeros_by_default
-from sa_nowcast.sources.opening import chosen, open_data, zarr_attrs
+from sa_nowcast.sources.opening import chosen, open_data, zarr_header
 from sa_nowcast.sources.store import verify as verify_chunks
 from sa_nowcast.storage.manifest import COMPLETE, PARTIAL, is_zarr
 from sa_nowcast.survey.findings import Finding
@@ -97,13 +97,13 @@ def _counted(number: int, thing: str) -> str:
 
 
 def _completion(source: str) -> list[Finding]:
-    path = Path(source).expanduser()
-    if not is_zarr(path):
+    header = zarr_header(source)
+    if header is None:
         return []
-    if path.name.endswith(PARTIAL):
+    if source.endswith(PARTIAL):
         fix = "run the same convert or hindcast again to go on"
         return [Finding.failure("completion", DataError(source, "a store that is still being written", fix=fix))]
-    if COMPLETE in zarr_attrs(path):
+    if COMPLETE in header[1]:
         return [Finding("completion", "PASS", "marked as whole by the conversion that wrote it")]
     line = "no completion mark: other software wrote it, and a chunk that is not there would read as missing values"
     return [Finding("completion", "WARN", f"{line}; sa-nowcast convert writes a store that is whole or not there")]

@@ -15,9 +15,10 @@ from sa_nowcast.bundle.files import CALIBRATED, CARD, RECIPE, read_bundle, read_
 from sa_nowcast.errors import DataError
 from sa_nowcast.metadata import dims
 from sa_nowcast.recipe import read_recipe
-from sa_nowcast.sources.opening import kind_of, open_data, open_forecast, zarr_attrs
+from sa_nowcast.sources.opening import kind_of, open_data, open_forecast, zarr_header
 from sa_nowcast.sources.paths import expand
-from sa_nowcast.storage.manifest import COMPLETE, is_zarr
+from sa_nowcast.storage.addresses import is_address
+from sa_nowcast.storage.manifest import COMPLETE
 from sa_nowcast.times import most_common_step, read_times, show_step, show_time
 
 
@@ -58,10 +59,10 @@ def inspect_path(
         case "forecast":
             forecast = open_forecast(source)
             kind = "archive" if forecast.sizes.get(dims.INIT_TIME, 1) > 1 else "forecast"
-            found = _forecast(forecast) | _store(path)
+            found = _forecast(forecast) | _store(source)
         case _:
             ds = open_data(source, engine=engine, options=options, variables=variables, time=told.time)
-            found = _data(ds, told) | _store(path)
+            found = _data(ds, told) | _store(source)
     return {"path": source, "kind": kind, "bytes": _bytes(source), **found}
 
 
@@ -168,13 +169,14 @@ def _data(ds: xr.Dataset, told: dims.DimNames) -> dict[str, Any]:
     }
 
 
-def _store(path: Path) -> dict[str, Any]:
-    if not is_zarr(path):
+def _store(source: str) -> dict[str, Any]:
+    header = zarr_header(source)
+    if header is None:
         return {}
-    attrs = zarr_attrs(path)
+    version, attrs = header
     hindcast = attrs.get("sa_nowcast_hindcast")
     made = {"hindcast": json.loads(str(hindcast))} if hindcast else {}
-    return {"zarr_format": 3 if (path / "zarr.json").is_file() else 2, "complete": COMPLETE in attrs, **made}
+    return {"zarr_format": version, "complete": COMPLETE in attrs, **made}
 
 
 def _times(times: Any) -> dict[str, Any]:
@@ -186,6 +188,8 @@ def _times(times: Any) -> dict[str, Any]:
 
 
 def _bytes(source: str) -> int | None:
+    if is_address(source):
+        return None
     path = Path(source).expanduser()
     if path.is_dir():
         return sum(f.stat().st_size for f in path.rglob("*") if f.is_file())

@@ -22,6 +22,8 @@ from sa_nowcast.sources.chain import SEQUENCE, chain
 from sa_nowcast.sources.mnist_generator import TEST_SEED
 from sa_nowcast.sources.opening import open_data, region
 from sa_nowcast.sources.synthetic_fields import RealField, SyntheticFields
+from sa_nowcast.storage.addresses import is_address
+from sa_nowcast.storage.remote import stamp_of
 from sa_nowcast.storage.whole import nearest_to, storage
 from sa_nowcast.windows import Positions, Range, Split, split_in_time, window_starts
 from sa_nowcast.workflow.outputs import digest, file_digest
@@ -272,6 +274,8 @@ def open_source(recipe: Recipe) -> xr.Dataset:
 
 def open_path(source: str, key: str, **how: Any) -> xr.Dataset:
     """Open what a recipe names under `key`, as `sa_nowcast.sources.opening.open_data` does with `how`."""
+    if is_address(source):
+        return open_data(source, **how)
     path = Path(source).expanduser()
     if not source.startswith(SAMPLE_PREFIX) and not any(c in source for c in "*?[") and not path.exists():
         raise _no_such_data(source, path, key)
@@ -347,6 +351,9 @@ def data_identity(source: str, known: Mapping[str, Any]) -> dict[str, Any]:
     """
     if source.startswith(SAMPLE_PREFIX):
         return {"stamp": source, "identity": digest([source, __version__])}
+    if is_address(source):
+        objects = stamp_of(source)
+        return {"stamp": digest([source, objects]), "identity": digest(objects)}
     found = glob.glob(str(Path(source).expanduser())) if any(c in source for c in "*?[") else []
     roots = sorted(Path(f) for f in found) or [Path(source).expanduser()]
     with storage(roots[0]):
