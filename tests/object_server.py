@@ -149,7 +149,10 @@ def main() -> None:
     server = make_server("127.0.0.1", int(sys.argv[1]), application, threaded=True)
     print(f"http://127.0.0.1:{server.port}", flush=True)
     os.close(1)
-    server.serve_forever()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    parent = os.getppid()
+    while os.getppid() == parent:  # not to outlive a test run that was killed
+        time.sleep(1)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from zarr.storage import FsspecStore, MemoryStore
 
 from sa_nowcast.errors import DataError
 from sa_nowcast.stream import SequenceDataset, StepSampler, batches, loader
+from sa_nowcast.stream.ahead import THREADS
 from sa_nowcast.stream.blocks import ZarrBlocks
 
 SMALL: dict[str, Any] = {"in_memory": False, "cache_bytes": 20_000, "crop": 8, "seed": 5}
@@ -111,5 +112,5 @@ def test_an_object_store_gives_the_batches_of_a_folder_and_each_object_once(
     assert [b.numpy().tobytes() for b in loader(remote, 8)] == theirs
     reads = {key: number for key, number in s3.reads().items() if "/rain/c/" in key}
     assert len(reads) == (8 if sharded else 80)
-    # A shard that is larger than a cell is asked for its index, by both cells of its first window, and for each cell.
-    assert sum(reads.values()) <= (80 + 2 * len(reads) if sharded else len(reads))
+    # A shard larger than a cell is asked for its index, by all threads that come to it at once, and for each cell.
+    assert sum(reads.values()) <= (80 + THREADS * len(reads) if sharded else len(reads))

@@ -37,9 +37,10 @@ class Ahead:
             if cell not in coming:
                 coming[cell] = self._submit(cell)
 
-    def idle(self, lane: int) -> bool:
-        """Say whether nothing is under way or unused in a lane, and not too much in all lanes together."""
-        return not self._coming.get(lane) and sum(map(len, self._coming.values())) < THREADS
+    def room(self, lane: int, lanes: int) -> bool:
+        """Say whether a lane may have another cell under way: its share of all, at least one."""
+        all_lanes = sum(map(len, self._coming.values()))
+        return len(self._coming.get(lane, ())) < max(1, THREADS // lanes) and all_lanes < THREADS
 
     def take(self, lane: int, cell: int) -> Any:
         """Return a cell that was asked for, waiting for it where need be, or read it now."""

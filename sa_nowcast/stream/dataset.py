@@ -163,7 +163,7 @@ class SequenceDataset(NumberedSamples):
             else DeviceReader(loaded, torch.device(device))
         )
         self._orders: dict[int, Positions] = {}
-        self._seen: dict[int, int] = {}  # by lane, the last sample of which the cells were asked for
+        self._seen: dict[int, tuple[int, int]] = {}  # by lane: the last sample, and that of which cells were asked for
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -255,15 +255,15 @@ class SequenceDataset(NumberedSamples):
         if not self.shuffle and multiprocessing.parent_process() is not None:
             return  # a worker of a loader, whose next cell is another's
         lane, each = self._lane(sample), self.layout.lanes if self.shuffle else 1
-        seen, end = self._seen.get(lane, -1), (sample // len(self) + 1) * len(self)
-        if not sample <= seen < end:
+        (last, seen), end = self._seen.get(lane, (-1, -1)), (sample // len(self) + 1) * len(self)
+        if not last < sample <= seen < end:
             ahead.forget(lane)
             seen = sample
-        while ahead.idle(lane) and seen + each < end:
+        while ahead.room(lane, each) and seen + each < end:
             seen += each
             start, length = self._span(seen)
             self._reader.ask(start, start + length, lane)
-        self._seen[lane] = seen
+        self._seen[lane] = sample, seen
 
     def _span(self, sample: int) -> tuple[int, int]:
         """Return the first frame of a sample, and how many there are."""
