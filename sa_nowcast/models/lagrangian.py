@@ -37,6 +37,7 @@ from sa_nowcast.models.motion import (
     sample,
     strips,
 )
+from sa_nowcast.models.repeats import without_repeats
 from sa_nowcast.models.rollout import Forecaster
 from sa_nowcast.models.shares import lost, moving_logits, shares, told_by_mixtures
 from sa_nowcast.models.tiles import plan_tiles
@@ -132,7 +133,8 @@ class LagrangianNetwork(Forecaster):
     def forward(self, x_BTCHW: Tensor, steps: int = 1) -> Tensor:
         """Forecast; see `Network.forward`."""
         self.check(x_BTCHW, x_BTCHW.shape[1], steps)
-        return self._as_given(self._forecast_windows(self._windows(x_BTCHW), steps), x_BTCHW)
+        given = without_repeats(self._windows(x_BTCHW))
+        return self._as_given(given.expected(self._forecast_windows(given.frames, steps)), x_BTCHW)
 
     def inflow(self, x_BTCHW: Tensor, steps: int) -> Tensor:
         """Return where the motion brings in what lay beyond the grid, (B, steps, C, H, W) of bool.
@@ -140,7 +142,7 @@ class LagrangianNetwork(Forecaster):
         The motion is that of the forecast from the same frames.
         """
         self.check(x_BTCHW, x_BTCHW.shape[1], steps)
-        x = self._windows(x_BTCHW)
+        x = without_repeats(self._windows(x_BTCHW)).frames
         B, T, H, W = x.shape
         flow = optical_flow(scaled(x).values) if T > 1 else x.new_zeros(B, 2, H, W)
         known = torch.cat([inside(at, H, W) for at in arrivals(flow, steps)], 1)
@@ -157,12 +159,13 @@ class LagrangianNetwork(Forecaster):
             As for `forward`.
         """
         self.check(x_BTCHW, x_BTCHW.shape[1], steps)
-        x = self._windows(x_BTCHW)
+        regular = without_repeats(self._windows(x_BTCHW))
+        x = regular.frames
         with torch.no_grad():
             unit = scaled(x)
             window, flow = window_of(unit.values, self.config.patch)
             given = torch.cat([self._features(window), window.scalars], -1)
-            mean = self._mixed(unit, window, flow, self.reads(given), steps)
+            mean = regular.expected(self._mixed(unit, window, flow, self.reads(given), steps))
             kept = torch.stack([self._kept(window.scalars[:, 0, 0], window.speed, step) for step in range(steps)], 1)
             at = list(arrivals(flow, steps))
             read = self.reads(given)
