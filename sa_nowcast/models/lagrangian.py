@@ -92,6 +92,9 @@ class LagrangianNetwork(Forecaster):
     lead time as in S-PROG; what is finer than a fast motion is certain is lost. How much of the forecast stands where
     it is follows from trials of mixtures of what moves and what stands.
 
+    Values that repeat those of the frame before, in parts of the grid, are moved by their age first; see
+    `sa_nowcast.models.repeats`.
+
     Every window is scaled by its own statistics, so a result follows the input's units: ``a x + b`` gives ``a y + b``
     for a > 0. Channels are forecast each alone by the same weights, and weights fit any number of them. Large grids go
     through the core in overlapping tiles; flow and advection are of the whole grid. What comes in from beyond the edge

@@ -51,7 +51,7 @@ def without_repeats(x: Tensor) -> Regular:
     of a still scene does, has no step in which nearly all is equal and another in which most is not.
     """
     _, T, H, W = x.shape
-    if T < 3 or min(H, W) < _LEAST_SIDE:
+    if T < 3 or min(H, W) < _LEAST_SIDE or x.is_meta:  # without values, where only memory or operations are counted
         return Regular(x, x[:, -1:], None)
     with torch.no_grad():
         held = _held(x)

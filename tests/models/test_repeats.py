@@ -89,6 +89,11 @@ def test_rain_of_few_classes_that_moves_slowly_is_left_alone() -> None:
     assert without_repeats(x).frames is x
 
 
+def test_frames_without_values_repeat_nothing() -> None:
+    x = showers([0, 0, 2, 2]).to("meta")
+    assert without_repeats(x).frames is x
+
+
 def test_windows_of_a_batch_do_not_change_each_other() -> None:
     one, other = showers([0, 0, 2, 2]), showers([0, 1, 2, 3], seed=1)
     both = without_repeats(torch.cat([one, other])).frames
