@@ -99,7 +99,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("written", [0, 10])
+@pytest.mark.parametrize("written", [0, pytest.param(10, marks=pytest.mark.slow)])
 def test_a_worker_that_dies_amid_its_answer_holds_nobody_up(written: int, tmp_path: Path) -> None:
     script = tmp_path / "program.py"
     script.write_text(AMID_ITS_ANSWER)
