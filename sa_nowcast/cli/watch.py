@@ -41,7 +41,7 @@ def watch(
     """
     parsed = _read(recipe, output, override)
     if dry_run:
-        from sa_nowcast.operations.site import check
+        from sa_nowcast.operations.checks import check
 
         site = check(parsed)
         terminal.report(f"{parsed.name}: {site.source} to {site.folder}, {site.like.name} [{site.units}]")

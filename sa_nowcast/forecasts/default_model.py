@@ -9,7 +9,7 @@ import functools
 import logging
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +57,7 @@ class DefaultNowcaster(Nowcaster):
 
     def accept(
         self, data: xr.DataArray | xr.Dataset, names: dims.DimNames = dims.UNNAMED, grid: GridCheck = "check"
-    ) -> tuple[Nowcaster, Frames]:
+    ) -> tuple[Self, Frames]:
         """Return `data` as checked frames, and this model with their terms, channels and physical bounds."""
         frames = Frames.from_xarray(data, gaps="skip", **names._asdict())
         model = replace(

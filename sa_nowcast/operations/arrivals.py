@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sa_nowcast.errors import SaNowcastError
-from sa_nowcast.operations.site import Site, Unlike, Values, read_frames
+from sa_nowcast.operations.site import Refusal, Site, Values, read_frames
 from sa_nowcast.storage.manifest import is_zarr
 
 
@@ -25,14 +25,6 @@ class Arrival:
     """When its last byte was written, in seconds since 1970."""
     position: int | None = None
     """In a store."""
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Why an arrival is no frame: a word, and what was found."""
-
-    reason: str
-    found: str
 
 
 class Arrivals:
@@ -92,8 +84,6 @@ class Arrivals:
         """Return the frames of an arrival, or why there are none."""
         try:
             return self.site.read(arrival.path, arrival.position)
-        except Unlike as error:
-            return Refusal(error.reason, error.found)
         except SaNowcastError as error:
             return Refusal("unreadable", str(error))
         except Exception as error:  # damaged files make libraries raise almost anything

@@ -15,12 +15,13 @@ import xarray as xr
 from sa_nowcast.derived import fill_gaps
 from sa_nowcast.hindcast import hindcast
 from sa_nowcast.metadata import dims
+from sa_nowcast.operations.checks import check
 from sa_nowcast.operations.clock import iso
 from sa_nowcast.operations.histories import missing, window
 from sa_nowcast.operations.journal import Journal
 from sa_nowcast.operations.publishing import Outputs
 from sa_nowcast.operations.scoring import METRICS, Scores
-from sa_nowcast.operations.site import JOURNAL, check
+from sa_nowcast.operations.site import JOURNAL
 from sa_nowcast.operations.state import read_status
 from sa_nowcast.published import ARCHIVE, FORECASTS, LOG, OBSERVED
 from sa_nowcast.recipe.service import ServiceRecipe

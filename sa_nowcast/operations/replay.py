@@ -17,10 +17,10 @@ import pandas as pd
 
 from sa_nowcast.errors import DataError, Interrupted, RecipeError, StorageError
 from sa_nowcast.frames import Frames
+from sa_nowcast.operations.checks import check
 from sa_nowcast.operations.clock import folder_name, iso, moment
 from sa_nowcast.operations.faults import Faults, deliver, planned
 from sa_nowcast.operations.judging import Report, judge
-from sa_nowcast.operations.site import check
 from sa_nowcast.operations.state import read_status
 from sa_nowcast.published import FORECASTS, STATUS
 from sa_nowcast.recipe.service import ServiceRecipe, seconds

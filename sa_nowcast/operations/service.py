@@ -17,14 +17,15 @@ import numpy.typing as npt
 
 from sa_nowcast.errors import SaNowcastError, StorageError
 from sa_nowcast.operations.alerts import collection, without_all_clear
-from sa_nowcast.operations.arrivals import Arrival, Arrivals, Notice, Refusal
+from sa_nowcast.operations.arrivals import Arrival, Arrivals, Notice
+from sa_nowcast.operations.checks import check
 from sa_nowcast.operations.clock import folder_name, iso
 from sa_nowcast.operations.histories import history_of, missing, window
 from sa_nowcast.operations.journal import Journal
 from sa_nowcast.operations.making import make
 from sa_nowcast.operations.publishing import FLAGS, Outputs, places_of
 from sa_nowcast.operations.scoring import Scores
-from sa_nowcast.operations.site import JOURNAL, Site, check, shown
+from sa_nowcast.operations.site import JOURNAL, Refusal, Site, shown
 from sa_nowcast.operations.state import STOPPED, State
 from sa_nowcast.operations.telling import Server
 from sa_nowcast.published import ALERTS, POINTS, SERVICE, VERIFICATION
@@ -68,7 +69,8 @@ def watch(
     Raises
     ------
     RecipeError, DataError, ModelError, StorageError, MissingLibraryError
-        Whatever keeps the service from starting; see `sa_nowcast.operations.site.check`. Another process runs the same.
+        Whatever keeps the service from starting; see `sa_nowcast.operations.checks.check`. Another
+        process runs the same.
     """
     site = check(recipe)
     lock = (site.folder / JOURNAL).with_name("lock")

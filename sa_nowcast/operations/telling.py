@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 
-from sa_nowcast.operations.site import LOOPBACK
+from sa_nowcast.operations.checks import LOOPBACK
 from sa_nowcast.published import LOG, is_well, prometheus
 
 _LARGEST_LOG: Final = 16 * 2**20

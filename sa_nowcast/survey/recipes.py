@@ -50,7 +50,7 @@ def check_recipe(recipe: Recipe) -> list[Finding]:
 
 def check_service(recipe: ServiceRecipe) -> list[Finding]:
     """Check what the recipe of a service asks for, as the service does before it starts."""
-    from sa_nowcast.operations.site import check
+    from sa_nowcast.operations.checks import check
 
     found = [Finding("recipe", "PASS", f"{recipe.name}: {recipe.steps} lead times of {recipe.arrivals.step}")]
     try:

@@ -50,6 +50,7 @@ ROWS = [
     {"forecasts.at_once", "interop.export"},
     {"bundle"},
     {"forecasts.model", "plotting"},
+    {"forecasts.running"},
     {"forecasts.nowcaster"},
     {"forecasts.default_model"},
     {"training"},
@@ -181,7 +182,7 @@ def test_the_networks_know_torch_and_errors_only() -> None:
 
 
 # torch meets xarray where data become batches, where forecasts get labels, and where the two are brought together.
-MEETING = {"stream", "forecasts.nowcaster", "forecasts.ensembles", "training"}
+MEETING = {"stream", "forecasts.running", "forecasts.ensembles", "training"}
 
 
 def test_torch_meets_xarray_only_where_it_should() -> None:

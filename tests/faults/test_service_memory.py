@@ -14,7 +14,7 @@ import pytest
 import xarray as xr
 from operations.service_files import POINTS, events, frames, service, status
 
-from sa_nowcast.operations import site
+from sa_nowcast.operations import checks
 from sa_nowcast.operations.clock import iso
 from sa_nowcast.operations.service import Service
 from sa_nowcast.operations.telling import memory_bytes
@@ -76,7 +76,7 @@ def test_memory_files_and_threads_do_not_grow_over_500_frames(tmp_path: Path, sa
         (folder / f"{number - 60:04d}.nc").unlink(missing_ok=True)
 
     arrive(0)
-    checked = site.check(_recipe(tmp_path, ds, saved))
+    checked = checks.check(_recipe(tmp_path, ds, saved))
     clock = Walking(times.astype("M8[ns]").astype(np.int64))
     object.__setattr__(checked, "clock", clock)
     running, stop = Service(checked, lambda line: None), threading.Event()

@@ -10,7 +10,7 @@ import pytest
 
 from operations.service_files import caught_up, frames, incoming, published, service
 from sa_nowcast.errors import DataError, RecipeError, SaNowcastError, StorageError
-from sa_nowcast.operations import site, watch
+from sa_nowcast.operations import checks, watch
 from sa_nowcast.recipe import ServiceRecipe, read_any, read_recipe, read_service
 
 TEXT = """\
@@ -100,7 +100,7 @@ def test_a_folder_of_another_service_is_refused(tmp_path: Path, saved: Path) -> 
         with pytest.raises(
             StorageError, match="was written by another service: " + ("name" if "name" in more else "lead")
         ):
-            site.check(service(tmp_path, ds, saved, **more))
+            checks.check(service(tmp_path, ds, saved, **more))
     journal = out / "state" / "journal.sqlite"
     journal.rename(out / "state" / "away")
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
@@ -111,7 +111,7 @@ def test_a_folder_of_another_service_is_refused(tmp_path: Path, saved: Path) -> 
     told = json.loads((out / "service.json").read_text())
     (out / "service.json").write_text(json.dumps({**told, "id": "another"}))
     with pytest.raises(StorageError, match=r"observed\.zarr: was written by another service"):
-        site.check(service(tmp_path, ds, saved))
+        checks.check(service(tmp_path, ds, saved))
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from operations.service_files import (
 from sa_nowcast.derived import fill_gaps
 from sa_nowcast.errors import StorageError
 from sa_nowcast.hindcast import hindcast
-from sa_nowcast.operations import site
+from sa_nowcast.operations import checks
 from sa_nowcast.operations.clock import folder_name
 from sa_nowcast.operations.journal import Journal
 from sa_nowcast.operations.publishing import Outputs
@@ -199,7 +199,7 @@ def test_the_self_verification_is_that_of_a_hindcast(tmp_path: Path, saved: Path
     theirs = verify(
         expected, whole, ["mse"], reference="persistence", valid_times="all", bootstrap=Bootstrap(samples=0)
     )
-    checked = site.check(recipe)
+    checked = checks.check(recipe)
     journal = Journal(out / "state" / "journal.sqlite")
     scores = Scores(checked, Outputs(checked, ""), journal)
     ours = summarise(scores.statistics(-(2**62), "persistence"), valid_times="all", bootstrap=Bootstrap(samples=0))
@@ -271,7 +271,7 @@ def test_two_services_cannot_run_in_one_folder(tmp_path: Path, saved: Path) -> N
 def test_memory_and_what_is_kept_of_frames_do_not_grow(tmp_path: Path, saved: Path) -> None:
     ds = frames(30)
     incoming(tmp_path, ds, range(30))
-    checked = site.check(service(tmp_path, ds, saved))
+    checked = checks.check(service(tmp_path, ds, saved))
     running = Service(checked, lambda line: None)
     while any(running.step()):
         assert len(running.frames) <= checked.history + 2

@@ -75,7 +75,7 @@ def test_members_of_another_product():
 
 
 @remedy(
-    "forecasts/nowcaster.py",
+    "forecasts/running.py",
     "calibrate it (sa_nowcast.calibrate, sa-nowcast calibrate), take the default model, or train with "
     "network={'output': 'moving'} and distribution=True",
 )

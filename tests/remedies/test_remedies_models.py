@@ -235,7 +235,7 @@ def test_the_inflow_of_a_network_that_knows_no_motion(how, nowcaster):
         yield lambda: nowcaster.forecast(rain())
 
 
-@remedy("forecasts/nowcaster.py", "give another model, or train this one again")
+@remedy("forecasts/running.py", "give another model, or train this one again")
 @pytest.mark.parametrize("how", ["another", "train"])
 def test_a_model_that_forecasts_no_numbers(how, nowcaster):
     broken = replace(nowcaster, network=build(nowcaster.network.config))

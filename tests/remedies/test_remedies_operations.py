@@ -13,7 +13,7 @@ from operations.service_files import drop, frames, incoming, service
 
 from remedies.trial import command, remedy
 from sa_nowcast.errors import RecipeError
-from sa_nowcast.operations import replay, site, watch
+from sa_nowcast.operations import checks, replay, watch
 from sa_nowcast.recipe import read_recipe, read_service
 
 
@@ -26,10 +26,10 @@ def ds(tmp_path: Path):
 
 def started(recipe):
     """Return the start of a service, as far as it is checked before."""
-    return lambda: site.check(recipe)
+    return lambda: checks.check(recipe)
 
 
-@remedy("operations/site.py", "write output.folder=…")
+@remedy("operations/checks.py", "write output.folder=…")
 def test_an_output_in_its_input(ds, tmp_path, saved):
     recipe = service(tmp_path, ds, saved, output={"folder": str(tmp_path / "incoming" / "out")})
     fix = yield started(recipe)
@@ -37,14 +37,14 @@ def test_an_output_in_its_input(ds, tmp_path, saved):
     yield started(service(tmp_path, ds, saved, output={"folder": folder}))
 
 
-@remedy("operations/site.py", "name another folder")
+@remedy("operations/checks.py", "name another folder")
 def test_an_output_that_is_a_file(ds, tmp_path, saved):
     (tmp_path / "file").write_text("")
     yield started(service(tmp_path, ds, saved, output={"folder": str(tmp_path / "file")}))
     yield started(service(tmp_path, ds, saved))
 
 
-@remedy("operations/site.py", "make the folder, or name another one")
+@remedy("operations/checks.py", "make the folder, or name another one")
 @pytest.mark.parametrize("how", ["make", "name"])
 def test_no_folder_of_frames(how, ds, tmp_path, saved):
     other = tmp_path / "other"
@@ -55,7 +55,7 @@ def test_no_folder_of_frames(how, ds, tmp_path, saved):
     yield started(recipe if how == "make" else service(tmp_path, ds, saved))
 
 
-@remedy("operations/site.py", "name a file with the grid and units of the frames as arrivals.like")
+@remedy("operations/checks.py", "name a file with the grid and units of the frames as arrivals.like")
 def test_an_empty_folder(ds, tmp_path, saved):
     shutil.move(tmp_path / "incoming", tmp_path / "before")
     (tmp_path / "incoming").mkdir()
@@ -73,15 +73,15 @@ def test_several_variables(ds, tmp_path, saved):
     yield started(service(tmp_path, two, saved, arrivals={"variable": "rain"}))
 
 
-@remedy("operations/site.py", "leave … out, or take the default model")
+@remedy("operations/checks.py", "leave … out, or take the default model")
 @pytest.mark.parametrize("how", ["leave", "take"])
 def test_probabilities_of_a_model_without_a_distribution(how, ds, tmp_path, saved):
-    yield lambda: site.check(service(tmp_path, ds, saved, thresholds=[1.0]))
+    yield lambda: checks.check(service(tmp_path, ds, saved, thresholds=[1.0]))
     given = (saved, {}) if how == "leave" else ("default", {"thresholds": [1.0]})
-    yield lambda: site.check(service(tmp_path, ds, given[0], **given[1]))
+    yield lambda: checks.check(service(tmp_path, ds, given[0], **given[1]))
 
 
-@remedy("operations/site.py", "leave geotiff out of output.formats")
+@remedy("operations/checks.py", "leave geotiff out of output.formats")
 def test_a_geotiff_without_a_projection(ds, tmp_path, saved):
     shutil.rmtree(tmp_path / "incoming")
     bare = ds.drop_vars(["crs", "latitude", "longitude"])
@@ -91,7 +91,7 @@ def test_a_geotiff_without_a_projection(ds, tmp_path, saved):
     yield started(service(tmp_path, bare, saved, output={"formats": ["netcdf"]}))
 
 
-@remedy("operations/site.py", "name another port, or null")
+@remedy("operations/checks.py", "name another port, or null")
 def test_a_port_in_use(ds, tmp_path, saved):
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))
@@ -100,7 +100,7 @@ def test_a_port_in_use(ds, tmp_path, saved):
         yield started(service(tmp_path, ds, saved, port=None))
 
 
-@remedy("operations/site.py", "name another output.folder, or remove this one")
+@remedy("operations/checks.py", "name another output.folder, or remove this one")
 @pytest.mark.parametrize("how", ["name", "remove"])
 def test_a_folder_of_another_service(how, ds, tmp_path, saved):
     watch(service(tmp_path, ds, saved, name="former"), until_idle=True)

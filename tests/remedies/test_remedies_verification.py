@@ -50,7 +50,7 @@ def test_a_score_of_members_without_members(how, forecast, truth):
         yield lambda: verify(forecast, truth, ["mse"])
 
 
-@remedy("verification/plan.py", "rename them")
+@remedy("verification/sample.py", "rename them")
 def test_forecasts_on_differently_named_axes(forecast, truth):
     other = forecast.rename(y="row", x="column")
     yield lambda: compare({"a": forecast, "b": other}, truth)

@@ -260,7 +260,7 @@ def archives(tmp_path: Path) -> tuple[Path, Path]:
     return early, late
 
 
-@remedy("verification/plan.py", "make them from the same data, with the same steps")
+@remedy("verification/sample.py", "make them from the same data, with the same steps")
 def test_archives_without_a_common_time(archives, source, tmp_path):
     early, late = map(str, archives)
     truth = xr.open_dataset(source)
@@ -269,7 +269,7 @@ def test_archives_without_a_common_time(archives, source, tmp_path):
     yield lambda: plan_scores([early, str(tmp_path / "same.zarr")], truth)
 
 
-@remedy("verification/plan.py", "give truth of the forecasts' period")
+@remedy("verification/sample.py", "give truth of the forecasts' period")
 def test_a_truth_of_another_period(archives, source):
     truth = xr.open_dataset(source)
     yield lambda: plan_scores([str(archives[1])], truth.isel(time=slice(10)))
