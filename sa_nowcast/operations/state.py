@@ -91,7 +91,7 @@ class State:
         now, site = self.site.clock.now(), self.site
         frame, forecast = self._newest
         if frame is None:
-            return "waiting", [f"no frame has arrived in {site.source}"]
+            return "waiting", [f"no frame has arrived in {site.source.name}"]
         reasons = []
         if now - frame > site.max_age:
             return "no data", [f"the newest frame is of {iso(frame)}, older than {shown(site.max_age)}"]

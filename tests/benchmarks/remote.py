@@ -23,18 +23,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import dask.array as da
-import numpy as np
-import pandas as pd
 import pytest
 import torch
-import xarray as xr
-import zarr
 
 from sa_nowcast.stream import SequenceDataset, loader
 from sa_nowcast.stream.ahead import THREADS
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+import noise_store
 from object_server import ObjectServer
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(3600)]
@@ -60,27 +56,7 @@ print(json.dumps({"windows": windows, "peak_mb": peak}))
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
     path = tmp_path_factory.mktemp("remote") / "rain.zarr"
-    frames = SHARD * SHARDS
-    zeros = da.zeros((frames, SIZE, SIZE), np.float32, chunks=(SHARD, -1, -1))
-    times = pd.date_range("2020-01-01", periods=frames, freq="5min")
-    places = {"y": np.arange(SIZE)[::-1] * 1e3, "x": np.arange(SIZE) * 1e3}
-    template = xr.Dataset({"rain": (("time", "y", "x"), zeros, {"units": "mm h-1"})}, {"time": times, **places})
-    template.to_zarr(
-        path,
-        compute=False,
-        zarr_format=3,
-        consolidated=True,
-        encoding={
-            "rain": {
-                "dtype": "int16", "scale_factor": 0.01, "_FillValue": -1, "chunks": (1, SIZE, SIZE),
-                "shards": (SHARD, SIZE, SIZE), "compressors": zarr.codecs.ZstdCodec(level=3, checksum=True),
-            }
-        },
-    )  # fmt: skip
-    array = zarr.open_array(path, path="rain", mode="r+")
-    rng = np.random.default_rng(0)
-    for shard in range(DISTINCT):
-        array[shard * SHARD : (shard + 1) * SHARD] = rng.integers(-1, 3000, (SHARD, SIZE, SIZE)).astype(np.int16)
+    noise_store.write(path, size=SIZE, shard=SHARD, shards=SHARDS, distinct=DISTINCT, consolidated=True)
     found = ObjectServer()
     found.put(path, "data", "rain.zarr")
     os.environ.update(found.environment)

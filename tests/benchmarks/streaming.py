@@ -22,15 +22,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import dask.array as da
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import xarray as xr
 import zarr
 
 from sa_nowcast.stream import SequenceDataset, loader
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import noise_store
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(1800)]
 
@@ -61,38 +62,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     if shutil.disk_usage(folder).free < 20e9:
         pytest.skip("less than 20 GB of free disk: free some, or set TMPDIR to a larger one")
     path = folder / "radar.zarr"
-    frames = SHARD * SHARDS
-    template = xr.Dataset(
-        {
-            "rain": (
-                ("time", "y", "x"),
-                da.zeros((frames, SIZE, SIZE), np.float32, chunks=(SHARD, -1, -1)),
-                {"units": "mm h-1"},
-            )
-        },
-        coords={
-            "time": pd.date_range("2020-01-01", periods=frames, freq="5min"),
-            "y": np.arange(SIZE)[::-1] * 1e3,
-            "x": np.arange(SIZE) * 1e3,
-        },
-    )
-    template.to_zarr(
-        path,
-        compute=False,
-        zarr_format=3,
-        consolidated=False,
-        encoding={
-            "rain": {
-                "dtype": "int16", "scale_factor": 0.01, "_FillValue": -1, "chunks": (1, SIZE, SIZE),
-                "shards": (SHARD, SIZE, SIZE), "compressors": zarr.codecs.ZstdCodec(level=3, checksum=True),
-            }
-        },
-    )  # fmt: skip
-    array = zarr.open_array(path, path="rain", mode="r+")
-    rng = np.random.default_rng(0)
-    for shard in range(DISTINCT):
-        values = rng.integers(-1, 3000, (SHARD, SIZE, SIZE)).astype(np.int16)
-        array[shard * SHARD : (shard + 1) * SHARD] = values
+    noise_store.write(path, size=SIZE, shard=SHARD, shards=SHARDS, distinct=DISTINCT, consolidated=False)
     for shard in range(DISTINCT, SHARDS):
         target = path / "rain" / "c" / str(shard) / "0" / "0"
         target.parent.mkdir(parents=True)
