@@ -39,10 +39,11 @@ class Application:
         if path == CONTROL:
             return self._control(environ, start_response)
         with self.lock:
-            self.counts[f"{environ['REQUEST_METHOD']} {path}"] += 1
-            number = sum(self.counts.values())
+            request = f"{environ['REQUEST_METHOD']} {path}"
+            self.counts[request] += 1
+            # By object, so that no order of concurrent requests makes one of them the unlucky one at each retry.
             every = self.faults.get("every", 0)
-            throttled = self.faults.get("throttle", 0) > 0 or (every > 0 and number % every == 0)
+            throttled = self.faults.get("throttle", 0) > 0 or (every > 0 and self.counts[request] % every == 1)
             if throttled:
                 self.faults["throttle"] = self.faults.get("throttle", 0) - 1
         time.sleep(self.faults.get("delay", 0))
@@ -115,7 +116,7 @@ class ObjectServer:
     def set(self, **faults: float) -> None:
         """Set ``delay`` (seconds), ``fail`` or ``refuse`` (1: every request), or what to throttle; counts begin anew.
 
-        ``throttle``: so many requests; ``every``: every so many-th one.
+        ``throttle``: so many requests; ``every``: of each object the first, and every so many-th after it.
         ``distinct``: so many chunks of an array were stored, and are given for all others by their number modulo this.
         """
         self._send("GET", f"{CONTROL[1:]}?{urllib.parse.urlencode(faults or {'delay': 0})}")

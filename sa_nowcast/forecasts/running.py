@@ -26,6 +26,7 @@ from sa_nowcast.metadata import dims
 from sa_nowcast.models.calibrated import Calibrated
 from sa_nowcast.models.estimate import fitting_tile, require_memory
 from sa_nowcast.models.members import Lagrangian
+from sa_nowcast.models.repeats import without_gaps
 from sa_nowcast.models.tiles import LEAST_TILE, blend
 from sa_nowcast.scaling import Scaling
 from sa_nowcast.stream import prepare
@@ -203,7 +204,9 @@ class RunningModel(TrainedModel):
     def _given(self, values: npt.NDArray[np.float32], device: torch.device, by_window: bool) -> Tensor:
         """Return histories as the network takes them, which is ready to forecast."""
         self.network.to(device).eval()
-        return prepare(torch.from_numpy(values).to(device), self.scaling, self.terms.history, by_window=by_window)[0]
+        given = torch.from_numpy(values).to(device)
+        x, observed = prepare(given, self.scaling, self.terms.history, by_window=by_window)
+        return without_gaps(x, observed) if self.network.config.output == "moving" else x
 
     def _forecast(
         self, values: npt.NDArray[np.float32], steps: int, device: torch.device

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from sa_nowcast._version import __version__
 from sa_nowcast.computing import quiet
 from sa_nowcast.errors import ModelError, RecipeError, StorageError
+from sa_nowcast.models.repeats import without_gaps
 from sa_nowcast.models.rollout import Network
 from sa_nowcast.scaling import Scaling
 from sa_nowcast.sources.reading import require
@@ -57,7 +58,10 @@ class Exported(nn.Module):
         x = self.scaling.to_network(history, torch)
         by_window = not self.network.config.declared.needs_scaling
         rest = of_window(x, valid) if by_window else x.new_zeros(())
-        y = self.network(_filled(x, valid, rest), steps=self.steps)
+        x = _filled(x, valid, rest)
+        if self.network.config.output == "moving":
+            x = without_gaps(x, valid)
+        y = self.network(x, steps=self.steps)
         known = valid.any(1) & valid.flatten(2).any(2).all(1)[:, None, None, None]
         return torch.where(known[:, None], self.scaling.to_physical(y, torch), torch.nan)
 

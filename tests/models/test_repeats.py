@@ -1,4 +1,4 @@
-"""Frames that repeat the one before: the motion is found from those that differ, and values are moved by their age."""
+"""Values older than their frame: the motion is found from frames that differ, and values are moved by their age."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from torch import Tensor
 import sa_nowcast
 from sa_nowcast.models import lagrangian
 from sa_nowcast.models.motion import blur, optical_flow
-from sa_nowcast.models.repeats import Regular, without_repeats
+from sa_nowcast.models.repeats import Regular, without_gaps, without_repeats
+from sa_nowcast.scaling import ChannelScaling, Scaling
+from sa_nowcast.stream import prepare
 
 VELOCITY = (1.5, -2.0)  # rows and columns per step
 SIDE = 128
+SAME = Scaling((ChannelScaling("affine", "mm h-1", 0.0, 1.0),))
 
 
 def showers(times: list[float], seed: int = 0) -> Tensor:
@@ -114,3 +117,45 @@ def test_the_sample_whose_frames_repeat_is_forecast_better(monkeypatch: pytest.M
     now = errors()
     monkeypatch.setattr(lagrangian, "without_repeats", lambda x: Regular(x, x[:, -1:], None))
     assert now.mean() < 0.92 * errors().mean()
+
+
+def filled(x: Tensor, lost: list[tuple[int, slice]]) -> tuple[Tensor, Tensor]:
+    """Return frames (1, T, 1, H, W) as a model is given them where columns of some were not observed, and what was."""
+    with_gaps = x[:, :, None].clone()
+    for t, columns in lost:
+        with_gaps[:, t, :, :, columns] = torch.nan
+    return prepare(with_gaps, SAME, x.shape[1])[:2]
+
+
+@pytest.mark.parametrize("lost", [[1], [2], [3], [0], [2, 3], [0, 1]])
+def test_what_fills_an_area_is_moved_to_the_time_of_its_frame(lost: list[int]) -> None:
+    truth, area = showers([0, 1, 2, 3]), slice(48, 104)
+    x, observed = filled(truth, [(t, area) for t in lost])
+    found = without_gaps(x, observed)
+    inner = (0, lost, 0, slice(24, -24), slice(56, 96))
+    as_filled = float((x[:, :, 0][0, lost][..., 24:-24, 56:96] - truth[0, lost][..., 24:-24, 56:96]).square().mean())
+    assert float((found[inner] - truth[0, lost][..., 24:-24, 56:96]).square().mean()) < 0.35 * as_filled
+    assert torch.equal(found[..., :40], x[..., :40])
+    assert torch.equal(found[..., 112:], x[..., 112:])
+
+
+def test_frames_without_gaps_are_returned_as_they_are() -> None:
+    x, observed = filled(showers([0, 1, 2, 3]), [])
+    assert without_gaps(x, observed) is x
+
+
+def test_single_pixels_and_what_no_frame_has_keep_what_fills_them() -> None:
+    x, observed = filled(showers([0, 1, 2, 3]), [(2, slice(20, 22)), *((t, slice(60, 110)) for t in range(4))])
+    assert without_gaps(x, observed) is x
+
+
+def test_areas_are_filled_by_window_and_channel() -> None:
+    one, other = (filled(showers([0, 1, 2, 3], seed), [(2, slice(48, 104))]) for seed in (0, 1))
+    complete, all_seen = filled(showers([0, 1, 2, 3]), [])
+    rows = [torch.cat([one[0], complete], 2), torch.cat([complete, other[0]], 2)]
+    seen = [torch.cat([one[1], all_seen], 2), torch.cat([all_seen, other[1]], 2)]
+    found = without_gaps(torch.cat(rows), torch.cat(seen))
+    torch.testing.assert_close(found[:1, :, :1], without_gaps(*one))
+    torch.testing.assert_close(found[1:, :, 1:], without_gaps(*other))
+    assert torch.equal(found[0, :, 1], complete[0, :, 0])
+    assert torch.equal(found[1, :, 0], complete[0, :, 0])
