@@ -108,7 +108,7 @@ def export(
     if type(steps) is not int or steps < 1:
         raise RecipeError("steps", f"{steps!r}", expected="a whole number of at least 1")
     histories = _histories(nowcaster, shape)
-    expected = _forecasts(nowcaster, histories, steps)  # also fills caches of constants, which an export cannot
+    expected = _forecasts(nowcaster, histories, steps)  # also fills caches of constants
     program = _program(nowcaster, torch.from_numpy(histories), steps)
     checked = "" if not check else "torch"
     if check:
@@ -167,7 +167,11 @@ def _shape(nowcaster: Nowcaster, grid: Sequence[int] | None) -> tuple[int, int]:
 
 
 def _histories(nowcaster: Nowcaster, grid: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """Return made-up histories of values as they were trained on: smooth, some missing at times, some always."""
+    """Return made-up histories of values as they were trained on: smooth, some missing at times, some always.
+
+    An export takes each way that frames can ask for, and what is computed once for a size cannot be computed in it, so
+    forecasts of these histories have to have taken all of them before.
+    """
     terms, random = nowcaster.terms, np.random.default_rng(0)
     # In Lagrangian coordinates the strips that a map is worked on in depend on the number of histories.
     count = 1 if nowcaster.network.config.output == "moving" else 2
@@ -177,6 +181,9 @@ def _histories(nowcaster: Nowcaster, grid: tuple[int, int]) -> npt.NDArray[np.fl
     values: npt.NDArray[np.float32] = nowcaster.scaling.to_physical(z).astype(np.float32)
     values[random.random(values.shape) < 0.05] = np.nan
     values[0, :, :, : max(grid[0] // 8, 1), : max(grid[1] // 8, 1)] = np.nan
+    if nowcaster.network.config.output == "moving" and terms.history > 1:  # what `models.repeats` is for
+        values[0, 1, ..., : grid[1] // 2] = values[0, 0, ..., : grid[1] // 2]
+        values[0, -1, ..., grid[1] // 2 :] = np.nan
     return values
 
 

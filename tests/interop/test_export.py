@@ -155,9 +155,11 @@ def test_every_network_is_exported(
 
 @pytest.mark.slow
 def test_the_default_model_is_exported_for_certain_data_as_a_program_of_torch(tmp_path: Path) -> None:
-    data = rain(height=32, width=32)
+    data = rain(height=72, width=80)
+    data[11, :, 20:70] = np.nan  # areas, which the motion fills
+    data[12, 5:50, :60] = np.nan
     nowcaster = default_model().of_data(data)
-    path = nowcaster.export(tmp_path / "default.pt2", grid=(32, 32), steps=2)
+    path = nowcaster.export(tmp_path / "default.pt2", grid=(72, 80), steps=2)
     expected = forecasts_of(nowcaster, data, [12], steps=2)
     np.testing.assert_allclose(run_pt2(path, histories_of(data, [12])), expected, rtol=0, atol=1e-5 * expected.max())
     # What an export left in a cache would be found by the next forecast.
