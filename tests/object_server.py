@@ -32,6 +32,7 @@ class Application:
     def __init__(self, inner: Any) -> None:
         self.inner, self.lock = inner, threading.Lock()
         self.counts: Counter[str] = Counter()
+        self.asked: Counter[tuple[str, str | None]] = Counter()
         self.faults: dict[str, float] = {}
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
@@ -39,11 +40,12 @@ class Application:
         if path == CONTROL:
             return self._control(environ, start_response)
         with self.lock:
-            request = f"{environ['REQUEST_METHOD']} {path}"
-            self.counts[request] += 1
-            # By object, so that no order of concurrent requests makes one of them the unlucky one at each retry.
+            self.counts[f"{environ['REQUEST_METHOD']} {path}"] += 1
+            # Each part of an object by itself: no order of concurrent requests has one of them refused at every retry.
+            asked = path, environ.get("HTTP_RANGE")
+            self.asked[asked] += 1
             every = self.faults.get("every", 0)
-            throttled = self.faults.get("throttle", 0) > 0 or (every > 0 and self.counts[request] % every == 1)
+            throttled = self.faults.get("throttle", 0) > 0 or (every > 0 and self.asked[asked] % every == 1)
             if throttled:
                 self.faults["throttle"] = self.faults.get("throttle", 0) - 1
         time.sleep(self.faults.get("delay", 0))
@@ -69,6 +71,7 @@ class Application:
             content = json.dumps(self.counts).encode()
             if asked:
                 self.counts.clear()
+                self.asked.clear()
         start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(content)))])
         return [content]
 
@@ -116,7 +119,7 @@ class ObjectServer:
     def set(self, **faults: float) -> None:
         """Set ``delay`` (seconds), ``fail`` or ``refuse`` (1: every request), or what to throttle; counts begin anew.
 
-        ``throttle``: so many requests; ``every``: of each object the first, and every so many-th after it.
+        ``throttle``: so many requests; ``every``: of those for the same bytes the first, and every so many-th after it.
         ``distinct``: so many chunks of an array were stored, and are given for all others by their number modulo this.
         """
         self._send("GET", f"{CONTROL[1:]}?{urllib.parse.urlencode(faults or {'delay': 0})}")

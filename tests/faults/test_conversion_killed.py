@@ -30,7 +30,7 @@ def absent_or_whole(target: Path, whole: dict[str, bytes]) -> None:
             open_zarr(target)
 
 
-@pytest.mark.faults(12, 160)
+@pytest.mark.faults(8, 160)
 def test_killed_at_any_write_and_rename_it_is_absent_or_whole_and_goes_on(
     repetitions: int, rng: random.Random, nursery: Nursery, whole: tuple[dict[str, bytes], int], tmp_path: Path
 ) -> None:
@@ -55,7 +55,7 @@ def test_killed_at_any_write_and_rename_it_is_absent_or_whole_and_goes_on(
     print(f"{kills + again} kills at {points} points, 0 partial stores readable, all results equal")
 
 
-@pytest.mark.faults(6, 60)
+@pytest.mark.faults(4, 60)
 def test_killed_from_outside_at_any_time_it_is_absent_or_whole_and_goes_on(
     repetitions: int, rng: random.Random, nursery: Nursery, whole: tuple[dict[str, bytes], int], tmp_path: Path
 ) -> None:
@@ -79,7 +79,7 @@ def test_killed_from_outside_at_any_time_it_is_absent_or_whole_and_goes_on(
     print(f"{kills} kills in {runs} conversions by 2 threads")
 
 
-@pytest.mark.faults(6, 60)
+@pytest.mark.faults(4, 60)
 def test_a_store_that_is_being_replaced_is_the_former_or_the_new_one_at_every_moment(
     repetitions: int, rng: random.Random, nursery: Nursery, whole: tuple[dict[str, bytes], int], tmp_path: Path
 ) -> None:

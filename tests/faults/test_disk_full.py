@@ -36,7 +36,7 @@ def refused(end: End, stage: str, folder: Path, unbroken: dict[str, bytes]) -> N
             assert made[name] == whole, (stage, name)
 
 
-@pytest.mark.faults(15, 100)
+@pytest.mark.faults(10, 100)
 def test_a_disk_that_is_full_at_any_write_is_said_and_the_same_command_goes_on_when_there_is_room(
     repetitions: int, rng: random.Random, nursery: Nursery, given: Given, tmp_path: Path
 ) -> None:
@@ -61,7 +61,7 @@ def test_a_disk_that_is_full_at_any_write_is_said_and_the_same_command_goes_on_w
     assert hits > repetitions // 2
 
 
-@pytest.mark.faults(5, 25)
+@pytest.mark.faults(3, 25)
 def test_a_limit_of_the_kernel_on_the_size_of_files_is_said_and_leaves_no_truncated_output(
     repetitions: int, rng: random.Random, nursery: Nursery, given: Given, tmp_path: Path
 ) -> None:

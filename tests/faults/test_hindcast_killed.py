@@ -54,7 +54,7 @@ def each_once(log: Path, kills: int) -> None:
     assert sum(begun.values()) <= SHARDS + kills
 
 
-@pytest.mark.faults(10, 130)
+@pytest.mark.faults(6, 130)
 def test_killed_at_any_write_and_rename_it_is_absent_or_whole_and_no_init_time_is_done_twice(
     repetitions: int,
     rng: random.Random,
@@ -78,7 +78,7 @@ def test_killed_at_any_write_and_rename_it_is_absent_or_whole_and_no_init_time_i
     print(f"{repetitions} kills at {points} points, all archives equal, each init time once")
 
 
-@pytest.mark.faults(6, 60)
+@pytest.mark.faults(4, 60)
 def test_killed_within_shards_it_goes_on_with_the_batches_that_are_kept(
     repetitions: int, rng: random.Random, nursery: Nursery, model: str, tmp_path: Path
 ) -> None:
@@ -103,7 +103,7 @@ def test_killed_within_shards_it_goes_on_with_the_batches_that_are_kept(
     print(f"{repetitions} times two kills at {points} points, all archives equal")
 
 
-@pytest.mark.faults(6, 70)
+@pytest.mark.faults(4, 70)
 def test_killed_from_outside_at_any_time_it_goes_on(
     repetitions: int,
     rng: random.Random,
@@ -134,7 +134,7 @@ def test_killed_from_outside_at_any_time_it_goes_on(
     print(f"{kills} kills in {runs} hindcasts")
 
 
-@pytest.mark.faults(4, 40)
+@pytest.mark.faults(3, 40)
 def test_an_archive_that_is_being_replaced_is_the_former_or_the_new_one_at_every_moment(
     repetitions: int,
     rng: random.Random,

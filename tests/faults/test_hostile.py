@@ -200,7 +200,7 @@ def judged(payloads: list[dict[str, str]], folder: Path, seconds: float) -> tupl
     return content["found"], content["peak"]
 
 
-@pytest.mark.faults(20, 60)
+@pytest.mark.faults(10, 60)
 def test_hostile_files_are_refused_and_nothing_of_them_is_run_or_written(
     repetitions: int, rng: random.Random, saved: Path, tmp_path: Path
 ) -> None:
@@ -248,7 +248,7 @@ def metadata(rng: random.Random, value: Any) -> Any:
     ])  # fmt: skip
 
 
-@pytest.mark.faults(20, 1000)
+@pytest.mark.faults(10, 1000)
 def test_altered_metadata_of_a_foreign_store_are_read_or_refused_in_bounded_memory(
     repetitions: int, rng: random.Random, tmp_path: Path
 ) -> None:

@@ -32,7 +32,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.faults(20, 100)
+@pytest.mark.faults(8, 100)
 def test_a_worker_that_is_killed_or_stopped_is_named_and_nothing_hangs(
     repetitions: int, rng: random.Random, nursery: Nursery, tmp_path: object
 ) -> None:

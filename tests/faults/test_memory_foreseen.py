@@ -89,7 +89,7 @@ def ratios(
     return found
 
 
-@pytest.mark.faults(2, 20)
+@pytest.mark.faults(1, 20)
 def test_the_estimate_is_within_a_quarter_of_the_measured_peak(
     repetitions: int, rng: random.Random, nursery: Nursery
 ) -> None:
@@ -99,7 +99,7 @@ def test_the_estimate_is_within_a_quarter_of_the_measured_peak(
     assert max(found) <= 1.25
 
 
-@pytest.mark.faults(2, 20)
+@pytest.mark.faults(1, 20)
 def test_what_tensors_hold_is_too_with_an_allocator_that_loses_nothing(
     repetitions: int, rng: random.Random, thrifty: Nursery
 ) -> None:

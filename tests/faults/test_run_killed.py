@@ -13,7 +13,7 @@ from test_signals import Given, given, results
 __all__ = ["given"]
 
 
-@pytest.mark.faults(5, 60)
+@pytest.mark.faults(3, 60)
 def test_killed_at_any_write_and_rename_a_run_goes_on_to_the_same_results_and_leaves_nothing_else(
     repetitions: int, rng: random.Random, nursery: Nursery, given: Given, tmp_path: Path
 ) -> None:

@@ -74,7 +74,7 @@ def stopped(
     return int(end.code == 75)
 
 
-@pytest.mark.faults(15, 150)
+@pytest.mark.faults(10, 150)
 def test_a_signal_at_any_change_of_the_disk_is_75_and_the_same_command_goes_on(
     repetitions: int, rng: random.Random, nursery: Nursery, given: Given, tmp_path: Path
 ) -> None:

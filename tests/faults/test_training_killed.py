@@ -30,7 +30,7 @@ def unbroken(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Call
     return get
 
 
-@pytest.mark.faults(10, 120)
+@pytest.mark.faults(6, 120)
 def test_killed_at_any_write_and_rename_also_of_a_checkpoint_it_ends_with_the_same_bits(
     repetitions: int, rng: random.Random, nursery: Nursery, unbroken: Any, tmp_path: Path
 ) -> None:
@@ -55,7 +55,7 @@ def test_killed_at_any_write_and_rename_also_of_a_checkpoint_it_ends_with_the_sa
     assert kills >= repetitions
 
 
-@pytest.mark.faults(10, 100)
+@pytest.mark.faults(6, 100)
 def test_killed_from_outside_at_any_time_also_in_later_epochs_it_ends_with_the_same_bits(
     repetitions: int, rng: random.Random, nursery: Nursery, unbroken: Any, tmp_path: Path
 ) -> None:

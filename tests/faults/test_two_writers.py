@@ -16,7 +16,7 @@ __all__ = ["given"]
 TOLD = re.compile(rf"is being written by process \d+ on {re.escape(socket.gethostname())}\.")
 
 
-@pytest.mark.faults(14, 150)
+@pytest.mark.faults(7, 150)
 def test_two_conversions_or_hindcasts_to_one_place_leave_one_whole_store(
     repetitions: int, rng: random.Random, nursery: Nursery, given: Given, tmp_path: Path
 ) -> None:
@@ -49,7 +49,7 @@ def test_two_conversions_or_hindcasts_to_one_place_leave_one_whole_store(
     print(f"{repetitions} races: {told} were told who writes, {late} that it is there; 0 lost")
 
 
-@pytest.mark.faults(6, 50)
+@pytest.mark.faults(3, 50)
 def test_two_runs_in_one_folder_end_with_one_whole_run(
     repetitions: int, rng: random.Random, nursery: Nursery, given: Given, tmp_path: Path
 ) -> None:
