@@ -231,7 +231,7 @@ def _signs(page: Any) -> dict[str, str]:
 
 
 def test_alerts_are_told_in_the_list_and_by_signs_on_the_map(page: Any) -> None:
-    assert page.locator("#standing").inner_text() == "▲ 2 alerts"
+    page.locator("#standing", has_text="▲ 2 alerts").wait_for()
     assert page.locator("#standing").get_attribute("role") == "status"
     page.locator("#places").evaluate("(list) => { list.open = true; }")
     listed = page.locator("#list li").all_inner_texts()
