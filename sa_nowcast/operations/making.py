@@ -152,7 +152,7 @@ def make(
         {}, None, {},
     )  # fmt: skip
     points, flags = _points(site, made, found.quantiles)
-    areas, of_areas = _areas(site, made)
+    areas, of_areas = _areas(site, made, times, history)
     return replace(made, points=points, areas=areas, flags=flags | of_areas)
 
 
@@ -247,10 +247,15 @@ def _flag(values: npt.NDArray[Any], limit: float) -> bool | None:
     return bool((known >= limit).any()) if known.size else None
 
 
-def _areas(site: Site, made: Made) -> tuple[dict[str, Any] | None, dict[str, list[bool | None]]]:
+def _areas(
+    site: Site, made: Made, times: Sequence[int], history: npt.NDArray[np.float32]
+) -> tuple[dict[str, Any] | None, dict[str, list[bool | None]]]:
     if site.areas is None:
         return None, {}
-    stack: dict[str, npt.NDArray[Any]] = {"mean": made.mean.values}
+    seen = [i for i, t in enumerate(times) if str(iso(t)) not in made.filled]
+    stack: dict[str, npt.NDArray[Any]] = {"observed": history[seen], "mean": made.mean.values}
+    if made.members is not None:
+        stack["members"] = made.members.values.reshape(-1, *history.shape[1:])
     if made.matched is not None:
         stack["matched"] = made.matched.values
     for threshold, chance in zip(
@@ -278,10 +283,12 @@ def _areas(site: Site, made: Made) -> tuple[dict[str, Any] | None, dict[str, lis
         properties = {
             "name": name,
             "covered": numbers(means["covered"].values[number]),
+            "observed": {"times": [iso(times[i]) for i in seen], "values": numbers(own["observed"])},
             "lead_times": leads,
             "valid_times": [iso(made.init + lead) for lead in site.leads],
             "mean": numbers(own["mean"]),
             "matched": numbers(own["matched"]) if "matched" in own else None,
+            "quantiles": _quantiles(site, made, own.get("members")),
             "probability": {k.split()[1]: numbers(v) for k, v in own.items() if k.startswith("probability")},
             "accumulation": {k.split()[1]: numbers(v[0]) for k, v in own.items() if k.startswith("accumulation")},
         }
@@ -289,6 +296,16 @@ def _areas(site: Site, made: Made) -> tuple[dict[str, Any] | None, dict[str, lis
         result.append({"type": "Feature", "geometry": geometry, "properties": properties})
         flags[name] = [_flag(own["mean"], t) for t in site.thresholds]
     return {"type": "FeatureCollection", **_head(site, made), "features": result}, flags
+
+
+def _quantiles(site: Site, made: Made, members: npt.NDArray[Any] | None) -> dict[str, Any]:
+    """Return the quantiles of what members have over an area: those of single pixels say nothing of its mean."""
+    if members is None:
+        return {}
+    assert made.members is not None
+    axis = made.members.dims.index(dims.REALIZATION)
+    found = np.quantile(members.reshape(made.members.shape[:2]), site.recipe.quantiles, axis=axis)
+    return {f"{q:g}": numbers(values) for q, values in zip(site.recipe.quantiles, found, strict=True)}
 
 
 def valid_time(init: int, lead: int) -> np.datetime64:

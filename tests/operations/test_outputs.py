@@ -95,16 +95,35 @@ def test_the_netcdf_file_follows_the_cf_conventions(newest: Path) -> None:
 def test_means_over_areas_and_alerts_are_geojson(out: Path, newest: Path) -> None:
     areas = _read(newest / "areas.json")
     assert [f["properties"]["name"] for f in areas["features"]] == ["lower", "upper"]
+    catchments = {"type": "FeatureCollection", "features": [_area("lower", 0.1), _area("upper", 0.3)]}
+    frames_of_it = frames(5, height=36, width=40)["rain"].values[-4:]
     with xr.open_dataset(newest / "forecast.nc", decode_timedelta=True, decode_coords="all") as ds:
         field = ds["rain"]
-        expected = over(field, {"type": "FeatureCollection", "features": [_area("lower", 0.1), _area("upper", 0.3)]})
+        expected = over(field, catchments)
+        observed = over(field[:4].copy(data=frames_of_it), catchments).values
         for number, feature in enumerate(areas["features"]):
             np.testing.assert_allclose(feature["properties"]["mean"], expected[:, number], rtol=1e-4)
+            assert feature["properties"]["quantiles"] == {}  # which only members have
+            assert feature["properties"]["observed"]["times"][-1] == areas["init_time"]
+            np.testing.assert_allclose(feature["properties"]["observed"]["values"], observed[:, number], rtol=1e-4)
     alerts = _read(newest / "alerts.geojson")
     assert len(alerts["features"]) == (3 + 2) * 2
     # It was published first; by the one before it, which followed, the newest alerts are known.
     assert {f["properties"]["state"] for f in alerts["features"]} == {"unknown"}
     assert {f["properties"]["state"] for f in _read(out / "alerts.geojson")["features"]} <= {"raised", "clear"}
+
+
+def test_quantiles_of_means_over_areas_are_those_of_members(tmp_path: Path) -> None:
+    ds = frames(4, height=36, width=40)
+    incoming(tmp_path, ds, range(4))
+    catchments = {"type": "FeatureCollection", "features": [_area("lower", 0.1)]}
+    (tmp_path / "catchments.geojson").write_text(json.dumps(catchments))
+    asked = {"steps": 2, "members": 4, "quantiles": [0.5], "areas": str(tmp_path / "catchments.geojson")}
+    newest = next((caught_up(service(tmp_path, ds, "default", **asked)) / "forecasts").iterdir())
+    with xr.open_dataset(newest / "forecast.nc", decode_timedelta=True, decode_coords="all") as of:
+        middle = over(of["rain_members"], catchments).median("realization")
+    found = _read(newest / "areas.json")["features"][0]["properties"]["quantiles"]
+    np.testing.assert_allclose(found["0.5"], middle[:, 0], rtol=1e-4)
 
 
 def test_geotiffs_are_cloud_optimised_and_hold_the_fields(newest: Path) -> None:

@@ -88,10 +88,13 @@ def write_places(beside: Path, ds: xr.Dataset) -> None:
             "probability": {f"{t:g}": v.tolist() for t, v in zip(THRESHOLDS, of, strict=True)},
         })  # fmt: skip
     means = over(ds[VARIABLE], AREAS, name="name").values
+    drawn = np.quantile(over(members, AREAS, name="name").values, QUANTILES, axis=0)
     shares = over(chance, AREAS, name="name").values
     features = [
         {**feature, "properties": {
             "name": feature["properties"]["name"], "valid_times": times, "mean": means[:, i].tolist(),
+            "observed": {"times": [init], "values": [0.75]},
+            "quantiles": {f"{q:g}": v[:, i].tolist() for q, v in zip(QUANTILES, drawn, strict=True)},
             "matched": None, "probability": {f"{t:g}": shares[k, :, i].tolist() for k, t in enumerate(THRESHOLDS)},
             "accumulation": {"12min": 0.25}}}
         for i, feature in enumerate(AREAS["features"])

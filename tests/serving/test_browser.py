@@ -210,9 +210,12 @@ def test_an_area_shows_the_means_that_were_published(page: Any, copy: Path) -> N
     path = copy / "forecasts" / "20190610T002200Z" / "areas.json"
     area = next(f["properties"] for f in json.loads(path.read_text())["features"] if f["properties"]["name"] == "Cape")
     rows = _values(page)
-    assert len(rows) == len(area["valid_times"]) == 6
+    assert len(rows) == 1 + len(area["valid_times"]) == 7
+    assert rows[area["observed"]["times"][0][11:16]]["Observed"] == _number(area["observed"]["values"][0])
     for i, time in enumerate(area["valid_times"]):
         assert rows[time[11:16]]["Mean"] == _number(area["mean"][i])
+        for share, values in area["quantiles"].items():
+            assert rows[time[11:16]][f"{100 * float(share):g} %"] == _number(values[i])
         for threshold in ("1", "5"):
             shown = rows[time[11:16]][f"P > {threshold} mm/h"]
             assert shown == _number(area["probability"][threshold][i], share=True)

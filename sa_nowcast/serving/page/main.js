@@ -237,7 +237,7 @@ async function choosePoint(lat, lon, key = null) {
 async function showSeries() {
   const { lat, lon, key } = shown.point, asked = ++shown.asked;
   const place = known.places.find((one) => one.key === key);
-  if (place?.kind === "area") return drawSeries(ofArea(place.series), { parameters: {} }, place);
+  if (place?.kind === "area") return drawSeries(ofArea(place.series), seenOver(place.series), place);
   if (lat === undefined) return closePanel();  // an area that is no longer published
   try {
     const instance = shown.forecast && `forecast/instances/${shown.forecast.name}`;
@@ -266,11 +266,16 @@ function ofArea(published) {
   return { parameters };
 }
 
+// The observed means over an area, of the frames that the forecast is from.
+function seenOver({ observed }) {
+  return { parameters: observed ? { observed: { times: observed.times.map(Date.parse), values: observed.values } } : {} };
+}
+
 function drawSeries(ahead, seen, place) {
   const layers = shown.forecast ? shown.forecast.layers : [];
   const of = (kind) => layers.find((l) => l.kind === kind);
   const found = (layer) => layer && ahead.parameters[layer.id];
-  const published = Object.entries(place?.series.quantiles || {});  // of named points, without members too
+  const published = Object.entries(place?.series.quantiles || {});  // of named points without members too; of areas by members
   const quantiles = published.length
     ? published.map(([share, values]) => [Number(share), { times: place.series.valid_times.map(Date.parse), values }]).sort((a, b) => a[0] - b[0])
     : (shown.forecast?.quantiles || []).map((id) => [Number(id.split("_").pop()), ahead.parameters[id]]).filter(([, one]) => one);
