@@ -15,6 +15,7 @@ from sa_nowcast.models.candidates import BANDS, CANDIDATES
 from sa_nowcast.models.config import NetworkConfig
 from sa_nowcast.models.live import live_bytes
 from sa_nowcast.models.margins import LEVELS
+from sa_nowcast.models.motion import STRIP
 from sa_nowcast.models.registry import Memory
 from sa_nowcast.models.tiles import plan_tiles
 
@@ -78,7 +79,8 @@ def estimate_memory(
     if torch.device(device).type != "cpu":
         return int(FRAGMENTATION * tensors)
     if config.output == "moving":
-        return int(OF_LAGRANGIAN[training] * tensors)
+        large = batch * config.channels * grid[0] * grid[1] * BYTES >= HEAP and not training
+        return int((FRAGMENTATION if large else OF_LAGRANGIAN[training]) * tensors)
     positions = _positions(config, grid, batch)
     if positions * 4 * max(config.hidden) * BYTES >= HEAP:  # the gates
         return int(FRAGMENTATION * tensors)
@@ -326,8 +328,15 @@ def _values_of_lagrangian(
     at_once = min(len(tiles), max(1, lagrangian.WINDOWS_AT_ONCE // windows))
     seen = windows * at_once * max(tiles)
     known = max(_values_of_known(config, layers, seen, history)) + _memory(config).state * sum(config.hidden)
-    trials, core = pixels * 66, pixels * 30 + seen * (1.05 * known + read * history)
-    return pixels * (2 * history + steps) + positions * 2 * told + max(trials, core)
+    in_core = seen * (1.05 * known + read * history)
+    peaks = {
+        "motion": pixels * (4.4 * history + 18),
+        "trials": pixels * (2 * history + 28) + min(pixels, STRIP) * 120,
+        "core": pixels * (3 * history + 14) + in_core,
+        "mixing": pixels * (2 * history + steps + 23),
+        "units": pixels * (history + 2 * steps),
+    }
+    return positions * 2 * told + max(peaks.values())
 
 
 def _kept(config: NetworkConfig, inputs: int, hidden: int) -> tuple[float, float]:

@@ -137,7 +137,11 @@ class LagrangianNetwork(Forecaster):
         """Forecast; see `Network.forward`."""
         self.check(x_BTCHW, x_BTCHW.shape[1], steps)
         given = without_repeats(self._windows(x_BTCHW))
-        return self._as_given(given.expected(self._forecast_windows(given.frames, steps)), x_BTCHW)
+        unit, given = scaled(given.frames), given.without_frames()
+        window, flow = window_of(unit.values, self.config.patch)
+        read = self.reads(torch.cat([self._features(window), window.scalars], -1))
+        window = window._replace(aligned=window.plain)  # these the core alone reads: large grids have no room for them
+        return self._as_given(given.expected(self._mixed(unit, window, flow, read, steps)), x_BTCHW)
 
     def inflow(self, x_BTCHW: Tensor, steps: int) -> Tensor:
         """Return where the motion brings in what lay beyond the grid, (B, steps, C, H, W) of bool.
@@ -247,13 +251,6 @@ class LagrangianNetwork(Forecaster):
     def _repeat(self, height: int, width: int) -> int:
         """Return how many times each pixel is repeated along both sides."""
         return -(-max(LEAST_SIDE, LEAST_POSITIONS * self.config.patch) // min(height, width))
-
-    def _forecast_windows(self, x: Tensor, steps: int) -> Tensor:
-        """Return the `steps` maps after (B, T, H, W), whose sides are multiples of a patch."""
-        unit = scaled(x)
-        window, flow = window_of(unit.values, self.config.patch)
-        read = self.reads(torch.cat([self._features(window), window.scalars], -1))
-        return self._mixed(unit, window, flow, read, steps)
 
     def _mixed(self, given: Scaled, window: Window, flow: Tensor, read: Tensor, steps: int) -> Tensor:
         """Return the `steps` maps of windows, from what is known of them."""

@@ -117,7 +117,7 @@ def test_a_forecast_strip_by_strip_without_a_graph_is_that_of_training(
     net, x = network(), history(2, 4, 1, *size)
     kept = net(x, 4)
     assert kept.requires_grad
-    monkeypatch.setattr(motion, "_STRIP", 9 * size[1])
+    monkeypatch.setattr(motion, "STRIP", 9 * size[1])
     monkeypatch.setattr(motion, "_BLOCK", 16)
     monkeypatch.setattr(lagrangian, "WINDOWS_AT_ONCE", 6)
     with torch.inference_mode():

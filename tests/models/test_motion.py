@@ -128,6 +128,6 @@ def test_finer_maps_are_those_of_torch(size: tuple[int, int]) -> None:
 def test_a_flow_strip_by_strip_is_that_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     x = shifting(3, -2, 160)
     whole = optical_flow(x)
-    monkeypatch.setattr(motion, "_STRIP", 160 * 7)
+    monkeypatch.setattr(motion, "STRIP", 160 * 7)
     monkeypatch.setattr(motion, "_BLOCK", 16)
     torch.testing.assert_close(optical_flow(x), whole, atol=1e-3, rtol=1e-3)
