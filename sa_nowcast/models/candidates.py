@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sa_nowcast.models.heap import room
 from sa_nowcast.models.motion import (
     along_columns,
     arrivals,
@@ -51,7 +52,7 @@ SURE: Final = 1e-3  # of the variance: a smaller error in a trial says no more
 def aligned_frames(x: Tensor, flow: Tensor) -> Tensor:
     """Return frames (B, T, H, W) as the flow brings them to the time of the last."""
     T = x.shape[1]
-    result = torch.empty_like(x)
+    result = room(x, *x.shape)
     result[:, -1] = x[:, -1]
     for k, at in enumerate(arrivals(flow, T - 1), 1):
         result[:, T - 1 - k, None] = carried(x[:, T - 1 - k, None], at)
@@ -163,14 +164,14 @@ def _bands(last: Tensor, mean: Tensor, patch: int) -> Tensor:
 
 def moving_maps(aligned: Tensor, plain: Tensor, patch: int) -> tuple[Tensor, Tensor]:
     """Return what may move but the mean of everything: (B, FINE, H, W), the last a slope, and (…, h, w)."""
-    fine = aligned.new_empty(len(aligned), FINE, *aligned.shape[2:])
+    fine = room(aligned, len(aligned), FINE, *aligned.shape[2:])
     _put_fine(aligned, plain, fine)
     return fine, _wide(plain[:, -1], patch)
 
 
 def _moving(aligned: Tensor, plain: Tensor, patch: int) -> Tensor:
     """Return the same at full resolution, (B, FINE + wide, H, W)."""
-    result = aligned.new_empty(len(aligned), FINE + len(WIDE_BLURS), *aligned.shape[2:])
+    result = room(aligned, len(aligned), FINE + len(WIDE_BLURS), *aligned.shape[2:])
     _put_fine(aligned, plain, result)
     result[:, FINE:] = finer(_wide(plain[:, -1], patch), patch)
     return result
@@ -208,7 +209,7 @@ def _wide(last: Tensor, patch: int) -> Tensor:
 
 def standing_maps(plain: Tensor) -> Tensor:
     """Return what may stand, (B, STANDING, H, W): the last frame, the mean, the mean smoothed, and a slope."""
-    result = plain.new_empty(len(plain), STANDING, *plain.shape[2:])
+    result = room(plain, len(plain), STANDING, *plain.shape[2:])
     for n, one in enumerate(standing_without_slope(plain)):
         result[:, n] = one
     result[:, -1] = _slope(plain)
@@ -248,9 +249,9 @@ def mixture(weights: Tensor, smooth: Tensor, maps: Tensor) -> Tensor:
     if torch.is_grad_enabled() or len(rows) == 1:
         fine = separable(coarse, rows, columns)
         return (fine[:, :-1] * maps).sum(1) + fine[:, -1]
-    result = weights.new_empty(B, h * patch, w * patch)
+    result = room(weights, B, h * patch, w * patch)
     for number, its in enumerate(coarse):
-        across = its.new_empty(*its.shape[:2], w * patch)
+        across = room(its, *its.shape[:2], w * patch)
         along_columns(its.flatten(0, 1), columns, across.flatten(0, 1))
         for given, read, matrix in rows:
             target, matrix = result[number, given], matrix.to(its)

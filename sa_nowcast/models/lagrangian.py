@@ -29,6 +29,7 @@ from sa_nowcast.models.candidates import (
 )
 from sa_nowcast.models.config import NetworkConfig
 from sa_nowcast.models.cores import Core
+from sa_nowcast.models.heap import room
 from sa_nowcast.models.margins import Law, Margins, score
 from sa_nowcast.models.motion import (
     arrivals,
@@ -259,7 +260,7 @@ class LagrangianNetwork(Forecaster):
         patch = self.config.patch
         forecast, keeps_graph = [], torch.is_grad_enabled()
         stands = self._stands(window, read)
-        result = x.new_empty(0 if keeps_graph else B, steps, H, W)
+        result = room(x, 0 if keeps_graph else B, steps, H, W)
         for step, at in enumerate(arrivals(flow, steps)):
             fine, wide, standing = self._weights(window, read, stands, step)
             what = mixture(fine, wide, window.fine)

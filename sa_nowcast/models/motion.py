@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sa_nowcast.models.heap import room
+
 LEVELS = 4
 """The pyramid halves the maps so many times less one, as long as they stay above `COARSEST`."""
 
@@ -66,8 +68,8 @@ def separable(x: Tensor, rows: Bands, columns: Bands, over: bool = False) -> Ten
     if torch.is_grad_enabled() and x.requires_grad:
         x = torch.cat([matrix.to(x) @ x[..., read, :] for _, read, matrix in rows], -2)
         return torch.cat([x[..., read] @ matrix.to(x).mT for _, read, matrix in columns], -1)
-    result = x if over and x.is_contiguous() else x.new_empty(*x.shape[:-2], rows[-1][0].stop, columns[-1][0].stop)
-    between = x.new_empty(rows[-1][0].stop, x.shape[-1])
+    result = x if over and x.is_contiguous() else room(x, *x.shape[:-2], rows[-1][0].stop, columns[-1][0].stop)
+    between = room(x, rows[-1][0].stop, x.shape[-1])
     rows = tuple((given, read, matrix.to(x)) for given, read, matrix in rows)
     for one, target in zip(x.reshape(-1, *x.shape[-2:]), result.view(-1, *result.shape[-2:]), strict=True):
         for given, read, matrix in rows:
@@ -95,7 +97,7 @@ def joined(parts: Iterable[Tensor], height: int) -> Tensor:
             kept.append(part)
             continue
         if result is None:
-            result = part.new_empty(*part.shape[:2], height, part.shape[3])
+            result = room(part, *part.shape[:2], height, part.shape[3])
         result[:, :, row : row + part.shape[2]] = part
         row += part.shape[2]
     return torch.cat(kept, 2) if result is None else result
@@ -240,7 +242,7 @@ def optical_flow(x_BTHW: Tensor) -> Tensor:
         raise ValueError("a motion needs two frames")
     mean = x_BTHW.mean((1, 2, 3), keepdim=True)
     deviation = x_BTHW.std((1, 2, 3), keepdim=True).clamp(min=1e-12)
-    z = torch.empty_like(x_BTHW)
+    z = room(x_BTHW, *x_BTHW.shape)
     for t, frame in enumerate(x_BTHW.unbind(1)):
         # Heavy tails would let few pixels decide.
         z[:, t] = blur(torch.asinh(2 * (frame - mean[:, 0]) / deviation[:, 0]), 0.7, over=True)
@@ -271,7 +273,7 @@ def _shares(last_two: Tensor, before: Tensor | None, flow: Tensor) -> Tensor:
     prior = flow.new_tensor(kept).log().view(1, -1, 1, 1)
     if before is None:
         return torch.softmax(prior, 1).expand(B, -1, H, W)
-    error = flow.new_empty(B, 1 + len(widths), H, W)
+    error = room(flow, B, 1 + len(widths), H, W)
     for number, width in enumerate([0.0, *widths]):
         tried = blur(before, width) if number else before
         for rows in strips(flow):
@@ -348,9 +350,15 @@ def _improved(z: Tensor, flow: Tensor) -> Tensor:
     del arrived
     found = joined(_least_squares(flow, blur(products, WINDOW, over=True)), H)
     del products
-    certain = found[:, :1] / (found[:, :1].mean((1, 2, 3), keepdim=True) + 1e-12) + 0.01
-    smooth = blur(torch.cat([certain, certain * found[:, 1:]], 1), WINDOW, over=True)
-    return smooth[:, 1:] / smooth[:, :1]
+    mean = found[:, :1].mean((1, 2, 3), keepdim=True) + 1e-12
+
+    def weighed() -> Iterator[Tensor]:
+        for rows in strips(z):
+            certain = found[:, :1, rows] / mean + 0.01
+            yield torch.cat([certain, certain * found[:, 1:, rows]], 1)
+
+    smooth = blur(joined(weighed(), H), WINDOW, over=True)
+    return joined((smooth[:, 1:, rows] / smooth[:, :1, rows] for rows in strips(z)), H)
 
 
 def _products(z: Tensor, flow: Tensor, arrived: Tensor, deviation: Tensor) -> Iterator[Tensor]:

@@ -34,7 +34,7 @@ class Regular(NamedTuple):
         """Return a forecast (B, steps, H, W) as the mean over when the next scans come: after each step as likely."""
         if self.again is None:
             return forecast
-        each = [torch.lerp(one, self.last, self.again ** (n + 1)) for n, one in enumerate(forecast.split(1, 1))]
+        each = [torch.lerp(one, self.last, self.again ** (n + 1)) for n, one in enumerate(torch.split(forecast, 1, 1))]
         return torch.cat(each, 1)
 
     def without_frames(self) -> Self:

@@ -190,7 +190,7 @@ def test_time_and_memory_grow_with_the_area() -> None:
         peaks.append(peak)
         foreseen.append((needed + histories) / (peak - before))
         print(
-            f"  {size:10s} {seconds:7.2f} s of one core, {ratios[-1]:5.2f} s for a million pixels; peak {peak:6.0f} MiB, "
+            f"  {size:10s} {seconds:7.2f} s of one core, {ratios[-1]:5.2f} s a million pixels; peak {peak:6.0f} MiB, "
             f"{2**20 * (peak - before) / (height * width):4.0f} bytes a pixel, foreseen {foreseen[-1]:.2f} of it"
         )
     print(f"  seconds a pixel, last / first: {ratios[-1] / ratios[0]:.2f}")

@@ -12,6 +12,7 @@ from sa_nowcast.models import build, candidates, estimate_memory, lagrangian, mo
 from sa_nowcast.models.estimate import fitting_tile
 from sa_nowcast.models.inspection import attention_map
 from sa_nowcast.models.lagrangian import CORE_TILE, LagrangianNetwork
+from sa_nowcast.models.live import _Live
 from sa_nowcast.models.rollout import Network
 from sa_nowcast.models.window import scaled, window_of
 
@@ -269,6 +270,26 @@ def test_what_it_cannot_read_is_refused() -> None:
         attention_map(net, torch.zeros(1, 4, 1, 40, 40), (0, 0))
     with pytest.raises(RecipeError, match="checkpoint_steps: 1, with output: moving"):
         network(checkpoint_steps=1)
+
+
+@pytest.mark.slow
+def test_a_forecast_holds_fewer_than_sixty_maps_of_a_large_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The history three times, all candidates of one lead time, and twelve results."""
+    net, side = network(patch=8), 320
+    monkeypatch.setattr(motion, "STRIP", 16 * side)  # whose strips and tiles are as small a part of it
+    monkeypatch.setattr(lagrangian, "CORE_TILE", 12)
+    monkeypatch.setattr(lagrangian, "WINDOWS_AT_ONCE", 1)
+    x = history(1, 4, 1, side, side)
+    with _Live(net.parameters()) as live, torch.no_grad():
+        net(x, 12)
+    assert live.peak + 4 * x.numel() < 60 * 4 * side**2
+
+
+@pytest.mark.parametrize("rows", [1, 5, 8, 21, 64])
+def test_means_over_patches_strip_by_strip_are_those_of_the_whole(rows: int) -> None:
+    x = history(1, 3, 1, 64, 48)[:, :, 0]
+    parts = list(candidates._pooled(iter(x.split(rows, 2)), 8))
+    assert torch.equal(torch.cat(parts, 2), torch.nn.functional.avg_pool2d(x, 8))
 
 
 def test_its_memory_grows_with_grid_and_steps_and_it_needs_no_tiles() -> None:

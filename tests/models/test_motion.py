@@ -7,7 +7,17 @@ import torch
 from torch import Tensor
 
 from sa_nowcast.models import motion
-from sa_nowcast.models.motion import bilinear, blur, inside, optical_flow, places, sample, separable, trajectories
+from sa_nowcast.models.motion import (
+    bilinear,
+    blur,
+    inside,
+    joined,
+    optical_flow,
+    places,
+    sample,
+    separable,
+    trajectories,
+)
 
 
 def field(size: int, seed: int = 0, slope: float = 2.5) -> Tensor:
@@ -107,6 +117,25 @@ def test_a_large_map_is_blurred_by_blocks_as_it_is_in_one_piece(
     torch.testing.assert_close(by_blocks, whole, atol=1e-5, rtol=1e-5)
     if pool > 1:
         torch.testing.assert_close(whole, torch.nn.functional.avg_pool2d(blur(x, sigma), pool), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [40, 300])
+def test_a_blur_over_its_maps_is_that_beside_them(size: int) -> None:
+    x = torch.stack([field(size), field(size, seed=1)])[None]
+    beside, over = blur(x, 3.0), x.clone()
+    assert torch.equal(blur(over, 3.0, over=True), beside)
+    turned = x.mT.clone().mT  # whose values do not lie row by row
+    torch.testing.assert_close(blur(turned, 3.0, over=True), beside)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 20])
+def test_strips_are_joined_to_the_map_that_they_were_cut_from(rows: int) -> None:
+    x = torch.stack([field(20), field(20, seed=1)])[None]
+    assert torch.equal(joined(iter(x.split(rows, 2)), 20), x)
+    x.requires_grad_()
+    joined(iter(x.split(rows, 2)), 20).square().sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, 2 * x)
 
 
 def test_a_large_map_has_the_gradient_of_a_blur() -> None:
