@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,17 @@ def test_memory_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("sa_nowcast.forecasts.ensembles.available_memory", lambda device: 2**20)
     with pytest.raises(ModelError, match="2 realizations, 3 lead times: needs about"):
         moving().sa_nowcast.forecast(steps=3, members=2)
+
+
+def test_members_that_memory_cannot_hold_are_refused_before_any_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sa_nowcast.forecasts.ensembles.available_memory", lambda device: 2**28)
+    data = moving()
+    tracemalloc.start()
+    with pytest.raises(ModelError, match="10000 realizations, 3 lead times: needs about"):
+        data.sa_nowcast.forecast(steps=3, members=10_000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**26  # of 2**29
 
 
 def test_fit_trains_the_distribution_and_the_forecast_becomes_the_same() -> None:

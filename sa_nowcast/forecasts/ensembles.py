@@ -67,6 +67,7 @@ class OfDistribution(OfNowcaster):
         """Return the forecasts (axis, init time, [variable,] lead time, [channel,] y, x), and their statuses."""
         histories = histories_of(frames, positions, self.history)
         shape = (len(self.axis.values), len(positions), steps, *frames.shape[1:])
+        self.require_memory(histories.values, shape[0] * len(positions), steps, device)
         result = np.full(shape, np.nan, dtype=np.float32)
         with sharing_cores(), torch.inference_mode():
             for i in np.flatnonzero(histories.complete):
@@ -90,7 +91,6 @@ class OfDistribution(OfNowcaster):
 
     def _one(self, history: Values, steps: int, device: str, moment: int, target: Values) -> None:
         """Make a forecast from one init time, (axis, 1, lead time, channel, y, x), in `target`."""
-        self.require_memory(history, len(target), steps, device)
         laws, beyond = self.nowcaster.laws(history, steps, device)
         for channel, law in enumerate(laws):
             self._make(law, moment, channel, target[:, 0, :, channel])
@@ -119,7 +119,7 @@ class OfDistribution(OfNowcaster):
         nowcaster.bounded(target, history)
 
     def require_memory(self, history: Values, count: int, steps: int, device: str) -> None:
-        """Refuse what memory cannot hold."""
+        """Refuse what memory cannot hold, before the maps of the result are made."""
         where, grid = resolve_device(device), history.shape[-2:]
         needed = estimate_memory(
             self.nowcaster.network.config, grid, 1, history=self.history, steps=steps, training=False, device=where

@@ -214,7 +214,10 @@ class RunningModel(TrainedModel):
         """Return forecasts in physical units, (B, steps, C, H, W), and where air comes in if that is to be missing."""
         with sharing_cores(), torch.inference_mode():
             x = self._given(values, device, not self.network.config.declared.needs_scaling)
-            physical = self.scaling.to_physical(self.network(x, steps=steps), torch)
+            given = self.network(x, steps=steps)
+            physical = torch.empty_like(given, memory_format=torch.contiguous_format)
+            for step in range(steps):  # one at a time: of a large grid, all would be in memory three times
+                physical[:, step] = self.scaling.to_physical(given[:, step], torch)
             beyond = None if self.inflow == FILLED else cast("LagrangianNetwork", self.network).inflow(x, steps)
         return physical, beyond
 

@@ -15,6 +15,7 @@ from sa_nowcast.models.candidates import BANDS, CANDIDATES
 from sa_nowcast.models.config import NetworkConfig
 from sa_nowcast.models.live import live_bytes
 from sa_nowcast.models.margins import LEVELS
+from sa_nowcast.models.motion import STRIP
 from sa_nowcast.models.registry import Memory
 from sa_nowcast.models.tiles import plan_tiles
 
@@ -30,6 +31,8 @@ OF_READING, OF_STEPS = 1.2, 1.48
 """Of forecasts: among weights, and while known frames are read many at a time; and in steps, among states."""
 OF_LAGRANGIAN = {True: 1.2, False: 1.4}
 """The same in training and in forecasts of a Lagrangian network, whose tensors are of many sizes."""
+LARGE_MAP = 2**21
+"""Bytes: where a map of the grid is as large, nearly all of such a forecast is in maps, and `FRAGMENTATION` is lost."""
 OF_COUNTED = 1.35
 """Of forecasts of a network that declares no memory."""
 
@@ -78,7 +81,8 @@ def estimate_memory(
     if torch.device(device).type != "cpu":
         return int(FRAGMENTATION * tensors)
     if config.output == "moving":
-        return int(OF_LAGRANGIAN[training] * tensors)
+        large = batch * config.channels * grid[0] * grid[1] * BYTES >= LARGE_MAP and not training
+        return int((FRAGMENTATION if large else OF_LAGRANGIAN[training]) * tensors)
     positions = _positions(config, grid, batch)
     if positions * 4 * max(config.hidden) * BYTES >= HEAP:  # the gates
         return int(FRAGMENTATION * tensors)
@@ -302,7 +306,9 @@ def _values_of_lagrangian(
 ) -> float:
     """Return the values at the peak in `sa_nowcast.models.lagrangian`: maps of the grid, layers of overlapping tiles.
 
-    The factors of the maps were fitted to counts (`live_bytes`) of 28 forecasts and 14 trainings: 0.85 to 1.3 of them.
+    The factors of the maps of trainings were fitted to counts (`live_bytes`) of 14: 0.85 to 1.3 of them. In forecasts
+    there are five times at which most is held; of six counts and four processes on up to 7000 x 3500 pixels this is 0.8
+    to 1.2.
     """
     from sa_nowcast.models import lagrangian
 
@@ -326,8 +332,15 @@ def _values_of_lagrangian(
     at_once = min(len(tiles), max(1, lagrangian.WINDOWS_AT_ONCE // windows))
     seen = windows * at_once * max(tiles)
     known = max(_values_of_known(config, layers, seen, history)) + _memory(config).state * sum(config.hidden)
-    trials, core = pixels * 66, pixels * 30 + seen * (1.05 * known + read * history)
-    return pixels * (2 * history + steps) + positions * 2 * told + max(trials, core)
+    in_core = seen * (1.05 * known + read * history)
+    peaks = {
+        "motion": pixels * (4.4 * history + 18),
+        "trials": pixels * (2 * history + 28) + min(pixels, STRIP) * 70,
+        "core": pixels * (3 * history + 14) + in_core,
+        "mixing": pixels * (2 * history + steps + 23),
+        "units": pixels * (history + 2 * steps),
+    }
+    return positions * 2 * told + max(peaks.values())
 
 
 def _kept(config: NetworkConfig, inputs: int, hidden: int) -> tuple[float, float]:

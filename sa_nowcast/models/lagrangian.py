@@ -29,6 +29,7 @@ from sa_nowcast.models.candidates import (
 )
 from sa_nowcast.models.config import NetworkConfig
 from sa_nowcast.models.cores import Core
+from sa_nowcast.models.heap import room
 from sa_nowcast.models.margins import Law, Margins, score
 from sa_nowcast.models.motion import (
     arrivals,
@@ -137,7 +138,11 @@ class LagrangianNetwork(Forecaster):
         """Forecast; see `Network.forward`."""
         self.check(x_BTCHW, x_BTCHW.shape[1], steps)
         given = without_repeats(self._windows(x_BTCHW))
-        return self._as_given(given.expected(self._forecast_windows(given.frames, steps)), x_BTCHW)
+        unit, given = scaled(given.frames), given.without_frames()
+        window, flow = window_of(unit.values, self.config.patch)
+        read = self.reads(torch.cat([self._features(window), window.scalars], -1))
+        window = window._replace(aligned=window.plain)  # these the core alone reads: large grids have no room for them
+        return self._as_given(given.expected(self._mixed(unit, window, flow, read, steps)), x_BTCHW)
 
     def inflow(self, x_BTCHW: Tensor, steps: int) -> Tensor:
         """Return where the motion brings in what lay beyond the grid, (B, steps, C, H, W) of bool.
@@ -248,13 +253,6 @@ class LagrangianNetwork(Forecaster):
         """Return how many times each pixel is repeated along both sides."""
         return -(-max(LEAST_SIDE, LEAST_POSITIONS * self.config.patch) // min(height, width))
 
-    def _forecast_windows(self, x: Tensor, steps: int) -> Tensor:
-        """Return the `steps` maps after (B, T, H, W), whose sides are multiples of a patch."""
-        unit = scaled(x)
-        window, flow = window_of(unit.values, self.config.patch)
-        read = self.reads(torch.cat([self._features(window), window.scalars], -1))
-        return self._mixed(unit, window, flow, read, steps)
-
     def _mixed(self, given: Scaled, window: Window, flow: Tensor, read: Tensor, steps: int) -> Tensor:
         """Return the `steps` maps of windows, from what is known of them."""
         x = given.values
@@ -262,7 +260,7 @@ class LagrangianNetwork(Forecaster):
         patch = self.config.patch
         forecast, keeps_graph = [], torch.is_grad_enabled()
         stands = self._stands(window, read)
-        result = x.new_empty(0 if keeps_graph else B, steps, H, W)
+        result = room(x, 0 if keeps_graph else B, steps, H, W)
         for step, at in enumerate(arrivals(flow, steps)):
             fine, wide, standing = self._weights(window, read, stands, step)
             what = mixture(fine, wide, window.fine)

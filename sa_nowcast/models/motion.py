@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from sa_nowcast.models.heap import room
 
 LEVELS = 4
 """The pyramid halves the maps so many times less one, as long as they stay above `COARSEST`."""
@@ -29,8 +31,10 @@ SEARCH = 3
 WINDOW = 3.0
 """Standard deviation, in pixels, of the Gaussian windows over which a motion is taken as one."""
 
+STRIP = 2**16
+"""Values of a map that are worked on at once."""
+
 _BLOCK = 64  # rows or columns of a result that one product gives; up to twice as many are one block
-_STRIP = 2**16  # values of a map that are worked on at once
 
 _RIDGE = 0.05  # of the mean trace of the structure tensors: keeps flat places still
 _LENGTH = 0.02  # what a pixel of first guess costs, as a share of the error at rest
@@ -47,24 +51,25 @@ Bands = tuple[tuple[slice, slice, Tensor], ...]
 """A matrix with values near its diagonal alone: rows of it, the columns where these have values, and the values."""
 
 
-def blur(x: Tensor, sigma: float, pool: int = 1) -> Tensor:
+def blur(x: Tensor, sigma: float, pool: int = 1, *, over: bool = False) -> Tensor:
     """Return maps (..., H, W) under a Gaussian of `sigma` pixels; beyond the edge lies the edge.
 
-    With `pool` they are averaged over squares of so many pixels a side, which have to cover the map.
+    With `pool` they are averaged over squares of so many pixels a side, which have to cover the map. With `over` they
+    may take the place of `x`, which is not needed any more.
     """
     rows, columns = (_gaussian(size, sigma, pool, _block_of(x, pool)) for size in x.shape[-2:])
-    return separable(x, rows, columns)
+    return separable(x, rows, columns, over)
 
 
-def separable(x: Tensor, rows: Bands, columns: Bands) -> Tensor:
-    """Return ``rows @ x @ columns.T`` of maps (..., H, W)."""
+def separable(x: Tensor, rows: Bands, columns: Bands, over: bool = False) -> Tensor:
+    """Return ``rows @ x @ columns.T`` of maps (..., H, W); with `over`, of the same size, maybe in place of `x`."""
     if len(rows) == len(columns) == 1:
         return rows[0][2].to(x) @ x @ columns[0][2].to(x).mT
     if torch.is_grad_enabled() and x.requires_grad:
         x = torch.cat([matrix.to(x) @ x[..., read, :] for _, read, matrix in rows], -2)
         return torch.cat([x[..., read] @ matrix.to(x).mT for _, read, matrix in columns], -1)
-    result = x.new_empty(*x.shape[:-2], rows[-1][0].stop, columns[-1][0].stop)
-    between = x.new_empty(rows[-1][0].stop, x.shape[-1])
+    result = x if over and x.is_contiguous() else room(x, *x.shape[:-2], rows[-1][0].stop, columns[-1][0].stop)
+    between = room(x, rows[-1][0].stop, x.shape[-1])
     rows = tuple((given, read, matrix.to(x)) for given, read, matrix in rows)
     for one, target in zip(x.reshape(-1, *x.shape[-2:]), result.view(-1, *result.shape[-2:]), strict=True):
         for given, read, matrix in rows:
@@ -79,10 +84,29 @@ def along_columns(x: Tensor, columns: Bands, result: Tensor) -> None:
         torch.mm(x[:, read], matrix.to(x).mT, out=result[:, given])
 
 
+def joined(parts: Iterable[Tensor], height: int) -> Tensor:
+    """Return strips, (B, C, rows, W) one below the other, as maps of so many rows.
+
+    Each is written into the maps when it comes, so that memory holds them once; but not where they have a gradient.
+    """
+    result, kept, row = None, [], 0
+    for part in parts:
+        if part.shape[2] == height:
+            return part
+        if part.requires_grad:
+            kept.append(part)
+            continue
+        if result is None:
+            result = room(part, *part.shape[:2], height, part.shape[3])
+        result[:, :, row : row + part.shape[2]] = part
+        row += part.shape[2]
+    return torch.cat(kept, 2) if result is None else result
+
+
 def strips(x: Tensor) -> Iterator[slice]:
     """Yield rows of maps (B, ..., H, W) that are worked on at once: few where that saves memory and time."""
     height = x.shape[-2]
-    rows = height if x.is_cuda else max(1, _STRIP // (x.shape[0] * x.shape[-1]))
+    rows = height if x.is_cuda else max(1, STRIP // (x.shape[0] * x.shape[-1]))
     for first in range(0, height, rows):
         yield slice(first, min(first + rows, height))
 
@@ -177,24 +201,22 @@ def trajectories(flow_B2HW: Tensor, steps: int) -> list[Tensor]:
 
 def arrivals(flow_B2HW: Tensor, steps: int) -> Iterator[Tensor]:
     """Yield what `trajectories` returns, one step after the other."""
+    batch, _, height, width = flow_B2HW.shape
+
+    def earlier(at: Tensor | None) -> Iterator[Tensor]:
+        for rows in strips(flow_B2HW):
+            now = places(height, width, flow_B2HW, rows).expand(batch, -1, -1, -1) if at is None else at[:, :, rows]
+            yield now - sample(flow_B2HW, now)
+
     at = None
     for _ in range(steps):
-        parts = []
-        for rows in strips(flow_B2HW):
-            if at is None:
-                batch, _, height, width = flow_B2HW.shape
-                here = places(height, width, flow_B2HW, rows).expand(batch, -1, -1, -1)
-                parts.append(here - sample(flow_B2HW, here))
-            else:
-                parts.append(at[:, :, rows] - sample(flow_B2HW, at[:, :, rows]))
-        at = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+        at = joined(earlier(at), height)
         yield at
 
 
 def carried(x_BCHW: Tensor, at_B2HW: Tensor) -> Tensor:
     """Return `sample`, strip by strip."""
-    parts = [sample(x_BCHW, at_B2HW[:, :, rows]) for rows in strips(at_B2HW)]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+    return joined((sample(x_BCHW, at_B2HW[:, :, rows]) for rows in strips(at_B2HW)), at_B2HW.shape[2])
 
 
 def optical_flow(x_BTHW: Tensor) -> Tensor:
@@ -220,15 +242,17 @@ def optical_flow(x_BTHW: Tensor) -> Tensor:
         raise ValueError("a motion needs two frames")
     mean = x_BTHW.mean((1, 2, 3), keepdim=True)
     deviation = x_BTHW.std((1, 2, 3), keepdim=True).clamp(min=1e-12)
-    # Heavy tails would let few pixels decide.
-    z = torch.stack(
-        [blur(torch.asinh(2 * (frame - mean[:, 0]) / deviation[:, 0]), 0.7) for frame in x_BTHW.unbind(1)], 1
-    )
+    z = room(x_BTHW, *x_BTHW.shape)
+    for t, frame in enumerate(x_BTHW.unbind(1)):
+        # Heavy tails would let few pixels decide.
+        z[:, t] = blur(torch.asinh(2 * (frame - mean[:, 0]) / deviation[:, 0]), 0.7, over=True)
     flow = _estimate(z)
     before = _estimate(z[:, :-1]) if z.shape[1] > 2 else None
     shares = _shares(x_BTHW[:, -2:] / deviation, before, flow)
     flow = _smoothed(flow, shares)
-    return flow * _trust(z, flow if before is None else _smoothed(before, shares))
+    tried = flow if before is None else _smoothed(before, shares)
+    del before, shares
+    return flow * _trust(z, tried)
 
 
 def _widths(flow: Tensor) -> list[float]:
@@ -249,26 +273,33 @@ def _shares(last_two: Tensor, before: Tensor | None, flow: Tensor) -> Tensor:
     prior = flow.new_tensor(kept).log().view(1, -1, 1, 1)
     if before is None:
         return torch.softmax(prior, 1).expand(B, -1, H, W)
-    errors = []
-    for tried in [before, *(blur(before, width) for width in widths)]:
-        parts = []
+    error = room(flow, B, 1 + len(widths), H, W)
+    for number, width in enumerate([0.0, *widths]):
+        tried = blur(before, width) if number else before
         for rows in strips(flow):
             at = places(H, W, flow, rows) - tried[:, :, rows]
             missed = sample(last_two[:, :1], at) - last_two[:, 1:, rows]
-            parts.append(inside(at, H, W) * missed.square())
-        errors.append(_joined(parts))
-    error = torch.cat(errors, 1)
+            error[:, number, None, rows] = inside(at, H, W) * missed.square()
+    del last_two, tried
     whole = error.mean((2, 3), keepdim=True) + 1e-9
-    near = blur(error, _AROUND) + 0.05 * whole.amin(1, keepdim=True)
-    ratio = near / near.amin(1, keepdim=True) * (whole / whole.amin(1, keepdim=True))
-    return torch.softmax(prior - _SHARPNESS * (ratio.sqrt() - 1), 1)
+    error = blur(error, _AROUND, over=True)
+
+    def told() -> Iterator[Tensor]:
+        for rows in strips(flow):
+            near = error[:, :, rows] + 0.05 * whole.amin(1, keepdim=True)
+            ratio = near / near.amin(1, keepdim=True) * (whole / whole.amin(1, keepdim=True))
+            yield torch.softmax(prior - _SHARPNESS * (ratio.sqrt() - 1), 1)
+
+    return joined(told(), H)
 
 
 def _smoothed(flow: Tensor, shares: Tensor) -> Tensor:
     """Return a flow and smoother ones by their shares."""
     result = shares[:, :1] * flow
     for number, width in enumerate(_widths(flow), 1):
-        result = result + shares[:, number : number + 1] * blur(flow, width)
+        smoother = blur(flow, width)
+        for rows in strips(flow):
+            result[:, :, rows] += shares[:, number, None, rows] * smoother[:, :, rows]
     return result
 
 
@@ -304,14 +335,35 @@ def _searched(z: Tensor) -> Tensor:
 
 def _improved(z: Tensor, flow: Tensor) -> Tensor:
     """Return the flow after one step of least squares."""
-    B, T, H, W = z.shape
-    parts: list[Tensor] = []
-    total = z.new_zeros(B, 1, 1, 1)
-    for rows in strips(z):
-        parts.append(sample(z[:, :-1], places(H, W, z, rows) - flow[:, :, rows]))
-        total = total + (z[:, 1:, rows] - parts[-1]).square().sum((1, 2, 3), keepdim=True)
-    arrived = _joined(parts)
-    deviation = (total / ((T - 1) * H * W)).sqrt() + 1e-6
+    T, H, W = z.shape[1:]
+    total = z.new_zeros(len(z), 1, 1, 1)
+
+    def arriving() -> Iterator[Tensor]:
+        nonlocal total
+        for rows in strips(z):
+            came = sample(z[:, :-1], places(H, W, z, rows) - flow[:, :, rows])
+            total = total + (z[:, 1:, rows] - came).square().sum((1, 2, 3), keepdim=True)
+            yield came
+
+    arrived = joined(arriving(), H)
+    products = joined(_products(z, flow, arrived, (total / ((T - 1) * H * W)).sqrt() + 1e-6), H)
+    del arrived
+    found = joined(_least_squares(flow, blur(products, WINDOW, over=True)), H)
+    del products
+    mean = found[:, :1].mean((1, 2, 3), keepdim=True) + 1e-12
+
+    def weighed() -> Iterator[Tensor]:
+        for rows in strips(z):
+            certain = found[:, :1, rows] / mean + 0.01
+            yield torch.cat([certain, certain * found[:, 1:, rows]], 1)
+
+    smooth = blur(joined(weighed(), H), WINDOW, over=True)
+    return joined((smooth[:, 1:, rows] / smooth[:, :1, rows] for rows in strips(z)), H)
+
+
+def _products(z: Tensor, flow: Tensor, arrived: Tensor, deviation: Tensor) -> Iterator[Tensor]:
+    """Yield strips of what least squares sum up, (B, 5, rows, W), given where a flow brings all frames but the last."""
+    H, W = z.shape[2:]
     for rows in strips(z):
         wide = slice(max(rows.start - 1, 0), min(rows.stop + 1, H))
         inner = slice(rows.start - wide.start, rows.stop - wide.start)
@@ -324,32 +376,20 @@ def _improved(z: Tensor, flow: Tensor) -> Tensor:
         weight = weight / (1 + (difference / (2 * deviation)).square())
         by_down, by_right = weight * down, weight * right
         pairs = ((by_down, down), (by_down, right), (by_right, right), (by_down, difference), (by_right, difference))
-        parts.append(torch.stack([(a * b).mean(1) for a, b in pairs], 1))
-    del arrived
-    products = blur(_joined(parts), WINDOW)
-    trace = (products[:, 0] + products[:, 2]).mean((1, 2), keepdim=True)
-    ridge = _RIDGE * trace + 1e-9
-    for rows in strips(z):
+        yield torch.stack([(a * b).mean(1) for a, b in pairs], 1)
+
+
+def _least_squares(flow: Tensor, products: Tensor) -> Iterator[Tensor]:
+    """Yield strips, (B, 3, rows, W), of how certain the motion is, and of the flow after a step."""
+    ridge = _RIDGE * (products[:, 0] + products[:, 2]).mean((1, 2), keepdim=True) + 1e-9
+    for rows in strips(flow):
         xx, xy, yy, xt, yt = products[:, :, rows].unbind(1)
         determinant = (xx + ridge) * (yy + ridge) - xy * xy
-        change_down = -((yy + ridge) * xt - xy * yt) / determinant
-        change_right = -((xx + ridge) * yt - xy * xt) / determinant
-        changed = flow[:, :, rows] + torch.stack([change_down, change_right], 1).clamp(-1, 1)
+        down = -((yy + ridge) * xt - xy * yt) / determinant
+        right = -((xx + ridge) * yt - xy * xt) / determinant
         # Where there is little to see, the neighbourhood's motion counts.
         certain = determinant / (xx + yy + 2 * ridge)
-        parts.append(torch.cat([certain[:, None], changed], 1))
-    del products
-    found = _joined(parts)
-    certain = found[:, :1] / (found[:, :1].mean((1, 2, 3), keepdim=True) + 1e-12) + 0.01
-    smooth = blur(torch.cat([certain, certain * found[:, 1:]], 1), WINDOW)
-    return smooth[:, 1:] / smooth[:, :1]
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    """Return strips as one map, and empty the list."""
-    result = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
-    parts.clear()
-    return result
+        yield torch.cat([certain[:, None], flow[:, :, rows] + torch.stack([down, right], 1).clamp(-1, 1)], 1)
 
 
 def _slope(z: Tensor, dim: int) -> Tensor:
@@ -363,14 +403,16 @@ def _trust(z: Tensor, flow: Tensor) -> Tensor:
     H, W = z.shape[-2:]
     # Both sides as smooth as interpolation leaves the moved one: smoothing alone lowers the error of noise.
     soft = blur(z[:, -2], 0.6)
-    parts = []
-    for rows in strips(z):
-        at = places(H, W, z, rows) - flow[:, :, rows]
-        seen, now = inside(at, H, W), z[:, -1:, rows]
-        others = torch.cat([sample(z[:, -2:-1], at), z[:, -2:-1, rows], soft[:, None, rows]], 1)
-        parts.append(seen * (now - others).square())
+
+    def errors() -> Iterator[Tensor]:
+        for rows in strips(z):
+            at = places(H, W, z, rows) - flow[:, :, rows]
+            seen, now = inside(at, H, W), z[:, -1:, rows]
+            others = torch.cat([sample(z[:, -2:-1], at), z[:, -2:-1, rows], soft[:, None, rows]], 1)
+            yield seen * (now - others).square()
+
     window = max(2 * WINDOW, min(H, W) / 12)
-    error, still, smoothed = blur(_joined(parts), window).unbind(1)
+    error, still, smoothed = blur(joined(errors(), H), window, over=True).unbind(1)
     rest = torch.minimum(still, smoothed)
     local = (rest - error) / (rest + 1e-4 + 0.05 * rest.mean((1, 2), keepdim=True))
     overall = (rest - error).mean((1, 2), keepdim=True) / (rest.mean((1, 2), keepdim=True) + 1e-4)

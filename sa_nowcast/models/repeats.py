@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -35,8 +35,13 @@ class Regular(NamedTuple):
         """Return a forecast (B, steps, H, W) as the mean over when the next scans come: after each step as likely."""
         if self.again is None:
             return forecast
-        none_yet = [self.again ** (step + 1) for step in range(forecast.shape[1])]
-        return torch.lerp(forecast, self.last, torch.cat(none_yet, 1))
+        each = [torch.lerp(one, self.last, self.again ** (n + 1)) for n, one in enumerate(torch.split(forecast, 1, 1))]
+        return torch.cat(each, 1)
+
+    def without_frames(self) -> Self:
+        """Return the same without what a forecast needs no more once it has the frames in a scale of their own."""
+        last = self.last[..., :0] if self.again is None else self.last
+        return self._replace(frames=self.frames[:, :0].clone(), last=last.clone())
 
 
 def without_repeats(x: Tensor) -> Regular:

@@ -106,9 +106,9 @@ def window_of(x: Tensor, patch: int) -> tuple[Window, Tensor]:
     B, T, H, W = x.shape
     mean = x.mean((1, 2, 3)).view(-1, 1, 1)
     flow = optical_flow(x) if T > 1 else x.new_zeros(B, 2, H, W)
+    tried, kept, products = trials(x, mean, patch, flow)
     aligned = aligned_frames(x, flow)
     fine, wide = moving_maps(aligned, x, patch)
-    tried, kept, products = trials(x, mean, patch, flow, (fine, wide))
     change = (x[:, :-1] - x[:, -1:]).square().mean((1, 2, 3)).sqrt().view(-1, 1, 1) if T > 1 else 0 * mean
     moved = 0 * x[:, -1]
     for t in range(T - 1):

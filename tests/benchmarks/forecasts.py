@@ -10,6 +10,8 @@ weighs on both. Compared are medians of processor time, after a forecast of a sm
 and the most memory that the processes held at any time (VmHWM), libraries included.
 
 ``-k members`` compares an ensemble with that of STEPS, and probabilities with the forecast itself; ``MEMBERS=24``.
+``-k area`` shows that time and memory grow with the area of the grid, and what was foreseen of the memory, from
+1000 × 1000 pixels to those of MRMS (``AREAS=1000x1000,7000x3500``).
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ import pytest
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(3600)]
 
 SIZES = os.environ.get("SIZES", "512x512,760x1226,2000x2000").split(",")
+AREAS = os.environ.get("AREAS", "1000x1000,2000x2000,4000x4000,7000x3500").split(",")
 MEMBERS = int(os.environ.get("MEMBERS", "24"))
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
 HISTORY, STEPS = 4, 12
@@ -40,6 +43,8 @@ WANTED_TIME, WANTED_SECONDS, LARGE = 1.5, 1.5, 2**19
 """Times what pysteps takes, of grids of more than `LARGE` pixels, and seconds of smaller ones: printed."""
 AT_MOST_TIME, AT_MOST_MEMORY = 1.0, 1.3
 """Times what pysteps takes: asserted."""
+LINEAR, MOST_MEMORY = 1.15, 6 * 1024
+"""Times the seconds a pixel of the first of `AREAS`, and MiB of the process on any: asserted."""
 
 
 def rain(height: int, width: int) -> npt.NDArray[np.float32]:
@@ -124,19 +129,19 @@ FORECASTS: dict[str, Callable[[], Callable[[npt.NDArray[np.float32]], object]]] 
 }
 
 
-def measured(method: str, size: str) -> tuple[float, float]:
-    """Return processor seconds, and the peak of memory in MiB, of a forecast in a process of its own."""
+def measured(method: str, size: str) -> tuple[float, float, float]:
+    """Return processor seconds of a forecast in a process of its own, and MiB at the peak and before it."""
     threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
     out = subprocess.run(
         [sys.executable, __file__, method, size], capture_output=True, text=True, check=True, env=os.environ | threads
     )
-    seconds, peak = json.loads(out.stdout.splitlines()[-1])
-    return seconds, peak
+    seconds, peak, before = json.loads(out.stdout.splitlines()[-1])
+    return seconds, peak, before
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_forecast_takes_little_more_than_extrapolation(size: str) -> None:
-    found: dict[str, list[tuple[float, float]]] = {method: [] for method in METHODS}
+    found: dict[str, list[tuple[float, float, float]]] = {method: [] for method in METHODS}
     for _ in range(ROUNDS):
         for method in METHODS:
             found[method].append(measured(method, size))
@@ -158,12 +163,40 @@ def test_a_forecast_takes_little_more_than_extrapolation(size: str) -> None:
 def test_members_take_a_part_of_what_steps_takes(size: str) -> None:
     found = {method: measured(method, size) for method in ("default model", "probabilities", "members", "steps")}
     print(f"\n{size}, {HISTORY} frames to {STEPS}, {MEMBERS} members, one run each")
-    for method, (seconds, peak) in found.items():
+    for method, (seconds, peak, _) in found.items():
         print(f"  {method:14s} {seconds:7.2f} s of one core, peak {peak:6.0f} MiB")
     share = found["members"][0] / found["steps"][0]
     times = found["probabilities"][0] / found["default model"][0]
     print(f"  members / STEPS {share:.3f} (wanted: at most 0.333); probabilities / forecast {times:.2f} (wanted: 1.3)")
     assert share <= 1 / 3
+
+
+def test_time_and_memory_grow_with_the_area() -> None:
+    from sa_nowcast.forecasts.default_model import default_model
+    from sa_nowcast.models import estimate_memory
+
+    config, ratios, peaks, foreseen = default_model().network.config, [], [], []
+    print(f"\n{HISTORY} frames to {STEPS}, medians of {ROUNDS}")
+    runs: dict[str, list[tuple[float, float, float]]] = {size: [] for size in AREAS}
+    for _ in range(ROUNDS):
+        for size in AREAS:
+            runs[size].append(measured("default model", size))
+    for size, found in runs.items():
+        height, width = map(int, size.split("x"))
+        seconds, peak, before = (statistics.median(one[i] for one in found) for i in range(3))
+        histories = 4 * HISTORY * height * width / 2**20  # beside what the network takes
+        needed = estimate_memory(config, (height, width), 1, history=HISTORY, steps=STEPS, training=False) / 2**20
+        ratios.append(1e6 * seconds / (height * width))
+        peaks.append(peak)
+        foreseen.append((needed + histories) / (peak - before))
+        print(
+            f"  {size:10s} {seconds:7.2f} s of one core, {ratios[-1]:5.2f} s a million pixels; peak {peak:6.0f} MiB, "
+            f"{2**20 * (peak - before) / (height * width):4.0f} bytes a pixel, foreseen {foreseen[-1]:.2f} of it"
+        )
+    print(f"  seconds a pixel, last / first: {ratios[-1] / ratios[0]:.2f}")
+    assert max(ratios) <= LINEAR * ratios[0]
+    assert max(peaks) <= MOST_MEMORY
+    assert all(0.75 <= one <= 1.25 for one in foreseen)
 
 
 def main(method: str, size: str) -> None:
@@ -173,12 +206,16 @@ def main(method: str, size: str) -> None:
     frames = rain(*map(int, size.split("x")))
     # The peak so far is that of making the rain: begin anew (proc(5), clear_refs).
     Path("/proc/self/clear_refs").write_text("5")
-    before = time.process_time()
+    held, before = memory("VmRSS"), time.process_time()
     forecast(frames)
     seconds = time.process_time() - before
+    print(json.dumps([seconds, memory("VmHWM"), held]))
+
+
+def memory(name: str) -> float:
+    """Return an entry of this process's status, in MiB."""
     status = Path("/proc/self/status").read_text()
-    peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
-    print(json.dumps([seconds, peak / 1024]))
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(name)) / 1024
 
 
 if __name__ == "__main__":

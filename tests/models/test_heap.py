@@ -1,4 +1,4 @@
-"""What glibc's heap keeps between tensors goes back to the system when asked."""
+"""What glibc's heap keeps between tensors goes back to the system when asked; large tensors have large pages."""
 
 from __future__ import annotations
 
@@ -42,6 +42,28 @@ def test_free_pages_between_tensors_that_stay_are_returned() -> None:
     heap.trim()
     assert resident() <= before - 50 * MiB
     assert all(int(t.sum(dtype=torch.int64)) == MiB for t in kept)
+
+
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(
+    not HUGE_PAGES.exists() or "[never]" in HUGE_PAGES.read_text(), reason="this machine has no large pages"
+)
+def test_a_large_tensor_costs_few_faults() -> None:
+    def faults() -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+    like, before = torch.empty(0), faults()
+    made = heap.room(like, 16, MiB).zero_()
+    assert faults() - before < 8192  # of 16384 pages
+    assert made.shape == (16, MiB)
+    assert made.dtype == torch.float32
+
+
+def test_room_is_of_the_type_and_on_the_device_of_what_it_is_for() -> None:
+    assert heap.room(torch.empty(0, dtype=torch.float64), 2, 3).dtype == torch.float64
+    assert heap.room(torch.empty(0, device="meta"), 16, MiB).is_meta
 
 
 @pytest.mark.usefixtures("without_glibc")

@@ -12,6 +12,7 @@ from sa_nowcast.models import build, candidates, estimate_memory, lagrangian, mo
 from sa_nowcast.models.estimate import fitting_tile
 from sa_nowcast.models.inspection import attention_map
 from sa_nowcast.models.lagrangian import CORE_TILE, LagrangianNetwork
+from sa_nowcast.models.live import _Live
 from sa_nowcast.models.rollout import Network
 from sa_nowcast.models.window import scaled, window_of
 
@@ -117,7 +118,7 @@ def test_a_forecast_strip_by_strip_without_a_graph_is_that_of_training(
     net, x = network(), history(2, 4, 1, *size)
     kept = net(x, 4)
     assert kept.requires_grad
-    monkeypatch.setattr(motion, "_STRIP", 9 * size[1])
+    monkeypatch.setattr(motion, "STRIP", 9 * size[1])
     monkeypatch.setattr(motion, "_BLOCK", 16)
     monkeypatch.setattr(lagrangian, "WINDOWS_AT_ONCE", 6)
     with torch.inference_mode():
@@ -271,13 +272,34 @@ def test_what_it_cannot_read_is_refused() -> None:
         network(checkpoint_steps=1)
 
 
+@pytest.mark.slow
+def test_a_forecast_holds_fewer_than_sixty_maps_of_a_large_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The history three times, all candidates of one lead time, and twelve results."""
+    net, side = network(patch=8), 320
+    monkeypatch.setattr(motion, "STRIP", 16 * side)  # whose strips and tiles are as small a part of it
+    monkeypatch.setattr(lagrangian, "CORE_TILE", 12)
+    monkeypatch.setattr(lagrangian, "WINDOWS_AT_ONCE", 1)
+    x = history(1, 4, 1, side, side)
+    with _Live(net.parameters()) as live, torch.no_grad():
+        net(x, 12)
+    assert live.peak + 4 * x.numel() < 60 * 4 * side**2
+
+
+@pytest.mark.parametrize("rows", [1, 5, 8, 21, 64])
+def test_means_over_patches_strip_by_strip_are_those_of_the_whole(rows: int) -> None:
+    x = history(1, 3, 1, 64, 48)[:, :, 0]
+    parts = list(candidates._pooled(iter(x.split(rows, 2)), 8))
+    assert torch.equal(torch.cat(parts, 2), torch.nn.functional.avg_pool2d(x, 8))
+
+
 def test_its_memory_grows_with_grid_and_steps_and_it_needs_no_tiles() -> None:
     config = network().config
 
     def needed(side: int, steps: int, training: bool) -> int:
         return estimate_memory(config, (side, side), 1, history=4, steps=steps, training=training)
 
-    for training in (False, True):
-        assert needed(64, 4, training) < needed(256, 4, training) < needed(256, 12, training)
+    # What many lead times take comes after what the core takes, and is more only from some number on.
+    for training, steps in ((False, 96), (True, 12)):
+        assert needed(64, 4, training) < needed(256, 4, training) < needed(256, steps, training)
     assert needed(256, 4, False) < needed(256, 4, True)
     assert fitting_tile(config, (512, 512), 1, history=4, steps=4, available=1) is None

@@ -7,7 +7,17 @@ import torch
 from torch import Tensor
 
 from sa_nowcast.models import motion
-from sa_nowcast.models.motion import bilinear, blur, inside, optical_flow, places, sample, separable, trajectories
+from sa_nowcast.models.motion import (
+    bilinear,
+    blur,
+    inside,
+    joined,
+    optical_flow,
+    places,
+    sample,
+    separable,
+    trajectories,
+)
 
 
 def field(size: int, seed: int = 0, slope: float = 2.5) -> Tensor:
@@ -109,6 +119,25 @@ def test_a_large_map_is_blurred_by_blocks_as_it_is_in_one_piece(
         torch.testing.assert_close(whole, torch.nn.functional.avg_pool2d(blur(x, sigma), pool), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("size", [40, 300])
+def test_a_blur_over_its_maps_is_that_beside_them(size: int) -> None:
+    x = torch.stack([field(size), field(size, seed=1)])[None]
+    beside, over = blur(x, 3.0), x.clone()
+    assert torch.equal(blur(over, 3.0, over=True), beside)
+    turned = x.mT.clone().mT  # whose values do not lie row by row
+    torch.testing.assert_close(blur(turned, 3.0, over=True), beside)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 20])
+def test_strips_are_joined_to_the_map_that_they_were_cut_from(rows: int) -> None:
+    x = torch.stack([field(20), field(20, seed=1)])[None]
+    assert torch.equal(joined(iter(x.split(rows, 2)), 20), x)
+    x.requires_grad_()
+    joined(iter(x.split(rows, 2)), 20).square().sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, 2 * x)
+
+
 def test_a_large_map_has_the_gradient_of_a_blur() -> None:
     x, weight = field(200)[None].requires_grad_(), field(200, seed=1)[None]
     (blur(x, 3.0) * weight).sum().backward()
@@ -128,6 +157,6 @@ def test_finer_maps_are_those_of_torch(size: tuple[int, int]) -> None:
 def test_a_flow_strip_by_strip_is_that_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     x = shifting(3, -2, 160)
     whole = optical_flow(x)
-    monkeypatch.setattr(motion, "_STRIP", 160 * 7)
+    monkeypatch.setattr(motion, "STRIP", 160 * 7)
     monkeypatch.setattr(motion, "_BLOCK", 16)
     torch.testing.assert_close(optical_flow(x), whole, atol=1e-3, rtol=1e-3)

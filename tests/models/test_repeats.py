@@ -57,6 +57,15 @@ def test_values_are_moved_by_their_age_less_the_usual_one() -> None:
     assert float((found - exact)[inner].square().mean()) < 0.03 * float(exact.var())
 
 
+@pytest.mark.parametrize("scans", [[0, 0, 2, 2], [0, 1, 2, 3]])
+def test_what_a_forecast_needs_no_more_is_let_go(scans: list[float]) -> None:
+    given = without_repeats(showers(scans))
+    left, forecast = given.without_frames(), torch.zeros(1, 3, SIDE, SIDE)
+    assert left.frames.numel() == 0
+    assert left.last.untyped_storage().nbytes() == 4 * left.last.numel()
+    assert torch.equal(left.expected(forecast), given.expected(forecast))
+
+
 def test_a_scan_that_lasts_two_steps_is_half_likely_to_be_there_after_one_more() -> None:
     found = without_repeats(showers([0, 0, 2, 2]))
     forecast = found.expected(torch.zeros(1, 3, SIDE, SIDE))
