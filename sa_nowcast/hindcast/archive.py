@@ -28,7 +28,7 @@ from sa_nowcast.hindcast.memory import room_on_worker, smaller_tasks, task_bytes
 from sa_nowcast.hindcast.shard import BATCH, Batch, Shard, index_of, run_shard, same
 from sa_nowcast.metadata import dims
 from sa_nowcast.storage.growing import Entry, GrowingStore, Progress, no_values, require_replaceable
-from sa_nowcast.storage.manifest import COMPLETE
+from sa_nowcast.storage.manifest import ARCHIVE, COMPLETE
 from sa_nowcast.storage.shards import VariablePlan
 from sa_nowcast.storage.whole import storage
 from sa_nowcast.verification.optical_flow import FALLBACK_COUNT
@@ -38,7 +38,6 @@ Existing = Literal["resume", "replace"]
 STATUS: Final = "history_status"
 """The archive's variable that says from which init times no forecast was possible, or only a simpler one."""
 NO_FORECAST_COUNT: Final = "no_forecast_count"
-_IDENTITY: Final = "sa_nowcast_hindcast"
 _MODEL: Final = "model.nowcaster"
 
 MiB: Final = 2**20
@@ -76,7 +75,7 @@ class Archive(GrowingStore[Shard]):
             return False
         try:
             attrs = dict(zarr.open_group(self.place, mode="r").attrs)
-            theirs = json.loads(str(attrs[_IDENTITY]))
+            theirs = json.loads(str(attrs[ARCHIVE]))
         except (OSError, ValueError, KeyError):
             raise StorageError(
                 str(self.place), "exists and is no hindcast", expected="a new path", fix="name another path"
@@ -183,7 +182,7 @@ class Archive(GrowingStore[Shard]):
         for name in template.variables:
             # Of float32 forecasts level 3 stores one per cent less than level 1, in twice the time.
             template[name].encoding["compressors"] = (ZstdCodec(level=1, checksum=True),)
-        template.attrs[_IDENTITY] = json.dumps(self.identity, sort_keys=True)
+        template.attrs[ARCHIVE] = json.dumps(self.identity, sort_keys=True)
         return template
 
     # Work
