@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 
-from sa_nowcast.errors import DataError, RecipeError
+from sa_nowcast.errors import DataError, RecipeError, SaNowcastError
 from sa_nowcast.storage.addresses import SCHEMES, is_address, plain, require_address
 from sa_nowcast.storage.remote import RemoteStore
 from sa_nowcast.storage.whole import nearest_to
@@ -270,6 +270,8 @@ class ReferenceStore(Store):
                     places[key] = (url, int(value[1]), int(value[2])) if len(value) == 3 else (url, 0, None)
                 else:
                     inline[key] = _inlined(value)
+            except SaNowcastError:
+                raise
             except (ValueError, TypeError, IndexError, binascii.Error) as error:
                 raise DataError(
                     self.source, f"the reference of {key} is damaged ({value!r:.60})", fix=_REMAKE
