@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 import zarr
 from zarr.codecs import ZstdCodec
 
 from sa_nowcast.computing.clusters import Call, Needs, results_of, tasks_on
+from sa_nowcast.conversion import open_zarr
 from sa_nowcast.errors import ForecastWarning, StorageError
 from sa_nowcast.forecasts.cf import to_dataset
 from sa_nowcast.forecasts.job import Job, Opaque, sha256
@@ -47,6 +49,13 @@ LARGEST_SHARD: Final = 64 * MiB
 MOST_PER_SHARD: Final = 64
 
 
+def status_of(entry: Entry) -> npt.NDArray[Any]:
+    """Return how each forecast of a shard was possible."""
+    status = np.where(entry["complete"], AS_ASKED, NONE_POSSIBLE)
+    status[np.array(entry.get("fell_back", []), dtype=int)] = FELL_BACK
+    return status
+
+
 class Archive(GrowingStore[Shard]):
     """An archive under way."""
 
@@ -56,6 +65,7 @@ class Archive(GrowingStore[Shard]):
         super().__init__(place, job.identity(), len(job.positions))
         self.job, self.batch_size, self.wanted_shard, self.cluster = job, batch_size, shard_size, None
         self.status: Statuses | None = None
+        self.name = str(place)
 
     def write(self, existing: Existing, cluster: Any, progress: Progress | None) -> None:
         """Write what is not there yet, here or on a cluster; see `hindcast`."""
@@ -64,7 +74,7 @@ class Archive(GrowingStore[Shard]):
         if self.status is not None:
             text = shortcomings(self.job.method, self.job.frames, self.job.positions, self.status)
             if text:
-                warnings.warn(f"{text}; {STATUS} in {self.place} says which", ForecastWarning, stacklevel=3)
+                warnings.warn(f"{text}; {STATUS} in {self.name} says which", ForecastWarning, stacklevel=3)
 
     def stands(self, existing: str) -> bool:
         """Say whether the same hindcast stands there whole; refuse what is another."""
@@ -99,6 +109,10 @@ class Archive(GrowingStore[Shard]):
             expected="; ".join(f"{k} {self.identity[k]}" for k in differing),
             fix="name another path, or replace it (existing='replace')",
         )
+
+    def opened(self, chunks: Mapping[str, int]) -> xr.Dataset:
+        """Open the finished archive."""
+        return open_zarr(self.place, chunks=chunks)
 
     # Template
 
@@ -261,18 +275,19 @@ class Archive(GrowingStore[Shard]):
 
     def marks(self, entries: Sequence[Entry]) -> Mapping[str, Any]:
         """Write how each forecast was possible; return the mark of completion."""
-        status = np.concatenate([np.where(entry["complete"], AS_ASKED, NONE_POSSIBLE) for entry in entries])
-        firsts = np.cumsum([0, *(len(entry["complete"]) for entry in entries)])
-        for first, entry in zip(firsts, entries, strict=False):
-            status[first + np.array(entry.get("fell_back", []), dtype=int)] = FELL_BACK
-        self.status = status.astype(np.uint8)
+        status = np.concatenate([status_of(entry) for entry in entries])
         stored: Any = zarr.open_array(self.partial, path=STATUS, mode="r+", config={"write_empty_chunks": True})
         stored[:] = status.astype(np.int64)
+        return self.end(status, self.partial)
+
+    def end(self, status: npt.NDArray[Any], store: Any) -> Mapping[str, Any]:
+        """Note how many forecasts were not as asked for; return the mark of completion."""
+        self.status = status.astype(np.uint8)
         counts = {
             name: int((status == kind).sum())
             for name, kind in ((NO_FORECAST_COUNT, NONE_POSSIBLE), (FALLBACK_COUNT, FELL_BACK))
             if (status == kind).any()
         }
         for name in to_dataset(self.job.one).data_vars if counts else ():
-            zarr.open_array(self.partial, path=str(name), mode="r+").attrs.update(counts)
+            zarr.open_array(store, path=str(name), mode="r+").attrs.update(counts)
         return {COMPLETE: sha256(json.dumps(self.identity, sort_keys=True).encode())}

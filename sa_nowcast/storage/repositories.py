@@ -6,18 +6,23 @@ What is read is one snapshot, whatever is committed meanwhile. What is written i
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import zarr
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
 from zarr.storage import WrapperStore
 
 from sa_nowcast.computing.installing import install
 from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError, StorageError, nearest
 from sa_nowcast.storage.addresses import is_address, require_address
-from sa_nowcast.storage.manifest import is_repository
+from sa_nowcast.storage.manifest import MANIFEST, METADATA, is_repository
 from sa_nowcast.storage.remote import RemoteStore, anonymous, endpoint_of, library_for
 
 SUFFIX: Final = ".icechunk"
@@ -66,6 +71,11 @@ class SnapshotStore(WrapperStore[Any]):
     def far(self) -> bool:
         """Whether chunks are elsewhere, where a request takes long."""
         return any(map(is_address, (self.place, *(v for v in self.virtual if not v.startswith("file:")))))
+
+    @property
+    def snapshot(self) -> str:
+        """Which snapshot it is."""
+        return str(self._store.session.snapshot_id)
 
     @property
     def supports_consolidated_metadata(self) -> bool:
@@ -130,9 +140,7 @@ def open_snapshot(
     given = {"branch": branch, "tag": tag, "snapshot": snapshot}
     named = {k: v for k, v in given.items() if v is not None}
     if len(named) > 1:
-        raise RecipeError(
-            "options", f"{' and '.join(named)}, of which each says what is opened", expected="one of them"
-        )
+        raise RecipeError("options", f"{' and '.join(named)}: each says what is opened", expected="one of them")
     repository, place = _opened(source, virtual)
     kind, name = next(iter(named.items()), ("branch", MAIN))
     with told(place):
@@ -168,27 +176,44 @@ class Repository:
         text = os.fspath(target)
         self.place = require_address(text) if is_address(text) else str(Path(text).expanduser().absolute())
         self.local = None if is_address(self.place) else Path(self.place)
-        _library(self.place)
         if self.local is None and urlsplit(self.place).scheme != "s3":
             raise _not_s3(self.place)
+        _library(self.place)
+        self._newest: str | None = None  # snapshot that was read or written last
+
+    @property
+    def staging(self) -> Path:
+        """The path beside which files lie that are not committed yet: the repository's own, or one in the cache."""
+        if self.local is not None:
+            return self.local
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        digest = hashlib.sha256(self.place.encode()).hexdigest()[:16]
+        return cache / "sa_nowcast" / f"{self.place.rpartition('/')[2]}.{digest}"
 
     def head(self) -> Mapping[str, Any] | None:
-        """Return the attributes of what branch main holds; None where there is no repository, or nothing in it."""
-        import zarr
+        """Return the attributes of what branch main holds; None where there is no repository, or nothing in it.
 
+        Raises
+        ------
+        StorageError
+            Something else stands there.
+        """
         if not (is_repository(self.place) if self.local else is_repository_at(self.place)):
-            if self.local is not None and self.local.exists() and any(self.local.iterdir()):
+            if self.local is not None and self.local.exists() and not _begun(self.local):
                 raise StorageError(self.place, "exists and is no Icechunk repository", fix="name another path")
             return None
         store = open_snapshot(self.place)
+        self._newest = store.snapshot
         try:
             return dict(zarr.open_group(store, mode="r").attrs)
         except FileNotFoundError:
             return None
 
     @contextlib.contextmanager
-    def commit(self, message: str) -> Iterator[Any]:
-        """Yield a store to be written, and commit what was written; nothing of it where an error comes out.
+    def commit(self, message: str, *, anew: bool = False) -> Iterator[Any]:
+        """Yield a store to be written, without what it held where `anew`, and commit what was written.
+
+        Nothing is committed where an error comes out.
 
         Raises
         ------
@@ -197,16 +222,40 @@ class Repository:
         """
         icechunk = _library(self.place)
         with told(self.place, writing=True):
-            if not self.__dict__.get("_repository"):
-                self._repository = icechunk.Repository.open_or_create(_storage(icechunk, self.place))
-            session = self._repository.writable_session(MAIN)
+            repository = icechunk.Repository.open_or_create(_storage(icechunk, self.place))
+            session = repository.writable_session(MAIN)
+            other = StorageError(
+                self.place, "another process committed to branch main meanwhile", fix="let it end, and run again"
+            )
+            if self._newest not in (None, session.snapshot_id):
+                raise other
+            if anew:
+                session.store.sync_clear()
             yield session.store
             try:
-                session.commit(message)
+                self._newest = session.commit(message)
             except icechunk.ConflictError:
-                raise StorageError(
-                    self.place, "another process committed to branch main meanwhile", fix="let it end, and run again"
-                ) from None
+                raise other from None
+
+    def publish(self, root: Path, message: str) -> None:
+        """Commit all that a finished Zarr store of format 3 holds, in place of what the repository held."""
+        files = [f for f in sorted(root.rglob("*")) if f.is_file() and MANIFEST not in f.parts]
+        with self.commit(message, anew=True) as store:
+            for file in sorted(files, key=lambda f: f.name != METADATA):  # arrays before their chunks
+                put(store, file.relative_to(root).as_posix(), file.read_bytes())
+
+
+def _begun(folder: Path) -> bool:
+    """Say whether a folder is empty, or holds what a process left that was killed while it made a repository."""
+    own = {"config.yaml", "repo", "refs", "snapshots", "manifests", "chunks", "transactions", "overwritten"}
+    return folder.is_dir() and {child.name for child in folder.iterdir()} <= own
+
+
+def put(store: Any, key: str, content: bytes) -> None:
+    """Write the bytes of a key; metadata without copies of others, which a repository does not hold."""
+    if key == METADATA:
+        content = json.dumps({k: v for k, v in json.loads(content).items() if k != "consolidated_metadata"}).encode()
+    sync(store.set(key, default_buffer_prototype().buffer.from_bytes(content)))
 
 
 @contextlib.contextmanager
@@ -224,7 +273,7 @@ def told(place: str, virtual: Iterable[str] = (), *, writing: bool = False) -> I
                 f"a chunk that it refers to cannot be read ({cause})",
                 fix="allow where the chunks lie by virtual=, such as virtual='s3://bucket/' or 'file:///data/'",
             ) from None
-        if "not found" in cause.lower():
+        if "not found" in str(error).lower():
             raise DataError(place, f"it lost a part ({cause})", fix="copy the repository again") from None
         done = "written" if writing else "read"
         raise StorageError(place, f"cannot be {done} ({cause})", fix="run it again later") from None
