@@ -148,7 +148,11 @@ class CommittedArchive(Archive):
             )  # fmt: skip
             for record in records_of(entry):
                 if not record.still_there(self.partial):
-                    raise StorageError(str(self.partial / record.path), "changed after it was written", fix="run again")
+                    raise StorageError(
+                        str(self.partial / record.path),
+                        "changed after it was written",
+                        fix="run the same again to go on",
+                    )
                 put(store, record.path, (self.partial / record.path).read_bytes())
             group = zarr.open_group(store, mode="r+")
             group.attrs[_BLOCKS] = json.dumps({**settings, "blocks": part.number + 1})

@@ -17,6 +17,7 @@ import numpy as np
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.storage.addresses import is_address, plain
 from sa_nowcast.storage.manifest import is_store
+from sa_nowcast.storage.references import files_behind
 from sa_nowcast.storage.remote import stamp_of
 from sa_nowcast.storage.whole import nearest_to
 
@@ -58,6 +59,7 @@ def stamp(source: PathLike | Iterable[PathLike]) -> str | None:
             return hashlib.sha256(repr(stamp_of(source)).encode()).hexdigest()
         places = expand(source)
         files = [f for place in places for f in (sorted(place.rglob("*")) if place.is_dir() else [place])]
+        files += [f for place in places for f in files_behind(place)]
         stats = [(str(f), f.stat()) for f in files if f.is_file()]
     except (DataError, OSError):
         return None

@@ -45,6 +45,13 @@ def is_references(source: object) -> bool:
     return str(source).lower().endswith(SUFFIX)
 
 
+def files_behind(source: object) -> list[Path]:
+    """Return the files of this machine that references name; none where `source` is no references."""
+    if not is_references(source) or is_address(source):
+        return []
+    return [Path(target) for target in ReferenceStore(str(source)).targets if not is_address(target)]
+
+
 def refuse_parquet(path: str | Path) -> None:
     """Raise `DataError` where references in Parquet files stand; read as Zarr they would be a store without chunks."""
     root = Path(path)

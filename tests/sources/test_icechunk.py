@@ -15,6 +15,7 @@ import pytest
 import xarray as xr
 from object_server import ObjectServer
 from sequences import rain
+from virtual import committed, with_references
 
 import sa_nowcast
 from sa_nowcast import cli
@@ -29,15 +30,6 @@ icechunk = pytest.importorskip("icechunk", reason=install("icechunk"))
 pytestmark = pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr")
 SECRET = "not-to-be-printed"
 FRAMES = 24
-
-
-def committed(place: Path, data: xr.DataArray, message: str, **how: Any) -> str:
-    """Write data to the repository of a folder by icechunk and xarray alone; return the snapshot."""
-    repository = icechunk.Repository.open_or_create(icechunk.local_filesystem_storage(str(place)))
-    session = repository.writable_session("main")
-    data.to_dataset().to_zarr(session.store, mode="w", zarr_format=3, consolidated=False, **how)
-    snapshot: str = session.commit(message)
-    return snapshot
 
 
 @pytest.fixture(scope="module")
@@ -181,27 +173,9 @@ def test_recipes_and_commands_know_what_it_is(folder: Path, address: str, capsys
 
 
 def test_references_in_it_are_followed_where_that_is_allowed(tmp_path: Path) -> None:
-    virtualizarr = pytest.importorskip("virtualizarr", reason="pip install virtualizarr")
-    from obspec_utils.registry import ObjectStoreRegistry
-    from obstore.store import LocalStore
-
     encoding = {"rain": {"zlib": True, "chunksizes": (1, 24, 20), "_FillValue": np.float32(-1)}}
     rain(6).to_netcdf(tmp_path / "rain.nc", encoding=encoding)
-    ds = virtualizarr.open_virtual_dataset(
-        f"file://{tmp_path}/rain.nc",
-        parser=virtualizarr.parsers.HDFParser(),
-        registry=ObjectStoreRegistry({"file://": LocalStore()}),
-        loadable_variables=["time", "y", "x"],
-    )
-    prefix = f"file://{tmp_path}/"
-    config = icechunk.RepositoryConfig.default()
-    config.set_virtual_chunk_container(icechunk.VirtualChunkContainer(prefix, icechunk.local_filesystem_store(prefix)))
-    storage = icechunk.local_filesystem_storage(str(tmp_path / "virtual"))
-    repository = icechunk.Repository.create(storage, config)
-    repository.save_config()
-    session = repository.writable_session("main")
-    ds.vz.to_icechunk(session.store)
-    session.commit("references")
+    prefix = with_references(tmp_path / "virtual", tmp_path / "rain.nc")
     opened = open_source(tmp_path / "virtual", virtual=prefix)["rain"]
     np.testing.assert_array_equal(opened, open_source(tmp_path / "rain.nc")["rain"])
     dataset = SequenceDataset(open_source(tmp_path / "virtual", virtual=prefix), 2, 2, in_memory=False)

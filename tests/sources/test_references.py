@@ -18,17 +18,19 @@ import pytest
 import xarray as xr
 from object_server import ObjectServer
 from sequences import rain
+from virtual import by_kerchunk, by_virtualizarr
 
 import sa_nowcast
 from sa_nowcast.errors import DataError, RecipeError, SaNowcastError
 from sa_nowcast.hindcast import hindcast
 from sa_nowcast.sources import open_source
+from sa_nowcast.sources.paths import stamp
 from sa_nowcast.storage import references
 from sa_nowcast.storage.references import ReferenceStore
 from sa_nowcast.stream import SequenceDataset, loader
 from sa_nowcast.stream.blocks import ZarrBlocks
+from sa_nowcast.workflow.data import data_identity
 
-kerchunk_hdf = pytest.importorskip("kerchunk.hdf", reason="references are made by kerchunk: pip install kerchunk")
 pytestmark = [
     pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning"),
     pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr"),
@@ -54,38 +56,13 @@ def _files(folder: Path) -> None:
     ds[["contiguous"]].to_netcdf(folder / "classic.nc", format="NETCDF3_CLASSIC")
 
 
-def _by_kerchunk(folder: Path, name: str) -> Path:
-    from kerchunk.netCDF3 import NetCDF3ToZarr
-
-    made = NetCDF3ToZarr if name == "classic" else kerchunk_hdf.SingleHdf5ToZarr
-    refs = made(str(folder / f"{name}.nc"), inline_threshold=300).translate()
-    place = folder / f"{name}_kerchunk.json"
-    place.write_text(json.dumps(refs))
-    return place
-
-
-def _by_virtualizarr(folder: Path, name: str) -> Path:
-    virtualizarr = pytest.importorskip("virtualizarr", reason="pip install virtualizarr")
-    from obspec_utils.registry import ObjectStoreRegistry
-    from obstore.store import LocalStore
-
-    ds = virtualizarr.open_virtual_dataset(
-        f"file://{folder / name}.nc",
-        parser=virtualizarr.parsers.HDFParser(),
-        registry=ObjectStoreRegistry({"file://": LocalStore()}),
-        loadable_variables=["time"],
-    )
-    ds.vz.to_kerchunk(str(folder / f"{name}_virtualizarr.json"), format="json")
-    return folder / f"{name}_virtualizarr.json"
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("netcdf")
     _files(path)
-    _by_kerchunk(path, "rain")
-    _by_kerchunk(path, "classic")
-    _by_virtualizarr(path, "rain")
+    for name in ("rain", "classic"):
+        by_kerchunk(path / f"{name}.nc", path / f"{name}_kerchunk.json")
+    by_virtualizarr(path / "rain.nc").vz.to_kerchunk(str(path / "rain_virtualizarr.json"), format="json")
     return path
 
 
@@ -93,12 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own(folder: Path, tmp_path: Path) -> Path:
     """References to a file that a test may damage, by a path that is relative to their folder."""
     shutil.copy(folder / "rain.nc", tmp_path / "rain.nc")
-    document = json.loads((folder / "rain_kerchunk.json").read_text())
-    for value in document["refs"].values():
-        if isinstance(value, list):
-            value[0] = "rain.nc"
-    (tmp_path / "refs.json").write_text(json.dumps(document))
-    return tmp_path / "refs.json"
+    return by_kerchunk(tmp_path / "rain.nc", tmp_path / "refs.json", relative=True)
 
 
 @pytest.mark.parametrize("name", ["rain_kerchunk", "rain_virtualizarr", "classic_kerchunk"])
@@ -295,3 +267,13 @@ def test_references_convert_and_forecast(own: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(converted, open_source(own.parent / "rain.nc")["packed"])
     forecast = hindcast(open_source(own)["chunked"], "persistence", 2)
     assert forecast.sizes["init_time"] == FRAMES
+
+
+def test_a_recipe_and_a_conversion_know_the_files_behind_references_again(own: Path) -> None:
+    before, known = stamp(own), data_identity(str(own), {})
+    assert before is not None
+    assert (stamp(own), data_identity(str(own), {})) == (before, known)
+    with (own.parent / "rain.nc").open("ab") as file:
+        file.write(b"more")
+    assert stamp(own) != before
+    assert data_identity(str(own), known)["identity"] != known["identity"]
