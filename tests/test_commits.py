@@ -15,6 +15,7 @@ import pytest
 import xarray as xr
 from object_server import ObjectServer
 from sequences import rain
+from virtual import committed
 
 from sa_nowcast.computing.installing import install
 from sa_nowcast.conversion import convert
@@ -110,9 +111,14 @@ def test_what_is_no_place_for_an_archive_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "other.icechunk/file").touch()
     with pytest.raises(StorageError, match="exists and is no Icechunk repository"):
         hindcast(rain(6), "persistence", 2, to=tmp_path / "other.icechunk")
-    convert(rain(6), tmp_path / "rain.icechunk")
-    with pytest.raises(StorageError, match="holds something else on branch main"):
-        hindcast(rain(6), "persistence", 2, to=tmp_path / "rain.icechunk")
+    committed(tmp_path / "rain", rain(6), "theirs")
+    committed(tmp_path / "inner", rain(6), "theirs", group="radar/composite")
+    for place in (tmp_path / "rain", tmp_path / "inner"):
+        with pytest.raises(StorageError, match="holds something else on branch main"):
+            hindcast(rain(6), "persistence", 2, to=place)
+        with pytest.raises(StorageError, match="exists already"):
+            convert(rain(6), place)
+        assert messages(place) == ["theirs"]
     (tmp_path / "new.icechunk.partial").mkdir()
     (tmp_path / "new.icechunk.partial/mine").touch()
     with pytest.raises(StorageError, match="something else stands where the archive would grow"):

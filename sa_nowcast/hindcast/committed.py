@@ -42,7 +42,7 @@ class CommittedArchive(Archive):
     def stands(self, existing: str) -> bool:
         """Say whether the same hindcast stands there whole; refuse what is another."""
         head = self.repository.head()
-        if existing == "replace" or not head:
+        if existing == "replace" or head is None:
             return False
         try:
             theirs = json.loads(str(head[ARCHIVE]))
@@ -94,7 +94,7 @@ class CommittedArchive(Archive):
 
     def _grow(self, existing: str, tell: Progress) -> None:
         head = self.repository.head() if existing != "replace" else None
-        plan: Mapping[str, Any] = json.loads(str(head[_BLOCKS])) if head else {}
+        plan: Mapping[str, Any] = json.loads(str(head[_BLOCKS])) if head is not None else {}
         self.key = uuid.uuid4().hex
         template, parts, settings = self.design(plan)
         with storage(self.partial):

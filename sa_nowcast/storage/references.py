@@ -274,7 +274,8 @@ class ReferenceStore(Store):
             try:
                 if isinstance(value, list):
                     url = self._target(str(value[0]), templates)
-                    places[key] = (url, int(value[1]), int(value[2])) if len(value) == 3 else (url, 0, None)
+                    start, length = (0, None) if len(value) == 1 else map(int, value[1:])
+                    places[key] = url, start, length
                 else:
                     inline[key] = _inlined(value)
             except SaNowcastError:

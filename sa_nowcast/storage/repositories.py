@@ -207,7 +207,7 @@ class Repository:
         try:
             return dict(zarr.open_group(store, mode="r").attrs)
         except FileNotFoundError:
-            return None
+            return None if sync(store.is_empty("")) else {}
 
     @contextlib.contextmanager
     def commit(self, message: str, *, anew: bool = False) -> Iterator[Any]:
