@@ -25,12 +25,12 @@ from sequences import rain
 from virtual import by_kerchunk, committed
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(3600)]
-FRAMES, SIZE, BATCH, EPOCHS = 480, 256, 8, 3
+FRAMES, SIZE, BATCH, EPOCHS = 240, 256, 8, 3
 REPETITIONS = int(os.environ.get("REPETITIONS", "5"))
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_references_stream_no_slower_than_their_file(tmp_path: Path, shuffle: bool) -> None:
+def test_references_cost_less_than_three_times_their_file(tmp_path: Path, shuffle: bool) -> None:
     torch.set_num_threads(1)
     packing: dict[str, Any] = {"dtype": "int16", "scale_factor": 0.01, "_FillValue": -1}
     chunks = (1, SIZE, SIZE)
@@ -44,8 +44,10 @@ def test_references_stream_no_slower_than_their_file(tmp_path: Path, shuffle: bo
         "Icechunk": tmp_path / "rain",
         "Zarr": tmp_path / "rain.zarr",
     }
-    how: dict[str, Any] = {"in_memory": False, "cache_bytes": 2**26, "shuffle": shuffle, "seed": 1}
+    how: dict[str, Any] = {"in_memory": False, "cache_bytes": 2**23, "shuffle": shuffle, "seed": 1}
+    # So little that nothing is kept from one epoch to the next.
     datasets = {name: SequenceDataset(place, 10, 10, stride=20, **how) for name, place in places.items()}
+    assert not any(dataset.layout.whole for dataset in datasets.values())
     seconds: dict[str, list[float]] = {name: [] for name in places}
     for _ in range(REPETITIONS):
         for name, dataset in datasets.items():
@@ -56,4 +58,4 @@ def test_references_stream_no_slower_than_their_file(tmp_path: Path, shuffle: bo
     medians = {name: statistics.median(found) for name, found in seconds.items()}
     for name, median in medians.items():
         print(f"{'shuffled' if shuffle else 'in order'}, {name}: {median:.3f} s, {medians['NetCDF'] / median:.2f}")
-    assert medians["references"] < 1.2 * medians["NetCDF"]
+    assert medians["references"] < 3 * medians["NetCDF"]
