@@ -23,10 +23,13 @@ from sa_nowcast.sources.open import open_source
 from sa_nowcast.sources.paths import PathLike, stamp
 from sa_nowcast.storage.growing import Entry, GrowingStore, Part, Progress, folder_here, no_values, require_replaceable
 from sa_nowcast.storage.manifest import COMPLETE
+from sa_nowcast.storage.repositories import Repository, is_target
 from sa_nowcast.storage.shards import VariablePlan, write_shard
+from sa_nowcast.storage.whole import remove
 from sa_nowcast.times import show_time
 
 Existing = Literal["refuse", "replace"]
+_STAGED = ".staged"  # ends the name of a store that is about to be committed
 
 
 def convert(
@@ -64,7 +67,8 @@ def convert(
     source : path, iterable of paths, Dataset or DataArray
         What `sa_nowcast.sources.open_source` opens, or what xarray has opened already.
     target : path
-        A folder on a local or shared file system.
+        A folder on a local or shared file system. An Icechunk repository, or a path or address (``s3://``) that ends
+        in ``.icechunk``, gets one commit of the whole, which is written beside it first.
     engine, options : optional
         For `open_source`, where `source` is a path.
     variables : sequence of str, optional
@@ -124,7 +128,8 @@ def convert(
             expected="threads here, or a cluster's workers",
             fix="give one of them",
         )
-    place = folder_here(target, "target")
+    repository = Repository(target) if is_target(target) else None
+    place = folder_here(target if repository is None else f"{repository.staging}{_STAGED}", "target")
     files = None
     if isinstance(source, xr.Dataset | xr.DataArray):
         opened: xr.Dataset | xr.DataArray = source
@@ -137,12 +142,25 @@ def convert(
         frames=frames_per_shard, level=level, attrs=dict(attrs or {}),
     )  # fmt: skip
     store = _Store(ds, plan, place, files, workers, cluster)
+    if repository is not None:
+        if existing == "refuse" and repository.head() is not None:
+            raise _exists(repository.place)
+        existing = "replace"  # of what was not committed
     if dry_run:
         store.check(existing)
         return plan
     store.grow(existing, progress)
     shards = (place / v.path(i) for v in plan.variables for i in v.indices())
-    return replace(plan, stored_nbytes=sum(file.stat().st_size for file in shards))
+    plan = replace(plan, stored_nbytes=sum(file.stat().st_size for file in shards))
+    if repository is not None:
+        repository.publish(place, f"converted, {plan.fingerprint[:16]}")
+        remove(place)
+    return plan
+
+
+def _exists(place: str) -> StorageError:
+    fix = "name another target, or replace it with existing='replace'"
+    return StorageError(place, "exists already", expected="no store there", fix=fix)
 
 
 def _check(value: str, allowed: Any, name: str) -> None:
@@ -166,12 +184,7 @@ class _Store(GrowingStore[Part]):
         if self.place.exists() and not self.was_ending():
             if existing == "refuse":
                 self.tidy(same=False)
-                raise StorageError(
-                    str(self.place),
-                    "exists already",
-                    expected="no store there",
-                    fix="name another target, or replace it with existing='replace'",
-                )
+                raise _exists(str(self.place))
             require_replaceable(self.place)
         return False
 

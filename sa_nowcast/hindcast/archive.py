@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 import zarr
 from zarr.codecs import ZstdCodec
 
 from sa_nowcast.computing.clusters import Call, Needs, results_of, tasks_on
+from sa_nowcast.conversion import open_zarr
 from sa_nowcast.errors import ForecastWarning, StorageError
 from sa_nowcast.forecasts.cf import to_dataset
 from sa_nowcast.forecasts.job import Job, Opaque, sha256
@@ -28,7 +30,7 @@ from sa_nowcast.hindcast.memory import room_on_worker, smaller_tasks, task_bytes
 from sa_nowcast.hindcast.shard import BATCH, Batch, Shard, index_of, run_shard, same
 from sa_nowcast.metadata import dims
 from sa_nowcast.storage.growing import Entry, GrowingStore, Progress, no_values, require_replaceable
-from sa_nowcast.storage.manifest import COMPLETE
+from sa_nowcast.storage.manifest import ARCHIVE, COMPLETE
 from sa_nowcast.storage.shards import VariablePlan
 from sa_nowcast.storage.whole import storage
 from sa_nowcast.verification.optical_flow import FALLBACK_COUNT
@@ -38,7 +40,6 @@ Existing = Literal["resume", "replace"]
 STATUS: Final = "history_status"
 """The archive's variable that says from which init times no forecast was possible, or only a simpler one."""
 NO_FORECAST_COUNT: Final = "no_forecast_count"
-_IDENTITY: Final = "sa_nowcast_hindcast"
 _MODEL: Final = "model.nowcaster"
 
 MiB: Final = 2**20
@@ -46,6 +47,13 @@ LARGEST_CHUNK: Final = 32 * MiB
 LARGEST_SHARD: Final = 64 * MiB
 # A shard that is lost is computed again, and workers share shards out; for small grids size alone gives too few.
 MOST_PER_SHARD: Final = 64
+
+
+def status_of(entry: Entry) -> npt.NDArray[Any]:
+    """Return how each forecast of a shard was possible."""
+    status = np.where(entry["complete"], AS_ASKED, NONE_POSSIBLE)
+    status[np.array(entry.get("fell_back", []), dtype=int)] = FELL_BACK
+    return status
 
 
 class Archive(GrowingStore[Shard]):
@@ -57,6 +65,7 @@ class Archive(GrowingStore[Shard]):
         super().__init__(place, job.identity(), len(job.positions))
         self.job, self.batch_size, self.wanted_shard, self.cluster = job, batch_size, shard_size, None
         self.status: Statuses | None = None
+        self.name = str(place)
 
     def write(self, existing: Existing, cluster: Any, progress: Progress | None) -> None:
         """Write what is not there yet, here or on a cluster; see `hindcast`."""
@@ -65,7 +74,7 @@ class Archive(GrowingStore[Shard]):
         if self.status is not None:
             text = shortcomings(self.job.method, self.job.frames, self.job.positions, self.status)
             if text:
-                warnings.warn(f"{text}; {STATUS} in {self.place} says which", ForecastWarning, stacklevel=3)
+                warnings.warn(f"{text}; {STATUS} in {self.name} says which", ForecastWarning, stacklevel=3)
 
     def stands(self, existing: str) -> bool:
         """Say whether the same hindcast stands there whole; refuse what is another."""
@@ -76,7 +85,7 @@ class Archive(GrowingStore[Shard]):
             return False
         try:
             attrs = dict(zarr.open_group(self.place, mode="r").attrs)
-            theirs = json.loads(str(attrs[_IDENTITY]))
+            theirs = json.loads(str(attrs[ARCHIVE]))
         except (OSError, ValueError, KeyError):
             raise StorageError(
                 str(self.place), "exists and is no hindcast", expected="a new path", fix="name another path"
@@ -100,6 +109,10 @@ class Archive(GrowingStore[Shard]):
             expected="; ".join(f"{k} {self.identity[k]}" for k in differing),
             fix="name another path, or replace it (existing='replace')",
         )
+
+    def opened(self, chunks: Mapping[str, int]) -> xr.Dataset:
+        """Open the finished archive."""
+        return open_zarr(self.place, chunks=chunks)
 
     # Template
 
@@ -183,7 +196,7 @@ class Archive(GrowingStore[Shard]):
         for name in template.variables:
             # Of float32 forecasts level 3 stores one per cent less than level 1, in twice the time.
             template[name].encoding["compressors"] = (ZstdCodec(level=1, checksum=True),)
-        template.attrs[_IDENTITY] = json.dumps(self.identity, sort_keys=True)
+        template.attrs[ARCHIVE] = json.dumps(self.identity, sort_keys=True)
         return template
 
     # Work
@@ -262,18 +275,19 @@ class Archive(GrowingStore[Shard]):
 
     def marks(self, entries: Sequence[Entry]) -> Mapping[str, Any]:
         """Write how each forecast was possible; return the mark of completion."""
-        status = np.concatenate([np.where(entry["complete"], AS_ASKED, NONE_POSSIBLE) for entry in entries])
-        firsts = np.cumsum([0, *(len(entry["complete"]) for entry in entries)])
-        for first, entry in zip(firsts, entries, strict=False):
-            status[first + np.array(entry.get("fell_back", []), dtype=int)] = FELL_BACK
-        self.status = status.astype(np.uint8)
+        status = np.concatenate([status_of(entry) for entry in entries])
         stored: Any = zarr.open_array(self.partial, path=STATUS, mode="r+", config={"write_empty_chunks": True})
         stored[:] = status.astype(np.int64)
+        return self.end(status, self.partial)
+
+    def end(self, status: npt.NDArray[Any], store: Any) -> Mapping[str, Any]:
+        """Note how many forecasts were not as asked for; return the mark of completion."""
+        self.status = status.astype(np.uint8)
         counts = {
             name: int((status == kind).sum())
             for name, kind in ((NO_FORECAST_COUNT, NONE_POSSIBLE), (FALLBACK_COUNT, FELL_BACK))
             if (status == kind).any()
         }
         for name in to_dataset(self.job.one).data_vars if counts else ():
-            zarr.open_array(self.partial, path=str(name), mode="r+").attrs.update(counts)
+            zarr.open_array(store, path=str(name), mode="r+").attrs.update(counts)
         return {COMPLETE: sha256(json.dumps(self.identity, sort_keys=True).encode())}

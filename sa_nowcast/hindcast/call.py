@@ -17,15 +17,16 @@ import numpy as np
 import xarray as xr
 from dask.highlevelgraph import HighLevelGraph
 
-from sa_nowcast.conversion import open_zarr
 from sa_nowcast.errors import ForecastWarning, RecipeError
 from sa_nowcast.forecasts.cf import to_dataset
 from sa_nowcast.forecasts.job import Job, Opaque, Sent
 from sa_nowcast.forecasts.labels import whole
 from sa_nowcast.forecasts.method import FILLED, MEAN, GridCheck, Inflow, Method, Missing, Product, Values, shortcomings
 from sa_nowcast.hindcast.archive import LARGEST_CHUNK, MOST_PER_SHARD, NO_FORECAST_COUNT, Archive, Existing
+from sa_nowcast.hindcast.committed import CommittedArchive
 from sa_nowcast.metadata import dims
 from sa_nowcast.storage.growing import Progress, folder_here
+from sa_nowcast.storage.repositories import Repository, is_target
 from sa_nowcast.verification.named import Reference, method_of
 from sa_nowcast.verification.optical_flow import FALLBACK_COUNT
 
@@ -84,6 +85,8 @@ def hindcast(
         As for `sa_nowcast.Nowcaster.forecast`. A reference has options of its own for them.
     to : path, optional
         Where a Zarr archive is written. By default nothing is written, and nothing is computed before it is used.
+        An Icechunk repository, or a path or address (``s3://``) that ends in ``.icechunk``, gets a commit for each
+        block of init times.
     missing : {"nan", "refuse"}
         What to do where a frame of a history has no valid value at all: give a forecast that is missing (the archive's
         variable ``history_status`` says where), or raise `DataError`.
@@ -104,7 +107,8 @@ def hindcast(
         As for `sa_nowcast.Nowcaster.forecast`.
     existing : {"resume", "replace"}
         What to do where `to` exists, or was begun: go on with it, where it is the same hindcast (a finished one is
-        opened), and refuse it otherwise; or replace it, once the new one is whole.
+        opened), and refuse it otherwise; or replace it, once the new one is whole (of a repository, by the first
+        commit: the former archive stays in its history).
     progress : callable, optional
         Called with the number of init times that are in the archive and of all.
     dry_run : bool
@@ -142,20 +146,25 @@ def hindcast(
             expected="an archive to write",
             fix="to='archive.zarr', or compute the lazy hindcast while a dask client is active",
         )
-    place = None if to is None else folder_here(to, "to")
+    repository = Repository(to) if to is not None and is_target(to) else None
+    place = None if to is None or repository is not None else folder_here(to, "to")
     job = method_of(model).plan(
         data, steps, init_times=slice(None) if init_times is None else init_times, stride=stride, product=product,
         inflow=inflow, members=members, seed=seed, missing=missing, batch_size=batch_size, tile=tile, grid=grid,
         names=dims.DimNames(time, y, x, channel), device=device, here=cluster is None,
     )  # fmt: skip
-    if place is None:
+    archive: Archive
+    if repository is not None:
+        archive = CommittedArchive(job, repository, batch_size, shard_size)
+    elif place is not None:
+        archive = Archive(job, place, batch_size, shard_size)
+    else:
         return _lazy(job)
-    archive = Archive(job, place, batch_size, shard_size)
     if dry_run:
         archive.check(existing)
         return _lazy(job)
     archive.write(existing, cluster, progress)
-    return _opened(job, place)
+    return _opened(job, archive)
 
 
 def _lazy(job: Job) -> xr.DataArray:
@@ -196,15 +205,16 @@ def _computed(opaque: Opaque | Sent, method: Method, token: str) -> Values:
     return values
 
 
-def _opened(job: Job, place: Path) -> xr.DataArray:
+def _opened(job: Job, archive: Archive) -> xr.DataArray:
     """Return the archive with the labels that a lazy hindcast has."""
     sizes = math.prod(job.one.shape) * 4
     # Whole chunks of the store, in arrays of a size that dask handles well.
-    stored = open_zarr(place, chunks={dims.INIT_TIME: max(1, min(MOST_PER_SHARD, LARGEST_CHUNK // sizes))})
+    chunks = {dims.INIT_TIME: max(1, min(MOST_PER_SHARD, LARGEST_CHUNK // sizes))}
+    stored = archive.opened(chunks)
     several = dims.VARIABLE in job.dims
     names = [str(n) for n in to_dataset(job.one).data_vars]  # as they were written
     array: Any = dask.array  # untyped
     values = [stored[n].data for n in names]
-    archive = job.labelled(array.stack(values, axis=job.dims.index(dims.VARIABLE)) if several else values[0])
+    labelled = job.labelled(array.stack(values, axis=job.dims.index(dims.VARIABLE)) if several else values[0])
     attrs = stored[names[0]].attrs
-    return archive.assign_attrs({k: attrs[k] for k in (NO_FORECAST_COUNT, FALLBACK_COUNT) if k in attrs})
+    return labelled.assign_attrs({k: attrs[k] for k in (NO_FORECAST_COUNT, FALLBACK_COUNT) if k in attrs})

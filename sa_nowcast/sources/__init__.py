@@ -15,9 +15,10 @@ from sa_nowcast.sources.open import open_source
 from sa_nowcast.sources.radar import open_radar
 from sa_nowcast.sources.taxibj import TaxiBJBackendEntrypoint, open_taxibj
 from sa_nowcast.sources.taxibj_split import TaxiBJSplit, benchmark_split
+from sa_nowcast.sources.virtual import open_icechunk, open_references
 
 __all__ = [
     "MovingMnist", "MovingMnistBackendEntrypoint", "TaxiBJBackendEntrypoint", "TaxiBJSplit", "benchmark_split",
-    "chain", "fetch", "open_array", "open_film", "open_geotiff", "open_kth", "open_radar", "open_source",
-    "open_taxibj",
+    "chain", "fetch", "open_array", "open_film", "open_geotiff", "open_icechunk", "open_kth", "open_radar",
+    "open_references", "open_source", "open_taxibj",
 ]  # fmt: skip

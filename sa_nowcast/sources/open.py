@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import os
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -28,8 +29,11 @@ from sa_nowcast.sources.radar import IMPORTERS, open_radar
 from sa_nowcast.sources.reading import reading, require, require_known
 from sa_nowcast.sources.remote import open_address
 from sa_nowcast.sources.taxibj import open_taxibj
-from sa_nowcast.storage.addresses import is_address, plain
-from sa_nowcast.storage.manifest import is_zarr
+from sa_nowcast.sources.virtual import open_icechunk, open_references
+from sa_nowcast.storage.addresses import is_address, plain, require_address
+from sa_nowcast.storage.manifest import is_repository, is_zarr
+from sa_nowcast.storage.references import is_references, refuse_parquet
+from sa_nowcast.storage.repositories import SUFFIX, is_repository_at
 
 _HDF5: Final = b"\x89HDF\r\n\x1a\n"
 _HDF5_SUFFIXES: Final = (".h5", ".hdf", ".hdf5", ".he5")
@@ -48,10 +52,42 @@ _READERS: Final[Mapping[str, Callable[..., xr.Dataset]]] = {
     "array": open_array,
     "film": open_film,
     "geotiff": open_geotiff,
+    "icechunk": open_icechunk,
+    "kerchunk": open_references,
     "kth": open_kth,
     "moving_mnist": _open_moving_mnist,
     "taxibj": open_taxibj,
 }
+
+
+_AT_ADDRESSES: Final = ("icechunk", "kerchunk")
+
+
+def _open_at(address: str, engine: str | None, options: dict[str, Any]) -> xr.Dataset:
+    """Open an address: references by its ending, a Zarr store, or an Icechunk repository where one lies there."""
+    if engine not in (None, "zarr", *_AT_ADDRESSES):
+        found = f"{engine!r} reads files, and {plain(address)} is an address"
+        raise RecipeError("engine", found, expected=f"one of 'zarr', {', '.join(map(repr, _AT_ADDRESSES))}")
+    address = require_address(address)
+    refuse_parquet(address)
+    if engine is None and is_references(address):
+        engine = "kerchunk"
+    if engine is None and address.endswith(SUFFIX):
+        engine = "icechunk"
+    if engine in _AT_ADDRESSES:
+        return _READERS[engine](address, **_known(engine, options))
+    try:
+        return open_address(address, chunks=options.pop("chunks", None), options=options)
+    except DataError:
+        # Asked for only where there is no Zarr store: that is by far more common.
+        if engine is not None or not is_repository_at(address):
+            raise
+    return _open_at(address, "icechunk", options)
+
+
+def _known(engine: str, options: dict[str, Any]) -> dict[str, Any]:
+    require_known(options, _READERS[engine], engine)
+    return options
 
 
 def open_source(
@@ -67,19 +103,21 @@ def open_source(
     Parameters
     ----------
     source : path or iterable of paths
-        A file, a folder, a pattern, a Zarr store, or several; or the address of one Zarr store (``s3://``, ``gs://``,
-        ``az://``, ``https://`` or ``http://``).
+        A file, a folder, a pattern, a Zarr store, an Icechunk repository, or several; or the address of one Zarr store
+        (``s3://``, ``gs://``, ``az://``, ``https://`` or ``http://``), of references (``.json``) or of an Icechunk
+        repository (``s3://``).
     engine : str or BackendEntrypoint, optional
-        ``taxibj``, ``moving_mnist``, ``kth``, ``array`` (NumPy files), ``film``, ``geotiff``, a format of radar
-        composites (see `open_radar`), or an engine of xarray. By default the files tell: GeoTIFF, ODIM_H5, KNMI's HDF5,
-        FMI's PGM and MeteoSwiss's GIF are known by what is in them, and of all others xarray guesses.
+        ``taxibj``, ``moving_mnist``, ``kth``, ``array`` (NumPy files), ``film``, ``geotiff``, ``icechunk``,
+        ``kerchunk``, a format of radar composites (see `open_radar`), or an engine of xarray. By default the files
+        tell: GeoTIFF, ODIM_H5, KNMI's HDF5, FMI's PGM, MeteoSwiss's GIF and Icechunk are known by what is in them,
+        references by the ending ``.json``, and of all others xarray guesses.
     time : hashable, optional
         The time dimension of files that xarray opens, where CF attributes and common names do not tell.
     time_pattern : str, optional
         The time in the files' names, as ``datetime.strptime`` takes it: ``%Y%m%d%H%M``.
     **options
-        For the reader: `open_taxibj`, `open_kth`, `open_array`, `open_film`, `open_geotiff`, `open_radar`, or the
-        options of ``xarray.open_dataset``.
+        For the reader: `open_taxibj`, `open_kth`, `open_array`, `open_film`, `open_geotiff`, `open_radar`,
+        `open_icechunk`, `open_references`, or the options of ``xarray.open_dataset``.
 
     Raises
     ------
@@ -90,9 +128,7 @@ def open_source(
         A store at an address cannot be read: forbidden, throttled, out of reach.
     """
     if is_address(source):
-        if engine not in (None, "zarr"):
-            raise RecipeError("engine", f"{engine!r} reads files, and {plain(source)} is an address", expected="'zarr'")
-        return open_address(source, options=options)
+        return _open_at(source, engine, options)
     if engine is None:
         engine, source = _detect(source)
     elif engine == "rasterio" and engine not in xr.backends.list_engines():
@@ -124,6 +160,15 @@ def reader_options() -> set[str]:
 
 def _detect(source: PathLike | Iterable[PathLike]) -> tuple[str | None, list[Path]]:
     """Return the reader for a source (None: xarray guesses), and its files: in a folder, those that it is for."""
+    if not isinstance(source, str | os.PathLike):
+        source = [*source]
+        one = source[0] if len(source) == 1 else None
+    else:
+        one = source
+    if one is not None:
+        refuse_parquet(path := Path(one).expanduser())
+        if is_repository(path) or is_references(path):
+            return ("icechunk" if is_repository(path) else "kerchunk"), [path]
     known = tuple(dict.fromkeys((*FILES, *_HDF5_SUFFIXES, *GEOTIFFS, *_IMAGES)))
     paths = expand(source, known)
     kinds: dict[str, list[Path]] = {}

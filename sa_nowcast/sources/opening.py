@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import xarray as xr
+from zarr.abc.store import Store
 
 from sa_nowcast.bundle.files import MODEL
 from sa_nowcast.conversion import COMPLETE, open_zarr
@@ -17,11 +18,13 @@ from sa_nowcast.metadata import dims
 from sa_nowcast.metadata.attributes import normalised, text
 from sa_nowcast.recipe import SAMPLE_PREFIX
 from sa_nowcast.sources import chain, open_source
-from sa_nowcast.sources.remote import open_address, open_group
+from sa_nowcast.sources.remote import open_group
 from sa_nowcast.sources.samples import open_sample
 from sa_nowcast.storage.addresses import is_address, require_address
-from sa_nowcast.storage.manifest import is_zarr
+from sa_nowcast.storage.manifest import ARCHIVE, is_repository, is_store, is_zarr
+from sa_nowcast.storage.references import ReferenceStore, is_references
 from sa_nowcast.storage.remote import RemoteStore
+from sa_nowcast.storage.repositories import SUFFIX, is_repository_at, open_snapshot
 from sa_nowcast.storage.whole import nearest_to
 
 Kind = Literal["model", "recipe", "run", "forecast", "scores", "data"]
@@ -43,7 +46,7 @@ def kind_of(source: str) -> Kind:
     path = Path(source).expanduser()
     if path.suffix.lower() in RECIPE_SUFFIXES:
         return "recipe"
-    if path.is_dir() and not is_zarr(path):
+    if path.is_dir() and not is_store(path):
         if (path / MODEL).is_file() or path.suffix == ".nowcaster":
             return "model"
         return "run" if (path / _RUN).is_file() else "data"
@@ -52,15 +55,22 @@ def kind_of(source: str) -> Kind:
     if not path.exists():
         return "data"
     try:
+        if _of_own_reader(path):
+            return _kind_of_dataset(open_source(path, decode_times=False))
         with xr.open_dataset(path, engine="zarr" if is_zarr(path) else None, decode_times=False) as ds:
             return _kind_of_dataset(ds)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError):
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, ImportError, StorageError):
         return "data"  # whose reader says what is wrong with it
+
+
+def _of_own_reader(path: Path) -> bool:
+    """Say whether a path holds an Icechunk repository, or references to chunks."""
+    return is_repository(path) or is_references(path)
 
 
 def _kind_at(address: str) -> Kind:
     try:
-        return _kind_of_dataset(open_address(address, options={"decode_times": False}))
+        return _kind_of_dataset(open_source(address, decode_times=False))
     except DataError:
         return "data"  # as below
 
@@ -181,9 +191,7 @@ def open_forecast(source: str) -> xr.DataArray:
     if not is_address(source) and not path.exists():
         remedy = nearest_to(path) or "make one with sa-nowcast forecast or sa-nowcast hindcast"
         raise DataError(source, "no such file or folder", expected="a forecast or an archive", fix=remedy)
-    ds = normalised(
-        open_address(source, chunks={}, options={"decode_timedelta": True}) if is_address(source) else _opened(path)
-    )
+    ds = normalised(_opened(source if is_address(source) else path))
     names = sorted(str(n) for n, v in ds.data_vars.items() if dims.LEAD_TIME in v.dims)
     if not names:
         raise DataError(
@@ -208,12 +216,14 @@ def open_forecast(source: str) -> xr.DataArray:
     return several.rename("forecast")
 
 
-def _opened(path: Path) -> xr.Dataset:
+def _opened(path: Path | str) -> xr.Dataset:
+    if not isinstance(path, Path) or _of_own_reader(path):
+        return open_source(path, chunks={}, decode_timedelta=True)
     try:
         if is_zarr(path):
             attrs = zarr_attrs(path)
             # What convert and hindcast wrote is read with its checksums, and refused where it is not whole.
-            if COMPLETE in attrs or "sa_nowcast_hindcast" in attrs or path.name.endswith(".partial"):
+            if COMPLETE in attrs or ARCHIVE in attrs or path.name.endswith(".partial"):
                 return open_zarr(path, chunks={})
             return xr.open_dataset(path, engine="zarr", chunks={}, decode_timedelta=True)
         return xr.open_dataset(path, chunks={}, decode_timedelta=True)
@@ -227,11 +237,24 @@ def _opened(path: Path) -> xr.Dataset:
 
 def zarr_header(source: str) -> tuple[int, dict[str, Any]] | None:
     """Return the format of a Zarr store and its global attributes, none where they cannot be read; None: no store."""
-    if is_address(source):
-        group = open_group(RemoteStore(require_address(source)))
-        return group.metadata.zarr_format, dict(group.attrs)
     path = Path(source).expanduser()
+    if is_references(source):
+        return _header(ReferenceStore(source))
+    if is_repository(path) or source.endswith(SUFFIX):
+        return _header(open_snapshot(source))
+    if is_address(source):
+        try:
+            return _header(RemoteStore(require_address(source)))
+        except DataError:
+            if not is_repository_at(source):
+                raise
+            return _header(open_snapshot(source))
     return (3 if (path / "zarr.json").is_file() else 2, zarr_attrs(path)) if is_zarr(path) else None
+
+
+def _header(store: Store) -> tuple[int, dict[str, Any]]:
+    group = open_group(store)
+    return group.metadata.zarr_format, dict(group.attrs)
 
 
 def zarr_attrs(path: Path) -> dict[str, Any]:

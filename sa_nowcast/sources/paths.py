@@ -16,7 +16,8 @@ import numpy as np
 
 from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.storage.addresses import is_address, plain
-from sa_nowcast.storage.manifest import is_zarr
+from sa_nowcast.storage.manifest import is_store
+from sa_nowcast.storage.references import files_behind
 from sa_nowcast.storage.remote import stamp_of
 from sa_nowcast.storage.whole import nearest_to
 
@@ -58,6 +59,7 @@ def stamp(source: PathLike | Iterable[PathLike]) -> str | None:
             return hashlib.sha256(repr(stamp_of(source)).encode()).hexdigest()
         places = expand(source)
         files = [f for place in places for f in (sorted(place.rglob("*")) if place.is_dir() else [place])]
+        files += [f for place in places for f in files_behind(place)]
         stats = [(str(f), f.stat()) for f in files if f.is_file()]
     except (DataError, OSError):
         return None
@@ -77,10 +79,10 @@ def expand(source: PathLike | Iterable[PathLike], suffixes: Sequence[str] = ()) 
         raise DataError(plain(source), "an address, among files", expected="paths, or the address of one Zarr store")
     text = os.path.expanduser(os.fspath(source))
     path = Path(text)
-    if path.is_file() or is_zarr(path):
+    if path.is_file() or is_store(path):
         return [path]
     if path.is_dir():
-        found = [p for p in _walk(path) if is_zarr(p) or not suffixes or p.name.lower().endswith(tuple(suffixes))]
+        found = [p for p in _walk(path) if is_store(p) or not suffixes or p.name.lower().endswith(tuple(suffixes))]
         if not found:
             kind = f"no file that ends in {' or '.join(suffixes)}" if suffixes else "no file"
             raise DataError(text, f"the folder holds {kind}")
@@ -101,7 +103,7 @@ def _walk(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
-        if path.is_dir() and not is_zarr(path):
+        if path.is_dir() and not is_store(path):
             yield from _walk(path)
         else:
             yield path

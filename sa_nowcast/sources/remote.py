@@ -13,7 +13,7 @@ from sa_nowcast.errors import DataError
 from sa_nowcast.sources.files import open_with_zeros
 from sa_nowcast.sources.reading import reading
 from sa_nowcast.storage.addresses import require_address
-from sa_nowcast.storage.manifest import COMPLETE
+from sa_nowcast.storage.manifest import ARCHIVE, COMPLETE
 from sa_nowcast.storage.remote import RemoteStore, absent
 
 
@@ -52,31 +52,39 @@ def open_address(
     group = open_group(store, how.get("group"))
     if COMPLETE in group.attrs:
         store = RemoteStore(store.address, listed=check)
+    return opened(store, store.address, group, chunks, how)
+
+
+def opened(
+    store: Any, name: str, group: zarr.Group, chunks: Mapping[str, int] | None, how: dict[str, Any], *unmasked: str
+) -> xr.Dataset:
+    """Open a store of zarr's, whose `group` is there; arrays that are `unmasked` have a fill value of no meaning."""
+    if {COMPLETE, ARCHIVE} & set(group.attrs):
         how = {"decode_timedelta": True} | how
     how.setdefault("consolidated", group.metadata.consolidated_metadata is not None)
-    opened: Any = store  # zarr's, which xarray's types do not name
-    with reading(store.address, "zarr"):
-        zeros = [] if {"use_zarr_fill_value_as_mask", "decode_cf"} & set(how) else _zeros(group)
-        if zeros:
-            ds = open_with_zeros(opened, chunks, how, zeros)
+    with reading(name, "zarr"):
+        plain = [] if {"use_zarr_fill_value_as_mask", "decode_cf"} & set(how) else [*_zeros(group), *unmasked]
+        if plain:
+            ds = open_with_zeros(store, chunks, how, plain)
         else:
-            ds = xr.open_dataset(opened, engine="zarr", chunks=chunks, **how)
+            ds = xr.open_dataset(store, engine="zarr", chunks=chunks, **how)
     if COMPLETE in group.attrs:
         ds = ds.set_coords([m for v in ds.variables.values() if (m := v.attrs.get("grid_mapping")) in ds.variables])
-    ds.encoding["source"] = store.address
+    ds.encoding["source"] = name
     return ds
 
 
-def open_group(store: RemoteStore, path: str | None = None) -> zarr.Group:
+def open_group(store: Any, path: str | None = None) -> zarr.Group:
     """Return the group of a store, or say why there is none."""
     try:
         return zarr.open_group(store, path=path, mode="r")
     except ContainsArrayError as error:
-        raise DataError(
-            store.address, "is a Zarr array", expected="a group of arrays with their coordinates"
-        ) from error
+        raise DataError(str(store), "is a Zarr array", expected="a group of arrays with their coordinates") from error
     except (GroupNotFoundError, FileNotFoundError):
-        raise absent(store) from None
+        if isinstance(store, RemoteStore):
+            raise absent(store) from None
+        inside = f"holds no Zarr group{f' {path}' if path else ''}"
+        raise DataError(str(store), inside, expected="arrays with their coordinates") from None
 
 
 def _zeros(group: zarr.Group) -> list[str]:

@@ -21,6 +21,8 @@ from sa_nowcast.storage.whole import write_whole
 
 COMPLETE: Final = "sa_nowcast_complete"
 """The attribute of a store that is whole."""
+ARCHIVE: Final = "sa_nowcast_hindcast"
+"""The attribute that says which hindcast an archive holds."""
 PARTIAL: Final = ".partial"
 """Ends the name of a store that is being written."""
 MANIFEST: Final = "sa_nowcast_files"
@@ -44,6 +46,17 @@ def write_manifest(root: Path, known: Mapping[str, Entry]) -> None:
     attributes = {"files": files, "sha256": _digest(files)}
     content = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
     write_whole(root / MANIFEST / METADATA, json.dumps(content, indent=1))
+
+
+def is_store(path: str | os.PathLike[str]) -> bool:
+    """Say whether `path` is one source although it is a folder: a Zarr store, or an Icechunk repository."""
+    return is_zarr(path) or is_repository(path)
+
+
+def is_repository(path: str | os.PathLike[str]) -> bool:
+    """Say whether a folder is an Icechunk repository, of format 1 or 2."""
+    root = Path(path)
+    return (root / "snapshots").is_dir() and ((root / "refs").is_dir() or (root / "repo").is_file())
 
 
 def is_zarr(path: str | os.PathLike[str]) -> bool:

@@ -201,7 +201,7 @@ def _error(address: str, error: Exception, listing: bool) -> SaNowcastError:
         )
     kind = m[1] if (m := re.search(r"kind: (Timeout|Connect)", text)) else ""
     if kind:
-        endpoint = _endpoint(scheme)
+        endpoint = endpoint_of(scheme)
         server = plain(endpoint) if endpoint else urlsplit(address).netloc if scheme.startswith("http") else scheme
         found = "does not answer in time" if kind == "Timeout" else "cannot be reached"
         own = f", and AWS_ENDPOINT_URL, which is {server}" if endpoint else ""
@@ -216,7 +216,7 @@ def _forbidden(address: str, answer: str) -> StorageError:
     if scheme not in CREDENTIALS:
         return StorageError(address, f"may not be read ({answer})", fix="give an address that anyone may read")
     variables = CREDENTIALS[scheme][1]
-    if _anonymous(scheme):
+    if anonymous(scheme):
         found = f"may not be read without credentials, and the environment has none ({answer})"
         return StorageError(address, found, fix=f"set {variables} in the environment")
     public = ", or set AWS_SKIP_SIGNATURE=true where the bucket is public" if scheme == "s3" else ""
@@ -229,7 +229,7 @@ def _forbidden(address: str, answer: str) -> StorageError:
 
 def _no_bucket(address: str) -> DataError:
     parts = urlsplit(address)
-    endpoint = _endpoint(parts.scheme)
+    endpoint = endpoint_of(parts.scheme)
     where = f" at {plain(endpoint)}" if endpoint else ""
     elsewhere = ", or set AWS_ENDPOINT_URL to the server that has it" if parts.scheme == "s3" else ""
     return DataError(address, f"no such bucket{where}: {parts.netloc}", fix=f"name a bucket that is there{elsewhere}")
@@ -259,12 +259,19 @@ def absent(store: RemoteStore) -> SaNowcastError:
 
 
 def stamp_of(address: str) -> list[tuple[str, int, str]]:
-    """Return name, size and entity tag of every object of a store; of a web server's, of its metadata only."""
+    """Return name, size and entity tag of every object of a store; of a web server's, of its metadata only.
+
+    Of an address that ends in ``.json``, of that object.
+    """
     store = RemoteStore(require_address(address))
-    obstore = _library(store.address)
+    obstore = library_for(store.address)
     found: list[Any] = []
     with told(store.address):
-        if urlsplit(store.address).scheme.startswith("http"):
+        if store.address.endswith(".json"):
+            root, _, name = store.address.rpartition("/")
+            with contextlib.suppress(FileNotFoundError):
+                found.append(obstore.head(_connected(root), name))
+        elif urlsplit(store.address).scheme.startswith("http"):
             for name in _ROOTS:
                 with contextlib.suppress(FileNotFoundError):
                     found.append(obstore.head(store.store, name))
@@ -277,7 +284,7 @@ def stamp_of(address: str) -> list[tuple[str, int, str]]:
 
 def _connected(address: str) -> Any:
     """Return obstore's store for an address, with the credentials of the environment, or none."""
-    library = _library(address)
+    library = library_for(address)
     scheme, place, key, *_ = urlsplit(address)
     options: dict[str, Any] = {
         "timeout": timedelta(seconds=REQUEST_SECONDS),
@@ -295,7 +302,7 @@ def _connected(address: str) -> Any:
     if scheme.startswith("http"):
         return library.store.HTTPStore.from_url(address, **how)
     kinds = {"s3": library.store.S3Store, "gs": library.store.GCSStore, "az": library.store.AzureStore}
-    config = {"skip_signature": True} if _anonymous(scheme) else None
+    config = {"skip_signature": True} if anonymous(scheme) else None
     try:
         return kinds[scheme](place, prefix=key.strip("/") or None, config=config, **how)
     except Exception as error:
@@ -308,7 +315,8 @@ def _connected(address: str) -> Any:
         ) from None
 
 
-def _library(address: str) -> Any:
+def library_for(address: str) -> Any:
+    """Import obstore, or raise a MissingLibraryError about an address."""
     try:
         import obstore
         import obstore.store
@@ -317,13 +325,13 @@ def _library(address: str) -> Any:
     return obstore
 
 
-def _endpoint(scheme: str) -> str:
+def endpoint_of(scheme: str) -> str:
     """Return the server that the environment names in place of the usual one."""
     names = {"s3": ("AWS_ENDPOINT_URL", "AWS_ENDPOINT"), "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")}
     return next((os.environ[n] for n in names.get(scheme, ()) if os.environ.get(n)), "")
 
 
-def _anonymous(scheme: str) -> bool:
+def anonymous(scheme: str) -> bool:
     """Say whether the environment has no credential: then requests are not signed, and public buckets are read."""
     if scheme == "gs" and (Path.home() / ".config/gcloud/application_default_credentials.json").is_file():
         return False

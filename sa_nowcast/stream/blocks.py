@@ -117,7 +117,7 @@ class ZarrBlocks(Blocks):
         self.variables = variables
         self._unpackers = [Unpacker(v.array.dtype, v.packing) for v in variables]
         atom, unit = (math.lcm(*(getattr(v, kind) for v in variables)) for kind in ("chunk", "unit"))
-        self.far = any(isinstance(v.array.store, ObjectStore) for v in variables)
+        self.far = any(isinstance(s := v.array.store, ObjectStore) or getattr(s, "far", False) for v in variables)
         first = variables[0]
         aligned = all((v.offset % v.unit, v.unit) == (first.offset % first.unit, first.unit) for v in variables)
         self.axis = StoredAxis(

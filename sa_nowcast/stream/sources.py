@@ -17,6 +17,7 @@ from sa_nowcast.errors import DataError, RecipeError
 from sa_nowcast.frames import Frames
 from sa_nowcast.metadata import dims
 from sa_nowcast.storage.addresses import SCHEMES, is_address
+from sa_nowcast.storage.references import is_references, refuse_parquet
 from sa_nowcast.times import Times, show_step
 from sa_nowcast.windows import Positions, split_in_time, window_starts
 
@@ -66,10 +67,9 @@ def _frames(source: Source, names: dict[str, Any]) -> Frames:
 def _opened(source: str | os.PathLike[str] | Store) -> xr.Dataset:
     from sa_nowcast.conversion import COMPLETE, open_zarr
     from sa_nowcast.sources import open_source
-    from sa_nowcast.sources.remote import open_address
 
     if is_address(source) and urlsplit(source).scheme in SCHEMES:
-        return open_address(source)
+        return open_source(source)
     if isinstance(source, Store) or "://" in str(source):
         try:
             remote = zarr.open_group(source, mode="r")
@@ -81,6 +81,9 @@ def _opened(source: str | os.PathLike[str] | Store) -> xr.Dataset:
             ) from error
         return opened
     path = Path(source).expanduser()
+    if is_references(path):
+        return open_source(path)
+    refuse_parquet(path)
     if not path.exists() and path.suffix == ".zarr":
         return open_zarr(path)  # which says whether a conversion did not end
     try:

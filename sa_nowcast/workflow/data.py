@@ -23,6 +23,7 @@ from sa_nowcast.sources.mnist_generator import TEST_SEED
 from sa_nowcast.sources.opening import open_data, region
 from sa_nowcast.sources.synthetic_fields import RealField, SyntheticFields
 from sa_nowcast.storage.addresses import is_address
+from sa_nowcast.storage.references import files_behind
 from sa_nowcast.storage.remote import stamp_of
 from sa_nowcast.storage.whole import nearest_to, storage
 from sa_nowcast.windows import Positions, Range, Split, split_in_time, window_starts
@@ -363,6 +364,7 @@ def data_identity(source: str, known: Mapping[str, Any]) -> dict[str, Any]:
             for f in (sorted(root.rglob("*")) if root.is_dir() else [root])
             if f.is_file()
         ]
+        listed += [(str(f), f) for root in roots for f in files_behind(root) if f.is_file()]
         stats = [(name, f.stat()) for name, f in listed]
     if not listed:
         raise _no_such_data(source, roots[0], "data.source")

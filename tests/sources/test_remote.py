@@ -21,9 +21,10 @@ from sa_nowcast.computing.installing import install
 from sa_nowcast.errors import DataError, MissingLibraryError, RecipeError, SaNowcastError, StorageError
 from sa_nowcast.hindcast import hindcast
 from sa_nowcast.sources import open_source
-from sa_nowcast.sources.opening import kind_of, open_forecast
+from sa_nowcast.sources.opening import kind_of, open_data, open_forecast
 from sa_nowcast.storage.addresses import plain
 from sa_nowcast.storage.remote import RemoteStore, stamp_of
+from sa_nowcast.stream import SequenceDataset, loader
 
 SECRET = "not-to-be-printed"
 
@@ -144,6 +145,57 @@ def test_an_archive_in_a_bucket_is_a_forecast(s3: ObjectServer, tmp_path: Path) 
     address = s3.put(tmp_path / "archive.zarr", "data", "archive.zarr")
     assert kind_of(address) == "forecast"
     np.testing.assert_array_equal(open_forecast(address).values, archive.values)
+
+
+def _of_mlcast(path: Path) -> Path:
+    """Write a store that follows the specification of source data, but for its length and who made it."""
+    spec = pytest.importorskip(
+        "mlcast_dataset_validator.specs.source_data.radar_precipitation",
+        reason="the validator is on the package index: pip install mlcast-dataset-validator",
+    )
+    pyproj = pytest.importorskip("pyproj", reason="pip install pyproj")
+    from mlcast_dataset_validator import __version__ as version
+
+    crs = pyproj.CRS("+proj=laea +lat_0=52 +lon_0=10 +datum=WGS84")
+    data = rain(12, 256, 256).rename("rainfall_flux")
+    data.attrs |= {"standard_name": "rainfall_flux", "units": "kg m-2 h-1", "grid_mapping": "crs"}
+    x, y = np.meshgrid(data["x"], data["y"])
+    longitude, latitude = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(x, y)
+    ds = data.assign_coords(
+        latitude=(("y", "x"), latitude, {"standard_name": "latitude", "units": "degrees_north"}),
+        longitude=(("y", "x"), longitude, {"standard_name": "longitude", "units": "degrees_east"}),
+    ).to_dataset()
+    wkt = {"spatial_ref": crs.to_wkt(), "crs_wkt": crs.to_wkt()}
+    ds["crs"] = xr.DataArray(np.int32(0), attrs=crs.to_cf() | wkt)
+    attrs = {
+        "license": "CC-BY-4.0",
+        "mlcast_created_on": "2026-01-01T00:00:00",
+        "mlcast_created_by": "A Scientist <a.scientist@example.org>",
+        "mlcast_created_with": "https://github.com/mlcast-community/mlcast-dataset-nl-knmi@v0.1.0",
+        "mlcast_dataset_version": "0.1.0",
+        "mlcast_dataset_validator_version": version,
+        "mlcast_dataset_identifier": "NL-KNMI-precipitation",
+    }
+    sa_nowcast.convert(ds, path, attrs=attrs, y="y", x="x")
+    report, _ = spec.validate_dataset(xr.open_zarr(path))
+    others = {"Minimum 3-year coverage", "Creator software GitHub repository", "Creator software GitHub revision"}
+    failed = {f"{r.requirement}: {r.detail}" for r in report.results if r.status == "FAIL"}
+    assert {line for line in failed if line.partition(":")[0] not in others} == set()
+    return path
+
+
+@pytest.mark.slow
+def test_a_store_of_the_mlcast_standard_opens_by_the_name_of_its_variable(s3: ObjectServer, tmp_path: Path) -> None:
+    here = _of_mlcast(tmp_path / "NL-KNMI-precipitation.zarr")
+    address = s3.put(here, "data", "NL-KNMI-precipitation.zarr")
+    wanted = rain(12, 256, 256).values
+    np.testing.assert_array_equal(open_source(address)["rainfall_flux"], wanted)
+    np.testing.assert_array_equal(open_data(address, variables=["rainfall_flux"])["rainfall_flux"], wanted)
+    dataset = SequenceDataset(address, 3, 2, variables=["rainfall_flux"], shuffle=False)
+    np.testing.assert_array_equal(next(iter(loader(dataset, 1)))[0, :, 0], wanted[:5])
+    again = tmp_path / "again.zarr"
+    assert _run("convert", address, str(again), "--variable", "rainfall_flux", "--quiet") == 0
+    np.testing.assert_array_equal(open_source(again)["rainfall_flux"], wanted)
 
 
 def _run(*arguments: str) -> int:
