@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHANNELS_FIRST: Final = torch.backends.cpu.get_cpu_capability() == "AVX2" and torch.backends.mkldnn.is_available()
+CHANNELS_FIRST: Final = torch.backends.cpu.get_cpu_capability() == "AVX2" and torch._C._has_mkldnn
 """Whether oneDNN convolves faster with channels first: on processors without AVX-512, by a fifth (docs/log.md)."""
 MOST_POSITIONS: Final = 2**12
 """Positions of which a kernel's gradient is computed at once, at most: more are no faster, and are held meanwhile."""
@@ -35,13 +35,9 @@ def laid_out(x: Tensor, like: Tensor) -> Tensor:
 
 def gathered(kernel: Tensor) -> Tensor:
     """Return a kernel for many steps, whose gradient is computed from many at once where that may be faster."""
-    of_use = kernel.requires_grad and torch.is_grad_enabled() and kernel.device.type == "cpu"
-    if (
-        not of_use
-        or kernel.dtype == torch.bfloat16
-        or torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-    ):
+    trained = kernel.requires_grad and torch.is_grad_enabled()
+    wide = kernel.device.type == "cpu" and kernel.dtype in (torch.float32, torch.float64)
+    if not (trained and wide) or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return kernel
     held: Tensor = _Gathered.apply(kernel)  # type: ignore[no-untyped-call]
     return held
