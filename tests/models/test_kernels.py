@@ -184,6 +184,24 @@ def test_a_network_trains_and_is_copied_as_without(name, monkeypatch):
             torch.testing.assert_close(got.grad, wanted.grad, rtol=0, atol=1e-5 * float(wanted.grad.abs().max()) + 1e-9)
 
 
+def test_a_network_of_several_processes_gets_every_gradient():
+    """One process of one: what torch hangs on the weights' gradients is called once a backward pass."""
+    x = torch.rand(2, 4, 1, 8, 8)
+    torch.manual_seed(0)
+    net = models.build(models.preset(name="sa-convlstm", channels=1, hidden=(4, 4), kernel=3, patch=2))
+    wanted = torch.autograd.grad(net(x, 3).square().sum(), list(net.parameters()))
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        shared = torch.nn.parallel.DistributedDataParallel(net)
+        for _ in range(2):
+            net.zero_grad()
+            shared(x, 3).square().sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    for parameter, gradient in zip(net.parameters(), wanted, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (1, 2, 1, 7)])
 def test_a_map_is_laid_out_as_another_with_the_same_values(shape):
     x = random(*shape)
