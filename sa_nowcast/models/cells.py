@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sa_nowcast.models.config import NetworkConfig
 from sa_nowcast.models.cores import ZigzagLayer
+from sa_nowcast.models.kernels import laid_out
 from sa_nowcast.models.maps import convolve, full_precision, normalise, prepared, tanh_
 from sa_nowcast.models.options import ZigzagConfig
 
@@ -180,6 +181,7 @@ class CellUpdate(torch.autograd.Function):
         tanh_(gates[..., 2 * C :])
         i, f, g = gates.chunk(3, dim=-1)
         gain = i * g
+        c = laid_out(c, gain)
         ctx.save_for_backward(gates, c)
         ctx.channels = [addend.shape[-1] for addend in addends]
         ctx.set_materialize_grads(False)
@@ -190,8 +192,8 @@ class CellUpdate(torch.autograd.Function):
         """Compute the gradients, with σ' = σ(1 − σ) and tanh' = 1 − tanh² from the kept values."""
         gates, c = ctx.saved_tensors
         i, f, g = gates.chunk(3, dim=-1)
-        grad_c = torch.zeros_like(c) if grad_c is None else grad_c
-        grad_product = grad_c if grad_gain is None else grad_c + grad_gain
+        grad_c = torch.zeros_like(c) if grad_c is None else laid_out(grad_c, c)
+        grad_product = grad_c if grad_gain is None else grad_c + laid_out(grad_gain, c)
         grad_gates = torch.empty_like(gates)
         grad_i, grad_f, grad_g = grad_gates.chunk(3, dim=-1)
         dsigmoid, dtanh = torch.ops.aten.sigmoid_backward.grad_input, torch.ops.aten.tanh_backward.grad_input
@@ -210,7 +212,7 @@ class GatedOutput(torch.autograd.Function):
         """Compute H_t."""
         o = _added(addends)
         o = tanh_(o) if squash else o.sigmoid_()
-        t = tanh_(inner.clone())
+        t = tanh_(torch.empty_like(o).copy_(inner))
         ctx.save_for_backward(o, t)
         ctx.squash, ctx.addends = squash, len(addends)
         return o * t
@@ -219,6 +221,7 @@ class GatedOutput(torch.autograd.Function):
     def backward(ctx: Any, grad_h: Tensor) -> tuple[Tensor | None, ...]:
         """Compute the gradients from the kept values."""
         o, t = ctx.saved_tensors
+        grad_h = laid_out(grad_h, o)
         dsigmoid, dtanh = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward
         grad_o = (dtanh if ctx.squash else dsigmoid)(grad_h * t, o)
         return None, dtanh(grad_h * o, t), *[grad_o] * ctx.addends

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sa_nowcast.models.config import NetworkConfig
 from sa_nowcast.models.cores import RecurrentLayer, S
+from sa_nowcast.models.kernels import laid_out
 from sa_nowcast.models.maps import convolve, full_precision, normalise, prepared, tanh_
 
 W = TypeVar("W", bound=tuple[Any, ...])
@@ -132,6 +133,7 @@ class LSTMUpdate(torch.autograd.Function):
     def backward(ctx: Any, grad_h: Tensor, grad_c_next: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """Compute the gradients, with σ' = σ(1 − σ) and tanh' = 1 − tanh² from the kept values."""
         gates, c, c_next = ctx.saved_tensors
+        grad_h, grad_c_next = laid_out(grad_h, c_next), laid_out(grad_c_next, c_next)
         i, f, o, g = gates.chunk(4, dim=-1)
         grad_gates = torch.empty_like(gates)
         grad_i, grad_f, grad_o, grad_g = grad_gates.chunk(4, dim=-1)

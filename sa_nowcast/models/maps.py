@@ -16,14 +16,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sa_nowcast.models.kernels import convolved, gathered, in_layout
+
 M = TypeVar("M", bound=nn.Module)
 
 
 def convolve(x_NHWC: Tensor, weight: Tensor, groups: int = 1, bias: Tensor | None = None, dilation: int = 1) -> Tensor:
     """Convolve maps with an odd kernel and zeros around them, so that the size stays."""
+    x = x_NHWC.permute(0, 3, 1, 2)
+    if groups == dilation == 1:
+        return convolved(x, weight, bias).permute(0, 2, 3, 1)
     padding = dilation * (weight.shape[-1] // 2)
-    y = F.conv2d(x_NHWC.permute(0, 3, 1, 2), weight, bias, padding=padding, dilation=dilation, groups=groups)
-    return y.permute(0, 2, 3, 1)
+    return F.conv2d(x, weight, bias, padding=padding, dilation=dilation, groups=groups).permute(0, 2, 3, 1)
 
 
 def normalise(x_NHWC: Tensor, scale: Tensor, shift: Tensor | None = None) -> Tensor:
@@ -54,7 +58,9 @@ def prepared(weight: Tensor) -> Tensor:
     device = weight.device.type
     if device != "meta" and torch.is_autocast_enabled(device) and weight.dtype == torch.float32:
         weight = weight.to(torch.get_autocast_dtype(device))
-    return weight.contiguous(memory_format=torch.channels_last if weight.ndim == 4 else torch.contiguous_format)
+    if weight.ndim == 2:
+        return weight.contiguous()
+    return gathered(in_layout(weight)) if weight.shape[1] > 1 else in_layout(weight)
 
 
 def tanh_(x: Tensor) -> Tensor:

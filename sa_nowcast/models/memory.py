@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sa_nowcast.models.attention import Attention, AttentionWeights
+from sa_nowcast.models.kernels import laid_out
 from sa_nowcast.models.maps import convolve, full_precision, prepared, tanh_
 
 
@@ -83,6 +84,7 @@ class MemoryUpdate(torch.autograd.Function):
     def backward(ctx: Any, grad_h: Tensor, grad_m_next: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the gradients, with σ' = σ(1 − σ) and tanh' = 1 − tanh² from the kept values."""
         gates, m, m_next = ctx.saved_tensors
+        grad_h, grad_m_next = laid_out(grad_h, m_next), laid_out(grad_m_next, m_next)
         i, o, g = gates.chunk(3, dim=-1)
         grad_gates = torch.empty_like(gates)
         grad_i, grad_o, grad_g = grad_gates.chunk(3, dim=-1)
@@ -157,6 +159,7 @@ class SelfAttentionMemory(nn.Module):
 
     def step(self, weights: SAMWeights, h_BHWC: Tensor, m_BHWC: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return Ĥ_t and M_t for maps whose channels come last; no M_{t-1} stands for zeros."""
+        h_BHWC = h_BHWC.contiguous()  # products read positions
         z = self.attention(weights.attention, h_BHWC, (h_BHWC,) if m_BHWC is None else (h_BHWC, m_BHWC))
         m = torch.zeros_like(h_BHWC) if m_BHWC is None else m_BHWC
         h_hat, m = self.gates(weights.gates, torch.cat([z, h_BHWC.to(z.dtype)], dim=-1), m)
