@@ -35,7 +35,7 @@ def kill_some(cluster: Any, rng: random.Random, over: threading.Event, killed: l
             killed.append(process)
 
 
-@pytest.mark.faults(4, 40)
+@pytest.mark.faults(2, 40)
 def test_killed_dask_workers_cost_the_shard_that_they_were_at(
     repetitions: int, rng: random.Random, nowcaster: Nowcaster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

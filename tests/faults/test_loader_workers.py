@@ -57,7 +57,7 @@ def test_a_stopped_worker_is_found_within_a_minute_as_often_as_is_looked(nursery
     print(f"an error after {', '.join(f'{s:.0f} s' for _, s in end.value)}")
 
 
-@pytest.mark.parametrize("workers", ["reading", "stopped"])
+@pytest.mark.parametrize("workers", [pytest.param("reading", marks=pytest.mark.slow), "stopped"])
 def test_a_program_that_ends_amid_an_epoch_ends_and_leaves_no_worker(workers: str, tmp_path: Path) -> None:
     script = tmp_path / "program.py"
     script.write_text(PROGRAM)
