@@ -147,6 +147,7 @@ def test_a_commit_of_another_process_is_not_overwritten(tmp_path: Path) -> None:
 def test_a_conversion_is_one_commit_and_the_data_are_there_or_not(tmp_path: Path) -> None:
     place, data = tmp_path / "rain.icechunk", rain(12)
     plan = convert(data, place, frames_per_shard=5)
+    assert plan.target == str(place)
     assert plan.stored_nbytes
     assert len(messages(place)) == 1
     np.testing.assert_array_equal(open_source(place)["rain"], data)

@@ -155,6 +155,7 @@ def convert(
     if repository is not None:
         repository.publish(place, f"converted, {plan.fingerprint[:16]}")
         remove(place)
+        plan = replace(plan, target=repository.place)
     return plan
 
 
