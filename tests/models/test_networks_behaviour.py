@@ -246,7 +246,7 @@ def test_attention_maps_sum_to_one_for_every_layer_and_step():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in models.NAMES if name not in OPTIONS])
 def test_a_compiled_cell_predicts_and_trains_the_same(name):
-    """1e-5: the compiler keeps float32 but reorders sums, through five steps and their gradients."""
+    """1e-5 of the largest: the compiler keeps float32 but reorders sums, through five steps and their gradients."""
     x = torch.rand(1, 5, 2, 8, 8)
     results = []
     for prepare in (lambda net: net, models.compile_cells):
@@ -255,7 +255,8 @@ def test_a_compiled_cell_predicts_and_trains_the_same(name):
         (out.square().sum() + (0 if penalty is None else penalty)).backward()
         results.append([out, *(p.grad for p in net.parameters())])
     for eager, compiled in zip(*results, strict=True):
-        torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-5)
+        largest = max(1.0, float(eager.detach().abs().max()))
+        torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-5 * largest)
 
 
 def test_a_cuda_graph_is_refused_without_a_cuda_device():
