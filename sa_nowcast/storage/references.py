@@ -255,7 +255,7 @@ class ReferenceStore(Store):
             document: Any = json.loads(content)
             templates = document.get("templates", {}) if "refs" in document else {}
             refs: Mapping[str, Any] = document.get("refs", document)
-            if not any(key.rpartition("/")[2] in _METADATA for key in refs):
+            if not isinstance(refs, dict) or not any(key.rpartition("/")[2] in _METADATA for key in refs):
                 raise ValueError("no Zarr metadata")
         except (ValueError, AttributeError, TypeError, RecursionError) as error:
             raise DataError(
@@ -278,9 +278,10 @@ class ReferenceStore(Store):
                     places[key] = url, start, length
                 else:
                     inline[key] = _inlined(value)
+                    _require_metadata(key, inline[key])
             except SaNowcastError:
                 raise
-            except (ValueError, TypeError, IndexError, binascii.Error) as error:
+            except (ValueError, TypeError, LookupError, binascii.Error) as error:
                 raise DataError(
                     self.source, f"the reference of {key} is damaged ({value!r:.60})", fix=_REMAKE
                 ) from error
@@ -318,6 +319,22 @@ def _inlined(value: Any) -> bytes:
     if value.startswith("base64:"):
         return base64.b64decode(value[7:], validate=True)
     return value.encode()
+
+
+def _require_metadata(key: str, content: bytes) -> None:
+    """Raise `ValueError`, `TypeError` or `KeyError` where metadata of format 2 are none."""
+    name = key.rpartition("/")[2]
+    if name not in (".zarray", ".zattrs"):
+        return
+    told = json.loads(content)
+    if not isinstance(told, dict):
+        raise TypeError("no object")
+    if name == ".zarray":
+        sizes = [*told["shape"], *told["chunks"]]
+        if 2 * len(told["shape"]) != len(sizes) or not all(type(n) is int and n >= 0 for n in sizes):
+            raise ValueError("shape and chunks")
+        if "fill_value" not in told:
+            raise KeyError("fill_value")
 
 
 def _in_parts(places: dict[str, Place], inline: dict[str, bytes]) -> Found:

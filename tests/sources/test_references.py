@@ -228,6 +228,12 @@ def test_references_that_change_are_known_in_another_process(own: Path) -> None:
         ('{"refs": {".zgroup": "{}", "a/0": ["{{f(1)}}", 0, 1]}}', "holds an expression"),
         ('{".zgroup": "{}", "a/0": ["x", "y", 1]}', "the reference of a/0 is damaged"),
         ('{".zgroup": "{}", "a/0": "base64:?"}', "the reference of a/0 is damaged"),
+        ('[".zgroup"]', "no references to chunks"),
+        ('{"refs": [".zgroup"]}', "no references to chunks"),
+        ('{".zgroup": "{}", "a/.zarray": "{"}', "the reference of a/.zarray is damaged"),
+        ('{".zgroup": "{}", "a/.zarray": {"shape": [2]}}', "the reference of a/.zarray is damaged"),
+        ('{".zgroup": "{}", "a/.zarray": {"shape": [], "chunks": [1]}}', "the reference of a/.zarray is damaged"),
+        ('{".zgroup": "{}", "a/.zattrs": "[]"}', "the reference of a/.zattrs is damaged"),
         ('{".zgroup": "{}", "a/0": ["ftp://x/y", 0, 1]}', "addresses that begin with ftp:// are not read"),
     ],
 )
